@@ -1,0 +1,497 @@
+"""Engine: a network, made ready to answer with its uncertainty. What a Python user imports."""
+
+import copy
+import dataclasses
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from service.engine.errors import (
+    InvalidInputError,
+    NonFiniteOutputError,
+    UnsupportedModelError,
+    VerificationError,
+)
+from service.engine.masks import MAX_SEED, Masks, MaskSource
+from service.engine.program import (
+    EXAMPLE_PAIRS,
+    EXAMPLE_ROWS,
+    CannotSplitError,
+    FrontierValue,
+    Split,
+    example_masks,
+    export,
+    split,
+)
+from service.engine.runtimes import Array, Runtime
+from service.engine.runtimes.onnx import OnnxRuntime
+from service.engine.runtimes.torch import EagerRuntime, TorchRuntime
+from service.engine.sites import Network, Site, with_rows
+from service.engine.statistics import (
+    ClassificationStatistics,
+    Prediction,
+    RegressionStatistics,
+    Statistics,
+    concatenate,
+)
+from service.engine.verify import Check, verify
+
+Task = Literal["classification", "regression"]
+RuntimeName = Literal["auto", "onnx", "torch", "eager"]
+Inputs = npt.ArrayLike | Tensor | tuple[npt.ArrayLike | Tensor, ...]
+
+STEP_BYTES = 64 * 2**20
+"""The memory that one step of the engine may take, in bytes."""
+_MOST_PAIRS_A_STEP = 4096
+_JSON_SAFE_SEED = 2**53
+
+
+@dataclass(frozen=True)
+class Program:
+    """How a network runs.
+
+    Attributes:
+        strategy: "split": what no mask touches runs once a row; "whole": all of it runs once a pass.
+        runtime: "onnx", "torch", or "eager" (the module itself).
+        device: "cpu" or a CUDA device.
+        reason: why nothing faster was used; None where nothing faster was tried.
+        frontier: the tensors that cross from prefix to suffix.
+        prefix_operations: operations that run once a row.
+        suffix_operations: operations that run once a pass.
+        checks: what was verified when it was loaded.
+    """
+
+    strategy: str
+    runtime: str
+    device: str
+    reason: str | None
+    frontier: tuple[FrontierValue, ...]
+    prefix_operations: int
+    suffix_operations: int
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a network: its shape without the rows, and its NumPy dtype."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the engine found for some rows.
+
+    Attributes:
+        prediction: the statistics of each row.
+        samples: `[rows, passes, ...]`, where they were asked for.
+        failed: `[rows]`, whether an output was NaN or infinite; what the prediction says of such a row is void.
+    """
+
+    prediction: Prediction
+    samples: npt.NDArray[np.float64] | None
+    failed: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A way to run a network, and how to set it up."""
+
+    strategy: str
+    cut: Split | None
+    build: Callable[[], Runtime]
+
+
+class Engine:
+    """Predicts with Monte Carlo dropout. Thread-safe.
+
+    Attributes:
+        task: "classification" or "regression".
+        sites: what is random, in the order in which a pass meets it.
+        program: how it runs, and which checks it passed.
+        inputs: what the network takes.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        source: MaskSource,
+        runtime: Runtime,
+        program: Program,
+        inputs: tuple[InputSpec, ...],
+        statistics: Callable[[], Statistics],
+        step_bytes: int,
+        pair_bytes: int,
+    ) -> None:
+        """`Engine.from_module` makes one."""
+        self.task = task
+        self.sites = source.sites
+        self.program = program
+        self.inputs = inputs
+        self._source = source
+        self._runtime = runtime
+        self._statistics = statistics
+        self._pairs_a_step = max(1, min(_MOST_PAIRS_A_STEP, step_bytes // max(1, pair_bytes)))
+
+    @classmethod
+    def from_module(
+        cls,
+        module: nn.Module,
+        example_inputs: Inputs,
+        task: Task = "classification",
+        *,
+        device: str = "cpu",
+        runtime: RuntimeName = "auto",
+        temperature: float = 1.0,
+        noise_variance: float | None = None,
+        interval: float = 0.95,
+        step_bytes: int = STEP_BYTES,
+    ) -> "Engine":
+        """Find what is random in a network, make it an input, split it, and check it.
+
+        Args:
+            module: the trained network. It is copied, and left as it is. For classification it returns logits
+                `[rows, classes, ...]`; for regression the mean `[rows, ...]`, or the mean and the logarithm of the
+                variance.
+            example_inputs: an input, or a tuple of them, `[rows, ...]` each; one row is enough.
+            task: "classification" or "regression".
+            device: "cpu", "cuda" or "cuda:1".
+            runtime: "onnx" (CPU), "torch", "eager" (the module itself, pass after pass), or "auto": the fastest that
+                passes its checks.
+            temperature: what logits are divided by before the softmax.
+            noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
+            interval: for regression, the share of the predictive distribution that `interval` holds.
+            step_bytes: the memory that one step may take, in bytes; passes are cut into steps that fit.
+
+        Raises:
+            UnsupportedModelError: the network has no dropout, or cannot be served; the message says why.
+            VerificationError: it failed a check.
+        """
+        if task not in ("classification", "regression"):
+            raise InvalidInputError(f'task is {task!r}; "classification" or "regression" would be accepted')
+        examples = tuple(_as_tensor(x).detach().cpu() for x in _as_tuple(example_inputs))
+        for x in examples:
+            if x.dim() < 1 or x.shape[0] < 1:
+                raise InvalidInputError(
+                    f"an example input has the shape {list(x.shape)}; it needs rows, [rows, ...], at least one"
+                )
+        examples = tuple(with_rows(x, EXAMPLE_ROWS).contiguous() for x in examples)
+        device = _known_device(device)
+        origin = module if device == "cpu" else copy.deepcopy(module).cpu()
+        network = Network(origin, examples)
+        source = MaskSource(network.sites)
+        reasons: list[str] = []
+        arrays = tuple(x.numpy() for x in examples)
+        eager = EagerRuntime(network)
+        for candidate in _candidates(network, source, examples, device, runtime, reasons):
+            try:
+                running = candidate.build()
+                checks = verify(origin, network, running, eager, source, arrays)
+            except VerificationError as error:
+                refusal: Exception = error
+                reasons.append(str(error))
+            except Exception as error:  # whatever an exporter raises: the next candidate does without it
+                refusal = UnsupportedModelError(f"{candidate.strategy} program: {_first_line(error)}")
+                reasons.append(str(refusal))
+            else:
+                break
+        else:
+            raise refusal
+        _check_output_shape(task, network, eager, source, arrays)
+        cut = candidate.cut
+        program = Program(
+            strategy=candidate.strategy,
+            runtime=running.name,
+            device=running.device,
+            reason="; ".join(reasons) or None,
+            frontier=cut.frontier if cut else (),
+            prefix_operations=cut.prefix_operations if cut else 0,
+            suffix_operations=cut.suffix_operations if cut else 0,
+            checks=tuple(checks),
+        )
+
+        def statistics() -> Statistics:
+            if task == "classification":
+                return ClassificationStatistics(temperature)
+            return RegressionStatistics(noise_variance, interval)
+
+        return cls(
+            task=task,
+            source=source,
+            runtime=running,
+            program=program,
+            inputs=tuple(InputSpec(x.shape[1:], x.dtype) for x in arrays),
+            statistics=statistics,
+            step_bytes=step_bytes,
+            pair_bytes=source.bytes_per_pass + (cut.suffix_bytes if cut else 0),
+        )
+
+    @property
+    def shares_rows(self) -> bool:
+        """Whether rows of requests with different seeds may be run together."""
+        return self._source.shares_rows
+
+    def predict(self, x: Inputs, passes: int = 50, seed: int | None = None) -> Prediction:
+        """The prediction for each row, and how far to trust it.
+
+        Args:
+            x: `[rows, ...]`, or a tuple of such.
+            passes: how many stochastic passes; 0 for the deterministic baseline, in which nothing is dropped.
+            seed: 0 to 2**64 - 1; drawn where none is given. The prediction tells which.
+
+        Raises:
+            InvalidInputError: naming what was given and what would be accepted.
+            NonFiniteOutputError: the network answered NaN or infinity.
+        """
+        outcome, seed = self._run_checked(x, passes, seed, samples=False)
+        return dataclasses.replace(outcome.prediction, seed=None if passes == 0 else seed)
+
+    def samples(self, x: Inputs, passes: int = 50, seed: int | None = None) -> npt.NDArray[np.float64]:
+        """What `predict` sums up, `[passes, rows, ...]`: class probabilities, or the predicted means of a regression.
+
+        Takes and raises what `predict` does, but that `passes` is at least 1.
+        """
+        if passes == 0:
+            raise InvalidInputError("passes is 0; samples are of 1 pass or more")
+        outcome, _ = self._run_checked(x, passes, seed, samples=True)
+        assert outcome.samples is not None
+        return outcome.samples.swapaxes(0, 1)
+
+    def outputs(self, x: Inputs, masks: Masks) -> tuple[Array, ...]:
+        """`f(x, masks)`: the network's own outputs under masks of your choice, `[rows, ...]` each.
+
+        Args:
+            x: `[rows, ...]`, or a tuple of such.
+            masks: for each of `sites`, in order, `[rows, *mask_shape]` float32, or `[*mask_shape]` where its scope is
+                "pass": what a site multiplies its input by.
+        """
+        inputs = self.as_inputs(x)
+        rows = np.arange(len(inputs[0]), dtype=np.int64)
+        for site, mask in zip(self.sites, masks, strict=True):
+            wanted = (len(rows), *site.mask_shape) if site.scope == "row" else site.mask_shape
+            if mask.shape != wanted:
+                raise InvalidInputError(f"the mask of {site.name} has the shape {mask.shape}; {wanted} is accepted")
+        return self._runtime.suffix(self._runtime.prefix(inputs), rows, list(masks))
+
+    def masks(self, seed: int, row: int, first: int, passes: int) -> Masks:
+        """The masks that passes `first` to `first + passes` of row `row` of a request with this seed use."""
+        return self._source.draw([seed], [row], first, passes)
+
+    def summarize(self, outputs: Sequence[Array]) -> Prediction:
+        """The prediction of given network outputs, `[rows, passes, ...]` each, as passes of equal weight."""
+        statistics = self._statistics()
+        statistics.update(outputs)
+        return statistics.prediction()
+
+    def as_inputs(self, x: Inputs) -> tuple[Array, ...]:
+        """Check `x`, and bring it into the network's dtypes.
+
+        Raises:
+            InvalidInputError: naming what was given and what would be accepted.
+        """
+        given = _as_tuple(x)
+        if len(given) != len(self.inputs):
+            raise InvalidInputError(f"{len(given)} inputs were given; the network takes {len(self.inputs)}")
+        return tuple(_as_array(value, spec) for value, spec in zip(given, self.inputs, strict=True))
+
+    def run(
+        self,
+        inputs: tuple[Array, ...],
+        seeds: npt.ArrayLike,
+        rows: npt.ArrayLike,
+        passes: int,
+        *,
+        samples: bool = False,
+    ) -> Outcome:
+        """Run rows that may belong to different requests.
+
+        Args:
+            inputs: `[rows, ...]` each, as `as_inputs` returns them.
+            seeds: `[rows]`, the seed of each row's request. They must be equal unless `shares_rows`.
+            rows: `[rows]`, each row's index in its request.
+            passes: how many passes; 0 for the deterministic baseline.
+            samples: whether to keep the samples, which takes memory for every pass.
+        """
+        seed_of, row_of = np.asarray(seeds, np.uint64), np.asarray(rows, np.uint64)
+        count = len(inputs[0])
+        blocks = [slice(start, start + self._pairs_a_step) for start in range(0, count, self._pairs_a_step)]
+        outcomes = [
+            self._run_block(tuple(x[block] for x in inputs), seed_of[block], row_of[block], passes, samples)
+            for block in blocks
+        ]
+        if len(outcomes) == 1:
+            return outcomes[0]
+        kept = [outcome.samples for outcome in outcomes if outcome.samples is not None]
+        return Outcome(
+            prediction=concatenate([outcome.prediction for outcome in outcomes]),
+            samples=np.concatenate(kept) if kept else None,
+            failed=np.concatenate([outcome.failed for outcome in outcomes]),
+        )
+
+    def _run_checked(self, x: Inputs, passes: int, seed: int | None, *, samples: bool) -> tuple[Outcome, int]:
+        if not isinstance(passes, int | np.integer) or isinstance(passes, bool) or passes < 0:
+            raise InvalidInputError(f"passes is {passes!r}; an integer of 0 or more is accepted")
+        if seed is None:
+            seed = secrets.randbelow(_JSON_SAFE_SEED)
+        if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
+            raise InvalidInputError(f"seed is {seed!r}; an integer from 0 to {MAX_SEED} is accepted")
+        inputs = self.as_inputs(x)
+        count = len(inputs[0])
+        seeds = np.full(count, seed, np.uint64)
+        outcome = self.run(inputs, seeds, np.arange(count), int(passes), samples=samples)
+        if outcome.failed.any():
+            rows = np.flatnonzero(outcome.failed).tolist()
+            raise NonFiniteOutputError(f"the network answered NaN or infinity for row {rows[0]}", rows)
+        return outcome, int(seed)
+
+    def _run_block(
+        self,
+        inputs: tuple[Array, ...],
+        seeds: npt.NDArray[np.uint64],
+        rows: npt.NDArray[np.uint64],
+        passes: int,
+        samples: bool,
+    ) -> Outcome:
+        count = len(rows)
+        frontier = self._runtime.prefix(inputs)
+        statistics = self._statistics()
+        failed = np.zeros(count, bool)
+        if passes == 0:
+            outputs = self._runtime.suffix(frontier, np.arange(count), self._source.keep_everything(count))
+            failed |= _not_finite(blocks := [out[:, None] for out in outputs])
+            return Outcome(statistics.deterministic(blocks), None, failed)
+        kept: list[npt.NDArray[np.float64]] = []
+        for first, size in self._steps(count, passes):
+            masks = self._source.draw(seeds, rows, first, size)
+            pairs = np.repeat(np.arange(count, dtype=np.int64), size)
+            outputs = self._runtime.suffix(frontier, pairs, masks)
+            blocks = [out.reshape(count, size, *out.shape[1:]) for out in outputs]
+            if (wrong := _not_finite(blocks)).any():
+                failed |= wrong
+                blocks = [np.nan_to_num(block, nan=0.0, posinf=0.0, neginf=0.0) for block in blocks]
+            statistics.update(blocks)
+            if samples:
+                kept.append(statistics.samples(blocks))
+        return Outcome(statistics.prediction(), np.concatenate(kept, axis=1) if samples else None, failed)
+
+    def _steps(self, rows: int, passes: int) -> Iterator[tuple[int, int]]:
+        """The first pass and the number of passes of each step."""
+        size = max(1, self._pairs_a_step // rows) if self.shares_rows else 1
+        for first in range(0, passes, size):
+            yield first, min(size, passes - first)
+
+
+def _candidates(
+    network: Network,
+    source: MaskSource,
+    examples: tuple[Tensor, ...],
+    device: str,
+    runtime: RuntimeName,
+    reasons: list[str],
+) -> Iterator[_Candidate]:
+    """The ways to run a network, fastest first; why one is left out is added to `reasons`."""
+    eager = _Candidate("whole", None, lambda: EagerRuntime(network, device))
+    if runtime == "eager":
+        yield eager
+        return
+    cuts: list[tuple[str, Split]] = []
+    try:
+        graph = export(network, examples, source)
+    except Exception as error:
+        reasons.append(f"torch.export cannot follow the network: {_first_line(error)}")
+    else:
+        for strategy in ("split", "whole"):
+            try:
+                cuts.append((strategy, split(graph, len(examples), whole=strategy == "whole")))
+            except CannotSplitError as error:
+                reasons.append(f"{strategy} program: {error}")
+    masks = example_masks(source, EXAMPLE_PAIRS)
+    per_pair = [site.scope == "row" for site in source.sites]
+    for strategy, cut in cuts:
+        if runtime == "onnx" or (runtime == "auto" and device == "cpu"):
+            yield _Candidate(strategy, cut, lambda cut=cut: OnnxRuntime(cut, examples, masks, per_pair))
+        if runtime in ("torch", "auto"):
+            yield _Candidate(strategy, cut, lambda cut=cut: TorchRuntime(cut, device))
+    if runtime == "auto":
+        yield eager
+    elif not cuts:
+        raise UnsupportedModelError(f"the network cannot run on {runtime}: {'; '.join(reasons)}")
+
+
+def _check_output_shape(
+    task: Task, network: Network, eager: Runtime, source: MaskSource, inputs: tuple[Array, ...]
+) -> None:
+    rows = len(inputs[0])
+    outputs = eager.suffix(eager.prefix(inputs), np.arange(rows), source.keep_everything(rows))
+    shapes = [list(out.shape) for out in outputs]
+    if task == "classification" and (len(shapes) != 1 or len(shapes[0]) < 2 or shapes[0][1] < 2):
+        raise UnsupportedModelError(
+            f"for {rows} rows the network returns outputs of shape {shapes}; classification takes one output of "
+            "logits, [rows, classes, ...], with 2 classes or more"
+        )
+    if task == "regression" and (len(shapes) > 2 or shapes[0] != shapes[-1]):
+        raise UnsupportedModelError(
+            f"for {rows} rows the network returns outputs of shape {shapes}; regression takes the mean, or the mean "
+            "and the logarithm of the variance in the same shape"
+        )
+    if any(not shape or shape[0] != rows for shape in shapes):
+        raise UnsupportedModelError(
+            f"for {rows} rows the network returns outputs of shape {shapes}; their first dimension must be the rows"
+        )
+
+
+def _known_device(device: str) -> str:
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        raise InvalidInputError(f'device is {device!r}; "cpu", "cuda" or "cuda:N" would be accepted')
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InvalidInputError(f'device is {device!r}, but PyTorch finds no CUDA device; "cpu" would be accepted')
+    return device
+
+
+def _as_tuple(x: Inputs) -> tuple[npt.ArrayLike | Tensor, ...]:
+    return x if isinstance(x, tuple) else (x,)
+
+
+def _as_tensor(x: npt.ArrayLike | Tensor) -> Tensor:
+    return x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
+
+
+def _as_array(x: npt.ArrayLike | Tensor, spec: InputSpec) -> Array:
+    try:
+        array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+    except ValueError as error:
+        raise InvalidInputError(f"the input is no array: {error}") from error
+    if array.shape[1:] != spec.shape or array.ndim == 0 or len(array) == 0:
+        wanted = ", ".join(["rows", *map(str, spec.shape)])
+        raise InvalidInputError(f"the input has the shape {list(array.shape)}; [{wanted}] is accepted")
+    if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+        raise InvalidInputError(f"the input's dtype is {array.dtype}; {spec.dtype} is accepted")
+    array = np.ascontiguousarray(array, spec.dtype)
+    if not np.isfinite(array).all():
+        position = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise InvalidInputError(f"the input holds NaN or infinity at {position}; finite numbers are accepted")
+    return array
+
+
+def _not_finite(blocks: Sequence[Array]) -> npt.NDArray[np.bool_]:
+    """For outputs `[rows, passes, ...]`, which rows hold NaN or infinity."""
+    failed = np.zeros(len(blocks[0]), bool)
+    for block in blocks:
+        failed |= ~np.isfinite(block).all(axis=tuple(range(1, block.ndim)))
+    return failed
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else '(no message)'}"

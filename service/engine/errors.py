@@ -1,0 +1,29 @@
+"""What the engine raises. Every message names the thing, what was found, and what would be accepted."""
+
+
+class EngineError(Exception):
+    """The base of all errors of the engine."""
+
+
+class UnsupportedModelError(EngineError):
+    """The network cannot be served by Monte Carlo dropout; the message says why."""
+
+
+class VerificationError(EngineError):
+    """The network was prepared, but failed a check that it must pass before it may serve."""
+
+
+class InvalidInputError(EngineError, ValueError):
+    """The input, the number of passes or the seed cannot be used; the message says what would be accepted."""
+
+
+class NonFiniteOutputError(EngineError, ArithmeticError):
+    """The network answered NaN or infinity.
+
+    Attributes:
+        rows: the positions of the rows concerned, in the order given.
+    """
+
+    def __init__(self, message: str, rows: list[int]) -> None:
+        super().__init__(message)
+        self.rows = rows

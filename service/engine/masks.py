@@ -1,0 +1,180 @@
+"""Masks: what each site multiplies by, drawn from a counter-based generator that keeps no state.
+
+A mask is a function of (seed, row, pass, site, unit) and of nothing else: not of the batch that the row shares, nor of
+the machine, the runtime, or how the passes are cut into steps. The mapping, which never changes silently (golden-value
+tests hold it):
+
+- The generator is Philox 4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3") as NumPy's
+  `Philox` runs it: key `(seed, row)`, and block `b` of the stream, of four 64-bit words, encrypts the counter `b + 1`.
+  `row` is the row's index in its request; `PASS_ROW` stands for "no row" and keys the sites that have no row dimension.
+- One pass of one row takes `stride` words, a multiple of four; pass `n` starts at word `n * stride`, so that the
+  passes `n .. n+k` of a row are one contiguous read.
+- In a pass, the sites of one scope follow one another in order, each beginning at a whole word. A unit takes as few
+  bits as say its probability exactly: 1 where p is a multiple of 1/2, else 8 where it is a multiple of 1/256, else 16.
+  Words are little-endian; single bits are taken from the lowest of each byte up.
+- A unit is kept where its number, of `bits` bits, is at least `round(p * 2**bits)`.
+
+Fewer bits than a fixed 16 were measured on two cores: 400 passes of a 784-1024-1024-1024 network draw their masks
+2.9 times faster.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from service.engine.sites import Site
+
+MAX_SEED = 2**64 - 1
+PASS_ROW = 2**64 - 1
+"""The row index that keys the masks of sites without a row dimension; no row of a request may have it."""
+
+_BLOCK_WORDS = 4
+# Below this many words a second thread costs more than it saves.
+_WORDS_A_THREAD = 16_384
+_THREADS = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="masks")
+
+Masks = list[npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the units of one site, the `index`-th of all, lie in the words of a pass."""
+
+    index: int
+    site: Site
+    word: int
+    words: int
+    bits: int
+    threshold: int
+
+
+class MaskSource:
+    """Draws the masks of a network's sites."""
+
+    def __init__(self, sites: Sequence[Site]) -> None:
+        self.sites = tuple(sites)
+        self._rows = _Layout(sites, "row")
+        self._passes = _Layout(sites, "pass")
+
+    @property
+    def shares_rows(self) -> bool:
+        """Whether rows of different requests may share a batch: no site's mask is shared by rows."""
+        return not self._passes.places
+
+    @property
+    def bytes_per_pass(self) -> int:
+        """Memory of the masks and the random bits of one pass of one row, in bytes."""
+        units = sum(int(np.prod(place.site.mask_shape)) for place in self._rows.places)
+        return 4 * units + 8 * self._rows.stride
+
+    def draw(self, seeds: npt.ArrayLike, rows: npt.ArrayLike, first: int, passes: int) -> Masks:
+        """The masks of `passes` passes, from pass `first` on, of each of several rows.
+
+        Args:
+            seeds: `[rows]`, the seed of the request that each row belongs to.
+            rows: `[rows]`, each row's index in its request.
+            first: the first pass, from 0.
+            passes: how many passes.
+
+        Returns:
+            One float32 array for each site, in the order of `sites`: `[rows * passes, *mask_shape]`, the passes of a
+            row next to one another. Of a site whose scope is "pass", `[*mask_shape]`: `passes` must be 1 then, and
+            the seeds equal.
+        """
+        keys = np.stack([np.asarray(seeds, np.uint64), np.asarray(rows, np.uint64)], axis=1)
+        masks: Masks = [np.empty(0, np.float32)] * len(self.sites)
+        for place, mask in zip(self._rows.places, _draw(self._rows, keys, first, passes), strict=True):
+            masks[place.index] = mask
+        if self._passes.places:
+            if passes != 1 or np.any(keys[:, 0] != keys[0, 0]):
+                raise ValueError("a mask without a row dimension serves one pass of one request at a time")
+            shared = np.array([[keys[0, 0], PASS_ROW]], np.uint64)
+            for place, mask in zip(self._passes.places, _draw(self._passes, shared, first, 1), strict=True):
+                masks[place.index] = mask[0]
+        return masks
+
+    def keep_everything(self, count: int) -> Masks:
+        """Masks under which no unit is dropped and none is scaled, for `count` rows."""
+        masks: Masks = []
+        for site in self.sites:
+            shape = (count, *site.mask_shape) if site.scope == "row" else site.mask_shape
+            mask = np.ones(shape, np.float32)
+            if site.shifted:
+                mask[(slice(None), 1) if site.scope == "row" else 1] = 0.0
+            masks.append(mask)
+        return masks
+
+
+class _Layout:
+    """The order in which the units of the sites of one scope lie in the words of a pass."""
+
+    def __init__(self, sites: Sequence[Site], scope: str) -> None:
+        self.places: list[_Place] = []
+        word = 0
+        for index, site in enumerate(sites):
+            if site.scope != scope:
+                continue
+            bits = next((b for b in (1, 8) if (site.p * 2**b).is_integer()), 16)
+            words = -(-site.units * bits // 64)
+            self.places.append(_Place(index, site, word, words, bits, round(site.p * 2**bits)))
+            word += words
+        self.stride = -(-word // _BLOCK_WORDS) * _BLOCK_WORDS
+
+    def fill(self, words: npt.NDArray[np.uint64], masks: Masks) -> None:
+        """Turn words `[rows, passes, stride]` into masks, each `[rows, passes, *mask_shape]`."""
+        for place, mask in zip(self.places, masks, strict=True):
+            kept = _kept(words[..., place.word : place.word + place.words], place)
+            (factor, summand), (dropped_factor, dropped_summand) = place.site.kept, place.site.dropped
+            planes = mask.reshape(*mask.shape[:2], -1, place.site.units)
+            _choose(kept, factor, dropped_factor, planes[:, :, 0])
+            if place.site.shifted:
+                _choose(kept, summand, dropped_summand, planes[:, :, 1])
+
+
+def _draw(layout: _Layout, keys: npt.NDArray[np.uint64], first: int, passes: int) -> Masks:
+    masks = [np.empty((len(keys), passes, *place.site.mask_shape), np.float32) for place in layout.places]
+    if not layout.places:
+        return masks
+
+    def draw(part: slice) -> None:
+        words = np.stack([_words(key, first * layout.stride, passes * layout.stride) for key in keys[part]])
+        layout.fill(words.reshape(-1, passes, layout.stride), [mask[part] for mask in masks])
+
+    threads = min(os.cpu_count() or 1, len(keys), 1 + len(keys) * passes * layout.stride // _WORDS_A_THREAD)
+    bounds = np.linspace(0, len(keys), threads + 1).astype(int)
+    parts = [slice(start, stop) for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+    waiting = [_THREADS.submit(draw, part) for part in parts[1:]]
+    draw(parts[0])
+    for future in waiting:
+        future.result()
+    return [mask.reshape(-1, *mask.shape[2:]) for mask in masks]
+
+
+def _kept(words: npt.NDArray[np.uint64], place: _Place) -> npt.NDArray[np.uint8]:
+    """Which units are kept: 1 or 0, `[rows, passes, units]`."""
+    words = np.ascontiguousarray(words, "<u8")
+    units = place.site.units
+    if place.bits == 1 and place.threshold == 1:
+        return np.unpackbits(words.view(np.uint8), axis=-1, count=units, bitorder="little")
+    if place.threshold >= 2**place.bits:
+        return np.zeros((*words.shape[:-1], units), np.uint8)
+    numbers = words.view(np.uint8 if place.bits == 8 else "<u2")[..., :units]
+    return (numbers >= place.threshold).view(np.uint8)
+
+
+def _choose(kept: npt.NDArray[np.uint8], value: float, other: float, out: npt.NDArray[np.float32]) -> None:
+    if other == 0.0:
+        np.multiply(kept, np.float32(value), out=out)
+    else:
+        out[...] = np.where(kept, np.float32(value), np.float32(other))
+
+
+def _words(key: npt.NDArray[np.uint64], first: int, count: int) -> npt.NDArray[np.uint64]:
+    """Words `first .. first + count` of the stream of `key`; `first` is a multiple of a block."""
+    generator = np.random.Generator(np.random.Philox(key=key, counter=first // _BLOCK_WORDS))
+    # The full range of 64 bits is the generator's words as they come, drawn without the interpreter's lock.
+    return generator.integers(0, MAX_SEED, size=count, dtype=np.uint64, endpoint=True)

@@ -1,0 +1,248 @@
+"""Programs: a network as an exported function `f(x, masks)`, split where masks enter.
+
+`torch.export` gives one graph with the masks among its inputs. What depends on a mask is the suffix; what does not is
+the prefix, computed once a row; the tensors that cross are the frontier. The suffix works on pairs: each (row, pass) is
+one row of its batch, and `rows` says from which row of the frontier a pair takes its values.
+"""
+
+import operator
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from service.engine.masks import MaskSource
+from service.engine.sites import Network, with_rows
+
+# torch.export specializes on the sizes 0 and 1, so that examples need more rows than that.
+EXAMPLE_ROWS = 3
+EXAMPLE_PAIRS = 5
+
+_aten = torch.ops.aten
+
+
+class CannotSplitError(Exception):
+    """The graph cannot be cut where its masks enter; the message says why."""
+
+
+@dataclass(frozen=True)
+class FrontierValue:
+    """A tensor that crosses from prefix to suffix.
+
+    Attributes:
+        shape: without the row dimension, where it has one.
+        per_row: whether its first dimension is the row; one that has none is shared by all pairs.
+        input: which of the network's inputs it is; None where the prefix computes it.
+    """
+
+    shape: tuple[int, ...]
+    per_row: bool
+    input: int | None
+
+
+@dataclass(frozen=True)
+class Split:
+    """A network cut where its masks enter.
+
+    Attributes:
+        prefix: `(*inputs) -> frontier`; each frontier value `[rows, ...]`.
+        suffix: `(rows, *frontier, *masks) -> outputs`; `rows` is `[pairs]` int64, outputs are `[pairs, ...]`.
+        frontier: what crosses.
+        prefix_operations, suffix_operations: how many operations of the graph each holds.
+        suffix_bytes: memory of the suffix's intermediate values for one pair, in bytes; an upper estimate.
+    """
+
+    prefix: fx.GraphModule
+    suffix: fx.GraphModule
+    frontier: tuple[FrontierValue, ...]
+    prefix_operations: int
+    suffix_operations: int
+    suffix_bytes: int
+
+    @property
+    def has_prefix(self) -> bool:
+        """Whether anything is left to compute once a row."""
+        return any(value.input is None for value in self.frontier)
+
+
+class _Masked(nn.Module):
+    """`f(*inputs, *masks)` as a module, the form that `torch.export` takes."""
+
+    def __init__(self, network: Network, inputs: int) -> None:
+        super().__init__()
+        self.module = network.module
+        self._run: Callable[..., Any] = network.run
+        self._inputs = inputs
+
+    def forward(self, *arguments: Tensor) -> Any:
+        return self._run(arguments[: self._inputs], arguments[self._inputs :])
+
+
+def example_masks(source: MaskSource, rows: int) -> tuple[Tensor, ...]:
+    """Masks that keep everything, for `rows` rows, as tensors."""
+    return tuple(torch.from_numpy(mask) for mask in source.keep_everything(rows))
+
+
+def export(network: Network, inputs: tuple[Tensor, ...], source: MaskSource) -> fx.GraphModule:
+    """The graph of `f(*inputs, *masks)`, free of in-place operations, with any number of rows.
+
+    Raises whatever `torch.export` raises for a module that it cannot follow.
+    """
+    examples = tuple(with_rows(x, EXAMPLE_ROWS) for x in inputs)
+    arguments = (*examples, *example_masks(source, EXAMPLE_ROWS))
+    rows = torch.export.Dim("rows")
+    row_first = [True] * len(inputs) + [site.scope == "row" for site in network.sites]
+    shapes = tuple({0: rows} if first else None for first in row_first)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(
+            _Masked(network, len(inputs)).eval(), arguments, dynamic_shapes=(shapes,), strict=False
+        )
+        module = program.run_decompositions({}).module(check_guards=False)
+    assert isinstance(module, fx.GraphModule)
+    return module
+
+
+def split(graph_module: fx.GraphModule, inputs: int, *, whole: bool = False) -> Split:
+    """Cut an exported `f(*inputs, *masks)`.
+
+    Args:
+        graph_module: as `export` returns it.
+        inputs: how many of its placeholders are inputs; the others are masks.
+        whole: cut at the inputs instead, so that the suffix holds everything.
+
+    Raises:
+        CannotSplitError: a value that would cross does not have the rows first, or once.
+    """
+    return _Splitter(graph_module, inputs, whole).split()
+
+
+class _Splitter:
+    def __init__(self, graph_module: fx.GraphModule, inputs: int, whole: bool) -> None:
+        self._root = graph_module
+        self._nodes = list(graph_module.graph.nodes)
+        placeholders = [node for node in self._nodes if node.op == "placeholder"]
+        self._inputs, self._masks = placeholders[:inputs], placeholders[inputs:]
+        self._row_symbol = self._inputs[0].meta["val"].shape[0].node.expr
+        self._outputs: list[Any] = [
+            out for out in torch.utils._pytree.tree_leaves(self._nodes[-1].args[0]) if isinstance(out, fx.Node)
+        ]
+        # Values of sizes or parameters alone are computed again in the suffix: they cost nothing, or are folded.
+        self._from_input = self._reached_by(self._inputs)
+        self._in_suffix = self._reached_by(self._masks)
+        if whole:
+            self._in_suffix |= self._from_input - set(self._inputs)
+
+    def _reached_by(self, start: list[fx.Node]) -> set[fx.Node]:
+        reached = set(start)
+        for node in self._nodes:
+            is_size = not isinstance(node.meta.get("val"), Tensor | tuple | list)
+            if node.op == "call_function" and not is_size and reached & set(node.all_input_nodes):
+                reached.add(node)
+        return reached
+
+    def split(self) -> Split:
+        crossing: list[fx.Node] = []
+        for node in self._nodes:
+            used = node in self._outputs or any(user in self._in_suffix for user in node.users)
+            if used and node in self._from_input and node not in self._in_suffix:
+                crossing.append(node)
+        frontier = tuple(self._frontier_value(node) for node in crossing)
+        computed = [node for node in self._nodes if node.op == "call_function"]
+        suffix_nodes = [node for node in computed if node in self._in_suffix]
+        return Split(
+            prefix=self._prefix(crossing),
+            suffix=self._suffix(crossing, frontier),
+            frontier=frontier,
+            prefix_operations=len(self._ancestors(crossing) & (self._from_input - set(self._inputs))),
+            suffix_operations=len(suffix_nodes),
+            suffix_bytes=sum(map(self._bytes_per_row, [*crossing, *suffix_nodes])),
+        )
+
+    def _bytes_per_row(self, node: fx.Node) -> int:
+        value = node.meta["val"]
+        if not isinstance(value, Tensor) or self._rows_axis(value) is None:
+            return 0
+        return int(value[:1].nelement() * value.element_size()) if self._rows_axis(value) == 0 else 0
+
+    def _rows_axis(self, value: Tensor) -> int | None:
+        for axis, size in enumerate(value.shape):
+            if isinstance(size, torch.SymInt):
+                return axis
+        return None
+
+    def _frontier_value(self, node: fx.Node) -> FrontierValue:
+        value = node.meta["val"]
+        if not isinstance(value, Tensor):
+            raise CannotSplitError(f"{node.name}, which would cross, is not a tensor")
+        symbolic = [axis for axis, size in enumerate(value.shape) if isinstance(size, torch.SymInt)]
+        index = self._inputs.index(node) if node in self._inputs else None
+        if not symbolic:
+            return FrontierValue(tuple(value.shape), False, index)
+        if symbolic != [0] or value.shape[0].node.expr != self._row_symbol:
+            raise CannotSplitError(
+                f"{node.name}, which would cross, has the shape {list(value.shape)}: not one row after another"
+            )
+        return FrontierValue(tuple(value.shape[1:]), True, index)
+
+    def _ancestors(self, nodes: list[fx.Node]) -> set[fx.Node]:
+        found: set[fx.Node] = set()
+        waiting = list(nodes)
+        while waiting:
+            node = waiting.pop()
+            if node not in found:
+                found.add(node)
+                waiting += node.all_input_nodes
+        return found
+
+    def _prefix(self, crossing: list[fx.Node]) -> fx.GraphModule:
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        needed = self._ancestors(crossing) | set(self._inputs)
+        for node in self._nodes:
+            if node in needed:
+                copies[node] = graph.node_copy(node, copies.__getitem__)
+        graph.output(tuple(copies[node] for node in crossing))
+        return fx.GraphModule(self._root, graph)
+
+    def _suffix(self, crossing: list[fx.Node], frontier: tuple[FrontierValue, ...]) -> fx.GraphModule:
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        rows = graph.placeholder("rows")
+        arrived = [graph.placeholder(f"frontier_{index}") for index in range(len(crossing))]
+        for index, mask in enumerate(self._masks):
+            copies[mask] = graph.placeholder(f"mask_{index}")
+        pairs = graph.call_function(_aten.sym_size.int, (rows, 0))
+        for node, value, place in zip(crossing, frontier, arrived, strict=True):
+            copies[node] = (
+                graph.call_function(_aten.index_select.default, (place, 0, rows)) if value.per_row else place
+            )
+
+        def copy(node: fx.Node) -> fx.Node:
+            if node in copies:
+                return copies[node]
+            if node.target is _aten.sym_size.int:
+                copied = self._size(graph, node, pairs)
+            else:
+                for source in node.all_input_nodes:
+                    copy(source)
+                copied = graph.node_copy(node, copies.__getitem__)
+            copies[node] = copied
+            return copied
+
+        for node in self._nodes:
+            if node in self._in_suffix:
+                copy(node)
+        graph.output(tuple(copy(node) for node in self._outputs))
+        graph.eliminate_dead_code()
+        return fx.GraphModule(self._root, graph)
+
+    def _size(self, graph: fx.Graph, node: fx.Node, pairs: fx.Node) -> Any:
+        """A size that was counted in rows, counted in pairs."""
+        times = node.meta["val"].node.expr / self._row_symbol
+        if not times.is_Integer:
+            raise CannotSplitError(f"the size {node.meta['val']} is no multiple of the rows")
+        return pairs if times == 1 else graph.call_function(operator.mul, (pairs, int(times)))

@@ -1,0 +1,145 @@
+"""Quantiles of a mixture of as many Gaussians as there are passes, in memory that does not grow with them."""
+
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+CAPACITY = 1024
+"""Up to this many passes the mixture is kept as it is, and its quantiles are exact."""
+_MOST_STEPS = 200
+_ROUNDING = 1e-12
+
+
+def gaussian_quantile(level: float) -> float:
+    """The quantile of the standard Gaussian."""
+    return NormalDist().inv_cdf(level)
+
+
+class MixtureQuantiles:
+    """A mixture with one Gaussian (or, where its variance is 0, one point) for each pass.
+
+    When there are more than `CAPACITY`, neighbours by mean are merged in pairs into the Gaussian of the same weight,
+    mean and variance. The mixture keeps its mean and variance exactly; a quantile's level moves by about one share in
+    `CAPACITY`.
+    """
+
+    def __init__(self) -> None:
+        self._means: Floats | None = None  # [components, ...]
+        self._variances: Floats = np.zeros(())
+        self._weights: Floats = np.zeros(())
+
+    def update(self, means: Floats, variances: Floats) -> None:
+        """Take in the Gaussians of some passes, `[rows, passes, ...]` each."""
+        means, variances = np.moveaxis(means, 1, 0), np.moveaxis(variances, 1, 0)
+        for start in range(0, len(means), CAPACITY // 2):
+            block = slice(start, start + CAPACITY // 2)
+            self._append(means[block], variances[block])
+
+    def _append(self, means: Floats, variances: Floats) -> None:
+        weights = np.ones_like(means)
+        if self._means is not None:
+            means = np.concatenate([self._means, means])
+            variances = np.concatenate([self._variances, variances])
+            weights = np.concatenate([self._weights, weights])
+        if len(means) > CAPACITY:
+            means, variances, weights = _merge_neighbours(means, variances, weights)
+        self._means, self._variances, self._weights = means, variances, weights
+
+    def quantile(self, level: float) -> Floats:
+        """The smallest value that a share `level` of the mixture does not exceed, `[rows, ...]`."""
+        assert self._means is not None
+        weights = self._weights / self._weights.sum(axis=0)
+        if not self._variances.any():
+            return _quantile_of_points(self._means, weights, level)
+        return _quantile_of_gaussians(self._means, np.sqrt(self._variances), weights, level)
+
+
+def _quantile_of_points(points: Floats, weights: Floats, level: float) -> Floats:
+    order = np.argsort(points, axis=0)
+    share = np.take_along_axis(weights, order, axis=0).cumsum(axis=0)
+    first = (share >= level - _ROUNDING).argmax(axis=0)[None]
+    return np.take_along_axis(np.take_along_axis(points, order, axis=0), first, axis=0)[0]
+
+
+def _quantile_of_gaussians(means: Floats, deviations: Floats, weights: Floats, level: float) -> Floats:
+    """Newton's method, kept between bounds that bisection narrows."""
+    low = (means - 40.0 * deviations).min(axis=0)
+    high = (means + 40.0 * deviations).max(axis=0)
+    tolerance = 1e-12 * np.maximum(high - low, np.abs(high))
+    value = (weights * means).sum(axis=0)
+    for _ in range(_MOST_STEPS):
+        excess = (weights * _share_below(value - means, deviations)).sum(axis=0) - level
+        high = np.where(excess >= -_ROUNDING, value, high)
+        low = np.where(excess >= -_ROUNDING, low, value)
+        density = (weights * _density(value - means, deviations)).sum(axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            step = value - excess / density
+        following = np.where((step > low) & (step < high), step, 0.5 * (low + high))
+        if np.all((np.abs(following - value) <= tolerance) | (high - low <= tolerance)):
+            return following
+        value = following
+    return high
+
+
+def _merge_neighbours(means: Floats, variances: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:
+    order = np.argsort(means, axis=0, kind="stable")
+    means, variances, weights = (np.take_along_axis(values, order, axis=0) for values in (means, variances, weights))
+    odd = [values[-1:] if len(values) % 2 else values[:0] for values in (means, variances, weights)]
+    pairs = len(means) // 2 * 2
+    (m1, m2), (v1, v2), (w1, w2) = (
+        (values[:pairs:2], values[1:pairs:2]) for values in (means, variances, weights)
+    )
+    weight = w1 + w2
+    mean = (w1 * m1 + w2 * m2) / weight
+    variance = (w1 * v1 + w2 * v2) / weight + w1 * w2 * np.square((m1 - m2) / weight)
+    merged = (np.concatenate([new, rest]) for new, rest in zip((mean, variance, weight), odd, strict=True))
+    return next(merged), next(merged), next(merged)
+
+
+def _density(distance: Floats, deviation: Floats) -> Floats:
+    is_point = deviation == 0.0
+    scale = np.where(is_point, 1.0, deviation)
+    density = np.exp(-0.5 * np.square(distance / scale)) / (scale * np.sqrt(2.0 * np.pi))
+    return np.where(is_point, 0.0, density)
+
+
+def _share_below(distance: Floats, deviation: Floats) -> Floats:
+    """The share of a Gaussian around 0 that lies at or below `distance`; a step where the deviation is 0."""
+    is_point = deviation == 0.0
+    share = gaussian_cdf(distance / np.where(is_point, 1.0, deviation))
+    return np.where(is_point, (distance >= 0.0).astype(np.float64), share)
+
+
+_NUMERATOR = (
+    3.52624965998911e-02,
+    7.00383064443688e-01,
+    6.37396220353165,
+    3.3912866078383e01,
+    1.12079291497871e02,
+    2.21213596169931e02,
+    2.20206867912376e02,
+)
+_DENOMINATOR = (
+    8.83883476483184e-02,
+    1.75566716318264,
+    1.6064177579207e01,
+    8.67807322029461e01,
+    2.96564248779674e02,
+    6.37333633378831e02,
+    7.93826512519948e02,
+    4.40413735824752e02,
+)
+
+
+def gaussian_cdf(z: Floats) -> Floats:
+    """The distribution function of the standard Gaussian, to about 1e-14.
+
+    The rational approximation of J. F. Hart et al., "Computer approximations" (1968), number 5666; beyond 7 standard
+    deviations, where it loses digits, what is left is less than 1e-12.
+    """
+    size = np.minimum(np.abs(z), 7.0)
+    upper = np.exp(-0.5 * z * z) * np.polyval(_NUMERATOR, size) / np.polyval(_DENOMINATOR, size)
+    return np.where(z >= 0.0, 1.0 - upper, upper)

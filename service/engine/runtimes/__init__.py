@@ -1,0 +1,23 @@
+"""Runtimes: what runs a program. Each has the same two calls, over NumPy arrays at its borders."""
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Frontier = tuple[Any, ...]
+"""What `prefix` hands to `suffix`, in whatever form the runtime keeps it."""
+
+
+class Runtime(Protocol):
+    """Runs a program split into prefix and suffix. Both calls may be made from several threads at once."""
+
+    name: str
+    device: str
+
+    def prefix(self, inputs: tuple[Array, ...]) -> Frontier:
+        """What no mask touches, once a row. `inputs` are `[rows, ...]` each."""
+
+    def suffix(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: list[Array]) -> tuple[Array, ...]:
+        """The outputs, `[pairs, ...]` each, of the pairs of row `rows[i]` and the `i`-th of each mask."""

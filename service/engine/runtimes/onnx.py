@@ -1,0 +1,93 @@
+"""ONNX Runtime on the CPU: the embedded default."""
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+from torch import Tensor, fx
+
+from service.engine.program import EXAMPLE_PAIRS, EXAMPLE_ROWS, Split
+from service.engine.runtimes import Array, Frontier
+
+
+class OnnxRuntime:
+    """Runs prefix and suffix as two ONNX Runtime sessions."""
+
+    name = "onnx"
+    device = "cpu"
+
+    def __init__(self, split: Split, inputs: tuple[Tensor, ...], masks: tuple[Tensor, ...], pair_masks: list[bool]):
+        """Export and load both halves.
+
+        Args:
+            split: the program.
+            inputs: example inputs, `[EXAMPLE_ROWS, ...]` each.
+            masks: example masks, `[EXAMPLE_PAIRS, ...]` each where `pair_masks` says so.
+            pair_masks: for each mask, whether its first dimension is the pair.
+        """
+        rows, pairs = torch.export.Dim("rows"), torch.export.Dim("pairs")
+        frontier = tuple(split.prefix(*inputs))
+        self._passed_on = [value.input for value in split.frontier] if not split.has_prefix else None
+        self._prefix = None
+        if split.has_prefix:
+            self._prefix = _Session(split.prefix, inputs, [{0: rows}] * len(inputs))
+        shapes = [{0: pairs}, *({0: rows} if value.per_row else None for value in split.frontier)]
+        shapes += [{0: pairs} if per_pair else None for per_pair in pair_masks]
+        taken = torch.arange(EXAMPLE_PAIRS) % EXAMPLE_ROWS
+        self._suffix = _Session(split.suffix, (taken, *frontier, *masks), shapes)
+
+    def prefix(self, inputs: tuple[Array, ...]) -> Frontier:
+        if self._prefix is None:
+            assert self._passed_on is not None
+            return tuple(inputs[index] for index in self._passed_on if index is not None)
+        return self._prefix.run(inputs)
+
+    def suffix(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: list[Array]) -> tuple[Array, ...]:
+        return self._suffix.run((rows, *frontier, *masks))
+
+
+class _Session:
+    """A graph, exported to ONNX and loaded."""
+
+    def __init__(
+        self, graph: fx.GraphModule, examples: tuple[Tensor, ...], shapes: list[dict[int, torch.export.Dim] | None]
+    ) -> None:
+        names = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
+        with _quiet():
+            program = torch.onnx.export(
+                graph, examples, dynamo=True, dynamic_shapes=tuple(shapes), input_names=names, verbose=False
+            )
+        assert program is not None
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = os.cpu_count() or 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        # The exporter drops an input that nothing reads.
+        wanted = {value.name for value in self._session.get_inputs()}
+        self._inputs = [(index, name) for index, name in enumerate(names) if name in wanted]
+
+    def run(self, values: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(self._session.run(None, {name: values[index] for index, name in self._inputs}))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter speaks of its progress and of packages that it would like; none of it concerns a user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

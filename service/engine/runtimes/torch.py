@@ -1,0 +1,56 @@
+"""PyTorch: the split graph on CPU or CUDA, and the plain eager module, against which every program is checked."""
+
+import threading
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils._pytree import tree_leaves
+
+from service.engine.program import Split
+from service.engine.runtimes import Array, Frontier
+from service.engine.sites import Network
+
+
+class TorchRuntime:
+    """Runs the split graph with PyTorch."""
+
+    name = "torch"
+
+    def __init__(self, split: Split, device: str) -> None:
+        self.device = device
+        self._prefix = split.prefix.to(device)
+        self._suffix = split.suffix.to(device)
+
+    @torch.inference_mode()
+    def prefix(self, inputs: tuple[Array, ...]) -> Frontier:
+        return tuple(self._prefix(*(torch.from_numpy(x).to(self.device) for x in inputs)))
+
+    @torch.inference_mode()
+    def suffix(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: list[Array]) -> tuple[Array, ...]:
+        placed = (torch.from_numpy(value).to(self.device) for value in (rows, *masks))
+        rows_placed = next(placed)
+        return tuple(out.cpu().numpy() for out in self._suffix(rows_placed, *frontier, *placed))
+
+
+class EagerRuntime:
+    """Runs the module itself, one pass after another, with masks in the place of its dropout: the reference."""
+
+    name = "eager"
+
+    def __init__(self, network: Network, device: str = "cpu") -> None:
+        self.device = device
+        self._network = network
+        self._network.module.to(device)
+        self._lock = threading.Lock()
+
+    def prefix(self, inputs: tuple[Array, ...]) -> Frontier:
+        return tuple(torch.from_numpy(x).to(self.device) for x in inputs)
+
+    @torch.inference_mode()
+    def suffix(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: list[Array]) -> tuple[Array, ...]:
+        taken = torch.from_numpy(rows).to(self.device)
+        with self._lock:
+            inputs = tuple(x.index_select(0, taken) for x in frontier)
+            output = self._network.run(inputs, [torch.from_numpy(mask).to(self.device) for mask in masks])
+        return tuple(out.cpu().numpy() for out in tree_leaves(output))

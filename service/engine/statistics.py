@@ -1,0 +1,300 @@
+"""Statistics: what N passes say, gathered in one reading of the samples, in memory that does not grow with N.
+
+Sums are float64. With `p_n` the class probabilities of pass n of N:
+
+- predictive entropy `H[mean p]` and variance: Gal & Ghahramani 2016, "Dropout as a Bayesian approximation";
+- mutual information `H[mean p] - mean H[p_n]` (BALD): Houlsby et al. 2011, "Bayesian active learning for
+  classification and preference learning";
+- variation ratio: Gal 2016, "Uncertainty in deep learning" (thesis), section 3.3.1;
+- aleatoric and epistemic variance of a regression: Kendall & Gal 2017, "What uncertainties do we need in Bayesian deep
+  learning for computer vision?".
+
+Entropies are in nats. Classes lie along the first dimension of an output after its rows, as PyTorch's losses have it:
+`[rows, classes]`, or `[rows, classes, height, width]` for a dense output.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service.engine.quantiles import MixtureQuantiles, gaussian_quantile
+
+Floats = npt.NDArray[np.float64]
+_CLASS = 2  # the class dimension of outputs [rows, passes, classes, ...]
+
+
+@dataclass(frozen=True)
+class ClassificationPrediction:
+    """What a classifier predicts, a row at a time; `...` is empty but for dense outputs.
+
+    With `passes` 0, the deterministic baseline, what only several passes can tell is None; with 1 pass, a variance is
+    NaN.
+
+    Attributes:
+        passes: `[rows]`, how many passes each row used.
+        mean: `[rows, classes, ...]`, the mean class probabilities.
+        label: `[rows, ...]`, the class whose mean probability is largest.
+        variance: `[rows, classes, ...]`, the unbiased variance over passes of each class probability.
+        std_error: `[rows, classes, ...]`, the standard error of `mean`: `sqrt(variance / passes)`.
+        entropy: `[rows, ...]`, predictive entropy, in nats.
+        expected_entropy: `[rows, ...]`, the mean entropy of a pass (aleatoric), in nats.
+        mutual_information: `[rows, ...]`, `entropy - expected_entropy` (epistemic), in nats, never below 0.
+        variation_ratio: `[rows, ...]`, the share of passes whose most probable class is not the most frequent one.
+        seed: what the masks were drawn from; None where nothing was drawn, or for rows of several requests.
+    """
+
+    passes: npt.NDArray[np.int64]
+    mean: Floats
+    label: npt.NDArray[np.int64]
+    variance: Floats | None
+    std_error: Floats | None
+    entropy: Floats
+    expected_entropy: Floats | None
+    mutual_information: Floats | None
+    variation_ratio: Floats | None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class RegressionPrediction:
+    """What a regression predicts, a row at a time. None is as for classification, and where no noise is known.
+
+    Attributes:
+        passes: `[rows]`, how many passes each row used.
+        mean: `[rows, ...]`.
+        variance: `[rows, ...]`, epistemic and aleatoric variance together.
+        std_error: `[rows, ...]`, the standard error of `mean`.
+        epistemic_variance: `[rows, ...]`, the unbiased variance over passes of the predicted mean.
+        aleatoric_variance: `[rows, ...]`, the mean predicted variance, else the given noise variance, else None.
+        entropy: `[rows, ...]`, of the Gaussian with `variance`, in nats.
+        interval: `[rows, ..., 2]`, the quantiles of the predictive mixture that leave out the same share on each side.
+        seed: what the masks were drawn from; None where nothing was drawn, or for rows of several requests.
+    """
+
+    passes: npt.NDArray[np.int64]
+    mean: Floats
+    variance: Floats | None
+    std_error: Floats | None
+    epistemic_variance: Floats | None
+    aleatoric_variance: Floats | None
+    entropy: Floats | None
+    interval: Floats | None
+    seed: int | None = None
+
+
+Prediction = ClassificationPrediction | RegressionPrediction
+
+
+def take(prediction: Prediction, rows: slice, seed: int | None = None) -> Prediction:
+    """The prediction of some of the rows, which were drawn from `seed`."""
+    taken = {name: None if value is None else value[rows] for name, value in _arrays(prediction)}
+    return replace(prediction, **taken, seed=seed)
+
+
+def concatenate(predictions: Sequence[Prediction]) -> Prediction:
+    """One prediction for the rows of several of the same kind."""
+    columns = zip(*map(_arrays, predictions), strict=True)
+    joined = {
+        column[0][0]: None if column[0][1] is None else np.concatenate([value for _, value in column])
+        for column in columns
+    }
+    return replace(predictions[0], **joined)
+
+
+def _arrays(prediction: Prediction) -> list[tuple[str, Any]]:
+    return [(field.name, getattr(prediction, field.name)) for field in fields(prediction) if field.name != "seed"]
+
+
+class RunningMoments:
+    """Mean and variance over passes, merged block by block (Chan, Golub & LeVeque 1983).
+
+    Attributes:
+        count: passes so far.
+        mean: `[rows, ...]`.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Floats = np.zeros(())
+        self._squares: Floats = np.zeros(())
+
+    def update(self, block: Floats) -> None:
+        """Take in `[rows, passes, ...]`."""
+        passes = block.shape[1]
+        mean = block.mean(axis=1)
+        squares = np.square(block - mean[:, None]).sum(axis=1)
+        total = self.count + passes
+        delta = mean - self.mean
+        self.mean = self.mean + delta * (passes / total)
+        self._squares = self._squares + squares + np.square(delta) * (self.count * passes / total)
+        self.count = total
+
+    def variance(self) -> Floats:
+        """The unbiased variance; NaN with fewer than two passes."""
+        if self.count < 2:
+            return np.full(self.mean.shape, np.nan)
+        return self._squares / (self.count - 1)
+
+
+class ClassificationStatistics:
+    """What the passes of some rows say about their classes."""
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        self._temperature = temperature
+        self._probabilities = RunningMoments()
+        self._entropy_sum: Floats = np.zeros(())
+        self._votes: npt.NDArray[np.int64] = np.zeros((), np.int64)
+
+    def samples(self, outputs: Sequence[npt.NDArray[np.floating]]) -> Floats:
+        """The class probabilities `[rows, passes, classes, ...]` of logits of that shape."""
+        return np.exp(self._log_probabilities(outputs))
+
+    def update(self, outputs: Sequence[npt.NDArray[np.floating]]) -> None:
+        """Take in the logits `[rows, passes, classes, ...]`, the one output, of some passes."""
+        log_probabilities = self._log_probabilities(outputs)
+        probabilities = np.exp(log_probabilities)
+        self._probabilities.update(probabilities)
+        self._entropy_sum = self._entropy_sum + _entropy(probabilities, log_probabilities, _CLASS).sum(axis=1)
+        classes = np.arange(probabilities.shape[_CLASS]).reshape(-1, *[1] * (probabilities.ndim - _CLASS - 1))
+        first = probabilities.argmax(axis=_CLASS, keepdims=True)
+        self._votes = self._votes + (first == classes).sum(axis=1)
+
+    def prediction(self) -> ClassificationPrediction:
+        """Sum up the passes so far."""
+        passes = self._probabilities.count
+        mean = self._probabilities.mean
+        variance = self._probabilities.variance()
+        entropy = _entropy_of(mean)
+        expected_entropy = self._entropy_sum / passes
+        return ClassificationPrediction(
+            passes=np.full(len(mean), passes),
+            mean=mean,
+            label=mean.argmax(axis=1),
+            variance=variance,
+            std_error=np.sqrt(variance / passes),
+            entropy=entropy,
+            expected_entropy=expected_entropy,
+            mutual_information=np.maximum(entropy - expected_entropy, 0.0),
+            variation_ratio=1.0 - self._votes.max(axis=1) / passes,
+        )
+
+    def deterministic(self, outputs: Sequence[npt.NDArray[np.floating]]) -> ClassificationPrediction:
+        """The prediction of one pass without dropout, `[rows, 1, classes, ...]`."""
+        mean = self.samples(outputs)[:, 0]
+        return ClassificationPrediction(
+            passes=np.zeros(len(mean), np.int64),
+            mean=mean,
+            label=mean.argmax(axis=1),
+            variance=None,
+            std_error=None,
+            entropy=_entropy_of(mean),
+            expected_entropy=None,
+            mutual_information=None,
+            variation_ratio=None,
+        )
+
+    def _log_probabilities(self, outputs: Sequence[npt.NDArray[np.floating]]) -> Floats:
+        (logits,) = outputs
+        scaled = logits.astype(np.float64) / self._temperature
+        scaled -= scaled.max(axis=_CLASS, keepdims=True)
+        scaled -= np.log(np.exp(scaled).sum(axis=_CLASS, keepdims=True))
+        return scaled
+
+
+class RegressionStatistics:
+    """What the passes of some rows say about their values.
+
+    A network gives one output, the mean, or two: the mean and the logarithm of the variance of the noise.
+    """
+
+    def __init__(self, noise_variance: float | None = None, interval: float = 0.95) -> None:
+        """
+        Args:
+            noise_variance: the variance of the noise where the network predicts none (`1 / tau`); None if unknown.
+            interval: the share of the predictive mixture that the interval holds.
+        """
+        self._noise_variance = noise_variance
+        self._levels = ((1.0 - interval) / 2.0, (1.0 + interval) / 2.0)
+        self._means = RunningMoments()
+        self._noise = RunningMoments()
+        self._mixture = MixtureQuantiles()
+
+    def samples(self, outputs: Sequence[npt.NDArray[np.floating]]) -> Floats:
+        """The predicted means `[rows, passes, ...]`."""
+        return outputs[0].astype(np.float64)
+
+    def update(self, outputs: Sequence[npt.NDArray[np.floating]]) -> None:
+        """Take in the outputs `[rows, passes, ...]` of some passes."""
+        means = self.samples(outputs)
+        noise = self._predicted_noise(outputs)
+        self._means.update(means)
+        if noise is not None:
+            self._noise.update(noise)
+        self._mixture.update(means, np.zeros_like(means) if noise is None else noise)
+
+    def prediction(self) -> RegressionPrediction:
+        """Sum up the passes so far."""
+        passes = self._means.count
+        epistemic = self._means.variance()
+        aleatoric = self._noise.mean if self._noise.count else None
+        variance = epistemic if aleatoric is None else epistemic + aleatoric
+        return RegressionPrediction(
+            passes=np.full(len(self._means.mean), passes),
+            mean=self._means.mean,
+            variance=variance,
+            std_error=np.sqrt(epistemic / passes),
+            epistemic_variance=epistemic,
+            aleatoric_variance=aleatoric,
+            entropy=_gaussian_entropy(variance),
+            interval=np.stack([self._mixture.quantile(level) for level in self._levels], axis=-1),
+        )
+
+    def deterministic(self, outputs: Sequence[npt.NDArray[np.floating]]) -> RegressionPrediction:
+        """The prediction of one pass without dropout, `[rows, 1, ...]`."""
+        mean = self.samples(outputs)[:, 0]
+        noise = self._predicted_noise(outputs)
+        variance = None if noise is None else noise[:, 0]
+        interval = None
+        if variance is not None:
+            steps = [gaussian_quantile(level) for level in self._levels]
+            interval = np.stack([mean + step * np.sqrt(variance) for step in steps], axis=-1)
+        return RegressionPrediction(
+            passes=np.zeros(len(mean), np.int64),
+            mean=mean,
+            variance=variance,
+            std_error=None,
+            epistemic_variance=None,
+            aleatoric_variance=variance,
+            entropy=None if variance is None else _gaussian_entropy(variance),
+            interval=interval,
+        )
+
+    def _predicted_noise(self, outputs: Sequence[npt.NDArray[np.floating]]) -> Floats | None:
+        if len(outputs) > 1:
+            return np.exp(outputs[1].astype(np.float64))
+        if self._noise_variance is not None:
+            return np.full(outputs[0].shape, self._noise_variance)
+        return None
+
+
+Statistics = ClassificationStatistics | RegressionStatistics
+
+
+def _entropy(probabilities: Floats, log_probabilities: Floats, axis: int) -> Floats:
+    # exp underflows to 0 long before its logarithm reaches -inf, so that 0 * log 0 does not arise.
+    return -(probabilities * log_probabilities).sum(axis=axis)
+
+
+def _entropy_of(mean: Floats) -> Floats:
+    """The entropy of class probabilities `[rows, classes, ...]`, where 0 log 0 is 0."""
+    logarithms = np.log(mean, out=np.zeros_like(mean), where=mean > 0.0)
+    return np.maximum(_entropy(mean, logarithms, 1), 0.0)
+
+
+def _gaussian_entropy(variance: Floats) -> Floats:
+    """`log(2 pi e variance) / 2`; NaN where the variance is 0, which no density describes."""
+    positive = variance > 0.0
+    return 0.5 * np.log(2.0 * np.pi * np.e * variance, out=np.full(variance.shape, np.nan), where=positive)
