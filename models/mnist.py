@@ -50,7 +50,7 @@ def download(folder: Path) -> None:
 
 
 def load(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images `[n, 28, 28]` uint8 and labels `[n]` uint8 of `split`, "train" or "test"; raises where a file is damaged."""
+    """Images `[n, 28, 28]` and labels `[n]`, uint8, of `split`, "train" or "test"; raises where a file is damaged."""
     prefix = {"train": "train", "test": "t10k"}[split]
     names = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
     images, labels = (_read_idx(folder / f"{name}.gz", FILES[name]) for name in names)

@@ -5,6 +5,7 @@ import dataclasses
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +33,7 @@ from service.engine.program import (
 from service.engine.runtimes import Array, Runtime
 from service.engine.runtimes.onnx import OnnxRuntime
 from service.engine.runtimes.torch import EagerRuntime, TorchRuntime
-from service.engine.sites import Network, Site, with_rows
+from service.engine.sites import Network, with_rows
 from service.engine.statistics import (
     ClassificationStatistics,
     Prediction,
@@ -397,7 +398,7 @@ def _candidates(
     reasons: list[str],
 ) -> Iterator[_Candidate]:
     """The ways to run a network, fastest first; why one is left out is added to `reasons`."""
-    eager = _Candidate("whole", None, lambda: EagerRuntime(network, device))
+    eager = _Candidate("whole", None, partial(EagerRuntime, network, device))
     if runtime == "eager":
         yield eager
         return
@@ -416,9 +417,9 @@ def _candidates(
     per_pair = [site.scope == "row" for site in source.sites]
     for strategy, cut in cuts:
         if runtime == "onnx" or (runtime == "auto" and device == "cpu"):
-            yield _Candidate(strategy, cut, lambda cut=cut: OnnxRuntime(cut, examples, masks, per_pair))
+            yield _Candidate(strategy, cut, partial(OnnxRuntime, cut, examples, masks, per_pair))
         if runtime in ("torch", "auto"):
-            yield _Candidate(strategy, cut, lambda cut=cut: TorchRuntime(cut, device))
+            yield _Candidate(strategy, cut, partial(TorchRuntime, cut, device))
     if runtime == "auto":
         yield eager
     elif not cuts:

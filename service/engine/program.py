@@ -182,11 +182,14 @@ class _Splitter:
         index = self._inputs.index(node) if node in self._inputs else None
         if not symbolic:
             return FrontierValue(tuple(value.shape), False, index)
-        if symbolic != [0] or value.shape[0].node.expr != self._row_symbol:
+        if symbolic != [0] or not self._counts_rows(value.shape[0]):
             raise CannotSplitError(
                 f"{node.name}, which would cross, has the shape {list(value.shape)}: not one row after another"
             )
         return FrontierValue(tuple(value.shape[1:]), True, index)
+
+    def _counts_rows(self, size: Any) -> bool:
+        return bool(size.node.expr == self._row_symbol)
 
     def _ancestors(self, nodes: list[fx.Node]) -> set[fx.Node]:
         found: set[fx.Node] = set()
@@ -217,13 +220,12 @@ class _Splitter:
             copies[mask] = graph.placeholder(f"mask_{index}")
         pairs = graph.call_function(_aten.sym_size.int, (rows, 0))
         for node, value, place in zip(crossing, frontier, arrived, strict=True):
-            copies[node] = (
-                graph.call_function(_aten.index_select.default, (place, 0, rows)) if value.per_row else place
-            )
+            copies[node] = graph.call_function(_aten.index_select.default, (place, 0, rows)) if value.per_row else place
 
         def copy(node: fx.Node) -> fx.Node:
             if node in copies:
                 return copies[node]
+            copied: fx.Node
             if node.target is _aten.sym_size.int:
                 copied = self._size(graph, node, pairs)
             else:

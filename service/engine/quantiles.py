@@ -61,15 +61,16 @@ def _quantile_of_points(points: Floats, weights: Floats, level: float) -> Floats
     order = np.argsort(points, axis=0)
     share = np.take_along_axis(weights, order, axis=0).cumsum(axis=0)
     first = (share >= level - _ROUNDING).argmax(axis=0)[None]
-    return np.take_along_axis(np.take_along_axis(points, order, axis=0), first, axis=0)[0]
+    found: Floats = np.take_along_axis(np.take_along_axis(points, order, axis=0), first, axis=0)[0]
+    return found
 
 
 def _quantile_of_gaussians(means: Floats, deviations: Floats, weights: Floats, level: float) -> Floats:
     """Newton's method, kept between bounds that bisection narrows."""
-    low = (means - 40.0 * deviations).min(axis=0)
-    high = (means + 40.0 * deviations).max(axis=0)
+    low: Floats = (means - 40.0 * deviations).min(axis=0)
+    high: Floats = (means + 40.0 * deviations).max(axis=0)
     tolerance = 1e-12 * np.maximum(high - low, np.abs(high))
-    value = (weights * means).sum(axis=0)
+    value: Floats = (weights * means).sum(axis=0)
     for _ in range(_MOST_STEPS):
         excess = (weights * _share_below(value - means, deviations)).sum(axis=0) - level
         high = np.where(excess >= -_ROUNDING, value, high)
@@ -77,7 +78,7 @@ def _quantile_of_gaussians(means: Floats, deviations: Floats, weights: Floats, l
         density = (weights * _density(value - means, deviations)).sum(axis=0)
         with np.errstate(divide="ignore", invalid="ignore"):
             step = value - excess / density
-        following = np.where((step > low) & (step < high), step, 0.5 * (low + high))
+        following: Floats = np.where((step > low) & (step < high), step, 0.5 * (low + high))
         if np.all((np.abs(following - value) <= tolerance) | (high - low <= tolerance)):
             return following
         value = following
@@ -89,9 +90,7 @@ def _merge_neighbours(means: Floats, variances: Floats, weights: Floats) -> tupl
     means, variances, weights = (np.take_along_axis(values, order, axis=0) for values in (means, variances, weights))
     odd = [values[-1:] if len(values) % 2 else values[:0] for values in (means, variances, weights)]
     pairs = len(means) // 2 * 2
-    (m1, m2), (v1, v2), (w1, w2) = (
-        (values[:pairs:2], values[1:pairs:2]) for values in (means, variances, weights)
-    )
+    (m1, m2), (v1, v2), (w1, w2) = ((values[:pairs:2], values[1:pairs:2]) for values in (means, variances, weights))
     weight = w1 + w2
     mean = (w1 * m1 + w2 * m2) / weight
     variance = (w1 * v1 + w2 * v2) / weight + w1 * w2 * np.square((m1 - m2) / weight)
@@ -142,4 +141,5 @@ def gaussian_cdf(z: Floats) -> Floats:
     """
     size = np.minimum(np.abs(z), 7.0)
     upper = np.exp(-0.5 * z * z) * np.polyval(_NUMERATOR, size) / np.polyval(_DENOMINATOR, size)
-    return np.where(z >= 0.0, 1.0 - upper, upper)
+    below: Floats = np.where(z >= 0.0, 1.0 - upper, upper)
+    return below

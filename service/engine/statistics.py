@@ -90,14 +90,14 @@ Prediction = ClassificationPrediction | RegressionPrediction
 
 def take(prediction: Prediction, rows: slice, seed: int | None = None) -> Prediction:
     """The prediction of some of the rows, which were drawn from `seed`."""
-    taken = {name: None if value is None else value[rows] for name, value in _arrays(prediction)}
+    taken: dict[str, Any] = {name: None if value is None else value[rows] for name, value in _arrays(prediction)}
     return replace(prediction, **taken, seed=seed)
 
 
 def concatenate(predictions: Sequence[Prediction]) -> Prediction:
     """One prediction for the rows of several of the same kind."""
     columns = zip(*map(_arrays, predictions), strict=True)
-    joined = {
+    joined: dict[str, Any] = {
         column[0][0]: None if column[0][1] is None else np.concatenate([value for _, value in column])
         for column in columns
     }
@@ -178,7 +178,7 @@ class ClassificationStatistics:
             entropy=entropy,
             expected_entropy=expected_entropy,
             mutual_information=np.maximum(entropy - expected_entropy, 0.0),
-            variation_ratio=1.0 - self._votes.max(axis=1) / passes,
+            variation_ratio=(passes - self._votes.max(axis=1)) / passes,
         )
 
     def deterministic(self, outputs: Sequence[npt.NDArray[np.floating]]) -> ClassificationPrediction:
@@ -285,7 +285,8 @@ Statistics = ClassificationStatistics | RegressionStatistics
 
 def _entropy(probabilities: Floats, log_probabilities: Floats, axis: int) -> Floats:
     # exp underflows to 0 long before its logarithm reaches -inf, so that 0 * log 0 does not arise.
-    return -(probabilities * log_probabilities).sum(axis=axis)
+    negative: Floats = (probabilities * log_probabilities).sum(axis=axis)
+    return -negative
 
 
 def _entropy_of(mean: Floats) -> Floats:

@@ -83,9 +83,7 @@ def verify(
     moved = [name for name, value in module.state_dict().items() if not torch.equal(value, buffers[name])]
     masked = network.module.state_dict()
     moved += [name for name, value in buffers.items() if not torch.equal(value, masked[name].to(value.device))]
-    checks.append(
-        Check("no parameter and no buffer moved by a bit", not moved, f"moved: {', '.join(moved) or 'none'}")
-    )
+    checks.append(Check("no parameter and no buffer moved by a bit", not moved, f"moved: {', '.join(moved) or 'none'}"))
     failed = [f"{check.name} ({check.detail})" for check in checks if not check.passed]
     if failed:
         raise VerificationError("the network failed its checks and is not served: not so that " + "; ".join(failed))

@@ -1,0 +1,48 @@
+"""The app factory."""
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from service import __version__
+from service.api import health, models, predict
+from service.api.errors import add_error_handlers
+from service.api.observe import ObserveMiddleware
+from service.metrics import Metrics
+from service.registry import Registry
+from service.scheduler import Scheduler
+from service.settings import Settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service over the models of a folder. They load in the background once it starts.
+
+    Raises:
+        BundleError: the folder holds no bundle, or not the default one.
+    """
+    metrics = Metrics()
+    registry = Registry(settings.models, settings.device, metrics, settings.default)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.scheduler = Scheduler(metrics, settings.max_queue_rows, settings.max_batch_rows)
+        threading.Thread(target=registry.load_all, name="loader", daemon=True).start()
+        yield
+        app.state.scheduler.stop()
+
+    app = FastAPI(
+        title="mcdropout",
+        version=__version__,
+        summary="Predictions together with how far to trust them, by Monte Carlo dropout.",
+        lifespan=lifespan,
+    )
+    app.state.settings = settings
+    app.state.metrics = metrics
+    app.state.registry = registry
+    app.add_middleware(ObserveMiddleware, metrics=metrics)
+    add_error_handlers(app)
+    for router in (predict.router, models.router, health.router):
+        app.include_router(router)
+    return app

@@ -1,0 +1,59 @@
+"""Around every request: an id, a log line, and the metrics of predictions."""
+
+import re
+import time
+import uuid
+from typing import Any
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.metrics import Metrics
+
+_log = structlog.get_logger("http")
+_ID_HEADER = "X-Request-ID"
+_GOOD_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
+_QUIET_PATHS = ("/health/", "/metrics")
+
+
+class ObserveMiddleware:
+    """Gives a request its id (the client's where it sent a usable one), and tells of it when it is answered."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        offered = Headers(scope=scope).get(_ID_HEADER, "")
+        request_id = offered if _GOOD_ID.fullmatch(offered) else uuid.uuid4().hex
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        status = 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[_ID_HEADER] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_with_id)
+            finally:
+                self._tell(scope, state, status, time.perf_counter() - started)
+
+    def _tell(self, scope: Scope, state: dict[str, Any], status: int, seconds: float) -> None:
+        path: str = scope["path"]
+        seen = {key: state[key] for key in ("model", "mode", "rows") if key in state}
+        if scope["method"] == "POST" and path.endswith("/predict"):
+            labels = (seen.get("model", "unknown"), seen.get("mode", "unknown"), str(status))
+            self._metrics.requests.labels(*labels).inc()
+            self._metrics.request_duration.labels(*labels).observe(seconds)
+        tell = _log.debug if path.startswith(_QUIET_PATHS) else _log.info
+        tell("request", method=scope["method"], path=path, status=status, seconds=round(seconds, 6), **seen)

@@ -1,0 +1,233 @@
+"""Predictions over HTTP: body to rows, rows to the scheduler, statistics to JSON."""
+
+import asyncio
+import secrets
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from service.api.errors import Problem, ProblemError
+from service.api.schemas import PredictQuery, PredictRequest, PredictResponse
+from service.engine import ClassificationPrediction, InvalidInputError
+from service.engine.runtimes import Array
+from service.metrics import Metrics
+from service.registry import Model, Registry
+from service.scheduler import Answer, Scheduler
+from service.settings import Settings
+
+router = APIRouter(tags=["predictions"])
+
+# Up to this size, in bytes, a body is parsed and an answer is written on the event loop; larger ones in a thread.
+_INLINE_BYTES = 64 * 1024
+_JSON_SAFE_SEED = 2**53
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
+    for status, text in {
+        404: "There is no such model.",
+        413: "The body is larger than the server's limit.",
+        415: "The body is not JSON.",
+        422: "The query or the inputs cannot be used; the detail says what would be accepted.",
+        500: "The network answered NaN or infinity.",
+        503: "The model is not ready, or the server is overloaded.",
+    }.items()
+}
+_DOCUMENTATION: dict[str, Any] = {
+    "responses": {200: {"model": PredictResponse}, **_PROBLEMS},
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": PredictRequest.model_json_schema()}},
+        }
+    },
+}
+
+
+@router.post("/predict", summary="Predict with the default model", **_DOCUMENTATION)
+async def predict_default(request: Request, query: Annotated[PredictQuery, Query()]) -> Response:
+    """The default model's prediction for each row, and how far to trust it."""
+    return await _predict(request, request.app.state.registry.default, query)
+
+
+@router.post("/models/{name}/predict", summary="Predict with a model", **_DOCUMENTATION)
+async def predict_named(
+    request: Request, name: Annotated[str, Path()], query: Annotated[PredictQuery, Query()]
+) -> Response:
+    """A model's prediction for each row, and how far to trust it."""
+    return await _predict(request, name, query)
+
+
+async def _predict(request: Request, name: str, query: PredictQuery) -> Response:
+    state = request.app.state
+    settings: Settings = state.settings
+    scheduler: Scheduler = state.scheduler
+    metrics: Metrics = state.metrics
+    model = find_model(state.registry, name)
+    request.state.model = model.name
+    passes = _passes(model, query.mc)
+    request.state.mode = "mc" if passes else "deterministic"
+    body = await _body(request, settings.max_body_bytes)
+    inputs = await _where_it_belongs(len(body), _parse, body, model, settings.max_rows)
+    seed = secrets.randbelow(_JSON_SAFE_SEED) if query.seed is None else query.seed
+    future = scheduler.submit(model, inputs, seed=seed, passes=passes, samples=query.samples and passes > 0)
+    answer = await asyncio.wrap_future(future)
+    request.state.rows = len(inputs[0])
+    size = answer.prediction.mean.size + (0 if answer.samples is None else answer.samples.size)
+    content = await _where_it_belongs(size * 64, _write, model, passes, seed, answer)
+    _observe(metrics, model, answer)
+    return Response(content, media_type="application/json")
+
+
+def find_model(registry: Registry, name: str) -> Model:
+    """The model of that name.
+
+    Raises:
+        ProblemError: 404 where there is none, 503 where it is not ready.
+    """
+    entry = registry.entry(name)
+    if entry is None:
+        raise ProblemError(404, f"there is no model {name!r}; one of {registry.names} is accepted")
+    if entry.model is None:
+        reason = "is still loading" if entry.error is None else f"failed to load: {entry.error}"
+        raise ProblemError(503, f"the model {name!r} {reason}", {"Retry-After": "5"})
+    return entry.model
+
+
+def _passes(model: Model, mc: int | None) -> int:
+    allowed = model.bundle.manifest.passes
+    if mc is None:
+        return allowed.default
+    if mc > allowed.maximum:
+        raise ProblemError(422, f"mc is {mc}; 0 to {allowed.maximum} is accepted by {model.name}")
+    return mc
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    kind = request.headers.get("content-type", "")
+    media = kind.partition(";")[0].strip().lower()
+    if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
+        raise ProblemError(415, f"the content type is {kind or 'not given'!r}; application/json is accepted")
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.lower() != "identity":
+        raise ProblemError(415, f"the content encoding is {coding!r}; a body as it is, identity, is accepted")
+    too_large = ProblemError(413, f"the body is larger than {limit} bytes; at most that many are accepted")
+    if int(request.headers.get("content-length", 0)) > limit:
+        raise too_large
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise too_large
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def _where_it_belongs(size: int, function: Any, *arguments: Any) -> Any:
+    """Call `function` at once where `size`, in bytes, is small, else in a thread that leaves the event loop free."""
+    if size <= _INLINE_BYTES:
+        return function(*arguments)
+    return await run_in_threadpool(function, *arguments)
+
+
+def _parse(body: bytes, model: Model, max_rows: int) -> tuple[Array, ...]:
+    """The rows of a body, as the network takes them."""
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise ProblemError(
+            422, f"the body is no JSON: {error}; JSON is accepted, which has no NaN and no Infinity"
+        ) from error
+    if not isinstance(content, dict) or set(content) != {"inputs"}:
+        found = f"the fields {sorted(content)}" if isinstance(content, dict) else type(content).__name__
+        raise ProblemError(422, f'the body holds {found}; an object {{"inputs": [...]}} is accepted')
+    rows = _rows(content["inputs"], model)
+    if len(rows) > max_rows:
+        raise ProblemError(422, f"inputs holds {len(rows)} rows; 1 to {max_rows} are accepted")
+    try:
+        return model.engine.as_inputs(model.bundle.manifest.input.prepare(rows))
+    except InvalidInputError as error:
+        raise ProblemError(422, f"after preprocessing, {error}") from error
+
+
+def _rows(given: Any, model: Model) -> npt.NDArray[Any]:
+    """`[rows, *shape]`, from one row or several."""
+    expected = model.bundle.manifest.input
+    one, several = f"{expected.shape} for one row", f"[rows, {', '.join(map(str, expected.shape))}] for several"
+    try:
+        array = np.asarray(given)
+    except ValueError as error:
+        raise ProblemError(
+            422, f"inputs is ragged: its lists differ in length; {one}, {several} is accepted"
+        ) from error
+    shape = list(array.shape)
+    if shape == expected.shape:
+        array = array[None]
+    elif shape[1:] != expected.shape or shape[0] == 0:
+        raise ProblemError(422, f"inputs has the shape {shape}; {one}, {several} is accepted")
+    if array.dtype.kind not in "iuf":
+        raise ProblemError(422, f"inputs holds {_not_a_number(given)}; numbers are accepted")
+    if not np.isfinite(array).all():
+        raise ProblemError(422, "inputs holds a number too large for a float; finite numbers are accepted")
+    low, high = expected.minimum, expected.maximum
+    if (low is not None and array.min() < low) or (high is not None and array.max() > high):
+        raise ProblemError(
+            422, f"inputs holds values from {array.min():g} to {array.max():g}; {low} to {high} is accepted"
+        )
+    return array
+
+
+def _not_a_number(value: Any) -> str:
+    """The first thing in nested lists that is no number, as text."""
+    if isinstance(value, list):
+        return next((text for part in value if (text := _not_a_number(part))), "")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return "" if abs(value) < 2**63 else f"{value}, which is out of range"
+    return str(orjson.dumps(value), "utf-8")[:100]
+
+
+def _write(model: Model, passes: int, seed: int, answer: Answer) -> bytes:
+    """The answer as JSON; a NaN in it becomes null."""
+    prediction = answer.prediction
+    columns = {name: value for name, value in vars(prediction).items() if name not in ("seed", "label")}
+    rows: list[dict[str, Any]] = []
+    for index in range(len(prediction.mean)):
+        row: dict[str, Any] = {}
+        if isinstance(prediction, ClassificationPrediction):
+            row["label"] = _label(model, prediction.label[index])
+        row |= {name: None if value is None else value[index] for name, value in columns.items()}
+        if answer.samples is not None:
+            row["samples"] = np.ascontiguousarray(answer.samples[index])
+        rows.append(row)
+    content = {
+        "model": model.name,
+        "version": model.version,
+        "mc": passes,
+        "seed": seed,
+        "predictions": rows,
+        "timing": {"queue_seconds": answer.queue_seconds, "compute_seconds": answer.compute_seconds},
+    }
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _label(model: Model, label: Any) -> Any:
+    labels = model.bundle.manifest.labels
+    return label if labels is None else np.asarray(labels, object)[label].tolist() if np.ndim(label) else labels[label]
+
+
+def _observe(metrics: Metrics, model: Model, answer: Answer) -> None:
+    prediction = answer.prediction
+    if not isinstance(prediction, ClassificationPrediction):
+        return
+    for histogram, values in (
+        (metrics.predictive_entropy, prediction.entropy),
+        (metrics.mutual_information, prediction.mutual_information),
+    ):
+        if values is not None:
+            observe = histogram.labels(model.name).observe
+            for value in values.reshape(len(values), -1).mean(axis=1).tolist():
+                observe(value)

@@ -1,0 +1,38 @@
+"""The server process: the app under uvicorn."""
+
+import structlog
+import uvicorn
+
+from service import log
+from service.api import create_app
+from service.bundle import BundleError
+from service.settings import Settings
+
+_log = structlog.get_logger("server")
+
+
+def run(settings: Settings) -> int:
+    """Serve until a signal says to stop.
+
+    Returns:
+        The exit status: 0 after a signal, 2 where the settings name nothing to serve, 1 where it cannot listen.
+    """
+    log.configure(settings.log_format, settings.log_level)
+    try:
+        app = create_app(settings)
+    except BundleError as error:
+        _log.error("nothing to serve", error=str(error))
+        return 2
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=round(settings.grace_seconds),
+    )
+    server = uvicorn.Server(config)
+    server.run()
+    return 0 if server.started else 1

@@ -1,0 +1,28 @@
+"""Settings: flags of `mcdropout serve`, and environment variables `MCDROPOUT_*` of the same names."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """How a server runs. Each field is also the environment variable `MCDROPOUT_` and its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="MCDROPOUT_", extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
+    models: Path = Field(Path("models"), description="Folder of model bundles, one folder each.")
+    default: str | None = Field(None, description="Model that answers POST /predict; the first by name if not given.")
+    device: str = Field("cpu", description='Where models run: "cpu", "cuda" or "cuda:N".')
+    log_format: Literal["console", "json"] = Field("console", description="How log lines are written.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+    max_body_bytes: int = Field(32 * 2**20, gt=0, description="Largest request body, in bytes.")
+    max_rows: int = Field(4096, gt=0, description="Most rows of one request.")
+    max_queue_rows: int = Field(65_536, gt=0, description="Rows that may wait; requests beyond them are refused.")
+    max_batch_rows: int = Field(1024, gt=0, description="Most rows of several requests that are run together.")
+    grace_seconds: float = Field(
+        30.0, ge=0, description="Time for requests in flight when the server stops, in seconds."
+    )
