@@ -1,0 +1,38 @@
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tests.servers import ROOT, Server, serving
+
+MODELS = ROOT / "models"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The real server on the bundles of the repository, ready."""
+    with serving(MODELS, tmp_path_factory.mktemp("log"), "--default", "mnist-cnn", "--log-format", "json") as running:
+        running.wait_until_ready()
+        yield running
+
+
+@pytest.fixture(scope="session")
+def seven() -> npt.NDArray[np.float64]:
+    """The README's example, a handwritten 7, `[1, 1, 28, 28]`."""
+    return np.asarray(json.loads((MODELS / "mnist-cnn" / "example.json").read_text())["inputs"], np.float64)
+
+
+@pytest.fixture(scope="session")
+def mnist_folder() -> Path:
+    """The folder of the MNIST files, from MCDROPOUT_MNIST, else `../shared/data/mnist`."""
+    folder = Path(os.environ.get("MCDROPOUT_MNIST", ROOT.parent / "shared" / "data" / "mnist"))
+    if not folder.is_dir():
+        pytest.skip(
+            f"no MNIST files in {folder}; set MCDROPOUT_MNIST to a folder of the four files of "
+            "https://storage.googleapis.com/cvdf-datasets/mnist/"
+        )
+    return folder
