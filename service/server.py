@@ -1,5 +1,7 @@
 """The server process: the app under uvicorn."""
 
+import signal
+
 import structlog
 import uvicorn
 
@@ -34,5 +36,8 @@ def run(settings: Settings) -> int:
         timeout_graceful_shutdown=round(settings.grace_seconds),
     )
     server = uvicorn.Server(config)
+    # uvicorn stops gracefully at a signal, then raises it again; to have been asked to stop is no failure.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
     server.run()
     return 0 if server.started else 1
