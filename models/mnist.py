@@ -10,7 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,8 +57,17 @@ def load(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
-def load_tensors(data_dir: Path | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training and test images `[n, 1, 28, 28]` in 0..1 and labels `[n]`; fetched where no folder is given."""
+class Data(NamedTuple):
+    """Images `[n, 1, 28, 28]` in 0..1 and labels `[n]`, to train with and to test with."""
+
+    images: Tensor
+    labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+def load_data(data_dir: Path | None) -> Data:
+    """MNIST from a folder; fetched where none is given."""
     if data_dir is None:
         data_dir = Path.home() / ".cache" / "mcdropout" / "mnist"
         download(data_dir)
@@ -67,7 +76,7 @@ def load_tensors(data_dir: Path | None) -> tuple[Tensor, Tensor, Tensor, Tensor]
         images, labels = load(data_dir, split)
         tensors.append(torch.from_numpy(images.astype(np.float32) / 255).unsqueeze(1))
         tensors.append(torch.from_numpy(labels.astype(np.int64)))
-    return tensors[0], tensors[1], tensors[2], tensors[3]
+    return Data(*tensors)
 
 
 @torch.inference_mode()
@@ -81,10 +90,7 @@ def evaluate(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[float,
 
 def fit(
     network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    test_images: Tensor,
-    test_labels: Tensor,
+    data: Data,
     *,
     optimizer: torch.optim.Optimizer,
     schedule: Callable[[float], float],
@@ -93,13 +99,16 @@ def fit(
     title: str,
     augment: Callable[[Tensor], Tensor] = lambda batch: batch,
     after_step: Callable[[], None] = lambda: None,
+    judged: nn.Module | None = None,
 ) -> list[dict[str, float]]:
     """Train with cross-entropy and return the convergence curve, one entry an epoch.
 
-    `schedule` maps the share of training done (0..1) to a factor on the learning rate. The test set is only looked
-    at to draw the curve: the network that counts is the one after the last epoch, whatever the curve did before.
+    `schedule` maps the share of training done (0..1) to a factor on the learning rate. `judged` is what the curve is
+    drawn of where that is not the network itself. The test set is only looked at to draw the curve: the network that
+    counts is the one after the last epoch, whatever the curve did before.
     """
     rates = [group["lr"] for group in optimizer.param_groups]
+    images, labels, test_images, test_labels = data
     steps = epochs * (len(images) // batch_size)
     curve: list[dict[str, float]] = []
     progress = tqdm(total=steps, desc=title, unit="step", mininterval=1.0)
@@ -116,7 +125,7 @@ def fit(
             after_step()
             total += loss.item() * batch_size
             progress.update()
-        error, nll = evaluate(network, test_images, test_labels)
+        error, nll = evaluate(judged or network, test_images, test_labels)
         seen = len(images) // batch_size * batch_size
         curve.append({"epoch": epoch, "train_loss": total / seen, "test_error": error, "test_nll": nll})
         progress.set_postfix(loss=f"{total / seen:.4f}", error=f"{error:.2%}")
@@ -131,7 +140,9 @@ def _batches(count: int, size: int) -> Iterator[Tensor]:
 def save_weights(folder: Path, network: nn.Module) -> None:
     """Write `weights.safetensors` into the bundle's folder."""
     weights = {name: value.contiguous() for name, value in network.state_dict().items()}
-    save_file(weights, folder / "weights.safetensors")
+    path = folder / "weights.safetensors"
+    save_file(weights, path)
+    path.chmod(0o644)  # it is written for its owner alone, and a server may run as somebody else
 
 
 def save_results(folder: Path, results: dict[str, Any], started: float) -> None:

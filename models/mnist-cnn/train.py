@@ -48,14 +48,11 @@ def main() -> None:
 
     started = time.time()
     torch.manual_seed(arguments.seed)
-    train_images, train_labels, test_images, test_labels = mnist.load_tensors(arguments.data_dir)
+    data = mnist.load_data(arguments.data_dir)
     network = Network()
     curve = mnist.fit(
         network,
-        train_images,
-        train_labels,
-        test_images,
-        test_labels,
+        data,
         optimizer=torch.optim.AdamW(network.parameters(), lr=4e-3, weight_decay=0.02),
         schedule=lambda done: min(done / 0.15, (1 - done) / 0.85),
         epochs=arguments.epochs,
