@@ -1,6 +1,10 @@
 FROM docker.io/library/python:3.11-slim AS build
 WORKDIR /app
-RUN python3 -m venv /venv
+# The engine's native part is compiled where a compiler is found, and done without where not.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/* \
+    && python3 -m venv /venv
 ENV PATH=/venv/bin:$PATH
 COPY pyproject.toml README.md ./
 COPY service service

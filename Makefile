@@ -17,8 +17,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict service
 
-bench: $(VENV)/.installed-dev
-	$(BIN)/python -m benchmarks.engine
+# Both need the MNIST files: MCDROPOUT_MNIST=FOLDER, else ../shared/data/mnist.
+bench: $(VENV)/.installed-bench
+	$(BIN)/python -m benchmarks.engine --runtime auto --peers $(VENV)/peers
+	$(BIN)/python -m benchmarks.http
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +31,11 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m pip download --quiet --no-deps -d $(VENV)/peers torch-uncertainty==0.13.0 baal==2.1.0
 	touch $@ $(VENV)/.installed
 
 clean:

@@ -99,13 +99,11 @@ def fit(
     title: str,
     augment: Callable[[Tensor], Tensor] = lambda batch: batch,
     after_step: Callable[[], None] = lambda: None,
-    judged: nn.Module | None = None,
 ) -> list[dict[str, float]]:
     """Train with cross-entropy and return the convergence curve, one entry an epoch.
 
-    `schedule` maps the share of training done (0..1) to a factor on the learning rate. `judged` is what the curve is
-    drawn of where that is not the network itself. The test set is only looked at to draw the curve: the network that
-    counts is the one after the last epoch, whatever the curve did before.
+    `schedule` maps the share of training done (0..1) to a factor on the learning rate. The test set is only looked
+    at to draw the curve: the network that counts is the one after the last epoch, whatever the curve did before.
     """
     rates = [group["lr"] for group in optimizer.param_groups]
     images, labels, test_images, test_labels = data
@@ -125,7 +123,7 @@ def fit(
             after_step()
             total += loss.item() * batch_size
             progress.update()
-        error, nll = evaluate(judged or network, test_images, test_labels)
+        error, nll = evaluate(network, test_images, test_labels)
         seen = len(images) // batch_size * batch_size
         curve.append({"epoch": epoch, "train_loss": total / seen, "test_error": error, "test_nll": nll})
         progress.set_postfix(loss=f"{total / seen:.4f}", error=f"{error:.2%}")

@@ -1,10 +1,8 @@
 """Train mnist-mlp: `python models/mnist-mlp/train.py --data-dir FOLDER` (without a folder, MNIST is downloaded).
 
 The recipe is that of Srivastava et al. 2014: dropout 0.2 on the input and 0.5 on hidden units, a large learning rate
-with high momentum, and a bound on the norm of every hidden unit's incoming weights. After that it trains on at a
-constant rate, and the average of its weights is what counts (Izmailov et al. 2018, "Averaging weights leads to wider
-optima and better generalization"), in place of the paper's million updates. The same network is also trained without
-dropout, by the first stage, so that `results.json` shows what dropout brought: compare the errors before averaging.
+with high momentum, and a bound on the norm of every hidden unit's incoming weights. The same network is then trained
+without dropout, by the same recipe, so that `results.json` shows what dropout brought.
 """
 
 import argparse
@@ -14,7 +12,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent)]
@@ -23,9 +20,6 @@ import mnist  # noqa: E402
 from network import Network  # noqa: E402
 
 MAX_NORM = 2.0
-AVERAGED_RATE = 0.4  # of the first learning rate
-
-Curve = list[dict[str, float]]
 
 
 @torch.no_grad()
@@ -36,12 +30,11 @@ def bound_incoming_weights(network: nn.Module) -> None:
         torch.renorm(layer.weight, p=2, dim=0, maxnorm=MAX_NORM, out=layer.weight)
 
 
-def train(network: nn.Module, data: mnist.Data, epochs: int, title: str) -> Curve:
-    """Train at a learning rate that falls to 0."""
+def train(network: nn.Module, data: mnist.Data, epochs: int, title: str) -> list[dict[str, float]]:
     return mnist.fit(
         network,
         data,
-        optimizer=optimizer_of(network),
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.95, nesterov=True),
         schedule=lambda done: min(1.0, done / 0.02 + 0.1) * (1 - done),
         epochs=epochs,
         batch_size=100,
@@ -50,37 +43,10 @@ def train(network: nn.Module, data: mnist.Data, epochs: int, title: str) -> Curv
     )
 
 
-def train_on_averaging(network: nn.Module, data: mnist.Data, epochs: int, title: str) -> tuple[nn.Module, Curve]:
-    """Train on at a constant rate, and return the average of the weights after every step."""
-    average = AveragedModel(network)
-
-    def bound_and_average() -> None:
-        bound_incoming_weights(network)
-        average.update_parameters(network)
-
-    curve = mnist.fit(
-        network,
-        data,
-        optimizer=optimizer_of(network),
-        schedule=lambda _done: AVERAGED_RATE,
-        epochs=epochs,
-        batch_size=100,
-        title=title,
-        after_step=bound_and_average,
-        judged=average,
-    )
-    return average.module, curve
-
-
-def optimizer_of(network: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.95, nesterov=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, help="folder of the four MNIST IDX files, gzipped")
-    parser.add_argument("--epochs", type=int, default=100, help="at a falling learning rate")
-    parser.add_argument("--averaged-epochs", type=int, default=20, help="after those, at a constant one")
+    parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=HERE, help="folder for weights.safetensors and results.json")
     arguments = parser.parse_args()
@@ -88,10 +54,8 @@ def main() -> None:
     started = time.time()
     data = mnist.load_data(arguments.data_dir)
     torch.manual_seed(arguments.seed)
-    network: nn.Module = Network()
+    network = Network()
     with_dropout = train(network, data, arguments.epochs, "mnist-mlp")
-    torch.manual_seed(arguments.seed + 1)
-    network, averaged = train_on_averaging(network, data, arguments.averaged_epochs, "mnist-mlp, averaging")
     mnist.save_weights(arguments.out, network)
     torch.manual_seed(arguments.seed)
     plain = Network(input_dropout=0.0, hidden_dropout=0.0)
@@ -99,13 +63,10 @@ def main() -> None:
     results = {
         "seed": arguments.seed,
         "epochs": arguments.epochs,
-        "averaged_epochs": arguments.averaged_epochs,
-        **averaged[-1],
-        "test_error_before_averaging": with_dropout[-1]["test_error"],
+        **with_dropout[-1],
         "test_error_without_dropout": without_dropout[-1]["test_error"],
         "test_nll_without_dropout": without_dropout[-1]["test_nll"],
         "curve": with_dropout,
-        "curve_averaged": averaged,
         "curve_without_dropout": without_dropout,
     }
     mnist.save_results(arguments.out, results, started)

@@ -5,34 +5,32 @@ import dataclasses
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from service.engine.candidates import candidates, first_line
 from service.engine.errors import (
     InvalidInputError,
     NonFiniteOutputError,
     UnsupportedModelError,
     VerificationError,
 )
-from service.engine.masks import MAX_SEED, Masks, MaskSource
-from service.engine.program import (
-    EXAMPLE_PAIRS,
-    EXAMPLE_ROWS,
-    CannotSplitError,
-    FrontierValue,
-    Split,
-    example_masks,
-    export,
-    split,
+from service.engine.inputs import (
+    Inputs,
+    InputSpec,
+    RuntimeName,
+    Task,
+    as_array,
+    as_example,
+    as_tuple,
+    check_options,
 )
+from service.engine.masks import MAX_SEED, Masks, MaskSource
+from service.engine.program import EXAMPLE_ROWS, FrontierValue
 from service.engine.runtimes import Array, Runtime
-from service.engine.runtimes.onnx import OnnxRuntime
-from service.engine.runtimes.torch import EagerRuntime, TorchRuntime
+from service.engine.runtimes.torch import EagerRuntime
 from service.engine.sites import Network, with_rows
 from service.engine.statistics import (
     ClassificationStatistics,
@@ -41,16 +39,13 @@ from service.engine.statistics import (
     Statistics,
     concatenate,
 )
-from service.engine.verify import Check, verify
-
-Task = Literal["classification", "regression"]
-RuntimeName = Literal["auto", "onnx", "torch", "eager"]
-Inputs = npt.ArrayLike | Tensor | tuple[npt.ArrayLike | Tensor, ...]
+from service.engine.verify import Check, unlike_rows, verify
 
 STEP_BYTES = 64 * 2**20
 """The memory that one step of the engine may take, in bytes."""
 _MOST_PAIRS_A_STEP = 4096
 _JSON_SAFE_SEED = 2**53
+_MOST_LOG_VARIANCE = 700.0  # beyond it exp overflows
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ class Program:
 
     Attributes:
         strategy: "split": what no mask touches runs once a row; "whole": all of it runs once a pass.
-        runtime: "onnx", "torch", or "eager" (the module itself).
+        runtime: "sparse", "onnx", "torch", or "eager" (the module itself).
         device: "cpu" or a CUDA device.
         reason: why nothing faster was used; None where nothing faster was tried.
         frontier: the tensors that cross from prefix to suffix.
@@ -79,14 +74,6 @@ class Program:
 
 
 @dataclass(frozen=True)
-class InputSpec:
-    """One input of a network: its shape without the rows, and its NumPy dtype."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-
-@dataclass(frozen=True)
 class Outcome:
     """What the engine found for some rows.
 
@@ -99,15 +86,6 @@ class Outcome:
     prediction: Prediction
     samples: npt.NDArray[np.float64] | None
     failed: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A way to run a network, and how to set it up."""
-
-    strategy: str
-    cut: Split | None
-    build: Callable[[], Runtime]
 
 
 class Engine:
@@ -161,11 +139,12 @@ class Engine:
             module: the trained network. It is copied, and left as it is. For classification it returns logits
                 `[rows, classes, ...]`; for regression the mean `[rows, ...]`, or the mean and the logarithm of the
                 variance.
-            example_inputs: an input, or a tuple of them, `[rows, ...]` each; one row is enough.
+            example_inputs: an input, or a tuple of them, `[rows, ...]` each; one row is enough, and is varied where
+                the checks need more. A network that takes only some numbers needs as many rows: three.
             task: "classification" or "regression".
             device: "cpu", "cuda" or "cuda:1".
-            runtime: "onnx" (CPU), "torch", "eager" (the module itself, pass after pass), or "auto": the fastest that
-                passes its checks.
+            runtime: "sparse" (CPU, chains of linear layers with ReLU and dropout), "onnx" (CPU), "torch", "eager"
+                (the module itself, pass after pass), or "auto": the fastest that passes its checks.
             temperature: what logits are divided by before the softmax.
             noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
             interval: for regression, the share of the predictive distribution that `interval` holds.
@@ -175,23 +154,17 @@ class Engine:
             UnsupportedModelError: the network has no dropout, or cannot be served; the message says why.
             VerificationError: it failed a check.
         """
-        if task not in ("classification", "regression"):
-            raise InvalidInputError(f'task is {task!r}; "classification" or "regression" would be accepted')
-        examples = tuple(_as_tensor(x).detach().cpu() for x in _as_tuple(example_inputs))
-        for x in examples:
-            if x.dim() < 1 or x.shape[0] < 1:
-                raise InvalidInputError(
-                    f"an example input has the shape {list(x.shape)}; it needs rows, [rows, ...], at least one"
-                )
-        examples = tuple(with_rows(x, EXAMPLE_ROWS).contiguous() for x in examples)
-        device = _known_device(device)
+        check_options(task, runtime, device, temperature, noise_variance, interval)
+        given = tuple(as_example(x) for x in as_tuple(example_inputs))
+        examples = tuple(with_rows(x, EXAMPLE_ROWS).contiguous() for x in given)
         origin = module if device == "cpu" else copy.deepcopy(module).cpu()
         network = Network(origin, examples)
         source = MaskSource(network.sites)
         reasons: list[str] = []
-        arrays = tuple(x.numpy() for x in examples)
+        arrays = tuple(unlike_rows(x.numpy(), len(rows)) for x, rows in zip(examples, given, strict=True))
         eager = EagerRuntime(network)
-        for candidate in _candidates(network, source, examples, device, runtime, reasons):
+        _check_output_shape(task, network, eager, source, tuple(x.numpy() for x in examples))
+        for candidate in candidates(network, origin, source, examples, device, runtime, reasons):
             try:
                 running = candidate.build()
                 checks = verify(origin, network, running, eager, source, arrays)
@@ -199,13 +172,12 @@ class Engine:
                 refusal: Exception = error
                 reasons.append(str(error))
             except Exception as error:  # whatever an exporter raises: the next candidate does without it
-                refusal = UnsupportedModelError(f"{candidate.strategy} program: {_first_line(error)}")
+                refusal = UnsupportedModelError(f"{candidate.strategy} program: {first_line(error)}")
                 reasons.append(str(refusal))
             else:
                 break
         else:
             raise refusal
-        _check_output_shape(task, network, eager, source, arrays)
         cut = candidate.cut
         program = Program(
             strategy=candidate.strategy,
@@ -297,10 +269,10 @@ class Engine:
         Raises:
             InvalidInputError: naming what was given and what would be accepted.
         """
-        given = _as_tuple(x)
+        given = as_tuple(x)
         if len(given) != len(self.inputs):
             raise InvalidInputError(f"{len(given)} inputs were given; the network takes {len(self.inputs)}")
-        return tuple(_as_array(value, spec) for value, spec in zip(given, self.inputs, strict=True))
+        return tuple(as_array(value, spec) for value, spec in zip(given, self.inputs, strict=True))
 
     def run(
         self,
@@ -366,17 +338,14 @@ class Engine:
         failed = np.zeros(count, bool)
         if passes == 0:
             outputs = self._runtime.suffix(frontier, np.arange(count), self._source.keep_everything(count))
-            failed |= _not_finite(blocks := [out[:, None] for out in outputs])
+            blocks = _cleared([out[:, None] for out in outputs], failed)
             return Outcome(statistics.deterministic(blocks), None, failed)
         kept: list[npt.NDArray[np.float64]] = []
         for first, size in self._steps(count, passes):
             masks = self._source.draw(seeds, rows, first, size)
             pairs = np.repeat(np.arange(count, dtype=np.int64), size)
             outputs = self._runtime.suffix(frontier, pairs, masks)
-            blocks = [out.reshape(count, size, *out.shape[1:]) for out in outputs]
-            if (wrong := _not_finite(blocks)).any():
-                failed |= wrong
-                blocks = [np.nan_to_num(block, nan=0.0, posinf=0.0, neginf=0.0) for block in blocks]
+            blocks = _cleared([out.reshape(count, size, *out.shape[1:]) for out in outputs], failed)
             statistics.update(blocks)
             if samples:
                 kept.append(statistics.samples(blocks))
@@ -387,43 +356,6 @@ class Engine:
         size = max(1, self._pairs_a_step // rows) if self.shares_rows else 1
         for first in range(0, passes, size):
             yield first, min(size, passes - first)
-
-
-def _candidates(
-    network: Network,
-    source: MaskSource,
-    examples: tuple[Tensor, ...],
-    device: str,
-    runtime: RuntimeName,
-    reasons: list[str],
-) -> Iterator[_Candidate]:
-    """The ways to run a network, fastest first; why one is left out is added to `reasons`."""
-    eager = _Candidate("whole", None, partial(EagerRuntime, network, device))
-    if runtime == "eager":
-        yield eager
-        return
-    cuts: list[tuple[str, Split]] = []
-    try:
-        graph = export(network, examples, source)
-    except Exception as error:
-        reasons.append(f"torch.export cannot follow the network: {_first_line(error)}")
-    else:
-        for strategy in ("split", "whole"):
-            try:
-                cuts.append((strategy, split(graph, len(examples), whole=strategy == "whole")))
-            except CannotSplitError as error:
-                reasons.append(f"{strategy} program: {error}")
-    masks = example_masks(source, EXAMPLE_PAIRS)
-    per_pair = [site.scope == "row" for site in source.sites]
-    for strategy, cut in cuts:
-        if runtime == "onnx" or (runtime == "auto" and device == "cpu"):
-            yield _Candidate(strategy, cut, partial(OnnxRuntime, cut, examples, masks, per_pair))
-        if runtime in ("torch", "auto"):
-            yield _Candidate(strategy, cut, partial(TorchRuntime, cut, device))
-    if runtime == "auto":
-        yield eager
-    elif not cuts:
-        raise UnsupportedModelError(f"the network cannot run on {runtime}: {'; '.join(reasons)}")
 
 
 def _check_output_shape(
@@ -448,51 +380,14 @@ def _check_output_shape(
         )
 
 
-def _known_device(device: str) -> str:
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda"):
-        raise InvalidInputError(f'device is {device!r}; "cpu", "cuda" or "cuda:N" would be accepted')
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InvalidInputError(f'device is {device!r}, but PyTorch finds no CUDA device; "cpu" would be accepted')
-    return device
-
-
-def _as_tuple(x: Inputs) -> tuple[npt.ArrayLike | Tensor, ...]:
-    return x if isinstance(x, tuple) else (x,)
-
-
-def _as_tensor(x: npt.ArrayLike | Tensor) -> Tensor:
-    return x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))
-
-
-def _as_array(x: npt.ArrayLike | Tensor, spec: InputSpec) -> Array:
-    try:
-        array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
-    except ValueError as error:
-        raise InvalidInputError(f"the input is no array: {error}") from error
-    if array.shape[1:] != spec.shape or array.ndim == 0 or len(array) == 0:
-        wanted = ", ".join(["rows", *map(str, spec.shape)])
-        raise InvalidInputError(f"the input has the shape {list(array.shape)}; [{wanted}] is accepted")
-    if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
-        raise InvalidInputError(f"the input's dtype is {array.dtype}; {spec.dtype} is accepted")
-    array = np.ascontiguousarray(array, spec.dtype)
-    if not np.isfinite(array).all():
-        position = np.argwhere(~np.isfinite(array))[0].tolist()
-        raise InvalidInputError(f"the input holds NaN or infinity at {position}; finite numbers are accepted")
-    return array
-
-
-def _not_finite(blocks: Sequence[Array]) -> npt.NDArray[np.bool_]:
-    """For outputs `[rows, passes, ...]`, which rows hold NaN or infinity."""
-    failed = np.zeros(len(blocks[0]), bool)
+def _cleared(blocks: list[Array], failed: npt.NDArray[np.bool_]) -> list[Array]:
+    """Outputs `[rows, passes, ...]` with 0 in the rows that hold NaN or infinity, which are noted in `failed`."""
+    wrong = np.zeros(len(failed), bool)
     for block in blocks:
-        failed |= ~np.isfinite(block).all(axis=tuple(range(1, block.ndim)))
-    return failed
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else '(no message)'}"
+        wrong |= ~np.isfinite(block).all(axis=tuple(range(1, block.ndim)))
+    if len(blocks) == 2:  # the logarithm of a variance
+        wrong |= (blocks[1] > _MOST_LOG_VARIANCE).any(axis=tuple(range(1, blocks[1].ndim)))
+    if not wrong.any():
+        return blocks
+    failed |= wrong
+    return [np.where(wrong.reshape(-1, *[1] * (block.ndim - 1)), 0, block) for block in blocks]

@@ -96,11 +96,11 @@ def export(network: Network, inputs: tuple[Tensor, ...], source: MaskSource) -> 
     rows = torch.export.Dim("rows")
     row_first = [True] * len(inputs) + [site.scope == "row" for site in network.sites]
     shapes = tuple({0: rows} if first else None for first in row_first)
+    masked = _Masked(network, len(inputs))
+    masked.training = False  # not `eval()`, which would reach the modules whose dropout calls are gone in eval mode
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(
-            _Masked(network, len(inputs)).eval(), arguments, dynamic_shapes=(shapes,), strict=False
-        )
+        program = torch.export.export(masked, arguments, dynamic_shapes=(shapes,), strict=False)
         module = program.run_decompositions({}).module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
     return module
@@ -164,15 +164,10 @@ class _Splitter:
 
     def _bytes_per_row(self, node: fx.Node) -> int:
         value = node.meta["val"]
-        if not isinstance(value, Tensor) or self._rows_axis(value) is None:
+        if not isinstance(value, Tensor) or not isinstance(elements := value.numel(), torch.SymInt):
             return 0
-        return int(value[:1].nelement() * value.element_size()) if self._rows_axis(value) == 0 else 0
-
-    def _rows_axis(self, value: Tensor) -> int | None:
-        for axis, size in enumerate(value.shape):
-            if isinstance(size, torch.SymInt):
-                return axis
-        return None
+        count = elements.node.expr
+        return int(count.subs(dict.fromkeys(count.free_symbols, 1))) * value.element_size()
 
     def _frontier_value(self, node: fx.Node) -> FrontierValue:
         value = node.meta["val"]
@@ -208,6 +203,9 @@ class _Splitter:
         for node in self._nodes:
             if node in needed:
                 copies[node] = graph.node_copy(node, copies.__getitem__)
+        for node in (node for node in crossing if node in self._inputs):
+            # A graph whose output is an input itself is no valid ONNX.
+            copies[node] = graph.call_function(_aten.clone.default, (copies[node],))
         graph.output(tuple(copies[node] for node in crossing))
         return fx.GraphModule(self._root, graph)
 

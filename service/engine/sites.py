@@ -288,6 +288,8 @@ def _find_sites(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Site]:
         raise UnsupportedModelError(
             f"the network does not run on the example input of shape {[list(x.shape) for x in two]}: {error}"
         ) from error
+    if others := [type(leaf).__name__ for leaf in output if not isinstance(leaf, Tensor)]:
+        raise UnsupportedModelError(f"the network returns {', '.join(others)}; a tensor, or two of them, is accepted")
     if not all(map(_same, output, output_of_another_seed)):
         raise UnsupportedModelError(
             "the network draws randomness in train mode outside nn.Dropout*, nn.AlphaDropout and F.dropout* (as "
@@ -314,8 +316,8 @@ def _find_sites(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Site]:
     return [_site(call, shapes[call.key], call.path not in gone_in_eval) for call in active]
 
 
-def _same(a: Any, b: Any) -> bool:
-    return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else bool(a == b)
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def with_rows(x: Tensor, rows: int) -> Tensor:

@@ -1,4 +1,8 @@
-"""Runtimes: what runs a program. Each has the same two calls, over NumPy arrays at its borders."""
+"""Runtimes: what runs a program. Each has the same two calls, over NumPy arrays at its borders.
+
+`onnx` runs any program on the CPU; `sparse` runs chains of masked linear layers there, faster; `torch` runs any program
+on the CPU or CUDA, and holds the eager loop against which all are checked.
+"""
 
 from typing import Any, Protocol
 

@@ -34,23 +34,32 @@ class OnnxRuntime:
         """
         rows, pairs = torch.export.Dim("rows"), torch.export.Dim("pairs")
         frontier = tuple(split.prefix(*inputs))
-        self._passed_on = [value.input for value in split.frontier] if not split.has_prefix else None
-        self._prefix = None
-        if split.has_prefix:
-            self._prefix = _Session(split.prefix, inputs, [{0: rows}] * len(inputs))
+        self._prefix = OnnxPrefix(split, inputs)
         shapes = [{0: pairs}, *({0: rows} if value.per_row else None for value in split.frontier)]
         shapes += [{0: pairs} if per_pair else None for per_pair in pair_masks]
         taken = torch.arange(EXAMPLE_PAIRS) % EXAMPLE_ROWS
         self._suffix = _Session(split.suffix, (taken, *frontier, *masks), shapes)
 
     def prefix(self, inputs: tuple[Array, ...]) -> Frontier:
-        if self._prefix is None:
-            assert self._passed_on is not None
-            return tuple(inputs[index] for index in self._passed_on if index is not None)
         return self._prefix.run(inputs)
 
     def suffix(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: list[Array]) -> tuple[Array, ...]:
         return self._suffix.run((rows, *frontier, *masks))
+
+
+class OnnxPrefix:
+    """Runs a prefix as an ONNX Runtime session, or hands the inputs on where there is nothing to compute."""
+
+    def __init__(self, split: Split, inputs: tuple[Tensor, ...]) -> None:
+        self._passed_on = [value.input for value in split.frontier if value.input is not None]
+        self._session = None
+        if split.has_prefix:
+            self._session = _Session(split.prefix, inputs, [{0: torch.export.Dim("rows")}] * len(inputs))
+
+    def run(self, inputs: tuple[Array, ...]) -> Frontier:
+        if self._session is None:
+            return tuple(inputs[index] for index in self._passed_on)
+        return self._session.run(inputs)
 
 
 class _Session:

@@ -1,5 +1,6 @@
 """PyTorch: the split graph on CPU or CUDA, and the plain eager module, against which every program is checked."""
 
+import copy
 import threading
 
 import numpy as np
@@ -19,8 +20,10 @@ class TorchRuntime:
 
     def __init__(self, split: Split, device: str) -> None:
         self.device = device
-        self._prefix = split.prefix.to(device)
-        self._suffix = split.suffix.to(device)
+        if device == "cpu":
+            self._prefix, self._suffix = split.prefix, split.suffix
+        else:  # a copy: the weights are those of the reference, which stays on the CPU
+            self._prefix, self._suffix = (copy.deepcopy(part).to(device) for part in (split.prefix, split.suffix))
 
     @torch.inference_mode()
     def prefix(self, inputs: tuple[Array, ...]) -> Frontier:

@@ -1,0 +1,1 @@
+"""What is measured, and against whom. Run from the root of the repository."""

@@ -1,0 +1,171 @@
+/* Chains of masked linear layers on the CPU, without the multiplications by zero.
+
+   After a ReLU and a dropout mask most inputs of a layer are zero. A dense product multiplies by them all the same; here
+   the others are first collected, and only their weights are read. Three things make that faster than a dense product
+   long before almost everything is zero:
+
+   - Weights and activations lie in panels, `[panels, inputs, 64]` and `[panels, pairs, 64]`: 64 neighbouring outputs
+     together, summed in registers (8 of AVX2) while one pair's inputs pass by. A pitch of 4 KB, at which the lines of
+     a row-major matrix push each other out of the caches, does not occur.
+   - Inputs are taken in chunks of 128, whose 128 x 64 weights (32 KB) stay in the L1 cache for all pairs of a block.
+   - The weights of the next chunk are prefetched meanwhile: a sparse order is none that the processor foresees.
+
+   Nothing here is Python's: `native.py` loads the library with ctypes, and checks what is handed over. */
+
+#include <stdint.h>
+#include <string.h>
+
+#define PANEL 64
+#define CHUNK 128
+#define LINE 64 /* bytes of a cache line */
+#define FLOATS_A_LINE 16
+#define MOST_LINES_AHEAD 8 /* more prefetches at once than these find no free buffer, and stall */
+
+/* One build serves every x86-64 machine: it holds the chain twice, and the loader takes the one for the processor at
+   hand. "fma" is a feature, which AMD's processors have too; "arch=haswell" would stand for that one model of Intel's.
+   The loader's part (ifunc) is glibc's. */
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("fma", "default")))
+#else
+#define FOR_EACH_PROCESSOR
+#endif
+/* What is not inlined would not be compiled for the processor at hand. */
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vector __attribute__((vector_size(32), aligned(4), may_alias));
+#define VECTORS (PANEL / 8)
+
+/* `bias` is [panels, 64] and `weights` [panels, inputs, 64], padded with zeros. */
+struct layer {
+    int64_t inputs, outputs, relu;
+    const float *bias, *weights;
+};
+
+struct entry {
+    float value;
+    int32_t weights; /* where the weights of this input begin in a panel */
+};
+
+/* What a block of pairs needs; `values` [panels, block, 64] hold a layer's inputs, then its outputs. The entries of chunk c
+   begin at `entries[c * CHUNK * block]`, those of one pair after those of another; pair p's end at `ends[c * block + p]`. */
+struct scratch {
+    float *values;
+    struct entry *entries;
+    int32_t *ends;
+    int64_t bytes;
+};
+
+INLINE int64_t parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
+INLINE int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* Collect the inputs, 64 at most, whose product with the mask is not zero. NaN is not zero, nor is NaN or infinity
+   times a mask's zero: they end in the output, as they would in a dense product. */
+INLINE int32_t collect(const float *z, const float *mask, int64_t count, int relu, int32_t weights, struct entry *to) {
+    float values[PANEL];
+    for (int64_t i = 0; i < count; i++) {
+        float value = relu && z[i] < 0 ? 0 : z[i]; /* keeps NaN, as fmaxf would not */
+        values[i] = mask ? value * mask[i] : value;
+    }
+    int32_t found = 0;
+    for (int64_t i = 0; i < count; i++) { /* no branch: which inputs are zero cannot be predicted */
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        to[found] = (struct entry){values[i], weights + (int32_t)i * PANEL};
+        found += bits << 1 != 0; /* 0 and -0 are zero */
+    }
+    return found;
+}
+
+/* Collect the inputs of `count` pairs. The first layer reads row `rows[p]` of `x`, `[rows, inputs]`. */
+INLINE void collect_all(const struct layer *layer, const float *x, const int64_t *rows, const float *mask, int64_t count,
+                        int64_t block, struct scratch s) {
+    int64_t inputs = layer->inputs;
+    for (int64_t p = 0; p < count; p++)
+        for (int64_t chunk = 0; chunk < parts(inputs, CHUNK); chunk++) {
+            struct entry *entries = s.entries + chunk * CHUNK * block;
+            int32_t *end = s.ends + chunk * block + p, found = p ? end[-1] : 0;
+            for (int64_t at = chunk * CHUNK; at < lesser(inputs, (chunk + 1) * CHUNK); at += PANEL) {
+                const float *z = x ? x + rows[p] * inputs + at : s.values + (at / PANEL * block + p) * PANEL;
+                const float *kept = mask ? mask + p * inputs + at : 0;
+                int64_t units = lesser(PANEL, inputs - at);
+                found += collect(z, kept, units, layer->relu != 0, (int32_t)at * PANEL, entries + found);
+            }
+            *end = found;
+        }
+}
+
+/* to[:64] = start[:64] + the sum of value * weights[:64] over the entries. */
+INLINE void add(const float *start, const float *weights, const struct entry *from, const struct entry *end, float *to) {
+    vector sums[VECTORS];
+    for (int i = 0; i < VECTORS; i++) sums[i] = ((const vector *)start)[i];
+    for (; from < end; from++) {
+        const vector *of = (const vector *)(weights + from->weights);
+        for (int i = 0; i < VECTORS; i++) sums[i] += from->value * of[i];
+    }
+    for (int i = 0; i < VECTORS; i++) ((vector *)to)[i] = sums[i];
+}
+
+/* The outputs of `count` pairs, from what was collected of their inputs. */
+INLINE void multiply(const struct layer *layer, int64_t count, int64_t block, struct scratch s) {
+    int64_t inputs = layer->inputs, panels = parts(layer->outputs, PANEL);
+    const float *last = layer->weights + panels * inputs * PANEL;
+    int64_t ahead = lesser(MOST_LINES_AHEAD, parts(CHUNK * PANEL / FLOATS_A_LINE, count));
+    for (int64_t panel = 0; panel < panels; panel++) {
+        const float *weights = layer->weights + panel * inputs * PANEL;
+        for (int64_t chunk = 0; chunk < parts(inputs, CHUNK); chunk++) {
+            const struct entry *entries = s.entries + chunk * CHUNK * block;
+            const int32_t *ends = s.ends + chunk * block;
+            const float *next = weights + lesser(inputs, (chunk + 1) * CHUNK) * PANEL;
+            for (int64_t p = 0; p < count; p++) {
+                for (int64_t line = 0; line < ahead && next < last; line++, next += FLOATS_A_LINE)
+                    __builtin_prefetch(next, 0, 2);
+                float *sums = s.values + (panel * block + p) * PANEL;
+                const float *start = chunk ? sums : layer->bias + panel * PANEL;
+                add(start, weights, entries + (p ? ends[p - 1] : 0), entries + ends[p], sums);
+            }
+        }
+    }
+}
+
+/* What a block takes of the memory from `address` on. */
+static struct scratch divide(const struct layer *layers, int64_t count, int64_t block, uintptr_t address) {
+    int64_t most = 0;
+    for (int64_t i = 0; i < count; i++) {
+        most = layers[i].inputs > most ? layers[i].inputs : most;
+        most = layers[i].outputs > most ? layers[i].outputs : most;
+    }
+    uintptr_t values = address + -address % LINE;
+    uintptr_t entries = values + (uintptr_t)(parts(most, PANEL) * PANEL * block) * sizeof(float);
+    uintptr_t ends = entries + (uintptr_t)(parts(most, CHUNK) * CHUNK * block) * sizeof(struct entry);
+    uintptr_t stop = ends + (uintptr_t)(parts(most, CHUNK) * block) * sizeof(int32_t);
+    return (struct scratch){(float *)values, (struct entry *)entries, (int32_t *)ends, (int64_t)(stop - address)};
+}
+
+/* The bytes of scratch memory that `masked_chain` takes for blocks of so many pairs. */
+int64_t masked_chain_scratch(const struct layer *layers, int64_t count, int64_t block) {
+    return LINE + divide(layers, count, block, 0).bytes;
+}
+
+/* For pairs begin..end, `count` layers one after another: out = bias + (relu?(in) * mask) @ weights.
+
+   `x` is [rows, inputs] and `rows` [pairs], the row that each pair takes; `masks`, one a layer, are [pairs, inputs], or
+   null where there is none; `out` is [pairs, outputs]. All are row-major. Calls on different pairs may run at once, each
+   with its own `scratch`. Results do not depend on `block`, the number of pairs that are taken at a time. */
+FOR_EACH_PROCESSOR
+void masked_chain(const struct layer *layers, int64_t count, const float *x, const int64_t *rows,
+                  const float *const *masks, int64_t begin, int64_t end, int64_t block, char *scratch, float *out) {
+    struct scratch s = divide(layers, count, block, (uintptr_t)scratch);
+    for (; begin < end; begin += block) {
+        int64_t pairs = lesser(block, end - begin);
+        for (int64_t i = 0; i < count; i++) {
+            const float *mask = masks[i] ? masks[i] + begin * layers[i].inputs : 0;
+            collect_all(&layers[i], i ? 0 : x, rows + begin, mask, pairs, block, s);
+            multiply(&layers[i], pairs, block, s);
+        }
+        int64_t outputs = layers[count - 1].outputs;
+        for (int64_t p = 0; p < pairs; p++)
+            for (int64_t at = 0; at < outputs; at += PANEL)
+                memcpy(out + (begin + p) * outputs + at, s.values + (at / PANEL * block + p) * PANEL,
+                       (size_t)lesser(PANEL, outputs - at) * sizeof(float));
+    }
+}

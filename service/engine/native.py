@@ -1,0 +1,175 @@
+"""The C extension `native.c`: chains of masked linear layers without the multiplications by zero.
+
+It is optional. Installing the package compiles it where there is a C compiler; where there is none, `available` is
+false and other runtimes do its work. It is a plain shared library, called through ctypes, which lets other threads of
+Python run meanwhile.
+"""
+
+import ctypes
+import importlib.util
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+PANEL = 64
+"""How many outputs are summed at once: layers are padded to a multiple of it."""
+SCRATCH_BYTES = 8 * 2**20
+"""The memory that one thread may take for intermediate values, in bytes (more where a single pair does)."""
+_MOST_PAIRS_A_BLOCK = 512
+_LINE = 64  # bytes of a cache line
+
+Floats = npt.NDArray[np.float32]
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = (
+        ("inputs", ctypes.c_int64),
+        ("outputs", ctypes.c_int64),
+        ("relu", ctypes.c_int64),
+        ("bias", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p),
+    )
+
+
+def _load() -> ctypes.CDLL | None:
+    found = importlib.util.find_spec("service.engine._native")
+    if found is None or found.origin is None:
+        return None
+    try:
+        library = ctypes.CDLL(found.origin)
+    except OSError:  # built for another machine
+        return None
+    address, number = ctypes.c_void_p, ctypes.c_int64
+    library.masked_chain.argtypes = [address, number, *[address] * 3, *[number] * 3, *[address] * 2]
+    library.masked_chain.restype = None
+    library.masked_chain_scratch.argtypes = [address, number, number]
+    library.masked_chain_scratch.restype = number
+    return library
+
+
+_library = _load()
+_scratch = threading.local()
+
+available = _library is not None
+"""Whether the extension was built."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """One layer: `weight @ (act(x) * mask) + bias`, in the form the extension reads.
+
+    Attributes:
+        inputs, outputs: how many.
+        relu: whether `act` is a ReLU; otherwise it is nothing.
+        bias: `[panels, 64]`, padded with zeros.
+        weights: `[panels, inputs, 64]`, padded with zeros.
+    """
+
+    inputs: int
+    outputs: int
+    relu: bool
+    bias: Floats
+    weights: Floats
+
+    @classmethod
+    def pack(cls, weight: Floats, bias: Floats | None, *, relu: bool) -> "Linear":
+        """Pack `weight` `[outputs, inputs]`, finite numbers all, and `bias` `[outputs]`."""
+        outputs, inputs = weight.shape
+        panels = -(-outputs // PANEL)
+        padded = np.zeros((panels * PANEL, inputs), np.float32)
+        padded[:outputs] = weight
+        weights = _aligned((panels, inputs, PANEL))
+        weights[...] = padded.reshape(panels, PANEL, inputs).swapaxes(1, 2)
+        biases = _aligned((panels, PANEL))
+        biases.flat[:outputs] = 0.0 if bias is None else bias
+        return cls(inputs, outputs, relu, biases, weights)
+
+
+class MaskedChain:
+    """Layers, one after another. Thread-safe."""
+
+    def __init__(self, layers: Sequence[Linear]) -> None:
+        self._layers = tuple(layers)  # keeps alive what the addresses below point at
+        self._table = (_Layer * len(layers))(
+            *(_Layer(x.inputs, x.outputs, x.relu, x.bias.ctypes.data, x.weights.ctypes.data) for x in layers)
+        )
+        self._block = max(1, min(_MOST_PAIRS_A_BLOCK, SCRATCH_BYTES // self._bytes(1)))
+
+    def run(
+        self,
+        x: Floats,
+        rows: npt.NDArray[np.int64],
+        masks: Sequence[Floats | None],
+        out: Floats,
+        begin: int,
+        end: int,
+    ) -> None:
+        """Write the outputs of the pairs `begin` to `end`.
+
+        Args:
+            x: `[rows, inputs]`.
+            rows: `[pairs]`, which row each pair takes.
+            masks: for each layer, `[pairs, inputs]`, or None where nothing is masked.
+            out: `[pairs, outputs]`, to be written to.
+            begin, end: of `pairs`. Different threads may run different parts at once.
+
+        Raises:
+            ValueError: an array has another shape, dtype or memory order; or a row is none of `x`.
+        """
+        first, last = self._layers[0], self._layers[-1]
+        _check(x, np.float32, (len(x), first.inputs))
+        _check(rows, np.int64, (len(rows),))
+        _check(out, np.float32, (len(rows), last.outputs))
+        for mask, layer in zip(masks, self._layers, strict=True):
+            if mask is not None:
+                _check(mask, np.float32, (len(rows), layer.inputs))
+        if not 0 <= begin <= end <= len(rows):
+            raise ValueError(f"the pairs {begin} to {end} of {len(rows)} were asked for")
+        taken = rows[begin:end]
+        if taken.size and (taken.min() < 0 or taken.max() >= len(x)):
+            raise ValueError(f"the pairs take rows {taken.min()} to {taken.max()} of {len(x)}")
+        block = max(1, min(self._block, end - begin))
+        addresses = (ctypes.c_void_p * len(masks))(*(None if mask is None else mask.ctypes.data for mask in masks))
+        assert _library is not None
+        _library.masked_chain(
+            self._table,
+            len(self._layers),
+            x.ctypes.data,
+            rows.ctypes.data,
+            addresses,
+            begin,
+            end,
+            block,
+            _scratch_memory(self._bytes(block)).ctypes.data,
+            out.ctypes.data,
+        )
+
+    def _bytes(self, block: int) -> int:
+        assert _library is not None
+        return int(_library.masked_chain_scratch(self._table, len(self._layers), block))
+
+
+def _scratch_memory(size: int) -> npt.NDArray[np.uint8]:
+    """This thread's scratch memory, kept from call to call: fresh pages would cost more than the arithmetic on them."""
+    memory: npt.NDArray[np.uint8] | None = getattr(_scratch, "memory", None)
+    if memory is None or memory.size < size:
+        memory = _scratch.memory = np.empty(size, np.uint8)
+    return memory
+
+
+def _aligned(shape: tuple[int, ...]) -> Floats:
+    """Zeros that begin with a cache line: the 64 floats of a panel are then 4 lines, not 5."""
+    size = int(np.prod(shape)) * 4
+    memory = np.zeros(size + _LINE, np.uint8)
+    start = -memory.ctypes.data % _LINE
+    return memory[start : start + size].view(np.float32).reshape(shape)
+
+
+def _check(array: npt.NDArray[np.generic], dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+    if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+        raise ValueError(
+            f"an array is {array.dtype} {list(array.shape)}; contiguous {np.dtype(dtype)} {list(shape)} is accepted"
+        )
