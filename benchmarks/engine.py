@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from benchmarks.bundles import REPOSITORY, load_network, load_rows
 from benchmarks.memory import ROWS, request_bytes
 from benchmarks.peers import EAGER_LOOP, Contestant, Moments, contestants, loop_probabilities, with_dropout_on
-from benchmarks.timing import MATMUL_OPERATIONS, Spread, interleave, matmuls, set_threads
+from benchmarks.timing import MATMUL_OPERATIONS, Spread, interleave, matmuls
 from service.engine import ClassificationPrediction, Engine
 from service.engine.inputs import RuntimeName
 
@@ -50,9 +50,8 @@ ROUNDING = 1e-6
 
 def main() -> int:
     arguments = _arguments()
-    set_threads(arguments.threads)
     started = time.time()
-    report: dict[str, Any] = {"machine": _machine(arguments.threads), "repeat": arguments.repeat, "warnings": []}
+    report: dict[str, Any] = {"machine": _machine(), "repeat": arguments.repeat, "warnings": []}
     print(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
     print(f"median (quartiles) of {arguments.repeat} rounds in which the contestants take turns; {ROWS} rows a request")
     rows, warning = load_rows(arguments.data_dir, CHECKED_ROWS)
@@ -100,7 +99,7 @@ def _compare(
     everyone = ours + contestants(network, x, passes, arguments.peers)
     running = {one.name: one.answer for one in everyone if one.answer}
     calls: dict[str, Callable[[], object]] = {label: partial(answer, None) for label, answer in running.items()}
-    probes = matmuls(arguments.threads) if name == MLP else {}
+    probes = matmuls() if name == MLP else {}
     _say(f"timing {name}")
     times = interleave(calls | probes, arguments.repeat)
     off = _standard_errors_off(network, x, passes, running)
@@ -227,7 +226,7 @@ def _cost(engines: dict[str, Engine], x: np.ndarray, arguments: argparse.Namespa
         times[name] = interleave(calls, arguments.repeat, settle=False)
     _say("measuring memory, a process for each line")
     requests = [(name, passes) for name in engines for passes in COST_PASSES]
-    grown = request_bytes(requests, arguments.threads, arguments.runtime)
+    grown = request_bytes(requests, arguments.runtime)
     memory = dict(zip(requests, grown, strict=True)) if grown else {}
     report: dict[str, Any] = {}
     for name in engines:
@@ -273,11 +272,10 @@ def _print_table(lines: Sequence[Sequence[str]]) -> None:
             print("   " + "   ".join("-" * width for width in widths))
 
 
-def _machine(threads: int) -> dict[str, str]:
+def _machine() -> dict[str, str]:
     return {
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
-        "threads": str(threads),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
@@ -314,9 +312,8 @@ def _arguments() -> argparse.Namespace:
     )
     digits = os.environ.get("MCDROPOUT_MNIST") or REPOSITORY.parent / "shared" / "data" / "mnist"
     parser.add_argument("--repeat", type=int, default=11, help="rounds (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads (default: %(default)s, all cores)")
     parser.add_argument(
-        "--runtime", choices=get_args(RuntimeName), default="onnx", help="the engine's runtime (default: %(default)s)"
+        "--runtime", choices=get_args(RuntimeName), default="auto", help="the engine's runtime (default: %(default)s)"
     )
     parser.add_argument("--peers", type=Path, help="folder of the peers' wheels, or of unpacked wheels")
     parser.add_argument(

@@ -1,6 +1,6 @@
 """How much memory a request takes on top of the loaded engine; a process of its own for each number of passes.
 
-`python -m benchmarks.memory mnist-mlp 1000 2 onnx` prints bytes, for 1000 passes, 2 threads and the runtime "onnx".
+`python -m benchmarks.memory mnist-mlp 1000 onnx` prints bytes, for 1000 passes and the runtime "onnx".
 """
 
 import subprocess
@@ -13,7 +13,6 @@ from typing import cast
 import torch
 
 from benchmarks.bundles import REPOSITORY, load_network
-from benchmarks.timing import set_threads
 from service.engine import Engine
 from service.engine.inputs import RuntimeName
 
@@ -22,22 +21,21 @@ _WARM_PASSES = 10
 _AT_ONCE = 2
 
 
-def request_bytes(requests: Iterable[tuple[str, int]], threads: int, runtime: RuntimeName) -> list[int] | None:
+def request_bytes(requests: Iterable[tuple[str, int]], runtime: RuntimeName) -> list[int] | None:
     """For each model and number of passes, the peak of resident memory while a request of 8 rows runs, less what is
     resident before; None where the system does not tell (only Linux does)."""
     if not Path("/proc/self/clear_refs").exists():
         return None
 
     def measure(request: tuple[str, int]) -> int:
-        command = [sys.executable, "-m", "benchmarks.memory", *map(str, request), str(threads), runtime]
+        command = [sys.executable, "-m", "benchmarks.memory", *map(str, request), runtime]
         return int(subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE).stdout)
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return list(pool.map(measure, requests))
 
 
-def _measure(model: str, passes: int, threads: int, runtime: RuntimeName) -> int:
-    set_threads(threads)
+def _measure(model: str, passes: int, runtime: RuntimeName) -> int:
     network, _ = load_network(model)
     x = torch.rand(ROWS, 1, 28, 28).numpy()
     engine = Engine.from_module(network, x, runtime=runtime)
@@ -55,4 +53,4 @@ def _status(field: str) -> int:
 
 
 if __name__ == "__main__":
-    print(_measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), cast(RuntimeName, sys.argv[4])))
+    print(_measure(sys.argv[1], int(sys.argv[2]), cast(RuntimeName, sys.argv[3])))

@@ -39,14 +39,6 @@ class Spread:
         return f"{_digits(self.median)} ({_digits(self.low)}..{_digits(self.high)})"
 
 
-def set_threads(threads: int) -> None:
-    """Give PyTorch and the engine the same number of threads."""
-    torch.set_num_threads(threads)
-    # The engine takes as many threads as the machine has cores, and has no setting for fewer.
-    if threads != os.cpu_count():
-        os.cpu_count = lambda: threads
-
-
 def interleave(calls: Mapping[str, Call], repeat: int, *, settle: bool = True) -> dict[str, np.ndarray]:
     """Seconds a call, `[repeat]` each: in every round each contestant has its turn, in an order drawn anew.
 
@@ -81,7 +73,7 @@ def interleave(calls: Mapping[str, Call], repeat: int, *, settle: bool = True) -
     return {name: np.array(values) for name, values in times.items()}
 
 
-def matmuls(threads: int) -> dict[str, Call]:
+def matmuls() -> dict[str, Call]:
     """A float32 multiplication of two 2048 x 2048 matrices by each library at hand."""
     generator = np.random.default_rng(0)
     left, right = (generator.standard_normal((_MATMUL, _MATMUL), dtype=np.float32) for _ in range(2))
@@ -90,7 +82,7 @@ def matmuls(threads: int) -> dict[str, Call]:
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "matmul", values[:2], values[2:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = os.cpu_count() or 1
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     tensors = torch.from_numpy(left), torch.from_numpy(right)
     return {

@@ -23,7 +23,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def seven() -> npt.NDArray[np.float64]:
     """The README's example, a handwritten 7, `[1, 1, 28, 28]`."""
-    return np.asarray(json.loads((MODELS / "mnist-cnn" / "example.json").read_text())["inputs"], np.float64)
+    return np.asarray(json.loads((MODELS / "mnist-cnn" / "example.json").read_text())["inputs"], np.float64)[None]
 
 
 @pytest.fixture(scope="session")

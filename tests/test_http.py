@@ -174,7 +174,7 @@ def test_a_body_that_cannot_be_used_is_refused_with_what_would_be(server: Server
         (True, ["true", "numbers"]),
         (-1, ["-1", "0.0 to 255.0"]),
         (256, ["256", "0.0 to 255.0"]),
-        (10**30, ["numbers"]),
+        (10**30, ["1e+30", "0.0 to 255.0"]),
         (1e300, ["0.0 to 255.0"]),
     ],
 )

@@ -145,7 +145,7 @@ def _parse(body: bytes, model: Model, max_rows: int) -> tuple[Array, ...]:
     if not isinstance(content, dict) or set(content) != {"inputs"}:
         found = f"the fields {sorted(content)}" if isinstance(content, dict) else type(content).__name__
         raise ProblemError(422, f'the body holds {found}; an object {{"inputs": [...]}} is accepted')
-    rows = _rows(content["inputs"], model)
+    rows = _rows(content["inputs"], body, model)
     if len(rows) > max_rows:
         raise ProblemError(422, f"inputs holds {len(rows)} rows; 1 to {max_rows} are accepted")
     try:
@@ -154,7 +154,7 @@ def _parse(body: bytes, model: Model, max_rows: int) -> tuple[Array, ...]:
         raise ProblemError(422, f"after preprocessing, {error}") from error
 
 
-def _rows(given: Any, model: Model) -> npt.NDArray[Any]:
+def _rows(given: Any, body: bytes, model: Model) -> npt.NDArray[Any]:
     """`[rows, *shape]`, from one row or several."""
     expected = model.bundle.manifest.input
     one, several = f"{expected.shape} for one row", f"[rows, {', '.join(map(str, expected.shape))}] for several"
@@ -169,7 +169,8 @@ def _rows(given: Any, model: Model) -> npt.NDArray[Any]:
         array = array[None]
     elif shape[1:] != expected.shape or shape[0] == 0:
         raise ProblemError(422, f"inputs has the shape {shape}; {one}, {several} is accepted")
-    if array.dtype.kind not in "iuf":
+    # Among numbers NumPy takes true for 1; in a body of numbers the words can stand for nothing else.
+    if array.dtype.kind not in "iuf" or b"true" in body or b"false" in body:
         raise ProblemError(422, f"inputs holds {_not_a_number(given)}; numbers are accepted")
     if not np.isfinite(array).all():
         raise ProblemError(422, "inputs holds a number too large for a float; finite numbers are accepted")
