@@ -20,6 +20,7 @@ Fewer bits than a fixed 16 were measured on two cores: 400 passes of a 784-1024-
 
 import itertools
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ PASS_ROW = 2**64 - 1
 _BLOCK_WORDS = 4
 # Below this many words a second thread costs more than it saves.
 _WORDS_A_THREAD = 16_384
+# Below this many words of one row, leaving the interpreter's lock costs more than holding it.
+_FEW_WORDS = 4096
 _THREADS = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="masks")
 
 Masks = list[npt.NDArray[np.float32]]
@@ -142,7 +145,7 @@ def _draw(layout: _Layout, keys: npt.NDArray[np.uint64], first: int, passes: int
         return masks
 
     def draw(part: slice) -> None:
-        words = np.stack([_words(key, first * layout.stride, passes * layout.stride) for key in keys[part]])
+        words = np.stack([_stream.read(key, first * layout.stride, passes * layout.stride) for key in keys[part]])
         layout.fill(words.reshape(-1, passes, layout.stride), [mask[part] for mask in masks])
 
     threads = min(os.cpu_count() or 1, len(keys), 1 + len(keys) * passes * layout.stride // _WORDS_A_THREAD)
@@ -174,8 +177,28 @@ def _choose(kept: npt.NDArray[np.uint8], value: float, other: float, out: npt.ND
         out[...] = np.where(kept, np.float32(value), np.float32(other))
 
 
-def _words(key: npt.NDArray[np.uint64], first: int, count: int) -> npt.NDArray[np.uint64]:
-    """Words `first .. first + count` of the stream of `key`; `first` is a multiple of a block."""
-    generator = np.random.Generator(np.random.Philox(key=key, counter=first // _BLOCK_WORDS))
-    # The full range of 64 bits is the generator's words as they come, drawn without the interpreter's lock.
-    return generator.integers(0, MAX_SEED, size=count, dtype=np.uint64, endpoint=True)
+class _Stream(threading.local):
+    """A thread's generator, set to another place of another stream for every read: making one costs more."""
+
+    def __init__(self) -> None:
+        self._philox = np.random.Philox(0)
+        self._generator = np.random.Generator(self._philox)
+
+    def read(self, key: npt.NDArray[np.uint64], first: int, count: int) -> npt.NDArray[np.uint64]:
+        """Words `first .. first + count` of the stream of `key`; `first` is a multiple of a block."""
+        block = first // _BLOCK_WORDS
+        self._philox.state = {
+            "bit_generator": "Philox",
+            "state": {"counter": np.array([block, 0, 0, 0], np.uint64), "key": key},
+            "buffer": np.zeros(_BLOCK_WORDS, np.uint64),
+            "buffer_pos": _BLOCK_WORDS,
+            "has_uint32": 0,
+            "uinteger": 0,
+        }
+        if count < _FEW_WORDS:
+            return self._philox.random_raw(count)
+        # The full range of 64 bits is the generator's words as they come, drawn without the interpreter's lock.
+        return self._generator.integers(0, MAX_SEED, size=count, dtype=np.uint64, endpoint=True)
+
+
+_stream = _Stream()

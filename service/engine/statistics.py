@@ -150,12 +150,11 @@ class ClassificationStatistics:
 
     def samples(self, outputs: Sequence[npt.NDArray[np.floating]]) -> Floats:
         """The class probabilities `[rows, passes, classes, ...]` of logits of that shape."""
-        return np.exp(self._log_probabilities(outputs))
+        return self._probabilities_of(outputs)[0]
 
     def update(self, outputs: Sequence[npt.NDArray[np.floating]]) -> None:
         """Take in the logits `[rows, passes, classes, ...]`, the one output, of some passes."""
-        log_probabilities = self._log_probabilities(outputs)
-        probabilities = np.exp(log_probabilities)
+        probabilities, log_probabilities = self._probabilities_of(outputs)
         self._probabilities.update(probabilities)
         self._entropy_sum = self._entropy_sum + _entropy(probabilities, log_probabilities, _CLASS).sum(axis=1)
         classes = np.arange(probabilities.shape[_CLASS]).reshape(-1, *[1] * (probabilities.ndim - _CLASS - 1))
@@ -196,12 +195,16 @@ class ClassificationStatistics:
             variation_ratio=None,
         )
 
-    def _log_probabilities(self, outputs: Sequence[npt.NDArray[np.floating]]) -> Floats:
+    def _probabilities_of(self, outputs: Sequence[npt.NDArray[np.floating]]) -> tuple[Floats, Floats]:
+        """Class probabilities and their logarithms."""
         (logits,) = outputs
-        scaled = logits.astype(np.float64) / self._temperature
+        # In memory the classes come first: sums over them then run along whole rows of numbers, not over ten at a time.
+        classes_first = np.ascontiguousarray(np.moveaxis(logits, _CLASS, 0), np.float64)
+        scaled = np.moveaxis(classes_first, 0, _CLASS) / self._temperature
         scaled -= scaled.max(axis=_CLASS, keepdims=True)
-        scaled -= np.log(np.exp(scaled).sum(axis=_CLASS, keepdims=True))
-        return scaled
+        odds = np.exp(scaled)
+        total = odds.sum(axis=_CLASS, keepdims=True)
+        return odds / total, scaled - np.log(total)
 
 
 class RegressionStatistics:
