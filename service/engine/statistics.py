@@ -164,8 +164,8 @@ class ClassificationStatistics:
     def prediction(self) -> ClassificationPrediction:
         """Sum up the passes so far."""
         passes = self._probabilities.count
-        mean = self._probabilities.mean
-        variance = self._probabilities.variance()
+        mean = np.ascontiguousarray(self._probabilities.mean)
+        variance = np.ascontiguousarray(self._probabilities.variance())
         entropy = _entropy_of(mean)
         expected_entropy = self._entropy_sum / passes
         return ClassificationPrediction(
@@ -182,7 +182,7 @@ class ClassificationStatistics:
 
     def deterministic(self, outputs: Sequence[npt.NDArray[np.floating]]) -> ClassificationPrediction:
         """The prediction of one pass without dropout, `[rows, 1, classes, ...]`."""
-        mean = self.samples(outputs)[:, 0]
+        mean = np.ascontiguousarray(self.samples(outputs)[:, 0])
         return ClassificationPrediction(
             passes=np.zeros(len(mean), np.int64),
             mean=mean,
