@@ -1,8 +1,10 @@
 """Train mnist-mlp: `python models/mnist-mlp/train.py --data-dir FOLDER` (without a folder, MNIST is downloaded).
 
-The recipe is that of Srivastava et al. 2014: dropout 0.2 on the input and 0.5 on hidden units, a large learning rate
-with high momentum, and a bound on the norm of every hidden unit's incoming weights. The same network is then trained
-without dropout, by the same recipe, so that `results.json` shows what dropout brought.
+The network is that of Srivastava et al. 2014, and so is most of the recipe: dropout 0.2 on the input and 0.5 on hidden
+units, a large learning rate with high momentum, and a bound on the norm of every hidden unit's incoming weights. Not
+theirs: training digits are shifted by up to a pixel, in place of over a million updates. (Without shifts, 100 epochs of
+this recipe reach 1.27%.) The same network is then trained without dropout, by the same recipe, so that `results.json`
+shows what dropout brought.
 """
 
 import argparse
@@ -11,7 +13,8 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent)]
@@ -30,6 +33,15 @@ def bound_incoming_weights(network: nn.Module) -> None:
         torch.renorm(layer.weight, p=2, dim=0, maxnorm=MAX_NORM, out=layer.weight)
 
 
+def shift_by_a_pixel(images: Tensor) -> Tensor:
+    """Each image moved by -1, 0 or 1 pixel in each direction."""
+    count, _, height, width = images.shape
+    padded = F.pad(images, (1, 1, 1, 1))[:, 0]
+    down, right = torch.randint(0, 3, (2, count, 1))
+    rows, columns = down + torch.arange(height), right + torch.arange(width)
+    return padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]].unsqueeze(1)
+
+
 def train(network: nn.Module, data: mnist.Data, epochs: int, title: str) -> list[dict[str, float]]:
     return mnist.fit(
         network,
@@ -39,6 +51,7 @@ def train(network: nn.Module, data: mnist.Data, epochs: int, title: str) -> list
         epochs=epochs,
         batch_size=100,
         title=title,
+        augment=shift_by_a_pixel,
         after_step=lambda: bound_incoming_weights(network),
     )
 
@@ -46,7 +59,7 @@ def train(network: nn.Module, data: mnist.Data, epochs: int, title: str) -> list
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, help="folder of the four MNIST IDX files, gzipped")
-    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=HERE, help="folder for weights.safetensors and results.json")
     arguments = parser.parse_args()
