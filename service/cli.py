@@ -42,7 +42,8 @@ def serve(
     """Serve the models of a folder over HTTP.
 
     Further settings, by environment variable: MCDROPOUT_MAX_BODY_BYTES, MCDROPOUT_MAX_ROWS,
-    MCDROPOUT_MAX_QUEUE_ROWS, MCDROPOUT_MAX_BATCH_ROWS, MCDROPOUT_GRACE_SECONDS, MCDROPOUT_LOG_LEVEL.
+    MCDROPOUT_MAX_SAMPLES, MCDROPOUT_MAX_QUEUE_ROWS, MCDROPOUT_MAX_BATCH_ROWS, MCDROPOUT_GRACE_SECONDS,
+    MCDROPOUT_LOG_LEVEL.
     """
     given: dict[str, Any] = {
         "host": host,

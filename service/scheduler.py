@@ -127,45 +127,54 @@ class Scheduler:
 
     def _work(self) -> None:
         while jobs := self._next():
-            started = time.perf_counter()
             try:
-                outcome = _run(jobs)
-            except Exception as error:
-                _log.exception("a run failed", model=jobs[0].model.name, requests=len(jobs))
-                self._alone(jobs, error)
-                continue
-            self._answer(jobs, outcome, started, time.perf_counter())
+                self._process(jobs)
+            except Exception as error:  # whatever it is, the thread must live, and nobody wait for ever
+                _log.exception("a run was not answered", model=jobs[0].model.name, requests=len(jobs))
+                for job in jobs:
+                    if not job.future.done():
+                        job.future.set_exception(error)
+
+    def _process(self, jobs: list[_Job]) -> None:
+        """Run jobs together; if that fails, each on its own, so that it fails only for the one at fault."""
+        started = time.perf_counter()
+        try:
+            outcome = _run(jobs)
+        except Exception as error:
+            _log.exception("a run failed", model=jobs[0].model.name, requests=len(jobs))
+            if len(jobs) == 1:
+                jobs[0].future.set_exception(error)
+            else:
+                for job in jobs:
+                    self._process([job])
+            return
+        self._answer(jobs, outcome, started, time.perf_counter())
 
     def _next(self) -> list[_Job]:
         """The jobs of the next run, oldest first; none when the scheduler stops."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._stopping)
             taken: list[_Job] = []
-            left: deque[_Job] = deque()
-            rows = 0
-            while self._waiting:
-                job = self._waiting.popleft()
-                if not taken or (job.can_join(taken[0]) and rows + job.rows <= self._max_batch_rows):
-                    taken.append(job)
-                    rows += job.rows
-                else:
-                    left.append(job)
-            self._waiting = left
-            self._waiting_rows -= rows
+            while not taken:
+                self._changed.wait_for(lambda: self._waiting or self._stopping)
+                if not self._waiting:
+                    break
+                taken = self._take()
             return taken
 
-    def _alone(self, jobs: list[_Job], error: Exception) -> None:
-        """After a run of several failed: each on its own, so that it fails only for the one at fault."""
-        for job in jobs:
-            started = time.perf_counter()
-            try:
-                if len(jobs) == 1:
-                    raise error
-                outcome = _run([job])
-            except Exception as own:
-                job.future.set_exception(own)
-            else:
-                self._answer([job], outcome, started, time.perf_counter())
+    def _take(self) -> list[_Job]:
+        """Take the oldest job and those that can join it out of the queue; those that were cancelled leave it."""
+        taken: list[_Job] = []
+        left: deque[_Job] = deque()
+        rows = 0
+        for job in self._waiting:
+            if taken and not (job.can_join(taken[0]) and rows + job.rows <= self._max_batch_rows):
+                left.append(job)
+            elif job.future.set_running_or_notify_cancel():
+                taken.append(job)
+                rows += job.rows
+        self._waiting = left
+        self._waiting_rows = sum(job.rows for job in left)
+        return taken
 
     def _answer(self, jobs: list[_Job], outcome: Outcome, started: float, ended: float) -> None:
         first_row = 0

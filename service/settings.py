@@ -21,6 +21,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
     max_body_bytes: int = Field(32 * 2**20, gt=0, description="Largest request body, in bytes.")
     max_rows: int = Field(4096, gt=0, description="Most rows of one request.")
+    max_samples: int = Field(1_000_000, gt=0, description="Most samples, rows times passes, that an answer may hold.")
     max_queue_rows: int = Field(65_536, gt=0, description="Rows that may wait; requests beyond them are refused.")
     max_batch_rows: int = Field(1024, gt=0, description="Most rows of several requests that are run together.")
     grace_seconds: float = Field(

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import socket
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -208,6 +210,26 @@ def test_a_query_that_cannot_be_used_is_refused_with_what_would_be(
     server: Server, seven: npt.NDArray[np.float64], query: str, said: list[str]
 ) -> None:
     assert_problem(server.client.post(f"/predict?{query}", json={"inputs": seven.tolist()}), 422, said)
+
+
+def test_more_samples_than_an_answer_may_hold_are_refused(server: Server, seven: npt.NDArray[np.float64]) -> None:
+    body = {"inputs": seven.repeat(101, axis=0).tolist()}
+    response = server.client.post("/predict?mc=10000&samples=true", json=body)
+    assert_problem(response, 422, ["101 rows", "10000 passes", "1000000"])
+
+
+def test_a_client_that_goes_away_in_its_body_is_no_fault_of_the_server(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(
+            b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"x-request-id: went-away\r\ncontent-length: 100\r\n\r\n{"
+        )
+        time.sleep(0.2)
+    deadline = time.monotonic() + 10
+    while "went-away" not in server.log and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (told,) = [json.loads(line) for line in server.log.splitlines() if "went-away" in line]
+    assert (told["event"], told["status"]) == ("request", 400)
 
 
 def test_a_body_that_is_not_json_is_refused(server: Server) -> None:

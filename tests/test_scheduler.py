@@ -137,6 +137,34 @@ def test_a_run_that_fails_is_tried_again_a_request_at_a_time(
         bad.result(30)
 
 
+def test_a_cancelled_request_leaves_the_queue_and_harms_no_other(
+    model: Model, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(model, monkeypatch)
+    first = scheduler.submit(model, (rows(1),), seed=0, passes=3, samples=False)
+    assert gate.held.wait(30)
+    gone = scheduler.submit(model, (rows(5),), seed=0, passes=3, samples=False)
+    late = scheduler.submit(model, (rows(2),), seed=0, passes=3, samples=False)
+    assert gone.cancel()
+    assert not first.cancel()
+    gate.open()
+    assert first.result(30)
+    assert late.result(30)
+    assert gate.sizes == [1, 2]
+    only = scheduler.submit(model, (rows(3),), seed=0, passes=3, samples=False)
+    assert only.result(30)
+
+
+def test_a_run_that_cannot_be_told_fails_its_requests_and_the_next_are_answered(
+    model: Model, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("service.scheduler.take", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            scheduler.submit(model, (rows(1),), seed=0, passes=3, samples=False).result(30)
+    assert scheduler.submit(model, (rows(1),), seed=0, passes=3, samples=False).result(30)
+
+
 def test_a_full_queue_refuses_at_once_and_recovers(
     model: Model, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:

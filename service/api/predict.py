@@ -9,6 +9,7 @@ import numpy.typing as npt
 import orjson
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from service.api.errors import Problem, ProblemError
@@ -72,8 +73,15 @@ async def _predict(request: Request, name: str, query: PredictQuery) -> Response
     request.state.mode = "mc" if passes else "deterministic"
     body = await _body(request, settings.max_body_bytes)
     inputs = await _where_it_belongs(len(body), _parse, body, model, settings.max_rows)
+    samples = query.samples and passes > 0
+    if samples and len(inputs[0]) * passes > settings.max_samples:
+        raise ProblemError(
+            422,
+            f"samples of {len(inputs[0])} rows and {passes} passes were asked for; rows times passes of at most "
+            f"{settings.max_samples} is accepted with samples=true",
+        )
     seed = secrets.randbelow(_JSON_SAFE_SEED) if query.seed is None else query.seed
-    future = scheduler.submit(model, inputs, seed=seed, passes=passes, samples=query.samples and passes > 0)
+    future = scheduler.submit(model, inputs, seed=seed, passes=passes, samples=samples)
     answer = await asyncio.wrap_future(future)
     request.state.rows = len(inputs[0])
     size = answer.prediction.mean.size + (0 if answer.samples is None else answer.samples.size)
@@ -119,11 +127,14 @@ async def _body(request: Request, limit: int) -> bytes:
         raise too_large
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise too_large
-        parts.append(part)
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise too_large
+            parts.append(part)
+    except ClientDisconnect as error:
+        raise ProblemError(400, f"the client went away after {size} bytes of its body") from error
     return b"".join(parts)
 
 
