@@ -3,8 +3,8 @@
 The network is that of Srivastava et al. 2014, and so is most of the recipe: dropout 0.2 on the input and 0.5 on hidden
 units, a large learning rate with high momentum, and a bound on the norm of every hidden unit's incoming weights. Not
 theirs: training digits are shifted by up to a pixel, in place of over a million updates. (Without shifts, 100 epochs of
-this recipe reach 1.27%.) The same network is then trained without dropout, by the same recipe, so that `results.json`
-shows what dropout brought.
+this recipe reach 1.27%, and 1.23% without dropout.) The same network is then trained without dropout, by the same
+recipe, for `results.json` to compare: shifts leave it little to overfit, and it does better than the one with dropout.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def train(network: nn.Module, data: mnist.Data, epochs: int, title: str) -> list
     return mnist.fit(
         network,
         data,
-        optimizer=torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.95, nesterov=True),
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.95, nesterov=True, fused=True),
         schedule=lambda done: min(1.0, done / 0.02 + 0.1) * (1 - done),
         epochs=epochs,
         batch_size=100,
