@@ -24,6 +24,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +40,8 @@ _BLOCK_WORDS = 4
 _WORDS_A_THREAD = 16_384
 # Below this many words of one row, leaving the interpreter's lock costs more than holding it.
 _FEW_WORDS = 4096
-_THREADS = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="masks")
+_MOST_THREADS = os.cpu_count() or 1
+_THREADS = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="masks")
 
 Masks = list[npt.NDArray[np.float32]]
 
@@ -131,9 +133,13 @@ class _Layout:
     def fill(self, words: npt.NDArray[np.uint64], masks: Masks) -> None:
         """Turn words `[rows, passes, stride]` into masks, each `[rows, passes, *mask_shape]`."""
         for place, mask in zip(self.places, masks, strict=True):
-            kept = _kept(words[..., place.word : place.word + place.words], place)
+            taken = np.ascontiguousarray(words[..., place.word : place.word + place.words], "<u8")
             (factor, summand), (dropped_factor, dropped_summand) = place.site.kept, place.site.dropped
             planes = mask.reshape(*mask.shape[:2], -1, place.site.units)
+            if place.bits == 1 and place.threshold == 1 and place.site.units % 8 == 0 and not place.site.shifted:
+                _choose_eight(taken, factor, planes[:, :, 0])
+                continue
+            kept = _kept(taken, place)
             _choose(kept, factor, dropped_factor, planes[:, :, 0])
             if place.site.shifted:
                 _choose(kept, summand, dropped_summand, planes[:, :, 1])
@@ -148,8 +154,8 @@ def _draw(layout: _Layout, keys: npt.NDArray[np.uint64], first: int, passes: int
         words = np.stack([_stream.read(key, first * layout.stride, passes * layout.stride) for key in keys[part]])
         layout.fill(words.reshape(-1, passes, layout.stride), [mask[part] for mask in masks])
 
-    threads = min(os.cpu_count() or 1, len(keys), 1 + len(keys) * passes * layout.stride // _WORDS_A_THREAD)
-    bounds = np.linspace(0, len(keys), threads + 1).astype(int)
+    threads = min(_MOST_THREADS, len(keys), 1 + len(keys) * passes * layout.stride // _WORDS_A_THREAD)
+    bounds = [len(keys) * part // threads for part in range(threads + 1)]
     parts = [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
     waiting = [_THREADS.submit(draw, part) for part in parts[1:]]
     draw(parts[0])
@@ -160,7 +166,6 @@ def _draw(layout: _Layout, keys: npt.NDArray[np.uint64], first: int, passes: int
 
 def _kept(words: npt.NDArray[np.uint64], place: _Place) -> npt.NDArray[np.uint8]:
     """Which units are kept: 1 or 0, `[rows, passes, units]`."""
-    words = np.ascontiguousarray(words, "<u8")
     units = place.site.units
     if place.bits == 1 and place.threshold == 1:
         return np.unpackbits(words.view(np.uint8), axis=-1, count=units, bitorder="little")
@@ -168,6 +173,16 @@ def _kept(words: npt.NDArray[np.uint64], place: _Place) -> npt.NDArray[np.uint8]
         return np.zeros((*words.shape[:-1], units), np.uint8)
     numbers = words.view(np.uint8 if place.bits == 8 else "<u2")[..., :units]
     return (numbers >= place.threshold).view(np.uint8)
+
+
+_EIGHT_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.float32)
+
+
+def _choose_eight(words: npt.NDArray[np.uint64], value: float, out: npt.NDArray[np.float32]) -> None:
+    """`_choose` between `value` and 0 by single bits, a byte at a time, in half the time."""
+    eights = out.reshape(*out.shape[:2], -1, 8)
+    bytes_used = words.view(np.uint8)[..., : eights.shape[2]]
+    np.take(_EIGHT_BITS * np.float32(value), bytes_used, axis=0, out=eights, mode="clip")
 
 
 def _choose(kept: npt.NDArray[np.uint8], value: float, other: float, out: npt.NDArray[np.float32]) -> None:
@@ -183,18 +198,21 @@ class _Stream(threading.local):
     def __init__(self) -> None:
         self._philox = np.random.Philox(0)
         self._generator = np.random.Generator(self._philox)
-
-    def read(self, key: npt.NDArray[np.uint64], first: int, count: int) -> npt.NDArray[np.uint64]:
-        """Words `first .. first + count` of the stream of `key`; `first` is a multiple of a block."""
-        block = first // _BLOCK_WORDS
-        self._philox.state = {
+        self._counter, self._key = np.zeros(_BLOCK_WORDS, np.uint64), np.zeros(2, np.uint64)
+        self._state: Any = {
             "bit_generator": "Philox",
-            "state": {"counter": np.array([block, 0, 0, 0], np.uint64), "key": key},
+            "state": {"counter": self._counter, "key": self._key},
             "buffer": np.zeros(_BLOCK_WORDS, np.uint64),
             "buffer_pos": _BLOCK_WORDS,
             "has_uint32": 0,
             "uinteger": 0,
         }
+
+    def read(self, key: npt.NDArray[np.uint64], first: int, count: int) -> npt.NDArray[np.uint64]:
+        """Words `first .. first + count` of the stream of `key`; `first` is a multiple of a block."""
+        self._counter[0] = first // _BLOCK_WORDS
+        self._key[:] = key
+        self._philox.state = self._state
         if count < _FEW_WORDS:
             return self._philox.random_raw(count)
         # The full range of 64 bits is the generator's words as they come, drawn without the interpreter's lock.

@@ -125,7 +125,8 @@ class RunningMoments:
         """Take in `[rows, passes, ...]`."""
         passes = block.shape[1]
         mean = block.mean(axis=1)
-        squares = np.square(block - mean[:, None]).sum(axis=1)
+        deviations = block - mean[:, None]
+        squares = np.square(deviations, out=deviations).sum(axis=1)
         total = self.count + passes
         delta = mean - self.mean
         self.mean = self.mean + delta * (passes / total)
@@ -154,12 +155,13 @@ class ClassificationStatistics:
 
     def update(self, outputs: Sequence[npt.NDArray[np.floating]]) -> None:
         """Take in the logits `[rows, passes, classes, ...]`, the one output, of some passes."""
-        probabilities, log_probabilities = self._probabilities_of(outputs)
+        probabilities, scores, log_total = self._probabilities_of(outputs)
         self._probabilities.update(probabilities)
-        self._entropy_sum = self._entropy_sum + _entropy(probabilities, log_probabilities, _CLASS).sum(axis=1)
-        classes = np.arange(probabilities.shape[_CLASS]).reshape(-1, *[1] * (probabilities.ndim - _CLASS - 1))
-        first = probabilities.argmax(axis=_CLASS, keepdims=True)
-        self._votes = self._votes + (first == classes).sum(axis=1)
+        self._votes = self._votes + _firsts(scores == 0.0).sum(axis=1, dtype=np.int64)
+        # -sum p log p, where log p = score - log total
+        scores *= probabilities
+        entropies = log_total - scores.sum(axis=_CLASS)
+        self._entropy_sum = self._entropy_sum + entropies.sum(axis=1)
 
     def prediction(self) -> ClassificationPrediction:
         """Sum up the passes so far."""
@@ -195,16 +197,19 @@ class ClassificationStatistics:
             variation_ratio=None,
         )
 
-    def _probabilities_of(self, outputs: Sequence[npt.NDArray[np.floating]]) -> tuple[Floats, Floats]:
-        """Class probabilities and their logarithms."""
+    def _probabilities_of(self, outputs: Sequence[npt.NDArray[np.floating]]) -> tuple[Floats, Floats, Floats]:
+        """Class probabilities `exp(score) / total`, the scores, at most 0, and `log(total)`."""
         (logits,) = outputs
         # In memory the classes come first: sums over them then run along whole rows of numbers, not over ten at a time.
-        classes_first = np.ascontiguousarray(np.moveaxis(logits, _CLASS, 0), np.float64)
-        scaled = np.moveaxis(classes_first, 0, _CLASS) / self._temperature
-        scaled -= scaled.max(axis=_CLASS, keepdims=True)
-        odds = np.exp(scaled)
+        classes_first = np.array(np.moveaxis(logits, _CLASS, 0), np.float64, order="C")
+        scores = np.moveaxis(classes_first, 0, _CLASS)
+        if self._temperature != 1.0:
+            scores /= self._temperature
+        scores -= scores.max(axis=_CLASS, keepdims=True)
+        odds = np.exp(scores)
         total = odds.sum(axis=_CLASS, keepdims=True)
-        return odds / total, scaled - np.log(total)
+        odds /= total
+        return odds, scores, np.log(total.squeeze(_CLASS))
 
 
 class RegressionStatistics:
@@ -286,16 +291,20 @@ class RegressionStatistics:
 Statistics = ClassificationStatistics | RegressionStatistics
 
 
-def _entropy(probabilities: Floats, log_probabilities: Floats, axis: int) -> Floats:
-    # exp underflows to 0 long before its logarithm reaches -inf, so that 0 * log 0 does not arise.
-    negative: Floats = (probabilities * log_probabilities).sum(axis=axis)
-    return -negative
+def _firsts(best: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Of the best classes of each pass, `[rows, passes, classes, ...]`, the first; there is one almost always."""
+    if np.count_nonzero(best) == best.size // best.shape[_CLASS]:
+        return best
+    classes = np.arange(best.shape[_CLASS]).reshape(-1, *[1] * (best.ndim - _CLASS - 1))
+    firsts: npt.NDArray[np.bool_] = best.argmax(axis=_CLASS, keepdims=True) == classes
+    return firsts
 
 
 def _entropy_of(mean: Floats) -> Floats:
     """The entropy of class probabilities `[rows, classes, ...]`, where 0 log 0 is 0."""
     logarithms = np.log(mean, out=np.zeros_like(mean), where=mean > 0.0)
-    return np.maximum(_entropy(mean, logarithms, 1), 0.0)
+    entropy: Floats = -(mean * logarithms).sum(axis=1)
+    return np.maximum(entropy, 0.0)
 
 
 def _gaussian_entropy(variance: Floats) -> Floats:
