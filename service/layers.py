@@ -132,8 +132,8 @@ class DropConnectLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[rows, inputs]` to `[rows, outputs]`."""
-        out: Tensor = F.linear(x, F.dropout(self.weight, self.p, self.training), self.bias)
-        return out
+        weight = F.dropout(self.weight, self.p, self.training)
+        return F.linear(x, weight, self.bias)
 
 
 class GaussianDropout(nn.Module):
@@ -155,4 +155,5 @@ class GaussianDropout(nn.Module):
         """Any shape to the same."""
         if not self.training:
             return x
-        return x * (1 + (self.p / (1 - self.p)) ** 0.5 * torch.randn_like(x))
+        deviation: float = (self.p / (1 - self.p)) ** 0.5
+        return x * (1 + deviation * torch.randn_like(x))

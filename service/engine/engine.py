@@ -3,19 +3,18 @@
 import copy
 import dataclasses
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
-from service.engine.candidates import candidates, first_line
+from service.engine.discovery import discover
 from service.engine.errors import (
     InvalidInputError,
     NonFiniteOutputError,
-    UnsupportedModelError,
-    VerificationError,
 )
 from service.engine.inputs import (
     Inputs,
@@ -26,12 +25,16 @@ from service.engine.inputs import (
     as_example,
     as_tuple,
     check_options,
+    in_order,
+    row_axes,
 )
-from service.engine.masks import MAX_SEED, Masks, MaskSource
-from service.engine.program import EXAMPLE_ROWS, FrontierValue
-from service.engine.runtimes import Array, Runtime
-from service.engine.runtimes.torch import EagerRuntime
-from service.engine.sites import Network, with_rows
+from service.engine.masks import MAX_SEED, Masks
+from service.engine.network import with_rows
+from service.engine.preparation import Prepared, prepare
+from service.engine.program import EXAMPLE_ROWS
+from service.engine.runtimes import Array
+from service.engine.signature import Entry, Signature
+from service.engine.sites import Selection, SiteOff
 from service.engine.statistics import (
     ClassificationStatistics,
     Prediction,
@@ -39,38 +42,16 @@ from service.engine.statistics import (
     Statistics,
     concatenate,
 )
-from service.engine.verify import Check, unlike_rows, verify
+from service.engine.verify import (
+    run_pairs,
+    unlike_rows,
+)
 
 STEP_BYTES = 64 * 2**20
 """The memory that one step of the engine may take, in bytes."""
 _MOST_PAIRS_A_STEP = 4096
 _JSON_SAFE_SEED = 2**53
 _MOST_LOG_VARIANCE = 700.0  # beyond it exp overflows
-
-
-@dataclass(frozen=True)
-class Program:
-    """How a network runs.
-
-    Attributes:
-        strategy: "split": what no mask touches runs once a row; "whole": all of it runs once a pass.
-        runtime: "sparse", "onnx", "torch", or "eager" (the module itself).
-        device: "cpu" or a CUDA device.
-        reason: why nothing faster was used; None where nothing faster was tried.
-        frontier: the tensors that cross from prefix to suffix.
-        prefix_operations: operations that run once a row.
-        suffix_operations: operations that run once a pass.
-        checks: what was verified when it was loaded.
-    """
-
-    strategy: str
-    runtime: str
-    device: str
-    reason: str | None
-    frontier: tuple[FrontierValue, ...]
-    prefix_operations: int
-    suffix_operations: int
-    checks: tuple[Check, ...]
 
 
 @dataclass(frozen=True)
@@ -94,6 +75,7 @@ class Engine:
     Attributes:
         task: "classification" or "regression".
         sites: what is random, in the order in which a pass meets it.
+        sites_off: what could be random and is not, with the reasons.
         program: how it runs, and which checks it passed.
         inputs: what the network takes.
     """
@@ -101,23 +83,23 @@ class Engine:
     def __init__(
         self,
         task: Task,
-        source: MaskSource,
-        runtime: Runtime,
-        program: Program,
+        prepared: Prepared,
+        off: tuple[SiteOff, ...],
         inputs: tuple[InputSpec, ...],
         statistics: Callable[[], Statistics],
         step_bytes: int,
-        pair_bytes: int,
     ) -> None:
         """`Engine.from_module` makes one."""
         self.task = task
-        self.sites = source.sites
-        self.program = program
+        self.sites = prepared.source.sites
+        self.sites_off = off
+        self.program = prepared.program
         self.inputs = inputs
-        self._source = source
-        self._runtime = runtime
+        self._source = prepared.source
+        self._runtime = prepared.runtime
+        self._baseline = prepared.baseline
         self._statistics = statistics
-        self._pairs_a_step = max(1, min(_MOST_PAIRS_A_STEP, step_bytes // max(1, pair_bytes)))
+        self._pairs_a_step = max(1, min(_MOST_PAIRS_A_STEP, step_bytes // max(1, prepared.pair_bytes)))
 
     @classmethod
     def from_module(
@@ -132,6 +114,10 @@ class Engine:
         noise_variance: float | None = None,
         interval: float = 0.95,
         step_bytes: int = STEP_BYTES,
+        row_axis: int | Sequence[int] | Mapping[str, int] = 0,
+        outputs: Entry | Sequence[Entry] | None = None,
+        output_row_axis: int = 0,
+        selection: Selection | None = None,
     ) -> "Engine":
         """Find what is random in a network, make it an input, split it, and check it.
 
@@ -139,56 +125,39 @@ class Engine:
             module: the trained network. It is copied, and left as it is. For classification it returns logits
                 `[rows, classes, ...]`; for regression the mean `[rows, ...]`, or the mean and the logarithm of the
                 variance.
-            example_inputs: an input, or a tuple of them, `[rows, ...]` each; one row is enough, and is varied where
-                the checks need more. A network that takes only some numbers needs as many rows: three.
+            example_inputs: an input, a tuple of them, or, for a network that takes keywords, a dict of them:
+                `[rows, ...]` each, of whatever dtype the network takes; one row is enough, and is varied where the
+                checks need more. A network that takes only some numbers needs as many rows: three.
             task: "classification" or "regression".
             device: "cpu", "cuda" or "cuda:1".
             runtime: "sparse" (CPU, chains of linear layers with ReLU and dropout), "onnx" (CPU), "torch", "eager"
-                (the module itself, pass after pass), or "auto": the fastest that passes its checks.
+                (the module itself), or "auto": the fastest that passes its checks.
             temperature: what logits are divided by before the softmax.
             noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
             interval: for regression, the share of the predictive distribution that `interval` holds.
             step_bytes: the memory that one step may take, in bytes; passes are cut into steps that fit.
+            row_axis: the dimension of the inputs that holds the rows; for all, or for each.
+            outputs: which of what the network returns counts: a key, an attribute or a position ("logits"), or, for a
+                regression, two (mean and logarithm of the variance). All its tensors where not given.
+            output_row_axis: the dimension of the outputs that holds the rows.
+            selection: which sites to switch on, and with which p; all, with their own, where not given.
 
         Raises:
             UnsupportedModelError: the network has no dropout, or cannot be served; the message says why.
+            InvalidInputError: an argument cannot be used.
             VerificationError: it failed a check.
         """
         check_options(task, runtime, device, temperature, noise_variance, interval)
-        given = tuple(as_example(x) for x in as_tuple(example_inputs))
-        examples = tuple(with_rows(x, EXAMPLE_ROWS).contiguous() for x in given)
+        axes = row_axes(example_inputs, row_axis)
+        given = [as_example(x, axis) for x, axis in zip(as_tuple(example_inputs), axes, strict=True)]
+        arrays = tuple(unlike_rows(with_rows(x, EXAMPLE_ROWS).numpy(), len(x)) for x in given)
+        examples = tuple(torch.from_numpy(x) for x in arrays)
+        names = tuple(example_inputs) if isinstance(example_inputs, Mapping) else None
+        entries = (outputs,) if isinstance(outputs, str | int) else None if outputs is None else tuple(outputs)
+        signature = Signature(names, axes, entries, output_row_axis)
         origin = module if device == "cpu" else copy.deepcopy(module).cpu()
-        network = Network(origin, examples)
-        source = MaskSource(network.sites)
-        reasons: list[str] = []
-        arrays = tuple(unlike_rows(x.numpy(), len(rows)) for x, rows in zip(examples, given, strict=True))
-        eager = EagerRuntime(network)
-        _check_output_shape(task, network, eager, source, tuple(x.numpy() for x in examples))
-        for candidate in candidates(network, origin, source, examples, device, runtime, reasons):
-            try:
-                running = candidate.build()
-                checks = verify(origin, network, running, eager, source, arrays)
-            except VerificationError as error:
-                refusal: Exception = error
-                reasons.append(str(error))
-            except Exception as error:  # whatever an exporter raises: the next candidate does without it
-                refusal = UnsupportedModelError(f"{candidate.strategy} program: {first_line(error)}")
-                reasons.append(str(refusal))
-            else:
-                break
-        else:
-            raise refusal
-        cut = candidate.cut
-        program = Program(
-            strategy=candidate.strategy,
-            runtime=running.name,
-            device=running.device,
-            reason="; ".join(reasons) or None,
-            frontier=cut.frontier if cut else (),
-            prefix_operations=cut.prefix_operations if cut else 0,
-            suffix_operations=cut.suffix_operations if cut else 0,
-            checks=tuple(checks),
-        )
+        found = discover(origin, examples, signature, selection)
+        prepared = prepare(task, found.network, arrays, examples, device, runtime)
 
         def statistics() -> Statistics:
             if task == "classification":
@@ -197,13 +166,14 @@ class Engine:
 
         return cls(
             task=task,
-            source=source,
-            runtime=running,
-            program=program,
-            inputs=tuple(InputSpec(x.shape[1:], x.dtype) for x in arrays),
+            prepared=prepared,
+            off=found.off,
+            inputs=tuple(
+                InputSpec(x.shape[1:], x.dtype, names[index] if names else None, axes[index])
+                for index, x in enumerate(arrays)
+            ),
             statistics=statistics,
             step_bytes=step_bytes,
-            pair_bytes=source.bytes_per_pass + (cut.suffix_bytes if cut else 0),
         )
 
     @property
@@ -269,10 +239,11 @@ class Engine:
         Raises:
             InvalidInputError: naming what was given and what would be accepted.
         """
-        given = as_tuple(x)
-        if len(given) != len(self.inputs):
-            raise InvalidInputError(f"{len(given)} inputs were given; the network takes {len(self.inputs)}")
-        return tuple(as_array(value, spec) for value, spec in zip(given, self.inputs, strict=True))
+        given = in_order(x, self.inputs)
+        arrays = tuple(as_array(value, spec) for value, spec in zip(given, self.inputs, strict=True))
+        if len(counts := {len(array) for array in arrays}) > 1:
+            raise InvalidInputError(f"the inputs have {sorted(counts)} rows; the same number in each is accepted")
+        return arrays
 
     def run(
         self,
@@ -333,13 +304,14 @@ class Engine:
         samples: bool,
     ) -> Outcome:
         count = len(rows)
-        frontier = self._runtime.prefix(inputs)
         statistics = self._statistics()
         failed = np.zeros(count, bool)
         if passes == 0:
-            outputs = self._runtime.suffix(frontier, np.arange(count), self._source.keep_everything(count))
+            masks = [] if self._source.has_raw_sites else self._source.keep_everything(count)
+            outputs = run_pairs(self._baseline, inputs, masks)
             blocks = _cleared([out[:, None] for out in outputs], failed)
             return Outcome(statistics.deterministic(blocks), None, failed)
+        frontier = self._runtime.prefix(inputs)
         kept: list[npt.NDArray[np.float64]] = []
         for first, size in self._steps(count, passes):
             masks = self._source.draw(seeds, rows, first, size)
@@ -356,28 +328,6 @@ class Engine:
         size = max(1, self._pairs_a_step // rows) if self.shares_rows else 1
         for first in range(0, passes, size):
             yield first, min(size, passes - first)
-
-
-def _check_output_shape(
-    task: Task, network: Network, eager: Runtime, source: MaskSource, inputs: tuple[Array, ...]
-) -> None:
-    rows = len(inputs[0])
-    outputs = eager.suffix(eager.prefix(inputs), np.arange(rows), source.keep_everything(rows))
-    shapes = [list(out.shape) for out in outputs]
-    if task == "classification" and (len(shapes) != 1 or len(shapes[0]) < 2 or shapes[0][1] < 2):
-        raise UnsupportedModelError(
-            f"for {rows} rows the network returns outputs of shape {shapes}; classification takes one output of "
-            "logits, [rows, classes, ...], with 2 classes or more"
-        )
-    if task == "regression" and (len(shapes) > 2 or shapes[0] != shapes[-1]):
-        raise UnsupportedModelError(
-            f"for {rows} rows the network returns outputs of shape {shapes}; regression takes the mean, or the mean "
-            "and the logarithm of the variance in the same shape"
-        )
-    if any(not shape or shape[0] != rows for shape in shapes):
-        raise UnsupportedModelError(
-            f"for {rows} rows the network returns outputs of shape {shapes}; their first dimension must be the rows"
-        )
 
 
 def _cleared(blocks: list[Array], failed: npt.NDArray[np.bool_]) -> list[Array]:

@@ -2,7 +2,8 @@
 
 `torch.export` gives one graph with the masks among its inputs. What depends on a mask is the suffix; what does not is
 the prefix, computed once a row; the tensors that cross are the frontier. The suffix works on pairs: each (row, pass) is
-one row of its batch, and `rows` says from which row of the frontier a pair takes its values.
+one row of its batch, and `rows` says from which row of the frontier a pair takes its values. Whatever dimension holds
+the rows inside the network, in the frontier it is the first.
 """
 
 import operator
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from service.engine.masks import MaskSource
-from service.engine.sites import Network, with_rows
+from service.engine.network import Network, with_rows
 
 # torch.export specializes on the sizes 0 and 1, so that examples need more rows than that.
 EXAMPLE_ROWS = 3
@@ -36,11 +37,13 @@ class FrontierValue:
         shape: without the row dimension, where it has one.
         per_row: whether its first dimension is the row; one that has none is shared by all pairs.
         input: which of the network's inputs it is; None where the prefix computes it.
+        merged: whether inside the network the row shares a dimension with the first of `shape`.
     """
 
     shape: tuple[int, ...]
     per_row: bool
     input: int | None
+    merged: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Split:
         frontier: what crosses.
         prefix_operations, suffix_operations: how many operations of the graph each holds.
         suffix_bytes: memory of the suffix's intermediate values for one pair, in bytes; an upper estimate.
+        recomputed: values that would have crossed, and are computed for every pass because they cannot.
     """
 
     prefix: fx.GraphModule
@@ -61,6 +65,7 @@ class Split:
     prefix_operations: int
     suffix_operations: int
     suffix_bytes: int
+    recomputed: tuple[str, ...] = ()
 
     @property
     def has_prefix(self) -> bool:
@@ -106,23 +111,36 @@ def export(network: Network, inputs: tuple[Tensor, ...], source: MaskSource) -> 
     return module
 
 
-def split(graph_module: fx.GraphModule, inputs: int, *, whole: bool = False) -> Split:
+def split(graph_module: fx.GraphModule, inputs: int, *, whole: bool = False, merged: bool = True) -> Split:
     """Cut an exported `f(*inputs, *masks)`.
+
+    A value that cannot cross, because its dimensions do not tell its rows apart, is computed in the suffix instead.
 
     Args:
         graph_module: as `export` returns it.
         inputs: how many of its placeholders are inputs; the others are masks.
         whole: cut at the inputs instead, so that the suffix holds everything.
+        merged: whether values may cross in which a row is several neighbouring entries of a dimension. Whether they
+            are neighbours the shape does not tell: that has to be checked.
 
     Raises:
-        CannotSplitError: a value that would cross does not have the rows first, or once.
+        CannotSplitError: a size is not made of whole rows.
     """
-    return _Splitter(graph_module, inputs, whole).split()
+    return _Splitter(graph_module, inputs, whole, merged).split()
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where a value has its rows: `times` entries each along `axis`."""
+
+    axis: int
+    times: int
 
 
 class _Splitter:
-    def __init__(self, graph_module: fx.GraphModule, inputs: int, whole: bool) -> None:
+    def __init__(self, graph_module: fx.GraphModule, inputs: int, whole: bool, merged: bool) -> None:
         self._root = graph_module
+        self._merged = merged
         self._nodes = list(graph_module.graph.nodes)
         placeholders = [node for node in self._nodes if node.op == "placeholder"]
         self._inputs, self._masks = placeholders[:inputs], placeholders[inputs:]
@@ -145,22 +163,31 @@ class _Splitter:
         return reached
 
     def split(self) -> Split:
+        recomputed: list[fx.Node] = []
+        while stuck := [node for node in self._crossing() if not self._can_cross(node)]:
+            recomputed += stuck
+            self._in_suffix |= set(stuck)
+        crossing = self._crossing()
+        computed = [node for node in self._nodes if node.op == "call_function"]
+        suffix_nodes = [node for node in computed if node in self._in_suffix]
+        return Split(
+            prefix=self._prefix(crossing),
+            suffix=self._suffix(crossing),
+            frontier=tuple(map(self._frontier_value, crossing)),
+            prefix_operations=len(self._ancestors(crossing) & (self._from_input - set(self._inputs))),
+            suffix_operations=len(suffix_nodes),
+            suffix_bytes=sum(map(self._bytes_per_row, [*crossing, *suffix_nodes])),
+            recomputed=tuple(node.name for node in recomputed),
+        )
+
+    def _crossing(self) -> list[fx.Node]:
+        """The values that the suffix takes from the prefix."""
         crossing: list[fx.Node] = []
         for node in self._nodes:
             used = node in self._outputs or any(user in self._in_suffix for user in node.users)
             if used and node in self._from_input and node not in self._in_suffix:
                 crossing.append(node)
-        frontier = tuple(self._frontier_value(node) for node in crossing)
-        computed = [node for node in self._nodes if node.op == "call_function"]
-        suffix_nodes = [node for node in computed if node in self._in_suffix]
-        return Split(
-            prefix=self._prefix(crossing),
-            suffix=self._suffix(crossing, frontier),
-            frontier=frontier,
-            prefix_operations=len(self._ancestors(crossing) & (self._from_input - set(self._inputs))),
-            suffix_operations=len(suffix_nodes),
-            suffix_bytes=sum(map(self._bytes_per_row, [*crossing, *suffix_nodes])),
-        )
+        return crossing
 
     def _bytes_per_row(self, node: fx.Node) -> int:
         value = node.meta["val"]
@@ -169,22 +196,63 @@ class _Splitter:
         count = elements.node.expr
         return int(count.subs(dict.fromkeys(count.free_symbols, 1))) * value.element_size()
 
-    def _frontier_value(self, node: fx.Node) -> FrontierValue:
+    def _can_cross(self, node: fx.Node) -> bool:
+        if node in self._inputs:
+            return True
         value = node.meta["val"]
         if not isinstance(value, Tensor):
-            raise CannotSplitError(f"{node.name}, which would cross, is not a tensor")
-        symbolic = [axis for axis, size in enumerate(value.shape) if isinstance(size, torch.SymInt)]
-        index = self._inputs.index(node) if node in self._inputs else None
-        if not symbolic:
-            return FrontierValue(tuple(value.shape), False, index)
-        if symbolic != [0] or not self._counts_rows(value.shape[0]):
-            raise CannotSplitError(
-                f"{node.name}, which would cross, has the shape {list(value.shape)}: not one row after another"
-            )
-        return FrontierValue(tuple(value.shape[1:]), True, index)
+            return False
+        if not any(isinstance(size, torch.SymInt) for size in value.shape):
+            return True
+        layout = self._layout(node)
+        return layout is not None and (layout.times == 1 or self._merged)
 
-    def _counts_rows(self, size: Any) -> bool:
-        return bool(size.node.expr == self._row_symbol)
+    def _layout(self, node: fx.Node) -> _Layout | None:
+        """Where a value has its rows; None where not in one dimension, as a multiple of their number."""
+        shape = node.meta["val"].shape
+        symbolic = [axis for axis, size in enumerate(shape) if isinstance(size, torch.SymInt)]
+        if len(symbolic) != 1:
+            return None
+        times = shape[symbolic[0]].node.expr / self._row_symbol
+        return _Layout(symbolic[0], int(times)) if times.is_Integer else None
+
+    def _frontier_value(self, node: fx.Node) -> FrontierValue:
+        shape = node.meta["val"].shape
+        index = self._inputs.index(node) if node in self._inputs else None
+        layout = self._layout(node)
+        if layout is None:
+            return FrontierValue(tuple(shape), False, index)
+        merged = layout.times > 1
+        rest = (*shape[: layout.axis], *shape[layout.axis + 1 :])
+        return FrontierValue((layout.times, *rest) if merged else rest, True, index, merged)
+
+    def _rows_first(self, graph: fx.Graph, value: fx.Node, node: fx.Node) -> fx.Node:
+        """Bring the rows of a value that crosses into its first dimension."""
+        layout = self._layout(node)
+        if layout is None:
+            return value
+        shape = node.meta["val"].shape
+        if layout.axis:
+            others = [axis for axis in range(len(shape)) if axis != layout.axis]
+            value = graph.call_function(_aten.permute.default, (value, [layout.axis, *others]))
+        if layout.times > 1:
+            rest = [*shape[: layout.axis], *shape[layout.axis + 1 :]]
+            value = graph.call_function(_aten.reshape.default, (value, [-1, layout.times, *rest]))
+        return value
+
+    def _as_it_was(self, graph: fx.Graph, value: fx.Node, node: fx.Node) -> fx.Node:
+        """The reverse of `_rows_first`."""
+        layout = self._layout(node)
+        if layout is None:
+            return value
+        shape = node.meta["val"].shape
+        if layout.times > 1:
+            rest = [*shape[: layout.axis], *shape[layout.axis + 1 :]]
+            value = graph.call_function(_aten.reshape.default, (value, [-1, *rest]))
+        if layout.axis:
+            order = [*range(1, layout.axis + 1), 0, *range(layout.axis + 1, len(shape))]
+            value = graph.call_function(_aten.permute.default, (value, order))
+        return value
 
     def _ancestors(self, nodes: list[fx.Node]) -> set[fx.Node]:
         found: set[fx.Node] = set()
@@ -206,10 +274,10 @@ class _Splitter:
         for node in (node for node in crossing if node in self._inputs):
             # A graph whose output is an input itself is no valid ONNX.
             copies[node] = graph.call_function(_aten.clone.default, (copies[node],))
-        graph.output(tuple(copies[node] for node in crossing))
+        graph.output(tuple(self._rows_first(graph, copies[node], node) for node in crossing))
         return fx.GraphModule(self._root, graph)
 
-    def _suffix(self, crossing: list[fx.Node], frontier: tuple[FrontierValue, ...]) -> fx.GraphModule:
+    def _suffix(self, crossing: list[fx.Node]) -> fx.GraphModule:
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
         rows = graph.placeholder("rows")
@@ -217,8 +285,11 @@ class _Splitter:
         for index, mask in enumerate(self._masks):
             copies[mask] = graph.placeholder(f"mask_{index}")
         pairs = graph.call_function(_aten.sym_size.int, (rows, 0))
-        for node, value, place in zip(crossing, frontier, arrived, strict=True):
-            copies[node] = graph.call_function(_aten.index_select.default, (place, 0, rows)) if value.per_row else place
+        for node, place in zip(crossing, arrived, strict=True):
+            copies[node] = place
+            if self._layout(node) is not None:
+                taken = graph.call_function(_aten.index_select.default, (place, 0, rows))
+                copies[node] = self._as_it_was(graph, taken, node)
 
         def copy(node: fx.Node) -> fx.Node:
             if node in copies:

@@ -3,17 +3,16 @@
 Differences are relative to the largest value of the reference: `max|a - b| / max(1, max|b|)`.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from service.engine.errors import VerificationError
 from service.engine.masks import Masks, MaskSource
+from service.engine.network import Network
 from service.engine.runtimes import Array, Runtime
-from service.engine.sites import Network
 
 EVAL_TOLERANCE = 1e-5
 """How far the network with keep-everything masks may be from its eval mode."""
@@ -42,13 +41,13 @@ def unlike_rows(x: Array, given: int) -> Array:
     """Make the rows of `x` after the first `given`, which repeat them, unlike them.
 
     Between equal rows it does not show that they influence each other. Numbers are scaled by 0.5 to 1, so that they
-    keep their sign and size (a row of zeros becomes 0 to 1); whole numbers are taken from the whole example.
+    keep their sign and size (a row of zeros becomes 0 to 1); whole numbers of the example change places.
     """
     x, generator = x.copy(), np.random.default_rng(_SEED)
     for row in range(given, len(x)):
         shape = x[row].shape
         if not np.issubdtype(x.dtype, np.floating):
-            x[row] = generator.choice(x[:given].ravel(), shape)
+            x[row] = generator.permutation(x[row].ravel()).reshape(shape)
         elif x[row].any():
             x[row] *= generator.uniform(0.5, 1.0, shape).astype(x.dtype)
         else:
@@ -62,39 +61,72 @@ def run_pairs(runtime: Runtime, inputs: tuple[Array, ...], masks: Masks, pairs_a
     return runtime.suffix(runtime.prefix(inputs), rows, masks)
 
 
-def verify(
-    module: nn.Module, network: Network, runtime: Runtime, eager: Runtime, source: MaskSource, inputs: tuple[Array, ...]
-) -> list[Check]:
-    """Run every check.
+@dataclass(frozen=True)
+class Deterministic:
+    """How the network is run with nothing dropped, and the same thing plainly.
+
+    Attributes:
+        runtime: what is going to serve `mc=0`.
+        eager: the module itself.
+        masks: what both are given: those that keep everything, or none where the network has raw sites.
+    """
+
+    runtime: Runtime
+    eager: Runtime
+    masks: Masks
+
+
+def verify_deterministic(network: Network, way: Deterministic, inputs: tuple[Array, ...]) -> list[Check]:
+    """Check that nothing but dropout distinguishes the network from its eval mode.
 
     Args:
-        module: the user's module, as it was given.
-        network: its masked copy.
-        runtime: what is going to serve.
-        eager: the masked copy, run as it is.
-        source: draws the masks.
-        inputs: example inputs, `[rows, ...]` each, two rows at least.
-
-    Raises:
-        VerificationError: naming the checks that failed, and what they measured.
+        network: the masked copy.
+        way: how it is run with nothing dropped.
+        inputs: example inputs, `[rows, ...]` each.
     """
-    rows = len(inputs[0])
-    keep = source.keep_everything(rows)
-    buffers = {name: value.clone() for name, value in module.state_dict().items()}
-    reference = _eval_outputs(module, network, inputs)
-    checks = [
+    reference = tuple(out.numpy() for out in network.eval_outputs([torch.from_numpy(x) for x in inputs]))
+    how = "with nothing dropped" if network.has_raw_sites else "with keep-everything masks"
+    return [
         _close(
-            "the network with keep-everything masks equals its eval mode",
-            run_pairs(eager, inputs, keep),
+            f"the network {how} equals its eval mode",
+            run_pairs(way.eager, inputs, way.masks),
             reference,
             EVAL_TOLERANCE,
         ),
         _close(
-            "the program with keep-everything masks equals eval mode",
-            run_pairs(runtime, inputs, keep),
+            f"the program {how} equals eval mode",
+            run_pairs(way.runtime, inputs, way.masks),
             reference,
             PROGRAM_TOLERANCE,
         ),
+    ]
+
+
+def verify(
+    network: Network,
+    runtime: Runtime,
+    eager: Runtime,
+    source: MaskSource,
+    inputs: tuple[Array, ...],
+    way: Deterministic,
+) -> list[Check]:
+    """Run every check.
+
+    Args:
+        network: the masked copy of the user's module.
+        runtime: what is going to serve.
+        eager: the masked copy, run as it is.
+        source: draws the masks.
+        inputs: example inputs, `[rows, ...]` each, two rows at least.
+        way: how the network is run with nothing dropped.
+
+    Raises:
+        VerificationError: naming the checks that failed, and what they measured.
+    """
+    module = network.origin
+    buffers = {name: value.clone() for name, value in module.state_dict().items()}
+    checks = [
+        *verify_deterministic(network, way, inputs),
         *_under_masks(runtime, eager, source, inputs),
         _stayed_in_eval(network),
     ]
@@ -102,37 +134,60 @@ def verify(
     masked = network.module.state_dict()
     moved += [name for name, value in buffers.items() if not torch.equal(value, masked[name].to(value.device))]
     checks.append(Check("no parameter and no buffer moved by a bit", not moved, f"moved: {', '.join(moved) or 'none'}"))
-    failed = [f"{check.name} ({check.detail})" for check in checks if not check.passed]
-    if failed:
-        raise VerificationError("the network failed its checks and is not served: not so that " + "; ".join(failed))
+    raise_if_failed(checks)
     return checks
 
 
-@torch.no_grad()
-def _eval_outputs(module: nn.Module, network: Network, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
-    """`module.eval()(x)`, every part's mode put back afterwards."""
-    device = next((value.device for value in module.state_dict().values()), torch.device("cpu"))
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        tensors: list[Tensor] = [torch.from_numpy(x.copy()).to(device) for x in inputs]
-        with network.silenced():
-            output = module(*tensors)
-        return tuple(out.cpu().numpy() for out in tree_leaves(output))
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
+def raise_if_failed(checks: Sequence[Check]) -> None:
+    """Raise VerificationError for the checks that failed."""
+    failed = [f"{check.name} ({check.detail})" for check in checks if not check.passed]
+    if failed:
+        raise VerificationError("the network failed its checks and is not served: not so that " + "; ".join(failed))
+
+
+def dropout_mixes_rows(network: Network, eager: Runtime, source: MaskSource, inputs: tuple[Array, ...]) -> bool:
+    """Whether a row's outputs change with the rows beside it under masks, but not in eval mode.
+
+    So they do where a dropout is scaled by what it left of the whole batch. Each row then has an answer of its own when
+    it is run alone. Where eval mode mixes rows too, none has, and the checks will say so.
+    """
+    masks = _drawn(source, len(inputs[0]), 0)
+    together = run_pairs(eager, inputs, masks)
+    if _close("", _each_alone(eager, source, inputs, masks), together, PROGRAM_TOLERANCE).passed:
+        return False
+    tensors = [torch.from_numpy(x) for x in inputs]
+    rows = [network.eval_outputs([x[row : row + 1] for x in tensors]) for row in range(len(inputs[0]))]
+    alone = tuple(torch.cat(outputs).numpy() for outputs in zip(*rows, strict=True))
+    beside = tuple(out.numpy() for out in network.eval_outputs(tensors))
+    return _close("", alone, beside, EVAL_TOLERANCE).passed
+
+
+def _drawn(source: MaskSource, rows: int, number: int) -> Masks:
+    return source.draw([_SEED] * rows, list(range(rows)), number, 1)
+
+
+def _each_alone(runtime: Runtime, source: MaskSource, inputs: tuple[Array, ...], masks: Masks) -> tuple[Array, ...]:
+    """The outputs of every row run without the others."""
+    alone: list[tuple[Array, ...]] = []
+    for row in range(len(inputs[0])):
+        own = [
+            mask[row : row + 1] if site.scope == "row" else mask for site, mask in zip(source.sites, masks, strict=True)
+        ]
+        alone.append(run_pairs(runtime, tuple(x[row : row + 1] for x in inputs), own))
+    return tuple(np.concatenate(outputs) for outputs in zip(*alone, strict=True))
 
 
 def _under_masks(runtime: Runtime, eager: Runtime, source: MaskSource, inputs: tuple[Array, ...]) -> list[Check]:
-    rows = len(inputs[0])
-    seeds, positions = [_SEED] * rows, list(range(rows))
-    drawn = [source.draw(seeds, positions, number, 1) for number in range(_PASSES)]
-    passes = [run_pairs(runtime, inputs, masks) for masks in drawn]
+    drawn = [_drawn(source, len(inputs[0]), number) for number in range(_PASSES)]
     loop = [run_pairs(eager, inputs, masks) for masks in drawn]
+    shapes = {tuple(out.shape for out in outputs) for outputs in loop}
+    if len(shapes) > 1:
+        told = " and ".join(str([list(shape) for shape in found]) for found in sorted(shapes))
+        return [Check("outputs have the same shape in every pass", False, f"shapes {told}")]
+    passes = [run_pairs(runtime, inputs, masks) for masks in drawn]
     again = run_pairs(runtime, inputs, drawn[0])
     differing = any(not np.array_equal(a, b) for a, b in zip(passes[0], passes[1], strict=True))
-    checks = [
+    return [
         _close(
             "the program equals the eager loop under the same masks",
             tuple(np.stack(outputs) for outputs in zip(*passes, strict=True)),
@@ -141,23 +196,13 @@ def _under_masks(runtime: Runtime, eager: Runtime, source: MaskSource, inputs: t
         ),
         Check("two passes with different masks differ", differing, "they do" if differing else "they are identical"),
         _close("two passes with the same masks agree", again, passes[0], 0.0),
-    ]
-    alone: list[tuple[Array, ...]] = []
-    for row in range(rows):
-        masks = [
-            mask[row : row + 1] if site.scope == "row" else mask
-            for site, mask in zip(source.sites, drawn[0], strict=True)
-        ]
-        alone.append(run_pairs(runtime, tuple(x[row : row + 1] for x in inputs), masks))
-    checks.append(
         _close(
             "a row's answer does not depend on the rows beside it",
-            tuple(np.concatenate(outputs) for outputs in zip(*alone, strict=True)),
+            _each_alone(runtime, source, inputs, drawn[0]),
             passes[0],
             PROGRAM_TOLERANCE,
-        )
-    )
-    return checks
+        ),
+    ]
 
 
 def _close(name: str, found: tuple[Array, ...], wanted: tuple[Array, ...], tolerance: float) -> Check:
@@ -173,14 +218,15 @@ def _close(name: str, found: tuple[Array, ...], wanted: tuple[Array, ...], toler
 
 
 def _stayed_in_eval(network: Network) -> Check:
-    owners = {site.path for site in network.sites if not site.in_eval}
-    training = [path for path, part in network.module.named_modules() if part.training]
-    astray = [path or "(network)" for path in training if path not in owners]
-    silent = [path or "(network)" for path in owners if path not in training]
-    left = ", ".join(sorted(path or "(network)" for path in owners)) or "none"
-    detail = f"out of eval mode: {left}"
+    training = {path for path, part in network.module.named_modules() if part.training}
+    astray, silent = training - network.awake, network.awake - training
+    detail = f"out of eval mode: {_listed(training)}"
     if astray:
-        detail = f"out of eval mode without a site: {', '.join(astray)}"
+        detail = f"out of eval mode without a site: {_listed(astray)}"
     if silent:
-        detail = f"in eval mode, where their dropout calls are gone: {', '.join(silent)}"
+        detail = f"in eval mode, where their dropout calls are gone: {_listed(silent)}"
     return Check("modules without a site stay in eval mode", not astray and not silent, detail)
+
+
+def _listed(paths: Iterable[str]) -> str:
+    return ", ".join(sorted(path or "(network)" for path in paths)) or "none"

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from service.engine import Engine, InvalidInputError, NonFiniteOutputError, UnsupportedModelError
+from service.engine.discovery import discover
 from service.engine.masks import MAX_SEED, MaskSource
 from service.engine.program import FrontierValue, export, split
 from service.engine.runtimes.torch import TorchRuntime
-from service.engine.sites import Network
 from service.engine.statistics import take
 from tests.engine.networks import Custom, conv_net, drop_connect, many_sites, mlp
 
@@ -232,7 +232,7 @@ class TestPrograms:
         engine = Engine.from_module(conv_net(), x, runtime="torch")
         assert (engine.program.strategy, engine.program.reason) == ("split", None)
         assert engine.program.frontier == (FrontierValue((16,), True, None),)
-        network = Network(conv_net(), (x,))
+        network = discover(conv_net(), (x,)).network
         cut = split(export(network, (x,), MaskSource(network.sites)), 1)
         in_prefix, in_suffix = (" ".join(str(n.target) for n in g.graph.nodes) for g in (cut.prefix, cut.suffix))
         for operation in ("convolution", "conv2d"):
@@ -263,7 +263,7 @@ class TestPrograms:
         with pytest.raises(UnsupportedModelError, match=r"cannot run on onnx: torch\.export cannot follow"):
             Engine.from_module(Custom(forward, rest=mlp()), random(1, 4), runtime="onnx")
 
-    def test_whose_rows_would_cross_in_another_dimension_run_whole(self):
+    def test_whose_rows_cross_in_another_dimension_are_split(self):
         def forward(network, x):
             return network.last(network.drop(torch.relu(network.first(x).t())).t())
 
@@ -272,8 +272,8 @@ class TestPrograms:
             return Custom(forward, first=nn.Linear(4, 8), drop=nn.Dropout(0.5), last=nn.Linear(8, 3))
 
         engine = Engine.from_module(module(), random(1, 4), runtime="torch")
-        assert engine.program.strategy == "whole"
-        assert "not one row after another" in engine.program.reason
+        assert (engine.program.strategy, engine.program.reason) == ("split", None)
+        assert [value.shape for value in engine.program.frontier] == [(8,)]
         eager = Engine.from_module(module(), random(1, 4), runtime="eager")
         assert_same(engine.predict(random(3, 4), 20, 1), eager.predict(random(3, 4), 20, 1), atol=1e-5)
 
@@ -336,13 +336,13 @@ class TestPrograms:
 
         x = torch.randn(3, 50, 4)
         module = Custom(forward, first=nn.Linear(4, 8), drop=nn.Dropout(0.5), last=nn.Linear(8, 3))
-        network = Network(module, (x,))
+        network = discover(module, (x,)).network
         cut = split(export(network, (x,), MaskSource(network.sites)), 1, whole=True)
         assert cut.suffix_bytes > 4 * 50 * (8 + 8)  # the first layer's output, and it masked
 
     def test_on_another_device_leave_the_reference_where_it_is(self):
         x = torch.randn(3, 4)
-        network = Network(mlp(), (x,))
+        network = discover(mlp(), (x,)).network
         cut = split(export(network, (x,), MaskSource(network.sites)), 1)
         TorchRuntime(cut, "meta")
         assert {weight.device.type for weight in network.module.parameters()} == {"cpu"}

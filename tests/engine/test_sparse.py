@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from service.engine import Engine, UnsupportedModelError, native
+from service.engine.discovery import discover
 from service.engine.masks import MaskSource
 from service.engine.program import export, split
 from service.engine.runtimes.sparse import SparseRuntime, recognise
 from service.engine.runtimes.torch import EagerRuntime
-from service.engine.sites import Network
 from tests.engine.networks import Custom
 
 needs_extension = pytest.mark.skipif(
@@ -32,7 +32,7 @@ def chain(widths, rates, bias=True):
 
 def cut(module, x, whole=False):
     """The network, its mask source, and its program."""
-    network = Network(module, (x,))
+    network = discover(module, (x,)).network
     source = MaskSource(network.sites)
     return network, source, split(export(network, (x,), source), 1, whole=whole)
 

@@ -153,7 +153,8 @@ def _layer_before(
         else:
             relu = relu or source.target is _aten.relu.default
             source = source.args[0]
-    density = (1.0 if mask is None else 1.0 - sites[mask].p) * (_SHARE_BEHIND_RELU if relu else 1.0)
+    dropped = 0.0 if mask is None else sites[mask].p or 0.0
+    density = (1.0 - dropped) * (_SHARE_BEHIND_RELU if relu else 1.0)
     return Layer(weight, bias, relu, mask, density), source
 
 

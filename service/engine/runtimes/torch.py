@@ -6,11 +6,10 @@ import threading
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils._pytree import tree_leaves
 
+from service.engine.network import Network
 from service.engine.program import Split
 from service.engine.runtimes import Array, Frontier
-from service.engine.sites import Network
 
 
 class TorchRuntime:
@@ -37,7 +36,7 @@ class TorchRuntime:
 
 
 class EagerRuntime:
-    """Runs the module itself, one pass after another, with masks in the place of its dropout: the reference."""
+    """Runs the module itself, with masks in the place of its dropout: the reference."""
 
     name = "eager"
 
@@ -47,6 +46,13 @@ class EagerRuntime:
         self._network.module.to(device)
         self._lock = threading.Lock()
 
+    @property
+    def strategy(self) -> str:
+        """ "whole"; where rows have to be run alone, "mapped" over all at once or in a "loop"."""
+        if not self._network.alone:
+            return "whole"
+        return "mapped" if self._network.maps else "loop"
+
     def prefix(self, inputs: tuple[Array, ...]) -> Frontier:
         return tuple(torch.from_numpy(x).to(self.device) for x in inputs)
 
@@ -55,5 +61,5 @@ class EagerRuntime:
         taken = torch.from_numpy(rows).to(self.device)
         with self._lock:
             inputs = tuple(x.index_select(0, taken) for x in frontier)
-            output = self._network.run(inputs, [torch.from_numpy(mask).to(self.device) for mask in masks])
-        return tuple(out.cpu().numpy() for out in tree_leaves(output))
+            outputs = self._network.run(inputs, [torch.from_numpy(mask).to(self.device) for mask in masks])
+        return tuple(out.cpu().numpy() for out in outputs)

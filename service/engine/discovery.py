@@ -1,0 +1,419 @@
+"""Discovery: what in a network is random, found by running copies of it in train mode and in eval mode.
+
+What would draw in train mode is a candidate. A candidate that eval mode still calls (`F.dropout(x, p, self.training)`)
+is on as soon as it has a mask. For one that eval mode leaves out (`if self.training:`), the module that makes the call
+has to leave eval mode, or, where that module itself is no longer called, the one around it; no other module does.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from service.engine.calls import Call, Mask
+from service.engine.errors import InvalidInputError, UnsupportedModelError
+from service.engine.network import Draw, Network, Recording, Tracked, numbers, with_rows
+from service.engine.signature import Signature
+from service.engine.sites import (
+    ALPHA,
+    ATTENTION,
+    BERNOULLI,
+    FEATURE_ALPHA,
+    UNIFORM,
+    Selection,
+    Site,
+    SiteOff,
+    site_name,
+)
+
+# Code that draws its own numbers may call other sites for other numbers (layers dropped as a whole): a few are tried.
+_VARIANTS = (0, 1, 2)
+# Noise of an activation in train mode, which is not dropout, and stays off with the rest of train mode.
+_NOT_DROPOUT = ("aten.rrelu_with_noise",)
+_TOLERANCE = 1e-5
+
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What was found.
+
+    Attributes:
+        network: takes a mask for every site that is on.
+        off: the sites that are off, with the reasons.
+    """
+
+    network: Network
+    off: tuple[SiteOff, ...]
+
+
+def discover(
+    module: nn.Module,
+    inputs: Sequence[Tensor],
+    signature: Signature | None = None,
+    selection: Selection | None = None,
+) -> Discovery:
+    """Find the sites of a network and switch on those that are selected.
+
+    Args:
+        module: the trained network; left as it is.
+        inputs: example inputs, each `[rows, ...]`.
+        signature: how it is called; by position, all its tensors counting, where not given.
+        selection: which sites to switch on; all, where not given.
+
+    Raises:
+        UnsupportedModelError: nothing is random, what is cannot be replaced by masks, or the network cannot be copied
+            or run.
+        InvalidInputError: the selection names what does not exist.
+    """
+    explorer = _Explorer(module, signature or Signature(), inputs)
+    return explorer.explore(selection or Selection())
+
+
+class _Explorer:
+    """Runs copies of a network, in train mode, in eval mode, and in what lies between."""
+
+    def __init__(self, module: nn.Module, signature: Signature, inputs: Sequence[Tensor]) -> None:
+        self._module = module
+        self._signature = signature
+        self._two, self._three = ([with_rows(x, rows) for x in inputs] for rows in (2, 3))
+        self._tracked = Tracked(module)
+        self._asleep: set[str] = set()
+
+    def explore(self, selection: Selection) -> Discovery:
+        quiet = self._eval_mode()
+        small, large = self._train_mode(self._two, selection), self._train_mode(self._three, selection)
+        if small.keys() != large.keys():
+            raise UnsupportedModelError(
+                "the network makes other dropout calls with 3 rows than with 2; its calls must not depend on the rows"
+            )
+        on, off = self._selected(small.values(), selection)
+        still = {call.key: call for call in quiet.calls}
+        gone = {call.key for call in on if not _same_call(call, still.get(call.key))}
+        needs = self._needs(on, gone, quiet)
+        on, asleep = _parted(on, needs)
+        off += [_off(call, "its module does not run in eval mode") for call in asleep]
+        reached = self._reached(on, needs)
+        on, idle = _parted(on, reached)
+        off += [_off(call, "it does not reach the output") for call in idle]
+        if not on:
+            raise UnsupportedModelError(_nothing_to_switch_on(off))
+        awake = frozenset().union(*(needs[call.key] for call in on))
+        self._check_numbers(awake, on, idle)
+        interleaved = self._interleaved(awake, on)
+        sites = [_site(call, large[call.key].mask_shape, call.key not in gone, call.key in interleaved) for call in on]
+        network = Network(self._module, self._signature, sites, awake, (call.key for call in idle if call.raw))
+        network.always_on = any(call.active for call in quiet.calls)
+        return Discovery(network, tuple(off))
+
+    def _eval_mode(self) -> Recording:
+        """One pass in eval mode; a second must give the same."""
+        try:
+            quiet = self._tracked.record(self._signature, self._two)
+        except UnsupportedModelError:
+            raise
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"the network does not run on the example input of shape {[list(x.shape) for x in self._two]}: {error}"
+            ) from error
+        if raw := [call for call in quiet.calls if call.raw]:
+            raise UnsupportedModelError(
+                f"{_name(raw[0])} draws {raw[0].kind} numbers in eval mode too, so that there is no deterministic "
+                "baseline; a draw that depends on `self.training` is accepted"
+            )
+        try:
+            again = self._tracked.record(self._signature, self._two, seed=1)
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"the network fails when it is run a second time: {error}; one that keeps nothing from call to call "
+                "is accepted"
+            ) from error
+        if not _same(quiet.outputs, again.outputs):
+            raise UnsupportedModelError(
+                f"the network gives other outputs when it is run a second time in eval mode: {_blamed(quiet.draws)}; "
+                "one that keeps nothing from call to call, and draws nothing in eval mode but dropout, is accepted"
+            )
+        return quiet
+
+    def _train_mode(self, inputs: Sequence[Tensor], selection: Selection) -> dict[Key, Call]:
+        """All random calls in train mode."""
+        first = self._trained(inputs, 0)
+        another = self._trained(inputs, 1)
+        draws = [draw for draw in first.draws if draw.operator.partition(".d")[0] not in _NOT_DROPOUT]
+        draws = [draw for draw in draws if selection.takes(draw.path)]
+        if not _same(first.outputs, another.outputs) and (draws or not first.draws):
+            raise UnsupportedModelError(
+                f"the network draws randomness in train mode that no mask can stand for: {_blamed(draws)}; dropout "
+                "calls of PyTorch, and uniform, normal and Bernoulli numbers, are accepted"
+            )
+        found = {call.key: call for call in first.calls}
+        if any(call.raw for call in first.calls):
+            for variant in _VARIANTS[1:]:
+                for call in self._trained(inputs, 0, variant).calls:
+                    found.setdefault(call.key, call)
+        return found
+
+    def _trained(self, inputs: Sequence[Tensor], seed: int, variant: int = 0) -> Recording:
+        """One pass of a fresh copy in train mode, but for modules that cannot run in it (they may want targets)."""
+        failure: Exception | None = None
+        while True:
+            tracked = Tracked(self._module).train_but_normalization(self._asleep)
+            try:
+                return tracked.record(self._signature, inputs, seed=seed, variant=variant, whatever=True)
+            except Exception as error:
+                failure = failure or error
+                failed = tracked.failed
+                while failed in self._asleep:  # it fails in eval mode too, for what the one around it does
+                    failed = failed.rpartition(".")[0] if failed else None
+                if failed is None:
+                    raise UnsupportedModelError(
+                        "the network does not run in train mode on the example input of shape "
+                        f"{[list(x.shape) for x in inputs]}: {failure}"
+                    ) from failure
+                self._asleep.add(failed)
+
+    def _selected(self, calls: Iterable[Call], selection: Selection) -> tuple[list[Call], list[SiteOff]]:
+        """Those to switch on, with the probability that they are to have, and the others."""
+        calls = list(calls)
+        _check_patterns(selection, calls)
+        on: list[Call] = []
+        off: list[SiteOff] = []
+        for call in calls:
+            given = selection.probability(call.path, None)
+            if given is not None and call.raw:
+                raise InvalidInputError(
+                    f"p of {_name(call)} is set to {given:g}, but the network's own code makes its dropout of "
+                    f"{call.kind} numbers; a p is accepted for the dropout calls of PyTorch"
+                )
+            chosen = call if given is None else replace(call, p=given)
+            drops = call.active or (call.path in self._asleep and bool(call.p))
+            if not selection.takes(call.path):
+                reason = "the selection leaves it out" if drops else None
+            elif chosen.p == 0.0:
+                reason = "its p is 0" if given is None else "the selection sets its p to 0"
+            else:
+                reason = None if drops or given else "its own code switches it off"
+            if reason is None and (drops or given):
+                on.append(chosen)
+            elif reason is not None and (drops or call.kind != ATTENTION):  # attention without dropout is no site
+                off.append(_off(chosen, reason))
+        return on, off
+
+    def _needs(self, on: Sequence[Call], gone: set[Key], quiet: Recording) -> dict[Key, frozenset[str]]:
+        """For each call that can be made to happen, the modules that have to leave eval mode for it."""
+        needs = {call.key: frozenset({call.path} if call.key in gone else ()) for call in on}
+        awake = frozenset().union(*needs.values())
+        met = self._met(awake)[0]
+        reachable: dict[Key, frozenset[str]] = {}
+        for call in on:
+            if call.key in met:
+                reachable[call.key] = needs[call.key]
+                continue
+            for around in reversed(call.place.paths[:-1]):
+                needs[call.key] |= {around}
+                now, outputs = self._met(awake | needs[call.key])
+                if call.key in now and self._like(outputs, quiet.outputs, on):
+                    reachable[call.key] = needs[call.key]
+                    awake |= needs[call.key]
+                    break
+        return reachable
+
+    def _met(self, awake: Iterable[str]) -> tuple[set[Key], tuple[Tensor, ...]]:
+        """The calls that are made, and the outputs, while the modules `awake` are out of eval mode."""
+        tracked = self._tracked.wake(awake)
+        try:
+            records = [tracked.record(self._signature, self._two)]
+            if any(call.raw for call in records[0].calls):
+                records += [tracked.record(self._signature, self._two, variant=variant) for variant in _VARIANTS[1:]]
+        except Exception:  # a module that is not made to be in train mode alone
+            return set(), ()
+        return {call.key for record in records for call in record.calls}, records[0].outputs
+
+    def _like(self, outputs: tuple[Tensor, ...], quiet: tuple[Tensor, ...], on: Sequence[Call]) -> bool:
+        """Whether outputs with nothing dropped are those of eval mode, as far as that can be told."""
+        if [x.shape for x in outputs] != [x.shape for x in quiet]:
+            return False
+        if any(call.raw for call in on):
+            return True
+        return all(
+            torch.allclose(a, b, _TOLERANCE, _TOLERANCE, equal_nan=True) for a, b in zip(outputs, quiet, strict=True)
+        )
+
+    def _reached(self, on: Sequence[Call], needs: dict[Key, frozenset[str]]) -> set[Key]:
+        """The calls whose masks the output depends on: told by gradients, and where there are none, by trying."""
+        if not on:
+            return set()
+        tracked = self._tracked.wake(frozenset().union(*(needs[call.key] for call in on)))
+        leaves = {call.key: torch.ones([int(n) for n in call.mask_shape], requires_grad=True) for call in on}
+
+        def ones(call: Call) -> Mask:
+            if call.raw:
+                return numbers(call, 0)
+            leaf = leaves.get(call.key)
+            return leaf if leaf is None or not _shifted(call) else (leaf, torch.zeros_like(leaf))
+
+        plain = tracked.record(self._signature, self._two, answer=ones)
+        reached = {call.key for call in on} - {call.key for call in plain.calls}  # layers dropped as a whole, this time
+        reached |= _with_gradients(plain.outputs, leaves)
+        for call in on:
+            if call.key not in reached and self._changes(tracked, call, ones, plain.outputs):
+                reached.add(call.key)
+        return reached
+
+    def _changes(
+        self, tracked: Tracked, probed: Call, others: Callable[[Call], Mask], plain: tuple[Tensor, ...]
+    ) -> bool:
+        """Whether other masks for one call lead to other outputs."""
+        for number in range(3):
+
+            def answer(call: Call, number: int = number) -> Mask:
+                return _probe(call, number) if call.key == probed.key else others(call)
+
+            outputs = tracked.record(self._signature, self._two, answer=answer).outputs
+            if not _same(outputs, plain):
+                return True
+        return False
+
+    def _check_numbers(self, awake: Iterable[str], on: Sequence[Call], idle: Sequence[Call]) -> None:
+        """Code that draws numbers of its own gets them whenever its module is out of eval mode."""
+        known = {call.key for call in (*on, *idle)}
+        tracked = self._tracked.wake(awake)
+        for variant in _VARIANTS:
+            for call in tracked.record(self._signature, self._two, variant=variant).calls:
+                if call.raw and call.key not in known:
+                    raise UnsupportedModelError(
+                        f"{_name(call)} draws {call.kind} numbers and is left out, but other sites of its module need "
+                        "it out of eval mode; sites of one module that draws its own numbers are on or off together"
+                    )
+
+    def _interleaved(self, awake: Iterable[str], on: Sequence[Call]) -> set[Key]:
+        """The calls in whose data the entries of a row lie apart: told by changing the middle one of three rows."""
+        merged = {call.key for call in on if not call.raw and call.mask_shape}
+        tracked = self._tracked.wake(awake)
+        other = [x.clone().index_copy_(0, torch.tensor([1]), x[2:3]) for x in self._three]
+        one, two = (tracked.record(self._signature, x, keep_data=True).calls for x in (self._three, other))
+        data = {call.key: call.data for call in two}
+        found: set[Key] = set()
+        for call in one:
+            before, after = call.data, data.get(call.key)
+            if call.key not in merged or before is None or after is None or before.shape != after.shape:
+                continue
+            for axis, size in enumerate(before.shape):
+                if size > 3 and size % 3 == 0 and _changed_every_third(before, after, axis):
+                    found.add(call.key)
+        return found
+
+
+def _parted(calls: Sequence[Call], keys: Iterable[Key]) -> tuple[list[Call], list[Call]]:
+    wanted = set(keys)
+    return [call for call in calls if call.key in wanted], [call for call in calls if call.key not in wanted]
+
+
+def _off(call: Call, reason: str) -> SiteOff:
+    return SiteOff(call.path, call.number, call.kind, call.p, reason)
+
+
+def _name(call: Call) -> str:
+    return site_name(call.path, call.number)
+
+
+def _same_call(call: Call, twin: Call | None) -> bool:
+    """Whether eval mode makes the same call; with which p does not matter, since a mask is put in its place."""
+    return twin is not None and (twin.kind, twin.mask_shape) == (call.kind, call.mask_shape)
+
+
+def _shifted(call: Call) -> bool:
+    return call.kind in (ALPHA, FEATURE_ALPHA)
+
+
+def _same(some: tuple[Tensor, ...], others: tuple[Tensor, ...]) -> bool:
+    """Whether outputs are the same to the bit, NaN being NaN."""
+    return len(some) == len(others) and all(
+        a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+        for a, b in zip(some, others, strict=True)
+    )
+
+
+def _with_gradients(outputs: tuple[Tensor, ...], leaves: dict[Key, Tensor]) -> set[Key]:
+    total = [out.sum() for out in outputs if out.requires_grad]
+    if not total:
+        return set()
+    try:
+        gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    except RuntimeError:  # an operator that has no derivative
+        return set()
+    return {key for key, gradient in zip(leaves, gradients, strict=True) if gradient is not None}
+
+
+def _probe(call: Call, number: int) -> Mask:
+    """A mask that leaves its traces wherever it goes; of three, `number`."""
+    shape = [int(size) for size in call.mask_shape]
+    if not call.raw:  # NaN in the place of a factor comes through most of what follows; the others through the rest
+        mask = torch.full(shape, (torch.nan, 0.0, 2.0)[number])
+        return (mask, torch.zeros(shape)) if _shifted(call) else mask
+    if call.kind in (BERNOULLI, UNIFORM) and number < 2:
+        return torch.full(shape, (0.0, 1.0 if call.kind == BERNOULLI else 0.999)[number])
+    return numbers(call, 1 + number)
+
+
+def _changed_every_third(before: Tensor, after: Tensor, axis: int) -> bool:
+    changed = (before != after).movedim(axis, 0).flatten(1).any(1).nonzero().flatten()
+    times = before.shape[axis] // 3
+    neighbours = bool(((changed >= times) & (changed < 2 * times)).all())
+    return len(changed) > 0 and not neighbours and bool((changed % 3 == 1).all())
+
+
+def _blamed(draws: Iterable[Draw]) -> str:
+    """Where randomness comes from that no mask can stand for, in words."""
+    found = list(dict.fromkeys(f"{draw.operator} in {draw.path or '(network)'}" for draw in draws))
+    if not found:
+        return "state of its own, or numbers drawn by Python or NumPy"
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+def _nothing_to_switch_on(off: Sequence[SiteOff]) -> str:
+    seen = "; ".join(f"{site.name}: {site.reason}" for site in off) or "none"
+    return (
+        f"the network has no dropout to switch on (dropout calls seen: {seen}); Monte Carlo dropout needs at least one "
+        "with p above 0 on the way from input to output"
+    )
+
+
+def _check_patterns(selection: Selection, calls: Sequence[Call]) -> None:
+    paths = sorted({call.path for call in calls})
+    for pattern in selection.patterns:
+        if not any(fnmatchcase(path, pattern) for path in paths):
+            raise InvalidInputError(
+                f"the selection names {pattern!r}, which matches the path of no site; the sites' paths are {paths}"
+            )
+    for pattern, p in (selection.p or {}).items():
+        if not 0.0 <= p <= 1.0:
+            raise InvalidInputError(f"the selection sets p of {pattern!r} to {p!r}; a number from 0 to 1 is accepted")
+
+
+def _site(call: Call, shape_of_three: tuple[int, ...], in_eval: bool, interleaved: bool) -> Site:
+    """Describe a call from the shapes of its mask with two rows and with three."""
+    where = f"the {call.kind} draw of {_name(call)}"
+    two = call.mask_shape
+    axes = [axis for axis, (a, b) in enumerate(zip(two, shape_of_three, strict=False)) if a != b]
+    if len(two) != len(shape_of_three) or len(axes) > 1:
+        raise UnsupportedModelError(
+            f"{where} has the shape {list(two)} with 2 rows and {list(shape_of_three)} with 3; exactly one dimension "
+            "may follow the rows"
+        )
+    p = None if call.p is None else float(call.p)
+    if not axes:
+        return Site(call.path, call.number, call.kind, p, "pass", two, None, in_eval=in_eval)
+    (axis,) = axes
+    times, remainder = divmod(two[axis], 2)
+    if remainder or shape_of_three[axis] != 3 * times:
+        raise UnsupportedModelError(
+            f"{where} has {two[axis]} entries for 2 rows and {shape_of_three[axis]} for 3; it must have the same "
+            "number for each row"
+        )
+    unit_shape = (*two[:axis], *two[axis + 1 :])
+    shape = unit_shape if times == 1 else (times, *unit_shape)
+    return Site(call.path, call.number, call.kind, p, "row", shape, axis, times, in_eval, interleaved and times > 1)
