@@ -1,5 +1,7 @@
-"""The command line: `mcdropout serve`."""
+"""The command line: `mcdropout serve` and `mcdropout inspect`."""
 
+import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,3 +66,59 @@ def serve(
     from service.server import run
 
     raise typer.Exit(run(settings))
+
+
+class Format(StrEnum):
+    """How an inspection is written."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+@app.command()
+def inspect(
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            help="Bundle folders, or module:function that returns (network, example_inputs) or (network, "
+            "example_inputs, options), the options being further arguments of Engine.from_module.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Format, typer.Option("--format", help="Tables for people, or JSON.")] = Format.TABLE,
+    passes: Annotated[int, typer.Option(min=1, help="How many passes to time.")] = 50,
+) -> None:
+    """Tell what is random in a network, what it costs, and what its dropout may do wrong.
+
+    The exit status is 1 where a network is refused, and 0 where there are findings or none.
+    """
+    from rich.console import Console
+
+    from service import log
+    from service.bundle import BundleError
+    from service.engine.errors import EngineError
+    from service.engine.inspection import Inspection
+    from service.engine.inspection import inspect as inspect_network
+    from service.rendering import as_document, exit_status, print_inspection
+    from service.targets import TargetError, load_target
+
+    log.configure("console", "error")
+    console, documents, inspections = Console(), [], []
+    for text in targets:
+        if Path(text).is_file():  # models/* names files beside the bundles
+            typer.echo(f"{text} is a file, no bundle's folder: left out", err=True)
+            continue
+        name = text
+        try:
+            target = load_target(text)
+            name = target.name
+            found = inspect_network(target.module, target.example_inputs, passes=passes, **target.options)
+        except (BundleError, EngineError, TargetError) as error:
+            found = Inspection(None, str(error))
+        inspections.append(found)
+        documents.append(as_document(name, found))
+        if output is Format.TABLE:
+            print_inspection(console, name, found)
+    if output is Format.JSON:
+        typer.echo(json.dumps(documents, indent=2))
+    raise typer.Exit(exit_status(inspections))

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
+from service.engine.errors import UnsupportedModelError
 from service.engine.sites import (
     ALPHA,
     ATTENTION,
@@ -76,6 +77,11 @@ class Call:
         return self.path, self.number
 
     @property
+    def form(self) -> tuple[str, float | None, int]:
+        """What is the same each time it is made: its kind, its p, and the number of its dimensions."""
+        return self.kind, self.p, len(self.mask_shape)
+
+    @property
     def raw(self) -> bool:
         """Whether it draws numbers for the network's own code, which a mask must always give it."""
         return self.kind in RAW
@@ -98,6 +104,7 @@ class RandomCalls(TorchFunctionMode):
         self._answer = answer
         self._numbers: Counter[str] = Counter()
         self.in_attention = False
+        self.padded_steps = 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -195,14 +202,26 @@ def _attention(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     p = float(given.pop("dropout_p", 0.0))
-    query, key = given["query"], given["key"]
-    shape = (*query.shape[:-1], key.shape[-2])
+    query = given["query"]
+    shape = _weights_shape(query, given["key"], given["value"], given.get("attn_mask"), given.get("enable_gqa", False))
     mask = mode.ask(ATTENTION, p, p > 0.0, shape, query)
     if mask is None:
         out: Tensor = func(**given, dropout_p=0.0)
         return out
     assert isinstance(mask, Tensor)
     return attention(mask, **given)
+
+
+def _weights_shape(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, enable_gqa: bool
+) -> tuple[int, ...]:
+    """The shape of the weights of attention: dimensions before the last two broadcast."""
+    end = -3 if enable_gqa else -2  # groups of queries share a head of the others
+    others = [x.shape[:end] + query.shape[end:-2] for x in (key, value)]
+    if attn_mask is not None:
+        others.append(attn_mask.shape[:-2])
+    leading: Any = torch.broadcast_shapes(query.shape[:-2], *others)  # type: ignore[no-untyped-call]
+    return (*leading, query.shape[-2], key.shape[-2])
 
 
 def attention(
@@ -223,8 +242,7 @@ def attention(
         attn_mask, is_causal, scale, enable_gqa: as PyTorch takes them.
     """
     if enable_gqa:
-        groups = query.shape[-3] // key.shape[-3]
-        key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+        key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
     scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
     if is_causal:
         allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
@@ -290,13 +308,18 @@ def _recurrent(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict
 def _between_layers(mode: RandomCalls, data: Tensor, batch_sizes: Tensor | None, p: float, training: bool) -> Tensor:
     if batch_sizes is None:
         return apply_mask(data, mode.ask(ELEMENT, p, training, data.shape, data))
-    steps, rows = len(batch_sizes), int(batch_sizes[0])
+    steps, rows = max(len(batch_sizes), mode.padded_steps), int(batch_sizes[0])
     mask = mode.ask(ELEMENT, p, training, (steps, rows, data.shape[-1]))
     if mask is None:
         return data
     assert isinstance(mask, Tensor)
     packed = mode.packed()
-    if packed is not None and packed.sorted_indices is not None:
+    if packed is None:
+        raise UnsupportedModelError(
+            "a recurrent layer with dropout between its layers gets sequences packed in an order that is not known; "
+            "a layer that is called with a PackedSequence, as layer(packed), is accepted"
+        )
+    if packed.sorted_indices is not None:
         mask = mask.index_select(1, packed.sorted_indices)
     return data * torch.cat([mask[step, :size] for step, size in enumerate(batch_sizes.tolist())]).to(data.dtype)
 
@@ -312,11 +335,19 @@ def _batch_norm(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dic
     return normalized
 
 
+@_handles(torch._pack_padded_sequence)
+def _pack(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Packing forgets how many steps there could be; masks are drawn for all of them."""
+    padded, batch_first = args[0], args[2]
+    mode.padded_steps = max(mode.padded_steps, padded.shape[1 if batch_first else 0])
+    return func(*args, **kwargs)
+
+
 def _numbers(mode: RandomCalls, kind: str, p: float | None, like: Tensor) -> Tensor:
-    """Numbers of the kind, in the shape and dtype of `like`."""
+    """Numbers of the kind, in the shape and dtype of `like`, which the network may overwrite."""
     numbers = mode.ask(kind, p, True, like.shape)
     assert isinstance(numbers, Tensor)
-    return numbers.to(like.dtype).expand(like.shape)
+    return numbers.to(like.dtype).expand(like.shape).clone()
 
 
 @_handles(torch.rand, torch.randn)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from service.engine.calls import Call, Mask
 from service.engine.errors import InvalidInputError, UnsupportedModelError
-from service.engine.network import Draw, Network, Recording, Tracked, numbers, with_rows
+from service.engine.network import Draw, Known, Network, Recording, Tracked, numbers, with_rows
 from service.engine.signature import Signature
 from service.engine.sites import (
     ALPHA,
@@ -102,10 +102,12 @@ class _Explorer:
         if not on:
             raise UnsupportedModelError(_nothing_to_switch_on(off))
         awake = frozenset().union(*(needs[call.key] for call in on))
-        self._check_numbers(awake, on, idle)
+        known = self._known(awake, [*on, *idle])
+        self._check_awake_modules(on, needs, quiet)
         interleaved = self._interleaved(awake, on)
         sites = [_site(call, large[call.key].mask_shape, call.key not in gone, call.key in interleaved) for call in on]
-        network = Network(self._module, self._signature, sites, awake, (call.key for call in idle if call.raw))
+        known_in_eval = {call.key: call.form for call in quiet.calls}
+        network = Network(self._module, self._signature, sites, awake, known, known_in_eval)
         network.always_on = any(call.active for call in quiet.calls)
         return Discovery(network, tuple(off))
 
@@ -153,7 +155,7 @@ class _Explorer:
         if any(call.raw for call in first.calls):
             for variant in _VARIANTS[1:]:
                 for call in self._trained(inputs, 0, variant).calls:
-                    found.setdefault(call.key, call)
+                    _check_form(call, found.setdefault(call.key, call).form)
         return found
 
     def _trained(self, inputs: Sequence[Tensor], seed: int, variant: int = 0) -> Recording:
@@ -277,17 +279,40 @@ class _Explorer:
                 return True
         return False
 
-    def _check_numbers(self, awake: Iterable[str], on: Sequence[Call], idle: Sequence[Call]) -> None:
-        """Code that draws numbers of its own gets them whenever its module is out of eval mode."""
-        known = {call.key for call in (*on, *idle)}
+    def _known(self, awake: Iterable[str], taken: Sequence[Call]) -> Known:
+        """All random calls that are made while the modules `awake` are out of eval mode."""
         tracked = self._tracked.wake(awake)
+        known: dict[Key, tuple[str, float | None, int]] = {}
         for variant in _VARIANTS:
-            for call in tracked.record(self._signature, self._two, variant=variant).calls:
-                if call.raw and call.key not in known:
+            calls = tracked.record(self._signature, self._two, variant=variant).calls
+            for call in calls:
+                _check_form(call, known.setdefault(call.key, call.form))
+                if call.raw and call.key not in {other.key for other in taken}:
                     raise UnsupportedModelError(
                         f"{_name(call)} draws {call.kind} numbers and is left out, but other sites of its module need "
                         "it out of eval mode; sites of one module that draws its own numbers are on or off together"
                     )
+            if not any(call.raw for call in calls):
+                break
+        return known
+
+    def _check_awake_modules(self, on: Sequence[Call], needs: dict[Key, frozenset[str]], quiet: Recording) -> None:
+        """Modules that leave eval mode for dropout alone must do nothing else there.
+
+        Where the network draws numbers of its own too, no check of the whole can tell: there nothing stands for
+        "nothing dropped".
+        """
+        drawing = {path for call in on if call.raw for path in needs[call.key]}
+        dropping = frozenset().union(*(needs[call.key] for call in on if not call.raw)) - drawing
+        if not drawing or not dropping:
+            return
+        outputs = self._tracked.wake(dropping).record(self._signature, self._two).outputs
+        if not self._like(outputs, quiet.outputs, ()):
+            paths = ", ".join(sorted(path or "(network)" for path in dropping))
+            raise UnsupportedModelError(
+                f"{paths} must leave eval mode for dropout, and then gives other outputs though nothing is dropped; "
+                "a train mode that differs in dropout alone is accepted"
+            )
 
     def _interleaved(self, awake: Iterable[str], on: Sequence[Call]) -> set[Key]:
         """The calls in whose data the entries of a row lie apart: told by changing the middle one of three rows."""
@@ -318,6 +343,14 @@ def _off(call: Call, reason: str) -> SiteOff:
 
 def _name(call: Call) -> str:
     return site_name(call.path, call.number)
+
+
+def _check_form(call: Call, form: tuple[str, float | None, int]) -> None:
+    if call.form != form:
+        raise UnsupportedModelError(
+            f"{_name(call)} is another random call ({call.kind}) for other numbers that the network draws; calls of a "
+            "module that are the same in every pass are accepted, or that lie in modules of their own"
+        )
 
 
 def _same_call(call: Call, twin: Call | None) -> bool:

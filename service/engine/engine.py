@@ -8,10 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import nn
 
-from service.engine.discovery import discover
 from service.engine.errors import (
     InvalidInputError,
     NonFiniteOutputError,
@@ -22,18 +20,13 @@ from service.engine.inputs import (
     RuntimeName,
     Task,
     as_array,
-    as_example,
-    as_tuple,
     check_options,
     in_order,
-    row_axes,
 )
 from service.engine.masks import MAX_SEED, Masks
-from service.engine.network import with_rows
-from service.engine.preparation import Prepared, prepare
-from service.engine.program import EXAMPLE_ROWS
+from service.engine.preparation import Prepared, prepare, understand
 from service.engine.runtimes import Array
-from service.engine.signature import Entry, Signature
+from service.engine.signature import Entry
 from service.engine.sites import Selection, SiteOff
 from service.engine.statistics import (
     ClassificationStatistics,
@@ -44,7 +37,6 @@ from service.engine.statistics import (
 )
 from service.engine.verify import (
     run_pairs,
-    unlike_rows,
 )
 
 STEP_BYTES = 64 * 2**20
@@ -148,16 +140,15 @@ class Engine:
             VerificationError: it failed a check.
         """
         check_options(task, runtime, device, temperature, noise_variance, interval)
-        axes = row_axes(example_inputs, row_axis)
-        given = [as_example(x, axis) for x, axis in zip(as_tuple(example_inputs), axes, strict=True)]
-        arrays = tuple(unlike_rows(with_rows(x, EXAMPLE_ROWS).numpy(), len(x)) for x in given)
-        examples = tuple(torch.from_numpy(x) for x in arrays)
-        names = tuple(example_inputs) if isinstance(example_inputs, Mapping) else None
-        entries = (outputs,) if isinstance(outputs, str | int) else None if outputs is None else tuple(outputs)
-        signature = Signature(names, axes, entries, output_row_axis)
-        origin = module if device == "cpu" else copy.deepcopy(module).cpu()
-        found = discover(origin, examples, signature, selection)
-        prepared = prepare(task, found.network, arrays, examples, device, runtime)
+        understood = understand(
+            module if device == "cpu" else copy.deepcopy(module).cpu(),
+            example_inputs,
+            row_axis=row_axis,
+            outputs=outputs,
+            output_row_axis=output_row_axis,
+            selection=selection,
+        )
+        prepared = prepare(task, understood, device, runtime)
 
         def statistics() -> Statistics:
             if task == "classification":
@@ -167,11 +158,8 @@ class Engine:
         return cls(
             task=task,
             prepared=prepared,
-            off=found.off,
-            inputs=tuple(
-                InputSpec(x.shape[1:], x.dtype, names[index] if names else None, axes[index])
-                for index, x in enumerate(arrays)
-            ),
+            off=understood.off,
+            inputs=understood.inputs,
             statistics=statistics,
             step_bytes=step_bytes,
         )

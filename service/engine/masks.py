@@ -111,7 +111,7 @@ class MaskSource:
                 raise ValueError("a mask without a row dimension serves one pass of one request at a time")
             shared = np.array([[keys[0, 0], PASS_ROW]], np.uint64)
             for place, mask in zip(self._passes.places, _draw(self._passes, shared, first, 1), strict=True):
-                masks[place.index] = mask[0]
+                masks[place.index] = mask.reshape(place.site.mask_shape)
         return masks
 
     def keep_everything(self, count: int) -> Masks:

@@ -2,7 +2,7 @@
 
 import copy
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -17,7 +17,10 @@ from torch.utils._pytree import tree_leaves
 from service.engine.calls import Call, Mask, Place, RandomCalls
 from service.engine.errors import UnsupportedModelError
 from service.engine.signature import Signature
-from service.engine.sites import NORMAL, Site
+from service.engine.sites import NORMAL, Site, site_name
+
+Known = Mapping[tuple[str, int], tuple[str, float | None, int]]
+"""Random calls that may be made: the key and the form of each."""
 
 
 @dataclass(frozen=True)
@@ -71,21 +74,24 @@ class Tracked:
             UnsupportedModelError: the module cannot be copied.
         """
         try:
-            self.module = copy.deepcopy(module).requires_grad_(False).eval()
+            self.module = copy.deepcopy(module)
         except Exception as error:
             raise UnsupportedModelError(
                 f"{type(module).__name__} cannot be copied ({error}); the engine works on a copy of its own, so "
                 "copy.deepcopy(module) has to work"
             ) from error
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(False)
+        self.wake(())
         self.failed: str | None = None
         self._running: list[tuple[str, tuple[Any, ...]]] = []
         for path, part in self.module.named_modules():
-            part.register_forward_pre_hook(self._entering(path))
+            part.register_forward_pre_hook(self._entering(path), with_kwargs=True)
             part.register_forward_hook(self._leaving, always_call=True)
 
-    def _entering(self, path: str) -> Callable[[nn.Module, Any], None]:
-        def hook(_module: nn.Module, inputs: Any) -> None:
-            self._running.append((path, inputs))
+    def _entering(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, inputs: Any, named: Any) -> None:
+            self._running.append((path, (*inputs, *named.values())))
 
         return hook
 
@@ -202,11 +208,12 @@ class Network:
         signature: Signature,
         sites: Sequence[Site],
         awake: Iterable[str] = (),
-        idle: Iterable[tuple[str, int]] = (),
+        known: Known | None = None,
+        known_in_eval: Known | None = None,
     ) -> None:
         """`service.engine.discovery.discover` finds out what to hand over here.
 
-        `idle` are path and number of raw calls whose numbers do not matter.
+        `known` are all random calls that were seen with the modules `awake`, and `known_in_eval` with none.
         """
         self.sites = tuple(sites)
         self.awake = frozenset(awake)
@@ -215,7 +222,7 @@ class Network:
         self.alone = False
         self._origin = module
         self._tracked = Tracked(module).wake(self.awake)
-        self._idle = frozenset(idle)
+        self._known, self._known_in_eval = dict(known or {}), dict(known_in_eval or {})
         self._by_key = {(site.path, site.call): index for index, site in enumerate(self.sites)}
         self._maps = True
 
@@ -236,7 +243,8 @@ class Network:
 
     def variant(self, sites: Sequence[Site], awake: Iterable[str]) -> "Network":
         """Another copy of the same network with other sites."""
-        network = Network(self._origin, self.signature, sites, awake, self._idle)
+        known = self._known if awake else self._known_in_eval
+        network = Network(self._origin, self.signature, sites, awake, known, self._known_in_eval)
         network.always_on, network.alone = self.always_on, self.alone
         return network
 
@@ -281,17 +289,15 @@ class Network:
         """
 
         def answer(call: Call) -> Mask:
+            if self._known.get(call.key) != call.form:
+                raise UnsupportedModelError(
+                    f"{site_name(*call.key)} makes a random call ({call.kind}) that was not made when sites were "
+                    "looked for; a network whose calls do not depend on the values of its inputs is accepted"
+                )
             index = self._by_key.get(call.key)
             if index is not None:
                 return _placed(self.sites[index], masks[index])
-            if call.key in self._idle:
-                return torch.zeros([])
-            if call.raw:
-                raise UnsupportedModelError(
-                    f"{call.path or '(network)'} draws {call.kind} numbers that it did not draw when its sites were "
-                    "looked for; what it draws must not depend on the numbers of its input"
-                )
-            return None
+            return torch.zeros([]) if call.raw else None  # numbers that do not matter
 
         return self._tracked.answering(answer)
 

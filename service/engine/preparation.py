@@ -1,24 +1,30 @@
 """Preparation: of the ways to run a network, the fastest that passes its checks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+from torch import nn
 
 from service.engine.candidates import Candidate, candidates, first_line
+from service.engine.cost import Cost, cost_of_split, cost_of_whole
+from service.engine.discovery import discover
 from service.engine.errors import UnsupportedModelError, VerificationError
-from service.engine.inputs import RuntimeName, Task
+from service.engine.inputs import Inputs, InputSpec, RuntimeName, Task, as_example, as_tuple, row_axes
 from service.engine.masks import MaskSource
-from service.engine.network import Network
-from service.engine.program import FrontierValue
+from service.engine.network import Network, with_rows
+from service.engine.program import EXAMPLE_ROWS, FrontierValue
 from service.engine.runtimes import Array, Runtime
 from service.engine.runtimes.torch import EagerRuntime
+from service.engine.signature import Entry, Signature
+from service.engine.sites import Selection, SiteOff
 from service.engine.verify import (
     Check,
     Deterministic,
     dropout_mixes_rows,
     raise_if_failed,
     run_pairs,
+    unlike_rows,
     verify,
     verify_deterministic,
 )
@@ -37,6 +43,7 @@ class Program:
         frontier: the tensors that cross from prefix to suffix.
         prefix_operations: operations that run once a row.
         suffix_operations: operations that run once a pass.
+        cost: the floating-point operations of both.
         checks: what was verified when it was loaded.
     """
 
@@ -47,7 +54,48 @@ class Program:
     frontier: tuple[FrontierValue, ...]
     prefix_operations: int
     suffix_operations: int
+    cost: Cost
     checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class Understood:
+    """A network whose randomness is known.
+
+    Attributes:
+        network: the masked copy.
+        off: the sites that are off.
+        inputs: what it takes.
+        arrays: example inputs, `[EXAMPLE_ROWS, ...]` each, whose rows differ.
+    """
+
+    network: Network
+    off: tuple[SiteOff, ...]
+    inputs: tuple[InputSpec, ...]
+    arrays: tuple[Array, ...]
+
+
+def understand(
+    module: nn.Module,
+    example_inputs: Inputs,
+    *,
+    row_axis: int | Sequence[int] | Mapping[str, int] = 0,
+    outputs: Entry | Sequence[Entry] | None = None,
+    output_row_axis: int = 0,
+    selection: Selection | None = None,
+) -> Understood:
+    """Find out what a network takes and what in it is random; arguments and errors as for `Engine.from_module`."""
+    axes = row_axes(example_inputs, row_axis)
+    given = [as_example(x, axis) for x, axis in zip(as_tuple(example_inputs), axes, strict=True)]
+    arrays = tuple(unlike_rows(with_rows(x, EXAMPLE_ROWS).numpy(), len(x)) for x in given)
+    names = tuple(example_inputs) if isinstance(example_inputs, Mapping) else None
+    entries = (outputs,) if isinstance(outputs, str | int) else None if outputs is None else tuple(outputs)
+    signature = Signature(names, axes, entries, output_row_axis)
+    found = discover(module, [torch.from_numpy(x) for x in arrays], signature, selection)
+    specs = tuple(
+        InputSpec(x.shape[1:], x.dtype, names[index] if names else None, axes[index]) for index, x in enumerate(arrays)
+    )
+    return Understood(found.network, found.off, specs, arrays)
 
 
 @dataclass(frozen=True)
@@ -69,20 +117,12 @@ class Prepared:
     pair_bytes: int
 
 
-def prepare(
-    task: Task,
-    network: Network,
-    arrays: tuple[Array, ...],
-    examples: tuple[Tensor, ...],
-    device: str,
-    runtime: RuntimeName,
-) -> Prepared:
+def prepare(task: Task, understood: Understood, device: str, runtime: RuntimeName) -> Prepared:
     """Find the fastest way to run a network that passes its checks.
 
     Args:
         task: what its outputs are.
-        network: the masked copy.
-        arrays, examples: example inputs, `[EXAMPLE_ROWS, ...]` each, as arrays and as tensors.
+        understood: the masked copy, and what it takes.
         device: where to run it.
         runtime: what to run it on.
 
@@ -90,6 +130,8 @@ def prepare(
         UnsupportedModelError: it cannot be run.
         VerificationError: it failed a check.
     """
+    network, arrays = understood.network, understood.arrays
+    examples = tuple(torch.from_numpy(x) for x in arrays)
     source = MaskSource(network.sites)
     eager = EagerRuntime(network)
     rows = len(arrays[0])
@@ -125,6 +167,7 @@ def prepare(
         frontier=cut.frontier if cut else (),
         prefix_operations=cut.prefix_operations if cut else 0,
         suffix_operations=cut.suffix_operations if cut else 0,
+        cost=cost_of_split(cut, source, examples) if cut else cost_of_whole(network, source, examples),
         checks=tuple(checks),
     )
     pair_bytes = source.bytes_per_pass + (cut.suffix_bytes if cut else 0)

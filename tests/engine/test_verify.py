@@ -98,12 +98,12 @@ def test_batch_statistics_in_a_module_that_has_to_leave_eval_mode_stay_those_of_
 
 
 def test_a_network_whose_rows_influence_each_other_is_refused():
-    assert verified(centred(mlp())) == [ROWS]
+    assert verified(centred(mlp())) == [PROGRAM_LOOP, ROWS]
 
 
 def test_a_network_whose_rows_influence_each_other_is_refused_with_dropout_on_a_weight():
     assert verified(drop_connect()) == []
-    assert verified(centred(drop_connect())) == [ROWS]
+    assert ROWS in verified(centred(drop_connect()))
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -0.5])
