@@ -7,7 +7,7 @@ from service.engine.errors import NonFiniteOutputError as NonFiniteOutputError
 from service.engine.errors import UnsupportedModelError as UnsupportedModelError
 from service.engine.errors import VerificationError as VerificationError
 from service.engine.preparation import Program as Program
-from service.engine.sites import Selection as Selection
+from service.engine.selection import Selection as Selection
 from service.engine.sites import Site as Site
 from service.engine.sites import SiteOff as SiteOff
 from service.engine.statistics import ClassificationPrediction as ClassificationPrediction

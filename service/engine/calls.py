@@ -350,11 +350,17 @@ def _numbers(mode: RandomCalls, kind: str, p: float | None, like: Tensor) -> Ten
     return numbers.to(like.dtype).expand(like.shape).clone()
 
 
+def _into(kwargs: dict[str, Any], numbers: Tensor) -> Tensor:
+    """The numbers, in the tensor that a call names with `out`, if it does."""
+    out: Tensor | None = kwargs.get("out")
+    return numbers if out is None else out.resize_(numbers.shape).copy_(numbers)
+
+
 @_handles(torch.rand, torch.randn)
 def _new(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    without = {name: value for name, value in kwargs.items() if name != "generator"}
+    without = {name: value for name, value in kwargs.items() if name not in ("generator", "out")}
     like = torch.empty(*args, **without)
-    return _numbers(mode, UNIFORM if func is torch.rand else NORMAL, None, like)
+    return _into(kwargs, _numbers(mode, UNIFORM if func is torch.rand else NORMAL, None, like))
 
 
 @_handles(torch.rand_like, torch.randn_like)
@@ -390,8 +396,7 @@ def _normal(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[st
         like = torch.empty(size, **options)
     else:
         like = mean + torch.zeros_like(deviation) if isinstance(deviation, Tensor) else torch.zeros_like(mean)
-    drawn: Tensor = mean + deviation * _numbers(mode, NORMAL, None, like)
-    return drawn
+    return _into(kwargs, mean + deviation * _numbers(mode, NORMAL, None, like))
 
 
 @_handles(Tensor.bernoulli_)
@@ -403,7 +408,7 @@ def _bernoulli_(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dic
 @_handles(torch.bernoulli, Tensor.bernoulli)
 def _bernoulli(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     x: Tensor = args[0] if args else kwargs["input"]
-    return _bernoulli_numbers(mode, x, args[1] if len(args) > 1 else kwargs.get("p", x))
+    return _into(kwargs, _bernoulli_numbers(mode, x, args[1] if len(args) > 1 else kwargs.get("p", x)))
 
 
 def _bernoulli_numbers(mode: RandomCalls, like: Tensor, one: float | Tensor) -> Tensor:

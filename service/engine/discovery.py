@@ -5,33 +5,24 @@ is on as soon as it has a mask. For one that eval mode leaves out (`if self.trai
 has to leave eval mode, or, where that module itself is no longer called, the one around it; no other module does.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from service.engine.calls import Call, Mask
-from service.engine.errors import InvalidInputError, UnsupportedModelError
-from service.engine.network import Draw, Known, Network, Recording, Tracked, numbers, with_rows
+from service.engine.calls import Call
+from service.engine.errors import UnsupportedModelError
+from service.engine.network import Draw, Known, Network, Recording, Tracked, with_rows
+from service.engine.reach import reached, same_outputs
+from service.engine.selection import Selection, select, site_off
 from service.engine.signature import Signature
-from service.engine.sites import (
-    ALPHA,
-    ATTENTION,
-    BERNOULLI,
-    FEATURE_ALPHA,
-    UNIFORM,
-    Selection,
-    Site,
-    SiteOff,
-    site_name,
-)
+from service.engine.sites import Site, SiteOff, site_name
 
 # Code that draws its own numbers may call other sites for other numbers (layers dropped as a whole): a few are tried.
 _VARIANTS = (0, 1, 2)
 # Noise of an activation in train mode, which is not dropout, and stays off with the rest of train mode.
-_NOT_DROPOUT = ("aten.rrelu_with_noise",)
+_NOT_DROPOUT = "aten.rrelu_with_noise"
 _TOLERANCE = 1e-5
 
 Key = tuple[str, int]
@@ -82,6 +73,7 @@ class _Explorer:
         self._two, self._three = ([with_rows(x, rows) for x in inputs] for rows in (2, 3))
         self._tracked = Tracked(module)
         self._asleep: set[str] = set()
+        self._drawing: set[str] = set()
 
     def explore(self, selection: Selection) -> Discovery:
         quiet = self._eval_mode()
@@ -90,15 +82,15 @@ class _Explorer:
             raise UnsupportedModelError(
                 "the network makes other dropout calls with 3 rows than with 2; its calls must not depend on the rows"
             )
-        on, off = self._selected(small.values(), selection)
+        on, off = select(selection, list(small.values()), asleep=self._asleep, drawing=self._drawing)
         still = {call.key: call for call in quiet.calls}
         gone = {call.key for call in on if not _same_call(call, still.get(call.key))}
         needs = self._needs(on, gone, quiet)
         on, asleep = _parted(on, needs)
-        off += [_off(call, "its module does not run in eval mode") for call in asleep]
-        reached = self._reached(on, needs)
-        on, idle = _parted(on, reached)
-        off += [_off(call, "it does not reach the output") for call in idle]
+        off += [site_off(call, "its module does not run in eval mode") for call in asleep]
+        tracked = self._tracked.wake(frozenset().union(*(needs[call.key] for call in on)))
+        on, idle = _parted(on, reached(tracked, self._signature, self._two, on))
+        off += [site_off(call, "it does not reach the output") for call in idle]
         if not on:
             raise UnsupportedModelError(_nothing_to_switch_on(off))
         awake = frozenset().union(*(needs[call.key] for call in on))
@@ -133,10 +125,10 @@ class _Explorer:
                 f"the network fails when it is run a second time: {error}; one that keeps nothing from call to call "
                 "is accepted"
             ) from error
-        if not _same(quiet.outputs, again.outputs):
+        if quiet.draws or not same_outputs(quiet.outputs, again.outputs):
             raise UnsupportedModelError(
-                f"the network gives other outputs when it is run a second time in eval mode: {_blamed(quiet.draws)}; "
-                "one that keeps nothing from call to call, and draws nothing in eval mode but dropout, is accepted"
+                f"the network does not repeat itself in eval mode: {_blamed(quiet.draws)}; one that keeps nothing from "
+                "call to call, and draws nothing in eval mode but dropout, is accepted"
             )
         return quiet
 
@@ -144,12 +136,14 @@ class _Explorer:
         """All random calls in train mode."""
         first = self._trained(inputs, 0)
         another = self._trained(inputs, 1)
-        draws = [draw for draw in first.draws if draw.operator.partition(".d")[0] not in _NOT_DROPOUT]
+        self._drawing |= {draw.path for draw in first.draws}
+        draws = [draw for draw in first.draws if not draw.operator.startswith(_NOT_DROPOUT)]
         draws = [draw for draw in draws if selection.takes(draw.path)]
-        if not _same(first.outputs, another.outputs) and (draws or not first.draws):
+        if draws or (not first.draws and not same_outputs(first.outputs, another.outputs)):
             raise UnsupportedModelError(
                 f"the network draws randomness in train mode that no mask can stand for: {_blamed(draws)}; dropout "
-                "calls of PyTorch, and uniform, normal and Bernoulli numbers, are accepted"
+                "calls of PyTorch, and uniform, normal and Bernoulli numbers, are accepted, and modules that the "
+                "selection excludes, which stay off"
             )
         found = {call.key: call for call in first.calls}
         if any(call.raw for call in first.calls):
@@ -176,33 +170,6 @@ class _Explorer:
                         f"{[list(x.shape) for x in inputs]}: {failure}"
                     ) from failure
                 self._asleep.add(failed)
-
-    def _selected(self, calls: Iterable[Call], selection: Selection) -> tuple[list[Call], list[SiteOff]]:
-        """Those to switch on, with the probability that they are to have, and the others."""
-        calls = list(calls)
-        _check_patterns(selection, calls)
-        on: list[Call] = []
-        off: list[SiteOff] = []
-        for call in calls:
-            given = selection.probability(call.path, None)
-            if given is not None and call.raw:
-                raise InvalidInputError(
-                    f"p of {_name(call)} is set to {given:g}, but the network's own code makes its dropout of "
-                    f"{call.kind} numbers; a p is accepted for the dropout calls of PyTorch"
-                )
-            chosen = call if given is None else replace(call, p=given)
-            drops = call.active or (call.path in self._asleep and bool(call.p))
-            if not selection.takes(call.path):
-                reason = "the selection leaves it out" if drops else None
-            elif chosen.p == 0.0:
-                reason = "its p is 0" if given is None else "the selection sets its p to 0"
-            else:
-                reason = None if drops or given else "its own code switches it off"
-            if reason is None and (drops or given):
-                on.append(chosen)
-            elif reason is not None and (drops or call.kind != ATTENTION):  # attention without dropout is no site
-                off.append(_off(chosen, reason))
-        return on, off
 
     def _needs(self, on: Sequence[Call], gone: set[Key], quiet: Recording) -> dict[Key, frozenset[str]]:
         """For each call that can be made to happen, the modules that have to leave eval mode for it."""
@@ -244,47 +211,19 @@ class _Explorer:
             torch.allclose(a, b, _TOLERANCE, _TOLERANCE, equal_nan=True) for a, b in zip(outputs, quiet, strict=True)
         )
 
-    def _reached(self, on: Sequence[Call], needs: dict[Key, frozenset[str]]) -> set[Key]:
-        """The calls whose masks the output depends on: told by gradients, and where there are none, by trying."""
-        if not on:
-            return set()
-        tracked = self._tracked.wake(frozenset().union(*(needs[call.key] for call in on)))
-        leaves = {call.key: torch.ones([int(n) for n in call.mask_shape], requires_grad=True) for call in on}
-
-        def ones(call: Call) -> Mask:
-            if call.raw:
-                return numbers(call, 0)
-            leaf = leaves.get(call.key)
-            return leaf if leaf is None or not _shifted(call) else (leaf, torch.zeros_like(leaf))
-
-        plain = tracked.record(self._signature, self._two, answer=ones)
-        reached = {call.key for call in on} - {call.key for call in plain.calls}  # layers dropped as a whole, this time
-        reached |= _with_gradients(plain.outputs, leaves)
-        for call in on:
-            if call.key not in reached and self._changes(tracked, call, ones, plain.outputs):
-                reached.add(call.key)
-        return reached
-
-    def _changes(
-        self, tracked: Tracked, probed: Call, others: Callable[[Call], Mask], plain: tuple[Tensor, ...]
-    ) -> bool:
-        """Whether other masks for one call lead to other outputs."""
-        for number in range(3):
-
-            def answer(call: Call, number: int = number) -> Mask:
-                return _probe(call, number) if call.key == probed.key else others(call)
-
-            outputs = tracked.record(self._signature, self._two, answer=answer).outputs
-            if not _same(outputs, plain):
-                return True
-        return False
-
     def _known(self, awake: Iterable[str], taken: Sequence[Call]) -> Known:
         """All random calls that are made while the modules `awake` are out of eval mode."""
         tracked = self._tracked.wake(awake)
         known: dict[Key, tuple[str, float | None, int]] = {}
         for variant in _VARIANTS:
-            calls = tracked.record(self._signature, self._two, variant=variant).calls
+            recording = tracked.record(self._signature, self._two, variant=variant)
+            calls = recording.calls
+            if recording.draws:
+                raise UnsupportedModelError(
+                    "modules that have to leave eval mode for dropout draw what no mask can stand for: "
+                    f"{_blamed(recording.draws)}; dropout calls of PyTorch, and uniform, normal and Bernoulli numbers, "
+                    "are accepted"
+                )
             for call in calls:
                 _check_form(call, known.setdefault(call.key, call.form))
                 if call.raw and call.key not in {other.key for other in taken}:
@@ -337,10 +276,6 @@ def _parted(calls: Sequence[Call], keys: Iterable[Key]) -> tuple[list[Call], lis
     return [call for call in calls if call.key in wanted], [call for call in calls if call.key not in wanted]
 
 
-def _off(call: Call, reason: str) -> SiteOff:
-    return SiteOff(call.path, call.number, call.kind, call.p, reason)
-
-
 def _name(call: Call) -> str:
     return site_name(call.path, call.number)
 
@@ -356,40 +291,6 @@ def _check_form(call: Call, form: tuple[str, float | None, int]) -> None:
 def _same_call(call: Call, twin: Call | None) -> bool:
     """Whether eval mode makes the same call; with which p does not matter, since a mask is put in its place."""
     return twin is not None and (twin.kind, twin.mask_shape) == (call.kind, call.mask_shape)
-
-
-def _shifted(call: Call) -> bool:
-    return call.kind in (ALPHA, FEATURE_ALPHA)
-
-
-def _same(some: tuple[Tensor, ...], others: tuple[Tensor, ...]) -> bool:
-    """Whether outputs are the same to the bit, NaN being NaN."""
-    return len(some) == len(others) and all(
-        a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
-        for a, b in zip(some, others, strict=True)
-    )
-
-
-def _with_gradients(outputs: tuple[Tensor, ...], leaves: dict[Key, Tensor]) -> set[Key]:
-    total = [out.sum() for out in outputs if out.requires_grad]
-    if not total:
-        return set()
-    try:
-        gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-    except RuntimeError:  # an operator that has no derivative
-        return set()
-    return {key for key, gradient in zip(leaves, gradients, strict=True) if gradient is not None}
-
-
-def _probe(call: Call, number: int) -> Mask:
-    """A mask that leaves its traces wherever it goes; of three, `number`."""
-    shape = [int(size) for size in call.mask_shape]
-    if not call.raw:  # NaN in the place of a factor comes through most of what follows; the others through the rest
-        mask = torch.full(shape, (torch.nan, 0.0, 2.0)[number])
-        return (mask, torch.zeros(shape)) if _shifted(call) else mask
-    if call.kind in (BERNOULLI, UNIFORM) and number < 2:
-        return torch.full(shape, (0.0, 1.0 if call.kind == BERNOULLI else 0.999)[number])
-    return numbers(call, 1 + number)
 
 
 def _changed_every_third(before: Tensor, after: Tensor, axis: int) -> bool:
@@ -413,18 +314,6 @@ def _nothing_to_switch_on(off: Sequence[SiteOff]) -> str:
         f"the network has no dropout to switch on (dropout calls seen: {seen}); Monte Carlo dropout needs at least one "
         "with p above 0 on the way from input to output"
     )
-
-
-def _check_patterns(selection: Selection, calls: Sequence[Call]) -> None:
-    paths = sorted({call.path for call in calls})
-    for pattern in selection.patterns:
-        if not any(fnmatchcase(path, pattern) for path in paths):
-            raise InvalidInputError(
-                f"the selection names {pattern!r}, which matches the path of no site; the sites' paths are {paths}"
-            )
-    for pattern, p in (selection.p or {}).items():
-        if not 0.0 <= p <= 1.0:
-            raise InvalidInputError(f"the selection sets p of {pattern!r} to {p!r}; a number from 0 to 1 is accepted")
 
 
 def _site(call: Call, shape_of_three: tuple[int, ...], in_eval: bool, interleaved: bool) -> Site:

@@ -1,6 +1,5 @@
 """Engine: a network, made ready to answer with its uncertainty. What a Python user imports."""
 
-import copy
 import dataclasses
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,10 +23,12 @@ from service.engine.inputs import (
     in_order,
 )
 from service.engine.masks import MAX_SEED, Masks
+from service.engine.network import copy_of
 from service.engine.preparation import Prepared, prepare, understand
 from service.engine.runtimes import Array
+from service.engine.selection import Selection
 from service.engine.signature import Entry
-from service.engine.sites import Selection, SiteOff
+from service.engine.sites import SiteOff
 from service.engine.statistics import (
     ClassificationStatistics,
     Prediction,
@@ -141,7 +142,7 @@ class Engine:
         """
         check_options(task, runtime, device, temperature, noise_variance, interval)
         understood = understand(
-            module if device == "cpu" else copy.deepcopy(module).cpu(),
+            module if device == "cpu" else copy_of(module).cpu(),
             example_inputs,
             row_axis=row_axis,
             outputs=outputs,

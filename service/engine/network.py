@@ -19,6 +19,9 @@ from service.engine.errors import UnsupportedModelError
 from service.engine.signature import Signature
 from service.engine.sites import NORMAL, Site, site_name
 
+# Operators that could draw, but are called with a dropout of 0: `RandomCalls` sees to that.
+_ONLY_WITH_DROPOUT = "aten._scaled_dot_product"
+
 Known = Mapping[tuple[str, int], tuple[str, float | None, int]]
 """Random calls that may be made: the key and the form of each."""
 
@@ -55,9 +58,15 @@ class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._path = path
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if torch.Tag.nondeterministic_seeded in func.tags and not str(func).startswith(_ONLY_WITH_DROPOUT):
             self.seen.append(Draw(self._path(), str(func)))
         return func(*args, **(kwargs or {}))
+
+
+def copy_of(module: nn.Module) -> nn.Module:
+    """A deep copy; of tensors that a layer keeps from a forward pass, as older weight norms do, without history."""
+    kept = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+    return copy.deepcopy(module, {id(value): value.detach().clone() for value in kept if not value.is_leaf})
 
 
 class Tracked:
@@ -74,7 +83,7 @@ class Tracked:
             UnsupportedModelError: the module cannot be copied.
         """
         try:
-            self.module = copy.deepcopy(module)
+            self.module = copy_of(module)
         except Exception as error:
             raise UnsupportedModelError(
                 f"{type(module).__name__} cannot be copied ({error}); the engine works on a copy of its own, so "
@@ -295,9 +304,7 @@ class Network:
                     "looked for; a network whose calls do not depend on the values of its inputs is accepted"
                 )
             index = self._by_key.get(call.key)
-            if index is not None:
-                return _placed(self.sites[index], masks[index])
-            return torch.zeros([]) if call.raw else None  # numbers that do not matter
+            return None if index is None else _placed(self.sites[index], masks[index])
 
         return self._tracked.answering(answer)
 

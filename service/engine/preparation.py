@@ -16,8 +16,9 @@ from service.engine.network import Network, with_rows
 from service.engine.program import EXAMPLE_ROWS, FrontierValue
 from service.engine.runtimes import Array, Runtime
 from service.engine.runtimes.torch import EagerRuntime
+from service.engine.selection import Selection
 from service.engine.signature import Entry, Signature
-from service.engine.sites import Selection, SiteOff
+from service.engine.sites import SiteOff
 from service.engine.verify import (
     Check,
     Deterministic,

@@ -199,6 +199,8 @@ class _Splitter:
     def _can_cross(self, node: fx.Node) -> bool:
         if node in self._inputs:
             return True
+        if self._ancestors([node]) & set(self._masks):  # the size of a masked value is no reason to wait for the mask
+            return False
         value = node.meta["val"]
         if not isinstance(value, Tensor):
             return False

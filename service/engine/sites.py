@@ -4,9 +4,7 @@ A site is a call, not a class. How sites are found by running a network is in `d
 of the draw is in `calls.py`.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 # Self-normalizing networks: the value that a dropped unit takes (Klambauer et al. 2017), as PyTorch has it.
 _SELU_SATURATION = -1.7580993408473766
@@ -130,35 +128,3 @@ def site_name(path: str, call: int) -> str:
     """How a site is called: its module path, and the number of the call where it is not the first."""
     path = path or "(network)"
     return f"{path}#{call}" if call else path
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which sites to switch on, by patterns of module paths as in a shell (`encoder.*`); the network's own is "".
-
-    Attributes:
-        include: a site is on only if its path matches one of these.
-        exclude: and none of these.
-        p: a probability to use instead of the network's own, for each pattern; the first that matches counts.
-    """
-
-    include: tuple[str, ...] = ("*",)
-    exclude: tuple[str, ...] = ()
-    p: Mapping[str, float] | None = None
-
-    @property
-    def patterns(self) -> tuple[str, ...]:
-        """All patterns but that which stands for everything."""
-        return tuple(x for x in (*self.include, *self.exclude, *(self.p or {})) if x != "*")
-
-    def takes(self, path: str) -> bool:
-        """Whether the sites of the module at `path` are to be on."""
-        return _matches(self.include, path) and not _matches(self.exclude, path)
-
-    def probability(self, path: str, own: float | None) -> float | None:
-        """The probability of a site whose own is `own`."""
-        return next((p for pattern, p in (self.p or {}).items() if fnmatchcase(path, pattern)), own)
-
-
-def _matches(patterns: tuple[str, ...], path: str) -> bool:
-    return any(fnmatchcase(path, pattern) for pattern in patterns)
