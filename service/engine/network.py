@@ -84,13 +84,13 @@ class Tracked:
         """
         try:
             self.module = copy_of(module)
+            for parameter in self.module.parameters():
+                parameter.requires_grad_(False)
         except Exception as error:
             raise UnsupportedModelError(
                 f"{type(module).__name__} cannot be copied ({error}); the engine works on a copy of its own, so "
                 "copy.deepcopy(module) has to work"
             ) from error
-        for parameter in self.module.parameters():
-            parameter.requires_grad_(False)
         self.wake(())
         self.failed: str | None = None
         self._running: list[tuple[str, tuple[Any, ...]]] = []
@@ -298,13 +298,14 @@ class Network:
         """
 
         def answer(call: Call) -> Mask:
-            if self._known.get(call.key) != call.form:
+            index = self._by_key.get(call.key)
+            mask = None if index is None else _placed(self.sites[index], masks[index])
+            if self._known.get(call.key) != call.form or not _fits(mask, call.mask_shape):
                 raise UnsupportedModelError(
                     f"{site_name(*call.key)} makes a random call ({call.kind}) that was not made when sites were "
                     "looked for; a network whose calls do not depend on the values of its inputs is accepted"
                 )
-            index = self._by_key.get(call.key)
-            return None if index is None else _placed(self.sites[index], masks[index])
+            return mask
 
         return self._tracked.answering(answer)
 
@@ -357,6 +358,15 @@ class Network:
 def with_rows(x: Tensor, rows: int) -> Tensor:
     """`x` cut, or repeated in turn, to `rows` rows."""
     return x[torch.arange(rows, device=x.device) % x.shape[0]]
+
+
+def _fits(mask: Mask, shape: Sequence[int]) -> bool:
+    """Whether a mask has the shape of a call, as far as the sizes are numbers."""
+    if mask is None:
+        return True
+    found = (mask[0] if isinstance(mask, tuple) else mask).shape
+    sizes = zip(found, shape, strict=False)
+    return len(found) == len(shape) and all(a == b for a, b in sizes if isinstance(a, int) and isinstance(b, int))
 
 
 def _placed(site: Site, mask: Tensor) -> Mask:

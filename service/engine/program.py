@@ -7,7 +7,6 @@ the rows inside the network, in the frontier it is the first.
 """
 
 import operator
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from service.engine.masks import MaskSource
 from service.engine.network import Network, with_rows
+from service.engine.quiet import quiet
 
 # torch.export specializes on the sizes 0 and 1, so that examples need more rows than that.
 EXAMPLE_ROWS = 3
@@ -103,8 +103,7 @@ def export(network: Network, inputs: tuple[Tensor, ...], source: MaskSource) -> 
     shapes = tuple({0: rows} if first else None for first in row_first)
     masked = _Masked(network, len(inputs))
     masked.training = False  # not `eval()`, which would reach the modules whose dropout calls are gone in eval mode
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with torch.no_grad(), quiet():
         program = torch.export.export(masked, arguments, dynamic_shapes=(shapes,), strict=False)
         module = program.run_decompositions({}).module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
@@ -303,6 +302,8 @@ class _Splitter:
                 for source in node.all_input_nodes:
                     copy(source)
                 copied = graph.node_copy(node, copies.__getitem__)
+                if copied.target is _aten.view.default:  # its strides may not be those that it was exported with
+                    copied.target = _aten.reshape.default
             copies[node] = copied
             return copied
 

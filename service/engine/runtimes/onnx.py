@@ -1,11 +1,6 @@
 """ONNX Runtime on the CPU: the embedded default."""
 
-import contextlib
-import io
-import logging
 import os
-import warnings
-from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from service.engine.program import EXAMPLE_PAIRS, EXAMPLE_ROWS, Split
+from service.engine.quiet import quiet
 from service.engine.runtimes import Array, Frontier
 
 
@@ -69,7 +65,7 @@ class _Session:
         self, graph: fx.GraphModule, examples: tuple[Tensor, ...], shapes: list[dict[int, torch.export.Dim] | None]
     ) -> None:
         names = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 graph, examples, dynamo=True, dynamic_shapes=tuple(shapes), input_names=names, verbose=False
             )
@@ -90,17 +86,3 @@ class _Session:
 
     def run(self, values: tuple[Array, ...]) -> tuple[Array, ...]:
         return tuple(self._session.run(None, {name: values[index] for index, name in self._inputs}))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter speaks of its progress and of packages that it would like; none of it concerns a user."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
