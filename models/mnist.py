@@ -3,9 +3,11 @@
 Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits", http://yann.lecun.com/exdb/mnist/.
 """
 
+import argparse
 import gzip
 import hashlib
 import json
+import math
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -57,6 +59,16 @@ def load(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     return images, labels
 
 
+def parse_arguments(description: str | None, folder: Path, epochs: int) -> argparse.Namespace:
+    """The options of every MNIST bundle's `train.py`, whose folder is `folder` and whose default is `epochs`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data-dir", type=Path, help="folder of the four MNIST IDX files, gzipped")
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=folder, help="folder for weights.safetensors and results.json")
+    return parser.parse_args()
+
+
 class Data(NamedTuple):
     """Images `[n, 1, 28, 28]` in 0..1 and labels `[n]`, to train with and to test with."""
 
@@ -77,6 +89,36 @@ def load_data(data_dir: Path | None) -> Data:
         tensors.append(torch.from_numpy(images.astype(np.float32) / 255).unsqueeze(1))
         tensors.append(torch.from_numpy(labels.astype(np.int64)))
     return Data(*tensors)
+
+
+def shift_by_a_pixel(images: Tensor) -> Tensor:
+    """Each image moved by -1, 0 or 1 pixel in each direction."""
+    count, _, height, width = images.shape
+    padded = F.pad(images, (1, 1, 1, 1))[:, 0]
+    down, right = torch.randint(0, 3, (2, count, 1))
+    rows, columns = down + torch.arange(height), right + torch.arange(width)
+    return padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]].unsqueeze(1)
+
+
+def random_affine(images: Tensor) -> Tensor:
+    """Each image turned by up to 12 degrees, scaled by 0.88 to 1.12, sheared by 0.1, and shifted by up to 2 pixels."""
+    count = len(images)
+
+    def uniform(limit: float) -> Tensor:
+        return (torch.rand(count) * 2 - 1) * limit
+
+    angle, scale, shear = uniform(math.radians(12)), 1 + uniform(0.12), uniform(0.1)
+    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
+    shift = 2 * 2 / images.shape[-1]
+    matrix = torch.stack(
+        [
+            torch.stack([cos, -sin + shear, uniform(shift)], 1),
+            torch.stack([sin, cos, uniform(shift)], 1),
+        ],
+        1,
+    )
+    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
 
 
 @torch.inference_mode()

@@ -7,14 +7,12 @@ this recipe reach 1.27%, and 1.23% without dropout.) The same network is then tr
 recipe, for `results.json` to compare: shifts leave it little to overfit, and it does better than the one with dropout.
 """
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent)]
@@ -33,15 +31,6 @@ def bound_incoming_weights(network: nn.Module) -> None:
         torch.renorm(layer.weight, p=2, dim=0, maxnorm=MAX_NORM, out=layer.weight)
 
 
-def shift_by_a_pixel(images: Tensor) -> Tensor:
-    """Each image moved by -1, 0 or 1 pixel in each direction."""
-    count, _, height, width = images.shape
-    padded = F.pad(images, (1, 1, 1, 1))[:, 0]
-    down, right = torch.randint(0, 3, (2, count, 1))
-    rows, columns = down + torch.arange(height), right + torch.arange(width)
-    return padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]].unsqueeze(1)
-
-
 def train(network: nn.Module, data: mnist.Data, epochs: int, title: str) -> list[dict[str, float]]:
     return mnist.fit(
         network,
@@ -51,19 +40,13 @@ def train(network: nn.Module, data: mnist.Data, epochs: int, title: str) -> list
         epochs=epochs,
         batch_size=100,
         title=title,
-        augment=shift_by_a_pixel,
+        augment=mnist.shift_by_a_pixel,
         after_step=lambda: bound_incoming_weights(network),
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", type=Path, help="folder of the four MNIST IDX files, gzipped")
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=HERE, help="folder for weights.safetensors and results.json")
-    arguments = parser.parse_args()
-
+    arguments = mnist.parse_arguments(__doc__, HERE, epochs=60)
     started = time.time()
     data = mnist.load_data(arguments.data_dir)
     torch.manual_seed(arguments.seed)
