@@ -3,95 +3,35 @@
 import importlib.util
 import inspect
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-MANIFEST = "model.yaml"
+from service.engine import Selection
+from service.engine.inputs import Inputs
+from service.engine.runtimes import Array
+from service.engine.signature import Entry
+from service.inputs import Axis, Input, PositiveInt, Preprocessing, Record
+from service.rows import RowsError, read_rows
 
-PositiveInt = Annotated[int, Field(gt=0, strict=True)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
+MANIFEST = "model.yaml"
+EXAMPLE = "example.json"
 
 
 class BundleError(Exception):
     """A bundle cannot be read. The message names file and field, what was found, and what would be accepted."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Preprocessing(_Record):
-    """From what a client sends to what the network takes: `(x * scale - mean) / std`.
-
-    `mean` and `std` are numbers, or a list with one for each entry of the input's first dimension (its channels).
-    """
-
-    scale: Number = 1.0
-    mean: Number | list[Number] = 0.0
-    std: Number | list[Number] = 1.0
-
-    @field_validator("std")
-    @classmethod
-    def _not_zero(cls, value: float | list[float]) -> float | list[float]:
-        if 0.0 in (value if isinstance(value, list) else [value]):
-            raise ValueError("0 cannot be divided by; any other number is accepted")
-        return value
-
-
-class Input(_Record):
-    """What a client sends for one row.
-
-    Attributes:
-        name: what the input is called in the model's description.
-        shape: of one row, without the row dimension.
-        dtype: what the network takes.
-        minimum, maximum: the values accepted; None for any.
-        preprocessing: what is done to the values before the network sees them.
-    """
-
-    name: str = "input"
-    shape: list[PositiveInt]
-    dtype: Literal["float32", "float64"] = "float32"
-    minimum: Number | None = None
-    maximum: Number | None = None
-    preprocessing: Preprocessing = Preprocessing()
-
-    @model_validator(mode="after")
-    def _channels_fit(self) -> "Input":
-        for name in ("mean", "std"):
-            value = getattr(self.preprocessing, name)
-            if isinstance(value, list) and (not self.shape or len(value) != self.shape[0]):
-                raise ValueError(
-                    f"preprocessing.{name} has {len(value)} entries; one number, or one for each entry of the shape's "
-                    f"first dimension, {self.shape[:1]}, is accepted"
-                )
-        return self
-
-    def prepare(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Rows `[rows, *shape]` as sent, to the network's values and dtype."""
-        steps = self.preprocessing
-        scaled = rows.astype(np.float64) * steps.scale
-        if steps.mean != 0.0 or steps.std != 1.0:
-            per_channel = [-1] + [1] * (len(self.shape) - 1)
-            mean, std = (
-                np.reshape(value, per_channel) if isinstance(value, list) else value
-                for value in (steps.mean, steps.std)
-            )
-            scaled = (scaled - mean) / std
-        return scaled.astype(self.dtype)
-
-
-class Passes(_Record):
+class Passes(Record):
     """How many stochastic passes a request gets where it names none, and the most that it may ask for."""
 
     default: Annotated[int, Field(ge=0, strict=True)] = 50
@@ -104,7 +44,21 @@ class Passes(_Record):
         return self
 
 
-class Manifest(_Record):
+class Dropout(Record):
+    """Which sites are on, by patterns of module paths as in a shell (`encoder.*`); the network's own path is "".
+
+    Attributes:
+        include: a site is on only if its path matches one of these.
+        exclude: and none of these.
+        p: a probability to use instead of the network's own, for each pattern; the first that matches counts.
+    """
+
+    include: list[str] = Field(default=["*"], min_length=1)
+    exclude: list[str] = Field(default=[])
+    p: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default={})
+
+
+class Manifest(Record):
     """What `model.yaml` says.
 
     Attributes:
@@ -112,7 +66,14 @@ class Manifest(_Record):
         version: any text; every answer carries it.
         task: "classification" or "regression".
         labels: the classes' names, in the order of the network's outputs; their numbers where not given.
-        input: what a client sends.
+        input: what a client sends, for a network of one input.
+        inputs: or for a network of several, in the order in which it takes them.
+        inputs_by: whether the network takes its inputs by "position", or by "keyword": as `forward(name=...)`.
+        output: which entry of what the network returns holds the logits, or the mean of a regression: a key, an
+            attribute or a position. For a regression that predicts its noise, one for the mean and one for the
+            logarithm of the variance. All tensors that it returns, where not given.
+        output_row_axis: the dimension that holds the rows in what the network returns.
+        dropout: which sites are on, and with which p.
         passes: default and most stochastic passes.
         network: `file.py:Name`, a class or function in the bundle that returns the network.
         arguments: what it is called with.
@@ -127,14 +88,75 @@ class Manifest(_Record):
     description: str = ""
     task: Literal["classification", "regression"]
     labels: list[str] | None = None
-    input: Input
+    input: Input | None = None
+    inputs: Annotated[list[Input], Field(min_length=1)] | None = None
+    inputs_by: Literal["position", "keyword"] = "position"
+    output: str | int | dict[str, str | int] | None = None
+    output_row_axis: Axis = 0
+    dropout: Dropout = Dropout()
     passes: Passes = Passes()
     network: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*\.py:[A-Za-z_]\w*$")]
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field(default={})
     weights: str
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     noise_variance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     interval: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _names_entries(cls, value: Any) -> Any:
+        entries = [value]
+        if isinstance(value, dict) and set(value) == {"mean", "log_variance"}:
+            entries = list(value.values())
+        if value is not None and not all(type(entry) in (str, int) for entry in entries):
+            raise ValueError(
+                f"is {value!r}; a key, an attribute or a position of what the network returns is accepted, or, for a "
+                "regression, {mean: ..., log_variance: ...} with one for each"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _output_fits_the_task(self) -> "Manifest":
+        if self.task == "classification" and isinstance(self.output, dict):
+            raise ValueError(
+                f"output is {self.output}, which is for a regression; for a classification the key, attribute or "
+                "position of the logits is accepted"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _inputs_are_named_once(self) -> "Manifest":
+        if (self.input is None) == (self.inputs is None):
+            found = "both are given" if self.input else "neither is given"
+            raise ValueError(f"of input and inputs, {found}; one of them, inputs for a list of several, is accepted")
+        names = [spec.name for spec in self.takes]
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise ValueError(f"inputs has more than one named {twice[0]!r}; names that differ are accepted")
+        return self
+
+    @property
+    def takes(self) -> tuple[Input, ...]:
+        """What a client sends, whether it is one input or several."""
+        return (self.input,) if self.input else tuple(self.inputs or ())
+
+    @property
+    def outputs(self) -> Entry | tuple[Entry, Entry] | None:
+        """`output` as the engine takes it."""
+        if isinstance(self.output, dict):
+            return self.output["mean"], self.output["log_variance"]
+        return self.output
+
+    @property
+    def selection(self) -> Selection:
+        """`dropout` as the engine takes it."""
+        return Selection(tuple(self.dropout.include), tuple(self.dropout.exclude), self.dropout.p)
+
+    def for_network(self, rows: Sequence[Array]) -> Inputs:
+        """Each input's rows, `[rows, *shape]`, as the network takes them: by name or position, rows in their place."""
+        placed = [np.moveaxis(x, 0, spec.row_axis) for x, spec in zip(rows, self.takes, strict=True)]
+        if self.inputs_by == "position":
+            return tuple(placed)
+        return {spec.name: x for x, spec in zip(placed, self.takes, strict=True)}
 
 
 class Bundle:
@@ -173,6 +195,32 @@ class Bundle:
         except RuntimeError as error:
             raise BundleError(f"{weights}: the weights do not fit {self.manifest.network}: {error}") from error
         return network.eval()
+
+    def examples(self, count: int) -> tuple[Array, ...]:
+        """Rows to try the network on: those of `example.json` where the folder holds one, else random ones.
+
+        Args:
+            count: how many random ones; `example.json`, a body as clients send it, says itself how many it has.
+
+        Returns:
+            For each input `[rows, *shape]`, as the network takes them.
+
+        Raises:
+            BundleError: `example.json` cannot be used, or there is none and no rows can be drawn.
+        """
+        path = self.folder / EXAMPLE
+        if path.exists():
+            try:
+                return read_rows(path.read_bytes(), self.manifest.takes)
+            except (OSError, RowsError) as error:
+                raise BundleError(f"{path}: {error}") from error
+        generator = np.random.default_rng(0)
+        try:
+            return tuple(spec.random(count, generator) for spec in self.manifest.takes)
+        except ValueError as error:
+            raise BundleError(
+                f"{self.folder / MANIFEST}: {error}, or rows in {EXAMPLE} such as a client would send"
+            ) from error
 
     def _build(self, path: Path, name: str) -> nn.Module:
         code = _import(path, self.manifest.name)
@@ -221,12 +269,24 @@ def _read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{path}: {'; '.join(problems)}") from error
 
 
+_RECORDS: dict[int | str, type[BaseModel]] = {
+    "input": Input,
+    "inputs": Input,
+    "preprocessing": Preprocessing,
+    "passes": Passes,
+    "dropout": Dropout,
+}
+
+
 def _describe(problem: Any) -> str:
     field = ".".join(map(str, problem["loc"])) or "(file)"
     if problem["type"] == "missing":
         return f"{field}: is missing and required"
+    if problem["type"] == "value_error":  # our own, which say what was found
+        return f"{field}: {problem['ctx']['error']}"
     if problem["type"] == "extra_forbidden":
-        return f"{field}: is no known field; {', '.join(Manifest.model_fields)} are accepted at the top"
+        known = next((_RECORDS[part] for part in reversed(problem["loc"][:-1]) if part in _RECORDS), Manifest)
+        return f"{field}: is no known field; {', '.join(known.model_fields)} are accepted there"
     return f"{field}: is {problem['input']!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 

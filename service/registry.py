@@ -3,13 +3,15 @@
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import structlog
+from torch import nn
 
 from service.bundle import Bundle, BundleError, find_bundles
 from service.engine import Engine, EngineError
+from service.engine.inputs import Inputs
 from service.metrics import Metrics
 
 _log = structlog.get_logger("registry")
@@ -102,12 +104,33 @@ class Registry:
                     runtime=program.runtime,
                     device=program.device,
                     sites=len(model.engine.sites),
+                    sites_off=len(model.engine.sites_off),
                 )
 
     def _failed(self, name: str, error: str) -> None:
         _log.error("model refused", model=name, error=error)
         with self._lock:
             self._entries[name] = Entry("failed", error=error)
+
+
+def engine_arguments(bundle: Bundle) -> tuple[nn.Module, Inputs, dict[str, Any]]:
+    """What `Engine.from_module` takes to make a bundle's engine: the network, example inputs, and options.
+
+    Raises:
+        BundleError: the bundle is wrong.
+    """
+    manifest = bundle.manifest
+    options = {
+        "task": manifest.task,
+        "temperature": manifest.temperature,
+        "noise_variance": manifest.noise_variance,
+        "interval": manifest.interval,
+        "row_axis": [spec.row_axis for spec in manifest.takes],
+        "outputs": manifest.outputs,
+        "output_row_axis": manifest.output_row_axis,
+        "selection": manifest.selection,
+    }
+    return bundle.load_network(), manifest.for_network(bundle.examples(max(_WARM_ROWS))), options
 
 
 def load(folder: Path, device: str) -> Model:
@@ -119,23 +142,12 @@ def load(folder: Path, device: str) -> Model:
     """
     bundle = Bundle(folder)
     manifest = bundle.manifest
-    example = np.random.default_rng(0).uniform(
-        0.0 if manifest.input.minimum is None else manifest.input.minimum,
-        1.0 if manifest.input.maximum is None else manifest.input.maximum,
-        (max(_WARM_ROWS), *manifest.input.shape),
-    )
-    rows = manifest.input.prepare(example)
-    engine = Engine.from_module(
-        bundle.load_network(),
-        rows,
-        manifest.task,
-        device=device,
-        temperature=manifest.temperature,
-        noise_variance=manifest.noise_variance,
-        interval=manifest.interval,
-    )
+    network, example_inputs, options = engine_arguments(bundle)
+    engine = Engine.from_module(network, example_inputs, device=device, **options)
+    examples = engine.as_inputs(example_inputs)
     for count in _WARM_ROWS:
-        prediction = engine.predict(rows[:count], passes=max(1, manifest.passes.default), seed=0)
+        rows = [x[np.arange(count) % len(x)] for x in examples]
+        prediction = engine.predict(manifest.for_network(rows), passes=max(1, manifest.passes.default), seed=0)
     classes = prediction.mean.shape[1:2]
     if manifest.task == "classification" and manifest.labels is not None and (len(manifest.labels),) != classes:
         raise BundleError(

@@ -35,6 +35,29 @@ REGRESSION = """
             hidden = self.layers(x)
             return self.mean(hidden), self.log_variance(hidden)
 """
+TOKENS = """
+    from torch import nn
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.first = nn.Embedding(20, 8), nn.Dropout(0.1)
+            self.head = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+
+        def forward(self, *, attention_mask, input_ids):
+            kept = attention_mask.unsqueeze(-1)
+            hidden = self.first(self.embedding(input_ids)) * kept
+            return {"hidden": hidden, "logits": self.head(hidden.sum(1) / kept.sum(1))}
+"""
+TOKEN_FIELDS: dict[str, object] = {
+    "input": None,
+    "inputs": [
+        {"name": "input_ids", "shape": [5], "dtype": "int64", "minimum": 0, "maximum": 19},
+        {"name": "attention_mask", "shape": [5], "dtype": "bool"},
+    ],
+    "inputs_by": "keyword",
+    "output": "logits",
+}
 
 
 def manifest(folder: str, **changes: object) -> dict[str, object]:

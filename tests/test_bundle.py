@@ -2,14 +2,16 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from service.bundle import Bundle, BundleError, Input, find_bundles
-from tests.bundles import manifest, network_of, write_bundle
+from service.bundle import Bundle, BundleError, find_bundles
+from service.inputs import Input
+from tests.bundles import TOKEN_FIELDS, TOKENS, manifest, network_of, write_bundle
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,33 @@ from tests.bundles import manifest, network_of, write_bundle
         ({"input": {"shape": [4], "dtype": "int7"}}, ["input.dtype", "int7", "float32"]),
         ({"input": {"shape": [4], "preprocessing": {"std": 0.0}}}, ["std", "0"]),
         ({"input": {"shape": [4], "preprocessing": {"mean": [1.0, 2.0]}}}, ["mean", "2 entries", "[4]"]),
+        ({"input": {"shape": [4], "minimum": 3, "maximum": 2.5}}, ["input", "minimum is 3", "maximum is 2.5"]),
+        ({"input": {"shape": [4], "row_axis": 2}}, ["input", "row_axis is 2", "0 to 1"]),
+        ({"input": {"shape": [], "row_axis": -1}}, ["input.row_axis", "-1"]),
+        ({"input": {"shape": [4], "dtype": "int32", "maximum": 0.5}}, ["input", "maximum is 0.5", "whole number"]),
+        ({"input": {"shape": [4], "dtype": "int32", "minimum": -(2**31) - 1}}, ["-2147483649", "to 2147483647"]),
+        ({"input": {"shape": [4], "dtype": "bool", "minimum": 0}}, ["input", "minimum is 0", "none is accepted"]),
+        (
+            {"input": {"shape": [4], "dtype": "int64", "preprocessing": {"scale": 2}}},
+            ["input", "preprocessing", "int64", "float32 and float64"],
+        ),
+        ({"input": {"shape": [4], "preprocessing": {"divisor": 2}}}, ["input.preprocessing.divisor", "scale, mean"]),
+        ({"input": {"shape": [4], "mean": 2}}, ["input.mean", "no known field", "preprocessing"]),
+        ({"input": None}, ["input and inputs, neither is given", "one of them"]),
+        ({"inputs": [{"name": "other", "shape": []}]}, ["input and inputs, both are given", "one of them"]),
+        ({"input": None, "inputs": []}, ["inputs", "at least 1"]),
+        ({"input": None, "inputs": [{"shape": [1]}, {"shape": [2]}]}, ["inputs", "'input'", "names that differ"]),
+        ({"input": None, "inputs": [{"name": "ids", "shape": [0]}]}, ["inputs.0.shape.0", "0"]),
+        ({"inputs_by": "name"}, ["inputs_by", "'name'", "'position' or 'keyword'"]),
+        ({"output": ["logits"]}, ["output", "['logits']", "a key, an attribute or a position"]),
+        ({"output": True}, ["output", "True", "a key, an attribute or a position"]),
+        ({"output": {"mean": "mu"}, "task": "regression"}, ["output", "{'mean': 'mu'}", "log_variance"]),
+        ({"output": {"mean": 0, "log_variance": 1}}, ["output is", "regression", "logits"]),
+        ({"output_row_axis": -1}, ["output_row_axis", "-1"]),
+        ({"dropout": {"include": []}}, ["dropout.include", "at least 1"]),
+        ({"dropout": {"exclude": "head"}}, ["dropout.exclude", "'head'", "list"]),
+        ({"dropout": {"p": {"head": 1.5}}}, ["dropout.p.head", "1.5", "1"]),
+        ({"dropout": {"only": ["head"]}}, ["dropout.only", "no known field", "include, exclude, p"]),
         ({"passes": {"default": 50, "maximum": 10}}, ["passes", "50", "10"]),
         ({"network": "../evil.py:Network"}, ["network", "../evil.py:Network"]),
         ({"colour": "red"}, ["colour", "no known field", "weights"]),
@@ -134,6 +163,83 @@ def test_preprocessing_scales_then_normalizes_each_channel() -> None:
     rows = spec.prepare(np.array([[[[6.0]], [[12.0]]]]))
     assert rows.dtype == np.float32
     assert rows.ravel().tolist() == [1.0, 1.0]
+
+
+def test_random_examples_are_values_that_the_manifest_accepts(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {
+        "ids": {"shape": [5], "dtype": "int32", "minimum": 3, "maximum": 5},
+        "mask": {"shape": [2, 3], "dtype": "bool"},
+        "pixel": {"shape": [], "dtype": "float64", "maximum": 255, "preprocessing": {"scale": 2}},
+        "cold": {"shape": [], "maximum": -5},
+        "hot": {"shape": [], "minimum": 40},
+    }
+    inputs = [{"name": name, **what} for name, what in fields.items()]
+    folder = write_bundle(tmp_path, "model", input=None, inputs=inputs)
+    ids, mask, pixel, cold, hot = Bundle(folder).examples(100)
+    assert (ids.shape, ids.dtype, set(ids.ravel().tolist())) == ((100, 5), np.int32, {3, 4, 5})
+    assert (mask.shape, mask.dtype, mask.all()) == ((100, 2, 3), np.bool_, True)
+    assert (pixel.shape, pixel.dtype) == ((100,), np.float64)
+    assert 0 <= pixel.min() < pixel.max() <= 2 * 255
+    assert -6 <= cold.min() < cold.max() <= -5
+    assert 40 <= hot.min() < hot.max() <= 41
+
+
+@pytest.mark.parametrize("missing", ["minimum", "maximum"])
+def test_integers_that_cannot_be_drawn_want_bounds_or_an_example(tmp_path: Path, missing: str) -> None:
+    ids = {"name": "ids", "shape": [5], "dtype": "int64", "minimum": 3, "maximum": 5}
+    del ids[missing]
+    folder = write_bundle(tmp_path, "model", input=ids)
+    with pytest.raises(BundleError, match=r"model\.yaml.*'ids'.*int64.*both are accepted.*example\.json"):
+        Bundle(folder).examples(8)
+    (folder / "example.json").write_text('{"inputs": [[3, 4, 5, 3, 4], [3, 3, 3, 4, 5]]}')
+    (rows,) = Bundle(folder).examples(8)
+    assert rows.tolist() == [[3, 4, 5, 3, 4], [3, 3, 3, 4, 5]]
+    assert rows.dtype == np.int64
+
+
+def test_an_example_is_what_a_client_would_send_and_is_preprocessed(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, "model", input={"shape": [4], "preprocessing": {"scale": 0.5}})
+    (folder / "example.json").write_text('{"inputs": [2, 4, 6, 8]}')
+    (rows,) = Bundle(folder).examples(8)
+    assert rows.tolist() == [[1, 2, 3, 4]]
+    assert rows.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", ["no JSON"]),
+        ("[]", ["list", '{"inputs": {"input_ids": [...], "attention_mask": [...]}}']),
+        ('{"inputs": {"input_ids": [1, 2, 3, 4, 5]}}', ["['input_ids']", "['input_ids', 'attention_mask']"]),
+        ('{"inputs": {"input_ids": [1], "attention_mask": [true]}}', ["inputs.input_ids", "[1]", "[rows, 5]"]),
+    ],
+)
+def test_an_example_that_a_client_could_not_send_is_refused(tmp_path: Path, text: str, said: list[str]) -> None:
+    folder = write_bundle(tmp_path, "model", TOKENS, **TOKEN_FIELDS)
+    (folder / "example.json").write_text(text)
+    with pytest.raises(BundleError) as refusal:
+        Bundle(folder).examples(8)
+    for words in ["example.json", *said]:
+        assert words in str(refusal.value)
+
+
+def test_an_example_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, "model")
+    (folder / "example.json").mkdir()
+    with pytest.raises(BundleError, match=r"example\.json"):
+        Bundle(folder).examples(8)
+
+
+def test_the_network_gets_its_inputs_by_keyword_or_position_with_the_rows_where_it_has_them(tmp_path: Path) -> None:
+    inputs = [{"name": "x", "shape": [4, 2], "row_axis": 1}, {"name": "age", "shape": []}]
+    rows = (np.zeros((3, 4, 2), np.float32), np.zeros(3, np.float32))
+    by_position = Bundle(write_bundle(tmp_path, "one", input=None, inputs=inputs)).manifest.for_network(rows)
+    assert isinstance(by_position, tuple)
+    assert [np.shape(x) for x in by_position] == [(4, 3, 2), (3,)]
+    changes: dict[str, object] = {"input": None, "inputs": inputs, "inputs_by": "keyword"}
+    by_keyword = Bundle(write_bundle(tmp_path, "two", **changes)).manifest.for_network(rows)
+    assert isinstance(by_keyword, dict)
+    assert {name: np.shape(x) for name, x in by_keyword.items()} == {"x": (4, 3, 2), "age": (3,)}
 
 
 def test_a_folder_without_bundles_is_refused(tmp_path: Path) -> None:

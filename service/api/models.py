@@ -22,7 +22,7 @@ async def list_models(request: Request) -> ModelList:
 
 @router.get("/{name}", summary="Describe a model")
 async def describe_model(request: Request, name: str) -> ModelDescription:
-    """Which sites are on, with which p, run by what, checked how; what it takes and gives."""
+    """Which sites are on and which off, with which p, run by what, checked how; what it takes and gives."""
     registry: Registry = request.app.state.registry
     entry = registry.entry(name)
     if entry is None:
@@ -49,9 +49,10 @@ def _describe(model: Model) -> dict[str, Any]:
     return {
         "description": manifest.description,
         "task": manifest.task,
-        "input": manifest.input.model_dump(),
+        "inputs": [spec.model_dump() for spec in manifest.takes],
         "output": output,
         "passes": manifest.passes.model_dump(),
-        "sites": [asdict(site) for site in model.engine.sites],
+        "sites": [asdict(site) | {"on": True} for site in model.engine.sites]
+        + [asdict(site) | {"on": False} for site in model.engine.sites_off],
         "program": asdict(model.engine.program),
     }

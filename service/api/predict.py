@@ -5,7 +5,6 @@ import secrets
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
@@ -14,10 +13,11 @@ from starlette.responses import Response
 
 from service.api.errors import Problem, ProblemError
 from service.api.schemas import PredictQuery, PredictRequest, PredictResponse
-from service.engine import ClassificationPrediction, InvalidInputError
+from service.engine import ClassificationPrediction
 from service.engine.runtimes import Array
 from service.metrics import Metrics
 from service.registry import Model, Registry
+from service.rows import RowsError, read_rows
 from service.scheduler import Answer, Scheduler
 from service.settings import Settings
 
@@ -148,58 +148,9 @@ async def _where_it_belongs(size: int, function: Any, *arguments: Any) -> Any:
 def _parse(body: bytes, model: Model, max_rows: int) -> tuple[Array, ...]:
     """The rows of a body, as the network takes them."""
     try:
-        content = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise ProblemError(
-            422, f"the body is no JSON: {error}; JSON is accepted, which has no NaN and no Infinity"
-        ) from error
-    if not isinstance(content, dict) or set(content) != {"inputs"}:
-        found = f"the fields {sorted(content)}" if isinstance(content, dict) else type(content).__name__
-        raise ProblemError(422, f'the body holds {found}; an object {{"inputs": [...]}} is accepted')
-    rows = _rows(content["inputs"], body, model)
-    if len(rows) > max_rows:
-        raise ProblemError(422, f"inputs holds {len(rows)} rows; 1 to {max_rows} are accepted")
-    try:
-        return model.engine.as_inputs(model.bundle.manifest.input.prepare(rows))
-    except InvalidInputError as error:
-        raise ProblemError(422, f"after preprocessing, {error}") from error
-
-
-def _rows(given: Any, body: bytes, model: Model) -> npt.NDArray[Any]:
-    """`[rows, *shape]`, from one row or several."""
-    expected = model.bundle.manifest.input
-    one, several = f"{expected.shape} for one row", f"[rows, {', '.join(map(str, expected.shape))}] for several"
-    try:
-        array = np.asarray(given)
-    except ValueError as error:
-        raise ProblemError(
-            422, f"inputs is ragged: its lists differ in length; {one}, {several} is accepted"
-        ) from error
-    shape = list(array.shape)
-    if shape == expected.shape:
-        array = array[None]
-    elif shape[1:] != expected.shape or shape[0] == 0:
-        raise ProblemError(422, f"inputs has the shape {shape}; {one}, {several} is accepted")
-    # Among numbers NumPy takes true for 1; in a body of numbers the words can stand for nothing else.
-    if array.dtype.kind not in "iuf" or b"true" in body or b"false" in body:
-        raise ProblemError(422, f"inputs holds {_not_a_number(given)}; numbers are accepted")
-    if not np.isfinite(array).all():
-        raise ProblemError(422, "inputs holds a number too large for a float; finite numbers are accepted")
-    low, high = expected.minimum, expected.maximum
-    if (low is not None and array.min() < low) or (high is not None and array.max() > high):
-        raise ProblemError(
-            422, f"inputs holds values from {array.min():g} to {array.max():g}; {low} to {high} is accepted"
-        )
-    return array
-
-
-def _not_a_number(value: Any) -> str:
-    """The first thing in nested lists that is no number, as text."""
-    if isinstance(value, list):
-        return next((text for part in value if (text := _not_a_number(part))), "")
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return "" if abs(value) < 2**63 else f"{value}, which is out of range"
-    return str(orjson.dumps(value), "utf-8")[:100]
+        return read_rows(body, model.bundle.manifest.takes, max_rows)
+    except RowsError as error:
+        raise ProblemError(422, str(error)) from error
 
 
 def _write(model: Model, passes: int, seed: int, answer: Answer) -> bytes:

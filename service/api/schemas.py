@@ -24,7 +24,10 @@ class PredictQuery(BaseModel):
 class PredictRequest(BaseModel):
     """The body of a prediction."""
 
-    inputs: Nested = Field(description="One row, or a list of rows, of the shape that GET /models/{name} tells.")
+    inputs: float | Nested | dict[str, Any] = Field(
+        description="One row, or a list of rows, of the shape that GET /models/{name} tells; for a model of several "
+        "inputs an object with one row, or a list of the same number of rows, for each by its name."
+    )
 
 
 class Timing(BaseModel):
@@ -90,16 +93,35 @@ class ModelList(BaseModel):
     models: list[ModelSummary]
 
 
+class InputDescription(BaseModel):
+    """What a client sends for each row."""
+
+    name: str
+    shape: list[int] = Field(description="Of one row; empty for one value a row.")
+    dtype: str
+    minimum: float | None = Field(description="The least value accepted.")
+    maximum: float | None = Field(description="The greatest value accepted.")
+    preprocessing: dict[str, Any] = Field(description="What the service does first: (x * scale - mean) / std.")
+    row_axis: int = Field(description="The dimension of the rows inside the network; clients send them first.")
+
+
 class SiteDescription(BaseModel):
-    """A place in the network that draws randomness."""
+    """A place in the network that draws randomness, or could. Null: what is not known of one that is off."""
 
     path: str = Field(description="Module path.")
-    call: int = Field(description="Which of that module's dropout calls.")
+    call: int = Field(description="Which of that module's random calls.")
     kind: str
-    p: float
-    shape: list[int] = Field(description="Of the mask, for one row (scope row) or one pass (scope pass).")
-    scope: str = Field(description='"row": each row draws its own; "pass": one for all rows of a request.')
-    in_eval: bool = Field(description="Whether its module stays in eval mode.")
+    p: float | None = Field(description="Probability that a unit is dropped; null for uniform and normal numbers.")
+    on: bool
+    reason: str | None = Field(None, description="Why it is off.")
+    shape: list[int] | None = Field(None, description="Of the mask, for one row (scope row) or one pass (scope pass).")
+    scope: str | None = Field(None, description='"row": each row draws its own; "pass": one for all rows of a request.')
+    row_axis: int | None = Field(
+        None, description="The dimension of the call's input that holds the rows; null for scope pass."
+    )
+    rows_per_row: int | None = Field(None, description="Entries along row_axis that belong to one row of the request.")
+    interleaved: bool | None = Field(None, description="Whether these lie apart along row_axis; else side by side.")
+    in_eval: bool | None = Field(None, description="Whether its module stays in eval mode.")
 
 
 class FrontierDescription(BaseModel):
@@ -108,6 +130,14 @@ class FrontierDescription(BaseModel):
     shape: list[int]
     per_row: bool
     input: int | None = Field(description="Which input of the network it is; null where it is computed.")
+    merged: bool = Field(description="Whether rows share a dimension with the first of shape inside the network.")
+
+
+class CostDescription(BaseModel):
+    """Floating-point operations of products, convolutions and attention."""
+
+    prefix: int = Field(description="Of what runs once a row.")
+    suffix: int = Field(description="Of what runs once for each pass of a row.")
 
 
 class CheckDescription(BaseModel):
@@ -121,13 +151,17 @@ class CheckDescription(BaseModel):
 class ProgramDescription(BaseModel):
     """How the network runs."""
 
-    strategy: str = Field(description='"split": what no mask touches runs once a row; "whole": all of it every pass.')
-    runtime: str
+    strategy: str = Field(
+        description='"split": what no mask touches runs once a row; "whole": all of it every pass; "mapped", "loop": '
+        "so it does, with every row a batch of its own, all at once or one after another."
+    )
+    runtime: str = Field(description='"sparse", "onnx", "torch" or "eager" (the module itself).')
     device: str
     reason: str | None = Field(description="Why nothing faster runs.")
     frontier: list[FrontierDescription]
     prefix_operations: int
     suffix_operations: int
+    cost: CostDescription
     checks: list[CheckDescription]
 
 
@@ -136,10 +170,10 @@ class ModelDescription(ModelSummary):
 
     description: str | None = None
     task: str | None = None
-    input: dict[str, Any] | None = None
+    inputs: list[InputDescription] | None = None
     output: dict[str, Any] | None = None
     passes: dict[str, int] | None = None
-    sites: list[SiteDescription] | None = None
+    sites: list[SiteDescription] | None = Field(None, description="Those that are on, then those that are off.")
     program: ProgramDescription | None = None
 
 

@@ -77,3 +77,15 @@ def drop_connect() -> Custom:
 def centred(network: nn.Module) -> Custom:
     """`network` behind a layer through which rows influence one another."""
     return Custom(lambda self, x: self.rest(x - x.mean(0)), rest=network)
+
+
+def drop_path(p: float) -> Custom:
+    """Stochastic depth as networks write it themselves: a uniform number a row, drawn in train mode only."""
+
+    def forward(network: Any, x: Tensor) -> Tensor:
+        if not network.training:
+            return x
+        keep = torch.rand(x.shape[0], *[1] * (x.dim() - 1)) + (1 - p)
+        return x * keep.floor() / (1 - p)
+
+    return Custom(forward)
