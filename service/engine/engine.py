@@ -25,7 +25,7 @@ from service.engine.inputs import (
 from service.engine.masks import MAX_SEED, Masks
 from service.engine.network import copy_of
 from service.engine.preparation import Prepared, prepare, understand
-from service.engine.runtimes import Array
+from service.engine.runtimes import Array, Frontier
 from service.engine.selection import Selection
 from service.engine.signature import Entry
 from service.engine.sites import SiteOff
@@ -43,6 +43,8 @@ from service.engine.verify import (
 STEP_BYTES = 64 * 2**20
 """The memory that one step of the engine may take, in bytes."""
 _MOST_PAIRS_A_STEP = 4096
+# Masks that all rows of a pass share are drawn for so many passes that they stay in the caches, in bytes.
+_SHARED_BYTES = 8 * 2**20
 _JSON_SAFE_SEED = 2**53
 _MOST_LOG_VARIANCE = 700.0  # beyond it exp overflows
 
@@ -303,18 +305,35 @@ class Engine:
         frontier = self._runtime.prefix(inputs)
         kept: list[npt.NDArray[np.float64]] = []
         for first, size in self._steps(count, passes):
-            masks = self._source.draw(seeds, rows, first, size)
-            pairs = np.repeat(np.arange(count, dtype=np.int64), size)
-            outputs = self._runtime.suffix(frontier, pairs, masks)
-            blocks = _cleared([out.reshape(count, size, *out.shape[1:]) for out in outputs], failed)
+            blocks = _cleared(self._step(frontier, seeds, rows, first, size), failed)
             statistics.update(blocks)
             if samples:
                 kept.append(statistics.samples(blocks))
         return Outcome(statistics.prediction(), np.concatenate(kept, axis=1) if samples else None, failed)
 
+    def _step(
+        self,
+        frontier: Frontier,
+        seeds: npt.NDArray[np.uint64],
+        rows: npt.NDArray[np.uint64],
+        first: int,
+        passes: int,
+    ) -> list[Array]:
+        """The outputs `[rows, passes, ...]` of some passes."""
+        each = np.arange(len(rows), dtype=np.int64)
+        if self.shares_rows:
+            masks = self._source.draw(seeds, rows, first, passes)
+            outputs = self._runtime.suffix(frontier, np.repeat(each, passes), masks)
+            return [out.reshape(len(rows), passes, *out.shape[1:]) for out in outputs]
+        drawn = self._source.draw_each(seeds, rows, first, passes)
+        runs = [self._runtime.suffix(frontier, each, masks) for masks in drawn]
+        return [np.stack(outputs, axis=1) for outputs in zip(*runs, strict=True)]
+
     def _steps(self, rows: int, passes: int) -> Iterator[tuple[int, int]]:
         """The first pass and the number of passes of each step."""
-        size = max(1, self._pairs_a_step // rows) if self.shares_rows else 1
+        size = max(1, self._pairs_a_step // rows)
+        if not self.shares_rows:
+            size = max(1, min(size, _SHARED_BYTES // self._source.shared_bytes))
         for first in range(0, passes, size):
             yield first, min(size, passes - first)
 

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from service.engine import native
 from service.engine.sites import UNIFORM, Site
 
 MAX_SEED = 2**64 - 1
@@ -85,8 +86,12 @@ class MaskSource:
     @property
     def bytes_per_pass(self) -> int:
         """Memory of the masks and the random bits of one pass of one row, in bytes."""
-        units = sum(int(np.prod(place.site.mask_shape)) for place in self._rows.places)
-        return 4 * units + 8 * self._rows.stride
+        return self._rows.bytes
+
+    @property
+    def shared_bytes(self) -> int:
+        """The same of what the rows of a pass share."""
+        return self._passes.bytes
 
     def draw(self, seeds: npt.ArrayLike, rows: npt.ArrayLike, first: int, passes: int) -> Masks:
         """The masks of `passes` passes, from pass `first` on, of each of several rows.
@@ -102,17 +107,29 @@ class MaskSource:
             row next to one another. Of a site whose scope is "pass", `[*mask_shape]`: `passes` must be 1 then, and
             the seeds equal.
         """
-        keys = np.stack([np.asarray(seeds, np.uint64), np.asarray(rows, np.uint64)], axis=1)
-        masks: Masks = [np.empty(0, np.float32)] * len(self.sites)
-        for place, mask in zip(self._rows.places, _draw(self._rows, keys, first, passes), strict=True):
-            masks[place.index] = mask
-        if self._passes.places:
-            if passes != 1 or np.any(keys[:, 0] != keys[0, 0]):
-                raise ValueError("a mask without a row dimension serves one pass of one request at a time")
-            shared = np.array([[keys[0, 0], PASS_ROW]], np.uint64)
-            for place, mask in zip(self._passes.places, _draw(self._passes, shared, first, 1), strict=True):
-                masks[place.index] = mask.reshape(place.site.mask_shape)
-        return masks
+        if not self.shares_rows:
+            if passes != 1:
+                raise ValueError("a mask without a row dimension serves one pass at a time; draw_each draws several")
+            return self.draw_each(seeds, rows, first, 1)[0]
+        drawn = _draw(self._rows, _keys(seeds, rows), first, passes)
+        return [mask.reshape(-1, *mask.shape[2:]) for mask in drawn]
+
+    def draw_each(self, seeds: npt.ArrayLike, rows: npt.ArrayLike, first: int, passes: int) -> list[Masks]:
+        """What `draw` returns for each of several passes, drawn together; the seeds must be equal."""
+        keys = _keys(seeds, rows)
+        if np.any(keys[:, 0] != keys[0, 0]):
+            raise ValueError("a mask without a row dimension serves one request at a time")
+        own = _draw(self._rows, keys, first, passes)
+        shared = _draw(self._passes, np.array([[keys[0, 0], PASS_ROW]], np.uint64), first, passes)
+        each: list[Masks] = []
+        for number in range(passes):
+            masks: Masks = [np.empty(0, np.float32)] * len(self.sites)
+            for place, mask in zip(self._rows.places, own, strict=True):
+                masks[place.index] = mask[:, number]
+            for place, mask in zip(self._passes.places, shared, strict=True):
+                masks[place.index] = mask[0, number].reshape(place.site.mask_shape)
+            each.append(masks)
+        return each
 
     def keep_everything(self, count: int) -> Masks:
         """Masks under which no unit is dropped and none is scaled, for `count` rows.
@@ -147,6 +164,7 @@ class _Layout:
             self.places.append(_Place(index, site, word, words, bits, threshold))
             word += words
         self.stride = -(-word // _BLOCK_WORDS) * _BLOCK_WORDS
+        self.bytes = 8 * self.stride + sum(4 * int(np.prod(place.site.mask_shape)) for place in self.places)
 
     def fill(self, words: npt.NDArray[np.uint64], masks: Masks) -> None:
         """Turn words `[rows, passes, stride]` into masks, each `[rows, passes, *mask_shape]`."""
@@ -167,23 +185,37 @@ class _Layout:
                 _choose(kept, summand, dropped_summand, planes[:, :, 1])
 
 
+def _keys(seeds: npt.ArrayLike, rows: npt.ArrayLike) -> npt.NDArray[np.uint64]:
+    return np.stack([np.asarray(seeds, np.uint64), np.asarray(rows, np.uint64)], axis=1)
+
+
 def _draw(layout: _Layout, keys: npt.NDArray[np.uint64], first: int, passes: int) -> Masks:
+    """The masks of a layout's sites, `[keys, passes, *mask_shape]`."""
     masks = [np.empty((len(keys), passes, *place.site.mask_shape), np.float32) for place in layout.places]
     if not layout.places:
         return masks
 
-    def draw(part: slice) -> None:
-        words = np.stack([_stream.read(key, first * layout.stride, passes * layout.stride) for key in keys[part]])
-        layout.fill(words.reshape(-1, passes, layout.stride), [mask[part] for mask in masks])
+    def draw(part: tuple[slice, slice]) -> None:
+        which, some = part
+        start, count = first + some.start, some.stop - some.start
+        words = np.stack([_stream.read(key, start * layout.stride, count * layout.stride) for key in keys[which]])
+        layout.fill(words.reshape(-1, count, layout.stride), [mask[part] for mask in masks])
 
-    threads = min(_MOST_THREADS, len(keys), 1 + len(keys) * passes * layout.stride // _WORDS_A_THREAD)
-    bounds = [len(keys) * part // threads for part in range(threads + 1)]
-    parts = [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
+    threads = min(_MOST_THREADS, 1 + len(keys) * passes * layout.stride // _WORDS_A_THREAD)
+    if len(keys) >= threads:
+        parts = [(part, slice(0, passes)) for part in _parts(len(keys), threads)]
+    else:
+        parts = [(slice(0, len(keys)), part) for part in _parts(passes, min(threads, passes))]
     waiting = [_THREADS.submit(draw, part) for part in parts[1:]]
     draw(parts[0])
     for future in waiting:
         future.result()
-    return [mask.reshape(-1, *mask.shape[2:]) for mask in masks]
+    return masks
+
+
+def _parts(count: int, parts: int) -> list[slice]:
+    bounds = [count * part // parts for part in range(parts + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
 
 
 def _kept(words: npt.NDArray[np.uint64], place: _Place, threshold: int) -> npt.NDArray[np.uint8]:
@@ -217,8 +249,9 @@ def _choose_eight(words: npt.NDArray[np.uint64], value: float, out: npt.NDArray[
 
 
 def _choose(kept: npt.NDArray[np.uint8], value: float, other: float, out: npt.NDArray[np.float32]) -> None:
-    if other == 0.0:
-        np.multiply(kept, np.float32(value), out=out)
+    if other == 0.0:  # in two steps, each without a buffer in between
+        np.copyto(out, kept)
+        out *= np.float32(value)
     else:
         out[...] = np.where(kept, np.float32(value), np.float32(other))
 
@@ -240,7 +273,9 @@ class _Stream(threading.local):
         }
 
     def read(self, key: npt.NDArray[np.uint64], first: int, count: int) -> npt.NDArray[np.uint64]:
-        """Words `first .. first + count` of the stream of `key`; `first` is a multiple of a block."""
+        """Words `first .. first + count` of the stream of `key`; both are multiples of a block."""
+        if native.available:
+            return native.philox_words(key, first // _BLOCK_WORDS, count // _BLOCK_WORDS)
         self._counter[0] = first // _BLOCK_WORDS
         self._key[:] = key
         self._philox.state = self._state

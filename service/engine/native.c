@@ -1,4 +1,7 @@
-/* Chains of masked linear layers on the CPU, without the multiplications by zero.
+/* Two things that NumPy and PyTorch do slower on the CPU: chains of masked linear layers without the multiplications by
+   zero, and the random words that masks are made of.
+
+   Masked linear layers.
 
    After a ReLU and a dropout mask most inputs of a layer are zero. A dense product multiplies by them all the same; here
    the others are first collected, and only their weights are read. Three things make that faster than a dense product
@@ -167,5 +170,48 @@ void masked_chain(const struct layer *layers, int64_t count, const float *x, con
             for (int64_t at = 0; at < outputs; at += PANEL)
                 memcpy(out + (begin + p) * outputs + at, s.values + (at / PANEL * block + p) * PANEL,
                        (size_t)lesser(PANEL, outputs - at) * sizeof(float));
+    }
+}
+
+/* Random words: Philox 4x64-10 (Salmon et al. 2011), as NumPy's `Philox` has it. Blocks are independent of one another;
+   several are worked on at once, since each waits for its own multiplications most of the time. */
+
+#define BLOCK_WORDS 4
+#define ROUNDS 10
+#define AT_ONCE 4
+
+INLINE uint64_t high(uint64_t a, uint64_t b) { return (uint64_t)((unsigned __int128)a * b >> 64); }
+
+/* The words of `AT_ONCE` blocks; block b encrypts the counter b + 1. */
+INLINE void encrypt(uint64_t key0, uint64_t key1, uint64_t block, uint64_t *out) {
+    uint64_t words[BLOCK_WORDS][AT_ONCE];
+    for (int i = 0; i < AT_ONCE; i++) {
+        words[0][i] = block + i + 1;
+        words[1][i] = words[0][i] == 0; /* the counter has 256 bits */
+        words[2][i] = words[3][i] = 0;
+    }
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < AT_ONCE; i++) {
+            uint64_t first = words[0][i], third = words[2][i];
+            words[0][i] = high(0xCA5A826395121157u, third) ^ words[1][i] ^ key0;
+            words[1][i] = 0xCA5A826395121157u * third;
+            words[2][i] = high(0xD2E7470EE14C6C93u, first) ^ words[3][i] ^ key1;
+            words[3][i] = 0xD2E7470EE14C6C93u * first;
+        }
+        key0 += 0x9E3779B97F4A7C15u;
+        key1 += 0xBB67AE8584CAA73Bu;
+    }
+    for (int i = 0; i < AT_ONCE; i++)
+        for (int word = 0; word < BLOCK_WORDS; word++) out[i * BLOCK_WORDS + word] = words[word][i];
+}
+
+/* The words of the blocks `block` .. `block + count` of the stream with this key. */
+void philox_words(uint64_t key0, uint64_t key1, uint64_t block, int64_t count, uint64_t *out) {
+    int64_t done = 0;
+    for (; done + AT_ONCE <= count; done += AT_ONCE) encrypt(key0, key1, block + done, out + done * BLOCK_WORDS);
+    if (done < count) {
+        uint64_t rest[AT_ONCE * BLOCK_WORDS];
+        encrypt(key0, key1, block + done, rest);
+        memcpy(out + done * BLOCK_WORDS, rest, (size_t)(count - done) * BLOCK_WORDS * sizeof(uint64_t));
     }
 }

@@ -1,4 +1,4 @@
-"""The C extension `native.c`: chains of masked linear layers without the multiplications by zero.
+"""The C extension `native.c`: chains of masked linear layers without the multiplications by zero, and random words.
 
 It is optional. Installing the package compiles it where there is a C compiler; where there is none, `available` is
 false and other runtimes do its work. It is a plain shared library, called through ctypes, which lets other threads of
@@ -40,13 +40,14 @@ def _load() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(found.origin)
-    except OSError:  # built for another machine
+        functions = library.masked_chain, library.masked_chain_scratch, library.philox_words
+    except (OSError, AttributeError):  # built for another machine, or of another version
         return None
     address, number = ctypes.c_void_p, ctypes.c_int64
-    library.masked_chain.argtypes = [address, number, *[address] * 3, *[number] * 3, *[address] * 2]
-    library.masked_chain.restype = None
-    library.masked_chain_scratch.argtypes = [address, number, number]
-    library.masked_chain_scratch.restype = number
+    chain, scratch, words = functions
+    chain.argtypes, chain.restype = [address, number, *[address] * 3, *[number] * 3, *[address] * 2], None
+    scratch.argtypes, scratch.restype = [address, number, number], number
+    words.argtypes, words.restype = [*[ctypes.c_uint64] * 3, number, address], None
     return library
 
 
@@ -150,6 +151,14 @@ class MaskedChain:
     def _bytes(self, block: int) -> int:
         assert _library is not None
         return int(_library.masked_chain_scratch(self._table, len(self._layers), block))
+
+
+def philox_words(key: npt.NDArray[np.uint64], block: int, count: int) -> npt.NDArray[np.uint64]:
+    """The words of `count` blocks of four, from `block` on, of the stream that NumPy's `Philox` gives for `key` [2]."""
+    words = np.empty(4 * count, np.uint64)
+    assert _library is not None
+    _library.philox_words(int(key[0]), int(key[1]), block, count, words.ctypes.data)
+    return words
 
 
 def _scratch_memory(size: int) -> npt.NDArray[np.uint8]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -18,9 +19,6 @@ from service.engine.calls import Call, Mask, Place, RandomCalls
 from service.engine.errors import UnsupportedModelError
 from service.engine.signature import Signature
 from service.engine.sites import NORMAL, Site, site_name
-
-# Operators that could draw, but are called with a dropout of 0: `RandomCalls` sees to that.
-_ONLY_WITH_DROPOUT = "aten._scaled_dot_product"
 
 Known = Mapping[tuple[str, int], tuple[str, float | None, int]]
 """Random calls that may be made: the key and the form of each."""
@@ -58,7 +56,7 @@ class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._path = path
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags and not str(func).startswith(_ONLY_WITH_DROPOUT):
+        if torch.Tag.nondeterministic_seeded in func.tags and _draws(func, args):
             self.seen.append(Draw(self._path(), str(func)))
         return func(*args, **(kwargs or {}))
 
@@ -67,6 +65,16 @@ def copy_of(module: nn.Module) -> nn.Module:
     """A deep copy; of tensors that a layer keeps from a forward pass, as older weight norms do, without history."""
     kept = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
     return copy.deepcopy(module, {id(value): value.detach().clone() for value in kept if not value.is_leaf})
+
+
+def _draws(operator: Any, args: Sequence[Any]) -> bool:
+    """Whether an operator that can draw does so, as it is called."""
+    name = str(operator)
+    if name.startswith("aten._scaled_dot_product"):  # its dropout is 0: `RandomCalls` sees to that
+        return False
+    if name.startswith("aten.rrelu_with_noise"):
+        return len(args) > 4 and bool(args[4])
+    return True
 
 
 class Tracked:
@@ -84,6 +92,7 @@ class Tracked:
         """
         try:
             self.module = copy_of(module)
+            self.module.eval()
             for parameter in self.module.parameters():
                 parameter.requires_grad_(False)
         except Exception as error:
@@ -95,7 +104,7 @@ class Tracked:
         self.failed: str | None = None
         self._running: list[tuple[str, tuple[Any, ...]]] = []
         for path, part in self.module.named_modules():
-            part.register_forward_pre_hook(self._entering(path), with_kwargs=True)
+            part.register_forward_pre_hook(self._entering(path), prepend=True, with_kwargs=True)
             part.register_forward_hook(self._leaving, always_call=True)
 
     def _entering(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -266,23 +275,18 @@ class Network:
         return self.variant((), ())
 
     def eval_outputs(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """`module.eval()(x)` of the user's own module, every part's mode put back afterwards.
+        """`module.eval()(x)` of a copy without hooks of ours.
 
         Dropout that does not heed eval mode is kept from dropping. Each row is a batch of its own where `alone`.
         """
-        module = self._origin
+        module = copy_of(self._origin)
+        module.eval()
         device = next((value.device for value in module.state_dict().values()), torch.device("cpu"))
-        modes = {part: part.training for part in module.modules()}
         batches: Iterable[Sequence[Tensor]] = [inputs]
         if self.alone:
             batches = [[x[row : row + 1] for x in inputs] for row in range(len(inputs[0]))]
-        module.eval()
-        try:
-            with torch.no_grad(), self._silenced() if self.always_on else nullcontext():
-                parts = [self.signature.call(module, [x.clone().to(device) for x in batch]) for batch in batches]
-        finally:
-            for part, mode in modes.items():
-                part.training = mode
+        with torch.no_grad(), self._silenced() if self.always_on else nullcontext():
+            parts = [self.signature.call(module, [x.clone().to(device) for x in batch]) for batch in batches]
         return tuple(torch.cat(outputs).cpu() for outputs in zip(*parts, strict=True))
 
     @staticmethod
@@ -353,6 +357,11 @@ class Network:
     def maps(self) -> bool:
         """Whether rows that are run alone are mapped over all at once, as far as is known."""
         return self._maps
+
+
+def to_array(x: Tensor) -> npt.NDArray[Any]:
+    """A tensor as an array; NumPy has no bfloat16."""
+    return (x.float() if x.dtype == torch.bfloat16 else x).detach().cpu().numpy()
 
 
 def with_rows(x: Tensor, rows: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Reach: whether a mask has any way to the output."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +13,20 @@ from service.engine.sites import ALPHA, FEATURE_ALPHA
 
 _PROBES = (torch.nan, 0.0, 2.0)
 Key = tuple[str, int]
+Background = Callable[[Call], Tensor]
+
+
+def _all(value: float) -> Background:
+    return lambda call: torch.full([int(size) for size in call.mask_shape], value)
+
+
+# What code that draws its own numbers gets meanwhile: it may drop what is probed, so that nothing shows.
+_BACKGROUNDS: tuple[Background, ...] = (
+    *(partial(numbers, variant=variant) for variant in range(3)),
+    _all(0.0),
+    _all(0.999),
+    _all(1.0),
+)
 
 
 def reached(tracked: Tracked, signature: Signature, inputs: Sequence[Tensor], calls: Sequence[Call]) -> set[Key]:
@@ -27,23 +42,29 @@ def reached(tracked: Tracked, signature: Signature, inputs: Sequence[Tensor], ca
         return set()
     leaves = {call.key: torch.ones([int(size) for size in call.mask_shape], requires_grad=True) for call in calls}
 
-    def ones(call: Call) -> Mask:
-        if call.raw:
-            return numbers(call, 0)
-        leaf = leaves.get(call.key)
-        return None if leaf is None else _as_mask(call, leaf)
+    def among(background: Background) -> Callable[[Call], Mask]:
+        def answer(call: Call) -> Mask:
+            if call.raw:
+                return background(call)
+            leaf = leaves.get(call.key)
+            return None if leaf is None else _as_mask(call, leaf)
 
-    plain = tracked.record(signature, inputs, answer=ones)
-    found = {call.key for call in calls} - {call.key for call in plain.calls}  # layers dropped as a whole, this time
+        return answer
+
+    backgrounds = _BACKGROUNDS if any(call.raw for call in calls) else _BACKGROUNDS[:1]
+    plain = [tracked.record(signature, inputs, answer=among(background)) for background in backgrounds]
+    made = {call.key for recording in plain for call in recording.calls}
+    found = {call.key for call in calls if call.key not in made}  # layers dropped as a whole, each time
     # Numbers for the network's own code may matter only where other numbers let them: they always get theirs.
     found |= {call.key for call in calls if call.raw}
-    found |= _with_gradients(plain.outputs, leaves)
+    found |= _with_gradients(plain[0].outputs, leaves)
 
     def changes(probed: Call) -> bool:
-        for probe in _PROBES:
-            outputs = tracked.record(signature, inputs, answer=_probing(probed, probe, ones)).outputs
-            if not same_outputs(outputs, plain.outputs):
-                return True
+        for background, recording in zip(backgrounds, plain, strict=True):
+            for probe in _PROBES:
+                answer = _probing(probed, probe, among(background))
+                if not same_outputs(tracked.record(signature, inputs, answer=answer).outputs, recording.outputs):
+                    return True
         return False
 
     return found | {call.key for call in calls if call.key not in found and changes(call)}

@@ -11,7 +11,7 @@ import torch
 
 from service.engine.errors import VerificationError
 from service.engine.masks import Masks, MaskSource
-from service.engine.network import Network
+from service.engine.network import Network, copy_of, to_array
 from service.engine.runtimes import Array, Runtime
 from service.engine.sites import UNIFORM
 
@@ -91,7 +91,7 @@ def verify_deterministic(network: Network, way: Deterministic, inputs: tuple[Arr
         way: how it is run with nothing dropped.
         inputs: example inputs, `[rows, ...]` each.
     """
-    reference = tuple(out.numpy() for out in network.eval_outputs([torch.from_numpy(x) for x in inputs]))
+    reference = tuple(to_array(out) for out in network.eval_outputs([torch.from_numpy(x) for x in inputs]))
     how = "with nothing dropped" if network.has_raw_sites else "with keep-everything masks"
     eager = run_pairs(way.eager, inputs, way.masks)
     first = _close(f"the network {how} equals its eval mode", eager, reference, EVAL_TOLERANCE)
@@ -134,8 +134,12 @@ def verify(
         _stayed_in_eval(network),
     ]
     moved = [name for name, value in module.state_dict().items() if not torch.equal(value, buffers[name])]
+    as_copied = copy_of(module)
+    as_copied.eval()
     masked = network.module.state_dict()
-    moved += [name for name, value in buffers.items() if not torch.equal(value, masked[name].to(value.device))]
+    moved += [
+        name for name, value in as_copied.state_dict().items() if not torch.equal(value.cpu(), masked[name].cpu())
+    ]
     checks.append(Check("no parameter and no buffer moved by a bit", not moved, f"moved: {', '.join(moved) or 'none'}"))
     raise_if_failed(checks)
     return checks
@@ -162,8 +166,8 @@ def dropout_mixes_rows(network: Network, eager: Runtime, source: MaskSource, inp
         return False
     tensors = [torch.from_numpy(x) for x in inputs]
     rows = [network.eval_outputs([x[row : row + 1] for x in tensors]) for row in range(len(inputs[0]))]
-    alone = tuple(torch.cat(outputs).numpy() for outputs in zip(*rows, strict=True))
-    beside = tuple(out.numpy() for out in network.eval_outputs(tensors))
+    alone = tuple(to_array(torch.cat(outputs)) for outputs in zip(*rows, strict=True))
+    beside = tuple(to_array(out) for out in network.eval_outputs(tensors))
     return _close("", alone, beside, EVAL_TOLERANCE).passed
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from service.engine.network import Network
+from service.engine.network import Network, to_array
 from service.engine.program import Split
 from service.engine.runtimes import Array, Frontier
 
@@ -32,7 +32,7 @@ class TorchRuntime:
     def suffix(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: list[Array]) -> tuple[Array, ...]:
         placed = (torch.from_numpy(value).to(self.device) for value in (rows, *masks))
         rows_placed = next(placed)
-        return tuple(out.cpu().numpy() for out in self._suffix(rows_placed, *frontier, *placed))
+        return tuple(to_array(out) for out in self._suffix(rows_placed, *frontier, *placed))
 
 
 class EagerRuntime:
@@ -62,4 +62,4 @@ class EagerRuntime:
         with self._lock:
             inputs = tuple(x.index_select(0, taken) for x in frontier)
             outputs = self._network.run(inputs, [torch.from_numpy(mask).to(self.device) for mask in masks])
-        return tuple(out.cpu().numpy() for out in outputs)
+        return tuple(to_array(out) for out in outputs)
