@@ -20,6 +20,7 @@ lint: $(VENV)/.installed-dev
 # Both need the MNIST files: MCDROPOUT_MNIST=FOLDER, else ../shared/data/mnist.
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.engine --peers $(VENV)/peers
+	$(BIN)/python -m benchmarks.zoo
 	$(BIN)/python -m benchmarks.http
 
 $(VENV)/bin/python:

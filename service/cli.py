@@ -103,7 +103,7 @@ def inspect(
     from service.targets import TargetError, load_target
 
     log.configure("console", "error")
-    console, documents, inspections = Console(), [], []
+    console, documents, inspections = Console(markup=False, emoji=False, highlight=False), [], []
     for text in targets:
         if Path(text).is_file():  # models/* names files beside the bundles
             typer.echo(f"{text} is a file, no bundle's folder: left out", err=True)

@@ -17,7 +17,7 @@ from service.engine.inspection import TIMED_ROWS, Inspection
 def print_inspection(console: Console, name: str, inspection: Inspection) -> None:
     """Print what was found of a network as tables."""
     if inspection.engine is None:
-        console.print(Panel(Text(inspection.error or "", "red"), title=f"{name}: refused", title_align="left"))
+        console.print(Panel(Text(inspection.error or "", "red"), title=Text(f"{name}: refused"), title_align="left"))
         return
     program = inspection.engine.program
     parts: list[RenderableType] = [
@@ -30,7 +30,7 @@ def print_inspection(console: Console, name: str, inspection: Inspection) -> Non
     if found := _findings(inspection):
         parts += [Text(), found]
     title = f"{name}: {program.strategy} program on {program.runtime} ({program.device})"
-    console.print(Panel(Group(*parts), title=title, title_align="left"))
+    console.print(Panel(Group(*parts), title=Text(title), title_align="left"))
 
 
 def as_document(name: str, inspection: Inspection) -> dict[str, Any]:

@@ -127,7 +127,7 @@ class MaskSource:
             for place, mask in zip(self._rows.places, own, strict=True):
                 masks[place.index] = mask[:, number]
             for place, mask in zip(self._passes.places, shared, strict=True):
-                masks[place.index] = mask[0, number].reshape(place.site.mask_shape)
+                masks[place.index] = mask[0, number, ...]
             each.append(masks)
         return each
 

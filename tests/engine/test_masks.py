@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from service.engine import native
 from service.engine.masks import MAX_SEED, PASS_ROW, MaskSource
 from service.engine.sites import Site
 
@@ -238,7 +239,30 @@ class TestAMaskWithoutARowDimension:
     def test_cannot_be_drawn_for_several_passes_or_requests_at_once(self):
         assert not self.source.shares_rows
         assert MaskSource([site(0.5, 10)]).shares_rows
-        with pytest.raises(ValueError, match="one pass of one request"):
+        with pytest.raises(ValueError, match="one pass at a time"):
             self.source.draw([5], [0], 0, 2)
-        with pytest.raises(ValueError, match="one pass of one request"):
+        with pytest.raises(ValueError, match="one request at a time"):
             self.source.draw([5, 6], [0, 0], 0, 1)
+
+    def test_is_the_same_whether_passes_are_drawn_together_or_alone(self):
+        large = MaskSource([site(0.1, 10), site(0.1, (400, 300), scope="pass"), site(0.5, (40, 9), scope="pass")])
+        for source in (self.source, large):
+            for number, together in enumerate(source.draw_each([5, 5], [0, 1], 3, 4)):
+                for alone, mask in zip(source.draw([5, 5], [0, 1], 3 + number, 1), together, strict=True):
+                    np.testing.assert_array_equal(alone, mask)
+
+
+@pytest.mark.skipif(not native.available, reason="the C extension was not built")
+@pytest.mark.parametrize(("block", "count"), [(0, 1), (0, 4), (3, 5), (10**6, 11), (2**64 - 2, 2)])
+def test_the_words_of_the_c_extension_are_those_of_numpy(block, count):
+    key = np.array([2**63 + 5, 17], np.uint64)
+    generator = np.random.Philox(counter=np.array([block, 0, 0, 0], np.uint64), key=key)
+    np.testing.assert_array_equal(native.philox_words(key, block, count), generator.random_raw(4 * count))
+
+
+def test_masks_are_the_same_without_the_c_extension(monkeypatch):
+    source = MaskSource([site(0.1, 3000), site(0.5, 40)])
+    drawn = source.draw([1, 2], [0, 3], 5, 6)
+    monkeypatch.setattr(native, "available", False)
+    for mask, other in zip(source.draw([1, 2], [0, 3], 5, 6), drawn, strict=True):
+        np.testing.assert_array_equal(mask, other)
