@@ -153,7 +153,7 @@ class GaussianDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape to the same."""
-        if not self.training:
+        if not self.training or self.p == 0:
             return x
         deviation: float = (self.p / (1 - self.p)) ** 0.5
         return x * (1 + deviation * torch.randn_like(x))

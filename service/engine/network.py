@@ -213,7 +213,7 @@ class Network:
     Its modules are in eval mode, but for those whose random calls vanish there. Not thread-safe: one pass at a time.
 
     Attributes:
-        sites: what takes a mask, in the order in which a pass meets it.
+        sites: what takes a mask, in the order in which a pass met it (and then what only other passes meet).
         awake: the paths of the modules that are out of eval mode.
         signature: how it is called.
         always_on: whether some of its dropout does not heed eval mode.

@@ -75,20 +75,24 @@ def _quantile_of_gaussians(means: Floats, deviations: Floats, weights: Floats, l
     low: Floats = (means - 40.0 * deviations).min(axis=0)
     high: Floats = (means + 40.0 * deviations).max(axis=0)
     tolerance = 1e-12 * np.maximum(high - low, np.abs(high))
-    value: Floats = (weights * means).sum(axis=0)
+    # To begin with, the quantile of the one Gaussian with the mixture's mean and variance.
+    centre: Floats = (weights * means).sum(axis=0)
+    spread = np.sqrt((weights * (np.square(deviations) + np.square(means - centre))).sum(axis=0))
+    value: Floats = np.clip(centre + gaussian_quantile(level) * spread, low, high)
     settled = np.zeros(value.shape, bool)
     for number in range(_NEWTON_STEPS + _BISECTION_STEPS):
         excess = (weights * _share_below(value - means, deviations)).sum(axis=0) - level
         high = np.where(excess >= -_ROUNDING, value, high)
         low = np.where(excess >= -_ROUNDING, low, value)
         density = (weights * _density(value - means, deviations)).sum(axis=0)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             step = value - excess / density
         within = (step > low) & (step < high) & (number < _NEWTON_STEPS)
         following: Floats = np.where(within, step, 0.5 * (low + high))
-        near = (np.abs(following - value) <= tolerance) & (np.abs(excess) <= _NEAR)
+        # Judged by Newton's step, even where it is too short to lie within the bounds.
+        settled |= (np.abs(step - value) <= tolerance) & (np.abs(excess) <= _NEAR)
         value = np.where(settled, value, following)
-        settled |= near | (high - low <= tolerance)
+        settled |= high - low <= tolerance
         if settled.all():
             break
     return value

@@ -22,6 +22,15 @@ from service.layers import DropBlock2d
 from tests.engine.networks import Custom, centred, conv_net, drop_path, mlp
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Several cost small networks time, and most of it beside other work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def _same_weights_every_time():
     torch.manual_seed(0)
@@ -370,6 +379,11 @@ class TestRecurrentLayersWithDropoutBetweenThem:
 
 
 class TestPackedSequences:
+    @pytest.fixture(autouse=True)
+    def _without_kernels_compiled_for_each_length(self):
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+
     CALLS = (lambda layer, packed: layer(packed), lambda layer, packed: layer(input=packed))
 
     @staticmethod
@@ -515,6 +529,11 @@ def _distribution(x, share):
     return torch.distributions.Bernoulli(torch.full((x.shape[0], 1), share)).sample()
 
 
+def compared(p):
+    """Stochastic depth by a comparison, through which not even NaN shows."""
+    return Custom(lambda self, x: x * (torch.rand(x.shape[0], 1) >= p) / (1 - p) if self.training else x)
+
+
 class TestStochasticDepthWrittenByHand:
     @pytest.mark.parametrize(
         ("keep", "kind"),
@@ -549,17 +568,18 @@ class TestStochasticDepthWrittenByHand:
         x = torch.randn(3, 4)
         np.testing.assert_allclose(engine.predict(x, 0).mean, module.eval()(x).detach(), atol=1e-6)
 
-    def test_inside_stochastic_depth_is_a_site_too(self):
+    @pytest.mark.parametrize("drop", [drop_path, compared])
+    def test_inside_stochastic_depth_is_a_site_too(self, drop):
         class Block(nn.Module):
             def __init__(self):
                 super().__init__()
-                self.linear, self.inner, self.outer = nn.Linear(4, 4), drop_path(0.5), drop_path(0.8)
+                self.linear, self.inner, self.outer = nn.Linear(4, 4), drop(0.5), drop(0.8)
 
             def forward(self, x):
                 return x + self.outer(self.inner(torch.relu(self.linear(x))))
 
         network = find(nn.Sequential(*(Block() for _ in range(6))), torch.randn(2, 4))
-        assert names(network) == [f"{block}.{drop}" for block in range(6) for drop in ("inner", "outer")]
+        assert names(network) == [f"{block}.{part}" for block in range(6) for part in ("inner", "outer")]
 
     def test_that_seldom_drops_is_not_taken_for_dropout_without_effect(self):
         module = nn.Sequential(nn.Linear(4, 4), drop_path(0.02), nn.Linear(4, 3))
@@ -598,6 +618,27 @@ class TestNumbersThatTheNetworkDraws:
         if of is not None:
             same(found, x * of(numbers))
 
+    @pytest.mark.parametrize(
+        "draw",
+        [
+            lambda x, out: torch.rand(x.shape, out=out),
+            lambda x, out: torch.randn(x.shape, out=out),
+            lambda x, out: torch.bernoulli(torch.full_like(x, 0.8), out=out),
+        ],
+    )
+    def test_are_written_to_where_the_network_wants_them(self, draw):
+        def forward(self, x):
+            if not self.training:
+                return x
+            numbers = torch.empty_like(x).fill_(torch.nan)
+            draw(x, numbers)
+            return x * numbers
+
+        network = find(Custom(forward), torch.randn(2, 4))
+        x, numbers = torch.randn(3, 4), torch.full((3, 4), 0.5)
+        assert torch.isfinite(ran(network, x, masks=[numbers])).all()
+        assert not torch.equal(ran(network, x, masks=[numbers]), ran(network, x, masks=[numbers + 0.4]))
+
     def test_of_relaxed_bernoulli_variables_make_concrete_dropout(self):
         def forward(self, x):
             if not self.training:
@@ -605,9 +646,8 @@ class TestNumbersThatTheNetworkDraws:
             drop = torch.distributions.RelaxedBernoulli(0.1, probs=torch.full_like(x, 0.3)).rsample()
             return x * (1 - drop) / 0.7
 
-        engine = Engine.from_module(
-            nn.Sequential(nn.Linear(4, 8), Custom(forward), nn.Linear(8, 3)), torch.randn(3, 4), runtime="torch"
-        )
+        module = nn.Sequential(nn.Linear(4, 8), Custom(forward), nn.Linear(8, 3))
+        engine = Engine.from_module(module, torch.randn(3, 4), runtime="eager")
         assert [(site.name, site.kind, site.shape) for site in engine.sites] == [("1", "uniform", (8,))]
 
 
@@ -643,6 +683,22 @@ class TestDropBlock:
             mask = 1 - F.max_pool2d((numbers[row : row + 1] < 0.5 / 9).float(), 3, 1, 1)
             hidden = module[0](x[row : row + 1]) * mask * (mask.numel() / mask.sum())
             same(torch.from_numpy(found[row]), module[3](module[2](hidden))[0])
+
+    def test_within_a_branch_that_is_dropped_at_random_is_a_site_too(self):
+        class Block(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.convolution, self.block, self.path = (
+                    nn.Conv2d(2, 2, 3, padding=1),
+                    DropBlock2d(0.3, 2),
+                    drop_path(0.8),
+                )
+
+            def forward(self, x):
+                return x + self.path(self.block(torch.relu(self.convolution(x))))
+
+        network = find(nn.Sequential(*(Block() for _ in range(6))), torch.randn(2, 2, 4, 4))
+        assert names(network) == [f"{block}.{drop}" for block in range(6) for drop in ("block", "path")]
 
     def test_normalized_over_each_row_shares_batches(self):
         module = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), DropBlock2d(0.3, 3), nn.Flatten(), nn.Linear(72, 3))
@@ -1014,6 +1070,47 @@ class TestWaysOfCallingModules:
 
         engine = Engine.from_module(Frozen(nn.Linear(4, 4), nn.Dropout(0.5)), torch.randn(3, 4), runtime="eager")
         assert [site.name for site in engine.sites] == ["1"]
+
+    @pytest.mark.parametrize("runtime", ["eager", "torch"])
+    def test_a_network_that_computes_in_a_narrower_type(self, runtime):
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.rest(x)
+
+        module = Custom(forward, rest=mlp())
+        engine = Engine.from_module(module, torch.randn(3, 4), "regression", runtime=runtime)
+        x = torch.randn(3, 4)
+        np.testing.assert_allclose(engine.predict(x, 0).mean, module.eval()(x).float().detach(), atol=1e-6)
+        assert engine.predict(x, 20, 1).variance.min() > 0
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_a_network_whose_train_method_changes_more_than_modes_is_left_as_it_is(self, training):
+        class Scheduled(nn.Linear):
+            def train(self, mode=True):
+                self.p = 0.5 if mode else 0.0
+                return super().train(mode)
+
+            def forward(self, x):
+                return super().forward(F.dropout(x, self.p, self.training))
+
+        module = Scheduled(4, 3).train(training)
+        engine = Engine.from_module(module, torch.randn(3, 4), runtime="eager")
+        assert [(site.name, site.p) for site in engine.sites] == [("(network)", 0.5)]
+        assert (module.training, module.p) == (training, 0.5 if training else 0.0)
+
+    @pytest.mark.parametrize("gated", [True, False])
+    @pytest.mark.parametrize("before", [True, False])
+    def test_dropout_in_a_hook_of_a_module_is_a_site_of_that_module(self, before, gated):
+        def hook(module, inputs, output=None):
+            if gated and not module.training:
+                return None
+            dropped = F.dropout(inputs[0] if before else output, 0.5, module.training)
+            return (dropped,) if before else dropped
+
+        linear = nn.Linear(4, 4)
+        (linear.register_forward_pre_hook if before else linear.register_forward_hook)(hook)
+        network = find(nn.Sequential(nn.Linear(4, 4), linear), torch.randn(2, 4))
+        assert names(network) == ["1"]
 
 
 class TestRowsThatLieApartOrInfluenceOneAnother:

@@ -1,0 +1,325 @@
+"""Refusals: what the engine does not take, and the sentence that it says then."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from service.engine import (
+    Engine,
+    EngineError,
+    InvalidInputError,
+    NonFiniteOutputError,
+    Selection,
+    UnsupportedModelError,
+    VerificationError,
+)
+from tests.engine.networks import Custom, drop_path, mlp
+
+X = torch.rand(3, 4)
+
+
+def take(module, x=X, **options):
+    return Engine.from_module(module, x, runtime=options.pop("runtime", "eager"), **options)
+
+
+def refusal(error, module, x=X, **options):
+    """The message, which is one sentence for a user."""
+    with pytest.raises(error) as raised:
+        take(module, x, **options)
+    message = str(raised.value)
+    assert isinstance(raised.value, EngineError)
+    assert message
+    assert "\n" not in message
+    assert not message.endswith(".")
+    return message
+
+
+def behind_dropout(module):
+    return nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), module, nn.Linear(4, 3))
+
+
+class TestANetworkWithoutDropout:
+    def test_is_told_that_none_was_seen(self):
+        assert refusal(UnsupportedModelError, nn.Linear(4, 3)) == (
+            "the network has no dropout to switch on (dropout calls seen: none); Monte Carlo dropout needs at least "
+            "one with p above 0 on the way from input to output"
+        )
+
+    def test_is_told_where_p_is_0(self):
+        module = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.0), nn.Linear(4, 3), nn.Dropout2d(0.0))
+        message = refusal(UnsupportedModelError, module, torch.rand(3, 2, 4, 4))
+        assert "(dropout calls seen: 1: its p is 0; 3: its p is 0)" in message
+
+    def test_is_told_what_does_not_reach_the_output(self):
+        def forward(self, x):
+            self.drop(x)
+            return self.last(x)
+
+        module = Custom(forward, drop=nn.Dropout(0.5), last=nn.Linear(4, 3))
+        assert "drop: it does not reach the output" in refusal(UnsupportedModelError, module)
+
+    def test_is_told_what_a_selection_left_out(self):
+        message = refusal(UnsupportedModelError, mlp(), selection=Selection(exclude=("2",)))
+        assert "2: the selection leaves it out" in message
+
+    def test_is_told_that_a_selection_set_p_to_0(self):
+        message = refusal(UnsupportedModelError, mlp(), selection=Selection(p={"2": 0.0}))
+        assert "2: the selection sets its p to 0" in message
+
+    def test_is_told_of_dropout_that_its_own_code_switches_off(self):
+        module = Custom(lambda self, x: self.last(F.dropout(x, 0.5, False)), last=nn.Linear(4, 3))
+        assert "(network): its own code switches it off" in refusal(UnsupportedModelError, module)
+
+
+class TestANetworkThatIsNotAFunction:
+    def test_because_it_fails_the_second_time(self):
+        def forward(self, x):
+            self.calls += 1
+            if self.calls > 1:
+                raise RuntimeError("the tape has run out")
+            return self.rest(x)
+
+        message = refusal(UnsupportedModelError, Custom(forward, rest=mlp(), calls=0))
+        assert message.startswith("the network fails when it is run a second time: the tape has run out")
+
+    def test_because_it_keeps_what_it_saw(self):
+        def forward(self, x):
+            self.seen = x.mean() if self.seen is None else self.seen + x.mean()
+            return self.rest(x) + self.seen
+
+        message = refusal(UnsupportedModelError, Custom(forward, rest=mlp(), seen=None))
+        assert message.startswith("the network does not repeat itself in eval mode: state of its own")
+
+    def test_because_it_counts_in_a_buffer(self):
+        def forward(self, x):
+            self.count += 1
+            return self.rest(x)
+
+        module = Custom(forward, rest=mlp())
+        module.register_buffer("count", torch.zeros(()))
+        message = refusal(VerificationError, module)
+        assert "no parameter and no buffer moved by a bit (moved: count" in message
+
+    def test_because_it_cannot_be_copied(self):
+        module = mlp()
+        module.lock = (value for value in ())
+        message = refusal(UnsupportedModelError, module)
+        assert message.startswith("Sequential cannot be copied (cannot pickle 'generator' object)")
+
+    def test_because_it_is_compiled_to_torchscript(self):
+        script = torch.jit.script(nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)))
+        assert refusal(UnsupportedModelError, script).startswith("RecursiveScriptModule cannot be copied")
+
+    def test_because_it_does_not_run_on_its_example(self):
+        message = refusal(UnsupportedModelError, mlp(), torch.rand(3, 7))
+        assert message.startswith("the network does not run on the example input of shape [[2, 7]]: ")
+
+    def test_because_it_runs_in_eval_mode_only(self):
+        def forward(self, x):
+            if self.training and len(x) < 100:
+                raise ValueError("batches of 100, please")
+            return F.dropout(self.last(x), 0.5) if self.training else self.last(x)
+
+        message = refusal(UnsupportedModelError, Custom(forward, last=nn.Linear(4, 3)))
+        assert message.startswith("the network has no dropout to switch on")
+
+
+class TestANetworkWhoseOutputs:
+    def test_change_their_shape_from_pass_to_pass(self):
+        module = Custom(lambda self, x: x[:, :2] if self.training and torch.rand(1) < 0.5 else x)
+        message = refusal(VerificationError, module)
+        assert "outputs have the same shape in every pass (shapes [[3, 2]] and [[3, 4]])" in message
+
+    @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+    def test_are_no_numbers(self, bad):
+        module = mlp()
+        with torch.no_grad():
+            module[3].bias.fill_(bad)
+        message = refusal(VerificationError, module)
+        assert "the network with keep-everything masks equals its eval mode (an output is NaN or infinite)" in message
+
+    def test_are_no_numbers_for_one_request_are_an_error_for_that_request(self):
+        module = Custom(lambda self, x: self.rest(x) / (x[:, :1] > 0), rest=mlp())
+        engine = take(module)
+        with pytest.raises(NonFiniteOutputError, match=r"^the network answered NaN or infinity for row 1$") as raised:
+            engine.predict(torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0], [1.0, 0, 0, 0]]), 5)
+        assert raised.value.rows == [1]
+
+    @pytest.mark.parametrize(
+        ("output", "named"),
+        [(None, "NoneType"), (3.0, "float"), ("text", "str"), ({"logits": torch.ones(3, 2), "loss": None}, "NoneType")],
+    )
+    def test_are_no_tensors(self, output, named):
+        def forward(self, x):
+            self.rest(x)
+            return output
+
+        assert refusal(UnsupportedModelError, Custom(forward, rest=mlp())).startswith(f"the network returns {named}")
+
+    @pytest.mark.parametrize(
+        ("returned", "entry", "told"),
+        [
+            (lambda y: {"logits": y}, "scores", "'scores', which the network does not return; the keys ['logits']"),
+            (lambda y: (y, y), 2, "2, which the network does not return; the positions 0 to 1"),
+            (lambda y: (y, y), "logits", "'logits', which the network does not return; the positions 0 to 1"),
+            (lambda y: y, "logits", "'logits', which the network does not return; a Tensor, which has none"),
+            (lambda y: {"logits": y, "n": 3}, "n", "'n', which is int; a tensor is accepted, of the keys"),
+        ],
+    )
+    def test_lack_the_one_that_is_asked_for(self, returned, entry, told):
+        module = Custom(lambda self, x: returned(self.rest(x)), rest=mlp())
+        assert told in refusal(UnsupportedModelError, module, outputs=entry)
+
+    @pytest.mark.parametrize(
+        ("returned", "shapes"),
+        [
+            (lambda y: y.sum(1), "[[3]]"),
+            (lambda y: y[:, :1], "[[3, 1]]"),
+            (lambda y: (y, y), "[[3, 3], [3, 3]]"),
+            (lambda y: y.sum(0), "[[3]]"),
+        ],
+    )
+    def test_are_no_logits(self, returned, shapes):
+        module = Custom(lambda self, x: returned(self.rest(x)), rest=mlp())
+        message = refusal(UnsupportedModelError, module)
+        assert f"outputs of shape {shapes}; classification takes one output of logits" in message
+
+    def test_do_not_have_the_rows_first(self):
+        module = Custom(lambda self, x: self.rest(x).T.unsqueeze(0), rest=mlp())
+        assert "their first dimension must be the rows" in refusal(UnsupportedModelError, module)
+
+    def test_of_rows_influence_one_another(self):
+        module = Custom(lambda self, x: self.rest(x - x.mean(0)), rest=mlp())
+        assert "a row's answer does not depend on the rows beside it" in refusal(VerificationError, module)
+
+
+DRAWS = {
+    "multinomial": lambda x: torch.multinomial(torch.ones(4), 4).float(),
+    "randperm": lambda x: torch.randperm(4).float(),
+    "randint": lambda x: torch.randint(0, 3, x.shape).float(),
+    "poisson": lambda x: torch.poisson(torch.ones_like(x)),
+    "exponential_": lambda x: torch.empty_like(x).exponential_(),
+    "geometric_": lambda x: torch.empty_like(x).geometric_(0.3),
+    "cauchy_": lambda x: torch.empty_like(x).cauchy_(),
+    "log_normal_": lambda x: torch.empty_like(x).log_normal_(),
+    "_standard_gamma": lambda x: torch.distributions.Gamma(1.0, 1.0).sample(x.shape),
+    "_sample_dirichlet": lambda x: torch.distributions.Beta(2.0, 2.0).sample(x.shape),
+    "binomial": lambda x: torch.binomial(torch.full_like(x, 5.0), torch.full_like(x, 0.5)),
+}
+
+
+class TestRandomnessThatNoMaskCanStandFor:
+    @pytest.mark.parametrize("function", DRAWS)
+    @pytest.mark.parametrize("wrap", [lambda noisy: nn.Sequential(nn.Linear(4, 4), noisy), behind_dropout])
+    def test_is_named(self, function, wrap):
+        noisy = Custom(lambda self, x: x * DRAWS[function](x) if self.training else x)
+        message = refusal(UnsupportedModelError, wrap(noisy))
+        assert "draws randomness in train mode that no mask can stand for: aten." in message
+        assert function in message
+        assert f" in {'1' if wrap is not behind_dropout else '2'};" in message
+
+    def test_stays_off_where_a_selection_excludes_its_module(self):
+        noisy = Custom(lambda self, x: x * torch.poisson(torch.ones_like(x)) if self.training else x)
+        engine = take(behind_dropout(noisy), selection=Selection(exclude=("2",)))
+        assert [site.name for site in engine.sites] == ["1"]
+
+    @pytest.mark.parametrize("draw", [lambda: float(np.random.rand()), random.random])
+    def test_of_python_or_numpy_is_told_from_that_of_pytorch(self, draw):
+        noisy = Custom(lambda self, x: x * draw() if self.training else x)
+        message = refusal(UnsupportedModelError, behind_dropout(noisy))
+        assert "no mask can stand for: state of its own, or numbers drawn by Python or NumPy;" in message
+
+    def test_that_seldom_shows_is_refused_in_a_module_that_drops(self):
+        def forward(self, x):
+            if not self.training:
+                return x
+            seldom = torch.multinomial(torch.tensor([0.999, 0.001]), x.shape[0], replacement=True)
+            return F.dropout(x, 0.5) * (1.0 + seldom[:, None])
+
+        assert "aten.multinomial" in refusal(UnsupportedModelError, behind_dropout(Custom(forward)))
+
+    @pytest.mark.parametrize(
+        ("draw", "kind"),
+        [
+            (torch.rand_like, "uniform"),
+            (torch.randn_like, "normal"),
+            (lambda x: torch.empty_like(x).bernoulli_(0.5), "bernoulli"),
+        ],
+    )
+    def test_in_eval_mode_too_leaves_no_baseline(self, draw, kind):
+        message = refusal(UnsupportedModelError, behind_dropout(Custom(lambda self, x: x + draw(x))))
+        assert message.startswith(
+            f"2 draws {kind} numbers in eval mode too, so that there is no deterministic baseline"
+        )
+
+    def test_in_eval_mode_too_is_named_where_no_mask_could_stand_for_it(self):
+        module = behind_dropout(Custom(lambda self, x: x + torch.empty_like(x).exponential_()))
+        assert "does not repeat itself in eval mode: aten.exponential_" in refusal(UnsupportedModelError, module)
+
+
+def noisy():
+    return Custom(lambda self, x: x * (1 + 0.1 * torch.randn_like(x)) if self.training else x)
+
+
+class TestASelection:
+    @pytest.mark.parametrize(
+        "selection",
+        [
+            Selection(include=("encoder.*",)),
+            Selection(exclude=("encoder.*",)),
+            Selection(include=("*", "encoder.*")),
+            Selection(p={"encoder.*": 0.1}),
+        ],
+    )
+    def test_that_names_what_does_not_exist_is_refused_with_what_does(self, selection):
+        message = refusal(InvalidInputError, mlp(), selection=selection)
+        assert message == "the selection names 'encoder.*', which matches the path of no site; the paths are ['2']"
+
+    def test_of_a_module_without_a_site_is_refused(self):
+        assert "'0', which matches the path of no site" in refusal(
+            InvalidInputError, mlp(), selection=Selection(exclude=("0",))
+        )
+
+    @pytest.mark.parametrize("p", [-0.1, 1.5, float("nan"), float("inf")])
+    def test_of_a_p_that_is_no_probability_is_refused(self, p):
+        message = refusal(InvalidInputError, mlp(), selection=Selection(p={"2": p}))
+        assert message == f"the selection sets p of '2' to {p!r}; a number from 0 to 1 is accepted"
+
+    def test_of_a_p_for_numbers_that_the_network_draws_itself_is_refused(self):
+        message = refusal(InvalidInputError, behind_dropout(noisy()), selection=Selection(p={"2": 0.3}))
+        assert message.startswith(
+            "p of 2 is set to 0.3, but the network's own code makes its dropout of normal numbers"
+        )
+
+    def test_of_a_p_for_all_is_taken_where_those_numbers_are_excluded(self):
+        engine = take(behind_dropout(noisy()), selection=Selection(exclude=("2",), p={"*": 0.3}))
+        assert [(site.name, site.p) for site in engine.sites] == [("1", 0.3)]
+
+    @staticmethod
+    def drops_and_draws():
+        def forward(self, x):
+            return self.drop(x * (0.9 + 0.2 * torch.rand_like(x))) if self.training else x
+
+        return Custom(forward, drop=nn.Dropout(0.5))
+
+    def test_that_excludes_numbers_of_a_module_which_another_site_needs_awake_is_refused(self):
+        module = nn.Sequential(nn.Linear(4, 4), self.drops_and_draws(), noisy(), nn.Linear(4, 3))
+        assert refusal(UnsupportedModelError, module, selection=Selection(exclude=("1",))) == (
+            "1 draws uniform numbers and is left out, but other sites of its module need it out of eval mode; sites of "
+            "one module that draws its own numbers are on or off together"
+        )
+
+    def test_that_leaves_only_what_such_a_module_holds_is_refused(self):
+        module = nn.Sequential(nn.Linear(4, 4), self.drops_and_draws(), nn.Linear(4, 3))
+        message = refusal(UnsupportedModelError, module, selection=Selection(exclude=("1",)))
+        assert "1: the selection leaves it out; 1.drop: its module does not run in eval mode" in message
+
+    def test_that_leaves_out_numbers_of_another_module_is_taken(self):
+        module = nn.Sequential(nn.Linear(4, 4), drop_path(0.5), noisy(), nn.Linear(4, 3))
+        engine = take(module, selection=Selection(exclude=("1",)))
+        assert [site.name for site in engine.sites] == ["2"]
+        assert [(site.name, site.reason) for site in engine.sites_off] == [("1", "the selection leaves it out")]
