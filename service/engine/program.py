@@ -302,7 +302,8 @@ class _Splitter:
                 for source in node.all_input_nodes:
                     copy(source)
                 copied = graph.node_copy(node, copies.__getitem__)
-                if copied.target is _aten.view.default:  # its strides may not be those that it was exported with
+                # Strides may not be those that it was exported with.
+                if copied.target in (_aten.view.default, _aten._unsafe_view.default):
                     copied.target = _aten.reshape.default
             copies[node] = copied
             return copied

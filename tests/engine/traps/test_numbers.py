@@ -1,0 +1,289 @@
+"""Traps of code that draws numbers of its own, and of dropout on weights."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from service.engine import Engine
+from service.layers import DropBlock2d
+from tests.engine.networks import Custom, drop_path
+from tests.engine.traps.common import drawn, find, names, ran, same
+
+
+def drops_rows(keep):
+    """A residual branch that code of its own drops a row at a time: `keep(x, share)` draws `[rows, 1]`."""
+
+    def forward(self, x):
+        branch = self.branch(x)
+        if self.training:
+            branch = branch * keep(x, 0.75) / 0.75
+        return x + branch
+
+    return Custom(forward, branch=nn.Linear(4, 4))
+
+
+def _in_place(x, share):
+    return x.new_empty(x.shape[0], 1).bernoulli_(share)
+
+
+def _rand(x, share):
+    return (share + torch.rand(x.shape[0], 1)).floor_()
+
+
+def _rand_changed_in_place(x, share):
+    return torch.rand(x.shape[0], 1).add_(share).floor_()
+
+
+def _rand_like(x, share):
+    return (torch.rand_like(x[:, :1]) < share).float()
+
+
+def _uniform(x, share):
+    return (x.new_empty(x.shape[0], 1).uniform_(-1.0, 1.0) < 2 * share - 1).float()
+
+
+def _bernoulli_of_a_tensor(x, share):
+    return torch.bernoulli(torch.full((x.shape[0], 1), share))
+
+
+def _bernoulli_of_a_number(x, share):
+    return torch.bernoulli(torch.empty(x.shape[0], 1), share)
+
+
+def _distribution(x, share):
+    return torch.distributions.Bernoulli(torch.full((x.shape[0], 1), share)).sample()
+
+
+def compared(p):
+    """Stochastic depth by a comparison, through which not even NaN shows."""
+    return Custom(lambda self, x: x * (torch.rand(x.shape[0], 1) >= p) / (1 - p) if self.training else x)
+
+
+class TestStochasticDepthWrittenByHand:
+    @pytest.mark.parametrize(
+        ("keep", "kind"),
+        [
+            (_in_place, "bernoulli"),
+            (_bernoulli_of_a_number, "bernoulli"),
+            (_rand, "uniform"),
+            (_rand_changed_in_place, "uniform"),
+            (_rand_like, "uniform"),
+            (_uniform, "uniform"),
+            (_bernoulli_of_a_tensor, "uniform"),
+            (_distribution, "uniform"),
+        ],
+    )
+    def test_is_a_site_whatever_function_draws(self, keep, kind):
+        module = drops_rows(keep)
+        network = find(module, torch.randn(2, 4))
+        p = 0.25 if kind == "bernoulli" else None
+        assert [(site.name, site.kind, site.p, site.shape) for site in network.sites] == [("(network)", kind, p, (1,))]
+        x, numbers = torch.randn(4, 4), torch.tensor([[0.0], [0.2], [0.7], [0.9]])
+        if kind == "bernoulli":
+            keeps = numbers = torch.tensor([[0.0], [1.0], [1.0], [0.0]])
+        else:
+            keeps = keep_of(numbers, keep)
+        before = numbers.clone()
+        same(ran(network, x, masks=[numbers]), x + module.branch(x) * keeps / 0.75)
+        assert torch.equal(numbers, before)
+
+    def test_without_anything_drawn_the_engine_answers_as_eval_mode_does(self):
+        module = drops_rows(_rand)
+        engine = Engine.from_module(module, torch.randn(3, 4), "regression", runtime="torch")
+        x = torch.randn(3, 4)
+        np.testing.assert_allclose(engine.predict(x, 0).mean, module.eval()(x).detach(), atol=1e-6)
+
+    @pytest.mark.parametrize("drop", [drop_path, compared])
+    def test_inside_stochastic_depth_is_a_site_too(self, drop):
+        class Block(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.linear, self.inner, self.outer = nn.Linear(4, 4), drop(0.5), drop(0.8)
+
+            def forward(self, x):
+                return x + self.outer(self.inner(torch.relu(self.linear(x))))
+
+        network = find(nn.Sequential(*(Block() for _ in range(6))), torch.randn(2, 4))
+        assert names(network) == [f"{block}.{part}" for block in range(6) for part in ("inner", "outer")]
+
+    def test_that_seldom_drops_is_not_taken_for_dropout_without_effect(self):
+        module = nn.Sequential(nn.Linear(4, 4), drop_path(0.02), nn.Linear(4, 3))
+        assert Engine.from_module(module, torch.randn(3, 4), runtime="eager").sites[0].name == "1"
+
+
+def keep_of(numbers, keep):
+    """What the functions above make of uniform numbers."""
+    return (numbers >= 0.25).float() if keep in (_rand, _rand_changed_in_place) else (numbers < 0.75).float()
+
+
+class TestNumbersThatTheNetworkDraws:
+    @pytest.mark.parametrize(
+        ("noise", "of"),
+        [
+            (lambda x: torch.randn_like(x), lambda n: n),
+            (lambda x: torch.randn(x.shape), lambda n: n),
+            (lambda x: torch.randn_like(x).mul_(0.5).add_(1.0), lambda n: n * 0.5 + 1),
+            (lambda x: torch.empty_like(x).normal_(1.0, 0.5), lambda n: n * 0.5 + 1),
+            (lambda x: torch.normal(1.0, 0.5, x.shape), lambda n: n * 0.5 + 1),
+            (lambda x: torch.normal(torch.ones_like(x), 0.5), lambda n: n * 0.5 + 1),
+            (lambda x: torch.normal(torch.ones_like(x), torch.full_like(x, 0.5)), lambda n: n * 0.5 + 1),
+            (lambda x: torch.distributions.Normal(1.0, 0.5).sample(x.shape), lambda n: n * 0.5 + 1),
+            (lambda x: torch.distributions.Normal(x, 0.5).rsample(), None),
+            (lambda x: torch.distributions.Uniform(1.0, 3.0).rsample(x.shape), None),
+        ],
+    )
+    def test_are_a_site_and_their_own_to_overwrite(self, noise, of):
+        network = find(Custom(lambda self, x: x * noise(x) if self.training else x), torch.randn(2, 4))
+        assert [site.shape for site in network.sites] == [(4,)]
+        x, numbers = torch.randn(3, 4), torch.rand(3, 4)
+        before = numbers.clone()
+        found = ran(network, x, masks=[numbers])
+        assert torch.equal(numbers, before)
+        assert torch.equal(ran(network, x, masks=[numbers]), found)
+        if of is not None:
+            same(found, x * of(numbers))
+
+    @pytest.mark.parametrize(
+        "draw",
+        [
+            lambda x, out: torch.rand(x.shape, out=out),
+            lambda x, out: torch.randn(x.shape, out=out),
+            lambda x, out: torch.bernoulli(torch.full_like(x, 0.8), out=out),
+        ],
+    )
+    def test_are_written_to_where_the_network_wants_them(self, draw):
+        def forward(self, x):
+            if not self.training:
+                return x
+            numbers = torch.empty_like(x).fill_(torch.nan)
+            draw(x, numbers)
+            return x * numbers
+
+        network = find(Custom(forward), torch.randn(2, 4))
+        x, numbers = torch.randn(3, 4), torch.full((3, 4), 0.5)
+        assert torch.isfinite(ran(network, x, masks=[numbers])).all()
+        assert not torch.equal(ran(network, x, masks=[numbers]), ran(network, x, masks=[numbers + 0.4]))
+
+    def test_of_relaxed_bernoulli_variables_make_concrete_dropout(self):
+        def forward(self, x):
+            if not self.training:
+                return x
+            drop = torch.distributions.RelaxedBernoulli(0.1, probs=torch.full_like(x, 0.3)).rsample()
+            return x * (1 - drop) / 0.7
+
+        module = nn.Sequential(nn.Linear(4, 8), Custom(forward), nn.Linear(8, 3))
+        engine = Engine.from_module(module, torch.randn(3, 4), runtime="eager")
+        assert [(site.name, site.kind, site.shape) for site in engine.sites] == [("1", "uniform", (8,))]
+
+
+class TestDropBlock:
+    @staticmethod
+    def over_the_batch(p, width=6):
+        """What is kept is scaled by how much of the whole batch is kept."""
+
+        def forward(self, x):
+            if not self.training:
+                return x
+            dropped = (torch.rand(x.shape) < p / 9).float()
+            mask = 1 - F.max_pool2d(dropped, 3, 1, 1)
+            return x * mask * (mask.numel() / mask.sum())
+
+        return nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), Custom(forward), nn.Flatten(), nn.Linear(2 * width**2, 3))
+
+    @pytest.mark.parametrize("p", [0.05, 0.1, 0.5])
+    def test_normalized_over_the_whole_batch_runs_each_row_alone(self, p):
+        engine = Engine.from_module(self.over_the_batch(p), torch.randn(3, 1, 6, 6), runtime="auto")
+        assert (engine.program.strategy, engine.program.runtime) == ("mapped", "eager")
+        x = torch.randn(5, 1, 6, 6)
+        together = engine.samples(x, 20, 1)
+        alone = engine.samples(x[:1], 20, 1)
+        np.testing.assert_allclose(together[:, :1], alone, atol=1e-6)
+
+    def test_normalized_over_the_whole_batch_answers_as_a_batch_of_one_does(self):
+        module = self.over_the_batch(0.5)
+        engine = Engine.from_module(module, torch.randn(3, 1, 6, 6), runtime="eager")
+        x, numbers = torch.randn(2, 1, 6, 6), torch.rand(2, 2, 6, 6)
+        (found,) = engine.outputs(x, [numbers.numpy()])
+        for row in range(2):
+            mask = 1 - F.max_pool2d((numbers[row : row + 1] < 0.5 / 9).float(), 3, 1, 1)
+            hidden = module[0](x[row : row + 1]) * mask * (mask.numel() / mask.sum())
+            same(torch.from_numpy(found[row]), module[3](module[2](hidden))[0])
+
+    def test_within_a_branch_that_is_dropped_at_random_is_a_site_too(self):
+        class Block(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.convolution, self.block, self.path = (
+                    nn.Conv2d(2, 2, 3, padding=1),
+                    DropBlock2d(0.3, 2),
+                    drop_path(0.8),
+                )
+
+            def forward(self, x):
+                return x + self.path(self.block(torch.relu(self.convolution(x))))
+
+        network = find(nn.Sequential(*(Block() for _ in range(6))), torch.randn(2, 2, 4, 4))
+        assert names(network) == [f"{block}.{drop}" for block in range(6) for drop in ("block", "path")]
+
+    def test_normalized_over_each_row_shares_batches(self):
+        module = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), DropBlock2d(0.3, 3), nn.Flatten(), nn.Linear(72, 3))
+        engine = Engine.from_module(module, torch.randn(3, 1, 6, 6), runtime="torch")
+        assert (engine.program.strategy, engine.shares_rows) == ("split", True)
+        assert [(site.name, site.shape) for site in engine.sites] == [("1", (2, 4, 4))]
+
+
+class TestDropConnect:
+    def test_drops_weights_that_all_rows_of_a_pass_share(self):
+        def forward(self, x):
+            return F.linear(x, F.dropout(self.linear.weight, 0.25, self.training), self.linear.bias)
+
+        module = Custom(forward, linear=nn.Linear(4, 3))
+        engine = Engine.from_module(module, torch.randn(3, 4), "regression", runtime="torch")
+        (site,) = engine.sites
+        assert (site.kind, site.p, site.scope, site.shape) == ("dropconnect", 0.25, "pass", (3, 4))
+        assert not engine.shares_rows
+        x = torch.randn(1, 4).expand(4, 4)
+        samples = engine.samples(x, 10, 1)
+        assert (samples == samples[:, :1]).all()
+        assert len(np.unique(samples[:, 0], axis=0)) > 5
+
+    @pytest.mark.parametrize("gated", [False, True])
+    def test_through_a_parametrization(self, gated):
+        def forward(self, weight):
+            if gated and not self.training:
+                return weight
+            return F.dropout(weight, 0.25, self.training)
+
+        linear = nn.Linear(4, 3)
+        nn.utils.parametrize.register_parametrization(linear, "weight", Custom(forward))
+        network = find(linear, torch.randn(2, 4))
+        (site,) = network.sites
+        assert (site.name, site.kind, site.scope, site.shape, site.in_eval) == (
+            "parametrizations.weight.0",
+            "dropconnect",
+            "pass",
+            (3, 4),
+            not gated,
+        )
+        x, (mask,) = torch.randn(3, 4), drawn(network, 3)
+        original = linear.parametrizations.weight.original
+        same(ran(network, x, masks=[mask]), F.linear(x, original * mask, linear.bias))
+
+    def test_of_the_recurrent_weights_of_an_lstm(self):
+        def forward(self, x):
+            weights = dict(self.lstm.named_parameters())
+            weights["weight_hh_l0"] = F.dropout(weights["weight_hh_l0"], 0.5, self.training)
+            return torch.func.functional_call(self.lstm, weights, (x,))[0]
+
+        module = Custom(forward, lstm=nn.LSTM(4, 6, batch_first=True))
+        network = find(module, torch.randn(2, 5, 4))
+        assert [(site.kind, site.scope, site.shape) for site in network.sites] == [("dropconnect", "pass", (24, 6))]
+        x, (mask,) = torch.randn(3, 5, 4), drawn(network, 3)
+        other = copy.deepcopy(module.lstm)
+        with torch.no_grad():
+            other.weight_hh_l0.mul_(mask)
+        same(ran(network, x, masks=[mask]), other(x)[0])
