@@ -29,15 +29,6 @@ ERRORS = 5.0
 """By how many standard errors of their difference two estimates may differ."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Several cost small networks time, and most of it beside other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def on_units(*layers):
     return lambda: nn.Sequential(nn.Linear(6, 8), *layers, nn.Linear(8, 3))
 

@@ -17,15 +17,6 @@ TEXT = {"vocab_size": 50, "max_position_embeddings": 16, "num_labels": LABELS, "
 LAYERS = {"hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": 2, "num_attention_heads": HEADS}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Several cost small networks time, and most of it beside other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(autouse=True)
 def _same_weights_every_time():
     torch.manual_seed(0)
