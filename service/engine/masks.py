@@ -198,7 +198,7 @@ def _draw(layout: _Layout, keys: npt.NDArray[np.uint64], first: int, passes: int
     def draw(part: tuple[slice, slice]) -> None:
         which, some = part
         start, count = first + some.start, some.stop - some.start
-        words = np.stack([_stream.read(key, start * layout.stride, count * layout.stride) for key in keys[which]])
+        words = _read(keys[which], start * layout.stride, count * layout.stride)
         layout.fill(words.reshape(-1, count, layout.stride), [mask[part] for mask in masks])
 
     threads = min(_MOST_THREADS, 1 + len(keys) * passes * layout.stride // _WORDS_A_THREAD)
@@ -273,9 +273,7 @@ class _Stream(threading.local):
         }
 
     def read(self, key: npt.NDArray[np.uint64], first: int, count: int) -> npt.NDArray[np.uint64]:
-        """Words `first .. first + count` of the stream of `key`; both are multiples of a block."""
-        if native.available:
-            return native.philox_words(key, first // _BLOCK_WORDS, count // _BLOCK_WORDS)
+        """Words `first .. first + count` of the stream of `key`; `first` is a multiple of a block."""
         self._counter[0] = first // _BLOCK_WORDS
         self._key[:] = key
         self._philox.state = self._state
@@ -286,3 +284,10 @@ class _Stream(threading.local):
 
 
 _stream = _Stream()
+
+
+def _read(keys: npt.NDArray[np.uint64], first: int, count: int) -> npt.NDArray[np.uint64]:
+    """Words `first .. first + count` of the streams of `keys`, `[keys, count]`; both are multiples of a block."""
+    if native.available:
+        return native.philox_words(keys, first // _BLOCK_WORDS, count // _BLOCK_WORDS)
+    return np.stack([_stream.read(key, first, count) for key in keys])

@@ -206,7 +206,7 @@ INLINE void encrypt(uint64_t key0, uint64_t key1, uint64_t block, uint64_t *out)
 }
 
 /* The words of the blocks `block` .. `block + count` of the stream with this key. */
-void philox_words(uint64_t key0, uint64_t key1, uint64_t block, int64_t count, uint64_t *out) {
+static void stream(uint64_t key0, uint64_t key1, uint64_t block, int64_t count, uint64_t *out) {
     int64_t done = 0;
     for (; done + AT_ONCE <= count; done += AT_ONCE) encrypt(key0, key1, block + done, out + done * BLOCK_WORDS);
     if (done < count) {
@@ -214,4 +214,10 @@ void philox_words(uint64_t key0, uint64_t key1, uint64_t block, int64_t count, u
         encrypt(key0, key1, block + done, rest);
         memcpy(out + done * BLOCK_WORDS, rest, (size_t)(count - done) * BLOCK_WORDS * sizeof(uint64_t));
     }
+}
+
+/* The same blocks of the streams of `streams` keys, [streams, 2]; out is [streams, count * 4]. */
+void philox_words(const uint64_t *keys, int64_t streams, uint64_t block, int64_t count, uint64_t *out) {
+    for (int64_t i = 0; i < streams; i++)
+        stream(keys[2 * i], keys[2 * i + 1], block, count, out + i * count * BLOCK_WORDS);
 }

@@ -47,7 +47,7 @@ def _load() -> ctypes.CDLL | None:
     chain, scratch, words = functions
     chain.argtypes, chain.restype = [address, number, *[address] * 3, *[number] * 3, *[address] * 2], None
     scratch.argtypes, scratch.restype = [address, number, number], number
-    words.argtypes, words.restype = [*[ctypes.c_uint64] * 3, number, address], None
+    words.argtypes, words.restype = [address, number, ctypes.c_uint64, number, address], None
     return library
 
 
@@ -153,11 +153,19 @@ class MaskedChain:
         return int(_library.masked_chain_scratch(self._table, len(self._layers), block))
 
 
-def philox_words(key: npt.NDArray[np.uint64], block: int, count: int) -> npt.NDArray[np.uint64]:
-    """The words of `count` blocks of four, from `block` on, of the stream that NumPy's `Philox` gives for `key` [2]."""
-    words = np.empty(4 * count, np.uint64)
+def philox_words(keys: npt.NDArray[np.uint64], block: int, count: int) -> npt.NDArray[np.uint64]:
+    """The words that NumPy's `Philox` gives for each of some keys: those of `count` blocks of four, from `block` on.
+
+    Args:
+        keys: `[streams, 2]`.
+
+    Returns:
+        `[streams, 4 * count]`.
+    """
+    keys = np.ascontiguousarray(keys, np.uint64)
+    words = np.empty((len(keys), 4 * count), np.uint64)
     assert _library is not None
-    _library.philox_words(int(key[0]), int(key[1]), block, count, words.ctypes.data)
+    _library.philox_words(keys.ctypes.data, len(keys), block, count, words.ctypes.data)
     return words
 
 

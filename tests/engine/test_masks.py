@@ -255,9 +255,10 @@ class TestAMaskWithoutARowDimension:
 @pytest.mark.skipif(not native.available, reason="the C extension was not built")
 @pytest.mark.parametrize(("block", "count"), [(0, 1), (0, 4), (3, 5), (10**6, 11), (2**64 - 2, 2)])
 def test_the_words_of_the_c_extension_are_those_of_numpy(block, count):
-    key = np.array([2**63 + 5, 17], np.uint64)
-    generator = np.random.Philox(counter=np.array([block, 0, 0, 0], np.uint64), key=key)
-    np.testing.assert_array_equal(native.philox_words(key, block, count), generator.random_raw(4 * count))
+    keys = np.array([[2**63 + 5, 17], [3, 2**64 - 1], [0, 0]], np.uint64)
+    for key, words in zip(keys, native.philox_words(keys, block, count), strict=True):
+        generator = np.random.Philox(counter=np.array([block, 0, 0, 0], np.uint64), key=key)
+        np.testing.assert_array_equal(words, generator.random_raw(4 * count))
 
 
 def test_masks_are_the_same_without_the_c_extension(monkeypatch):
