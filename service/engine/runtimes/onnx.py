@@ -14,8 +14,8 @@ from service.engine.quiet import quiet
 from service.engine.runtimes import Array, Frontier
 
 # Where the values of a suffix take no more memory than this, in bytes, it is done before a second thread has woken up:
-# 800 pairs of mnist-cnn, on two cores, take 0.067 ms on one thread and 0.093 to 0.128 on two. A session for that is worth
-# its memory where it serves more than a handful of pairs.
+# 800 pairs of mnist-cnn take 0.067 ms on one thread, and 0.093 to 0.128 on two. A session for that is worth its memory
+# where it serves more than a handful of pairs.
 _FEW_BYTES = 4 * 2**20
 _FEWEST_PAIRS = 64
 
