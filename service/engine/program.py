@@ -56,7 +56,6 @@ class Split:
         frontier: what crosses.
         prefix_operations, suffix_operations: how many operations of the graph each holds.
         suffix_bytes: memory of the suffix's intermediate values for one pair, in bytes; an upper estimate.
-        recomputed: values that would have crossed, and are computed for every pass because they cannot.
     """
 
     prefix: fx.GraphModule
@@ -65,7 +64,6 @@ class Split:
     prefix_operations: int
     suffix_operations: int
     suffix_bytes: int
-    recomputed: tuple[str, ...] = ()
 
     @property
     def has_prefix(self) -> bool:
@@ -162,9 +160,7 @@ class _Splitter:
         return reached
 
     def split(self) -> Split:
-        recomputed: list[fx.Node] = []
         while stuck := [node for node in self._crossing() if not self._can_cross(node)]:
-            recomputed += stuck
             self._in_suffix |= set(stuck)
         crossing = self._crossing()
         computed = [node for node in self._nodes if node.op == "call_function"]
@@ -176,7 +172,6 @@ class _Splitter:
             prefix_operations=len(self._ancestors(crossing) & (self._from_input - set(self._inputs))),
             suffix_operations=len(suffix_nodes),
             suffix_bytes=sum(map(self._bytes_per_row, [*crossing, *suffix_nodes])),
-            recomputed=tuple(node.name for node in recomputed),
         )
 
     def _crossing(self) -> list[fx.Node]:
