@@ -1,25 +1,17 @@
 """Bundles: a model's folder on disk, and what its `model.yaml` may say."""
 
-import importlib.util
-import inspect
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
 
 from service.engine import Selection
-from service.engine.inputs import Inputs
+from service.engine.inputs import Entry, Inputs
+from service.engine.reading import Reading
 from service.engine.runtimes import Array
-from service.engine.signature import Entry
 from service.inputs import Axis, Input, PositiveInt, Preprocessing, Record
 from service.rows import RowsError, read_rows
 
@@ -75,8 +67,10 @@ class Manifest(Record):
         output_row_axis: the dimension that holds the rows in what the network returns.
         dropout: which sites are on, and with which p.
         passes: default and most stochastic passes.
-        network: `file.py:Name`, a class or function in the bundle that returns the network.
-        arguments: what it is called with.
+        model: the network as a file in the bundle: ONNX (`.onnx`), a `torch.export` archive (`.pt2`) or TorchScript
+            (`.pt`, `.ts`); or, instead:
+        network: `file.py:Name`, a class or function in the bundle that returns the network;
+        arguments: what it is called with;
         weights: a file in the bundle: `.safetensors`, or a state dict that `torch.load(weights_only=True)` reads.
         temperature: what logits are divided by before the softmax.
         noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
@@ -95,9 +89,10 @@ class Manifest(Record):
     output_row_axis: Axis = 0
     dropout: Dropout = Dropout()
     passes: Passes = Passes()
-    network: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*\.py:[A-Za-z_]\w*$")]
+    model: Annotated[str, Field(pattern=r"\.(onnx|pt2|pt|ts)$")] | None = None
+    network: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*\.py:[A-Za-z_]\w*$")] | None = None
     arguments: dict[str, Any] = Field(default={})
-    weights: str
+    weights: str | None = None
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     noise_variance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     interval: Annotated[float, Field(gt=0, lt=1)] = 0.95
@@ -114,6 +109,28 @@ class Manifest(Record):
                 "regression, {mean: ..., log_variance: ...} with one for each"
             )
         return value
+
+    @model_validator(mode="after")
+    def _network_is_given_once(self) -> "Manifest":
+        given = [name for name in ("model", "network", "weights") if getattr(self, name) is not None]
+        if given not in (["model"], ["network", "weights"]):
+            raise ValueError(
+                f"of model, network and weights, {' and '.join(given) or 'none'} is given; model, or network and "
+                "weights, are accepted"
+            )
+        if self.model is not None and self.arguments:
+            raise ValueError("arguments are given; they are accepted with network, which is called with them")
+        return self
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the network is an ONNX file."""
+        return self.model is not None and self.model.endswith(".onnx")
+
+    @property
+    def reading(self) -> Reading:
+        """What the network's outputs mean, as the engine takes it."""
+        return Reading(self.task, self.temperature, self.noise_variance, self.interval)
 
     @model_validator(mode="after")
     def _output_fits_the_task(self) -> "Manifest":
@@ -181,21 +198,6 @@ class Bundle:
                 f"{folder.resolve().name!r}, is accepted"
             )
 
-    def load_network(self) -> nn.Module:
-        """The network with its weights, in eval mode. Runs the bundle's own code.
-
-        Raises:
-            BundleError: the code or the weights do not load, or do not fit each other.
-        """
-        file, _, name = self.manifest.network.partition(":")
-        network = self._build(self._inside("network", file), name)
-        weights = self._inside("weights", self.manifest.weights)
-        try:
-            network.load_state_dict(_read_weights(weights))
-        except RuntimeError as error:
-            raise BundleError(f"{weights}: the weights do not fit {self.manifest.network}: {error}") from error
-        return network.eval()
-
     def examples(self, count: int) -> tuple[Array, ...]:
         """Rows to try the network on: those of `example.json` where the folder holds one, else random ones.
 
@@ -222,21 +224,12 @@ class Bundle:
                 f"{self.folder / MANIFEST}: {error}, or rows in {EXAMPLE} such as a client would send"
             ) from error
 
-    def _build(self, path: Path, name: str) -> nn.Module:
-        code = _import(path, self.manifest.name)
-        factory = getattr(code, name, None)
-        if factory is None:
-            defined = [key for key, value in vars(code).items() if inspect.isclass(value) or inspect.isfunction(value)]
-            raise BundleError(f"{path}: it defines no {name!r}; one of {defined} is accepted in network")
-        try:
-            network = factory(**self.manifest.arguments)
-        except Exception as error:
-            raise BundleError(f"{path}: {name}(**{self.manifest.arguments}) fails: {error}") from error
-        if not isinstance(network, nn.Module):
-            raise BundleError(f"{path}: {name} returns {type(network).__name__}; a torch.nn.Module is accepted")
-        return network
+    def inside(self, field: str, file: str) -> Path:
+        """The path of a file that a field of the manifest names.
 
-    def _inside(self, field: str, file: str) -> Path:
+        Raises:
+            BundleError: there is none, or it lies elsewhere.
+        """
         path = self.folder / file
         if not path.resolve().is_relative_to(self.folder.resolve()) or not path.is_file():
             raise BundleError(f"{self.folder / MANIFEST}: {field} is {file!r}; a file inside the bundle is accepted")
@@ -288,42 +281,3 @@ def _describe(problem: Any) -> str:
         known = next((_RECORDS[part] for part in reversed(problem["loc"][:-1]) if part in _RECORDS), Manifest)
         return f"{field}: is no known field; {', '.join(known.model_fields)} are accepted there"
     return f"{field}: is {problem['input']!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
-
-
-def _import(path: Path, model: str) -> ModuleType:
-    """Import a bundle's file under a name of its own, so that `from .layers import ...` works in it."""
-    package = f"_mcdropout_bundle_{''.join(c if c.isalnum() else '_' for c in model)}_{abs(hash(path.resolve()))}"
-    parent = ModuleType(package)
-    parent.__path__ = [str(path.parent)]
-    name = f"{package}.{path.stem}"
-    for stale in [key for key in sys.modules if key == package or key.startswith(f"{package}.")]:
-        del sys.modules[stale]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    code = importlib.util.module_from_spec(spec)
-    sys.modules[package] = parent
-    sys.modules[name] = code
-    try:
-        spec.loader.exec_module(code)
-    except Exception as error:
-        raise BundleError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
-    return code
-
-
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """A state dict, from a format that runs no code."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError) as error:
-        raise BundleError(f"{path}: cannot be read as weights: {error}") from error
-    except Exception as error:  # weights_only raises what the unpickler does
-        raise BundleError(
-            f"{path}: holds more than tensors, or is damaged; a .safetensors file or a state dict that "
-            "torch.load(weights_only=True) reads is accepted"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise BundleError(f"{path}: holds {type(state).__name__}; a state dict, names to tensors, is accepted")
-    return state

@@ -1,6 +1,8 @@
-"""The command line: `mcdropout serve` and `mcdropout inspect`."""
+"""The command line: `mcdropout serve`, `mcdropout inspect` and `mcdropout compile`."""
 
 import json
+import tempfile
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,10 +22,10 @@ def main() -> None:
     """Serve predictions together with how far to trust them, by Monte Carlo dropout."""
 
 
-def _option(field: str) -> Any:
+def _option(field: str, flag: str | None = None) -> Any:
     """A flag for a setting; its text and its environment variable are the setting's own."""
     return typer.Option(
-        f"--{field.replace('_', '-')}",
+        flag or f"--{field.replace('_', '-')}",
         help=Settings.model_fields[field].description,
         envvar=f"{Settings.model_config['env_prefix']}{field.upper()}",
     )
@@ -39,12 +41,16 @@ def serve(
     models: Annotated[Path, _option("models")] = _DEFAULTS.models,
     default: Annotated[str | None, _option("default")] = _DEFAULTS.default,
     device: Annotated[str, _option("device")] = _DEFAULTS.device,
+    provider: Annotated[str, _option("provider")] = _DEFAULTS.provider,
+    threads: Annotated[int | None, _option("threads")] = _DEFAULTS.threads,
+    compile_: Annotated[bool, _option("compile", "--compile/--no-compile")] = _DEFAULTS.compile,
     log_format: Annotated[str, _option("log_format")] = _DEFAULTS.log_format,
 ) -> None:
     """Serve the models of a folder over HTTP.
 
     Further settings, by environment variable: MCDROPOUT_MAX_BODY_BYTES, MCDROPOUT_MAX_ROWS,
     MCDROPOUT_MAX_SAMPLES, MCDROPOUT_MAX_QUEUE_ROWS, MCDROPOUT_MAX_BATCH_ROWS, MCDROPOUT_GRACE_SECONDS,
+    MCDROPOUT_GRAPH_OPTIMIZATION, MCDROPOUT_ARENA, MCDROPOUT_COMPILE_MEMORY_BYTES, MCDROPOUT_COMPILE_SECONDS,
     MCDROPOUT_LOG_LEVEL.
     """
     given: dict[str, Any] = {
@@ -53,6 +59,9 @@ def serve(
         "models": models,
         "default": default,
         "device": device,
+        "provider": provider,
+        "threads": threads,
+        "compile": compile_,
         "log_format": log_format,
     }
     try:
@@ -62,7 +71,7 @@ def serve(
             field = "_".join(map(str, problem["loc"]))
             typer.echo(f"error: {field} is {problem['input']!r}; {problem['msg']}", err=True)
         raise typer.Exit(2) from error
-    # Imported here, so that `--help` and a wrong flag are answered without PyTorch.
+    # Imported here, so that `--help` and a wrong flag are answered at once.
     from service.server import run
 
     raise typer.Exit(run(settings))
@@ -104,15 +113,12 @@ def inspect(
 
     log.configure("console", "error")
     console, documents, inspections = Console(markup=False, emoji=False, highlight=False), [], []
-    for text in targets:
-        if Path(text).is_file():  # models/* names files beside the bundles
-            typer.echo(f"{text} is a file, no bundle's folder: left out", err=True)
-            continue
+    for text in _folders(targets):
         name = text
         try:
-            target = load_target(text)
-            name = target.name
-            found = inspect_network(target.module, target.example_inputs, passes=passes, **target.options)
+            pointed = load_target(text)
+            name = pointed.name
+            found = inspect_network(pointed.understand, pointed.reading, pointed.target, passes=passes)
         except (BundleError, EngineError, TargetError) as error:
             found = Inspection(None, str(error))
         inspections.append(found)
@@ -122,3 +128,45 @@ def inspect(
     if output is Format.JSON:
         typer.echo(json.dumps(documents, indent=2))
     raise typer.Exit(exit_status(inspections))
+
+
+@app.command("compile")
+def compile_(
+    bundles: Annotated[list[str], typer.Argument(help="Bundle folders.", show_default=False)],
+    force: Annotated[bool, typer.Option("--force", help="Also those that are compiled already.")] = False,
+) -> None:
+    """Write each bundle's `compiled/` folder: its program as ONNX, which `serve` runs without PyTorch.
+
+    Compiling takes what the network was made with: for a PyTorch network the extra `torch`. The exit status is 1 where
+    a bundle is refused.
+    """
+    from service import log
+    from service.bundle import Bundle, BundleError
+    from service.compilation import COMPILED, compile_bundle, install, stale_parts
+    from service.engine.errors import EngineError
+
+    log.configure("console", "error")
+    refused = False
+    for text in _folders(bundles):
+        try:
+            bundle = Bundle(Path(text))
+            if not force and not stale_parts(bundle):
+                typer.echo(f"{bundle.manifest.name}: is compiled already")
+                continue
+            with tempfile.TemporaryDirectory(prefix="mcdropout-") as folder:
+                compile_bundle(bundle, Path(folder))
+                install(Path(folder), bundle)
+            typer.echo(f"{bundle.manifest.name}: compiled into {bundle.folder / COMPILED}")
+        except (BundleError, EngineError, OSError) as error:
+            refused = True
+            typer.echo(f"{text}: {error}", err=True)
+    raise typer.Exit(int(refused))
+
+
+def _folders(given: list[str]) -> Iterator[str]:
+    """What was given, but for files: `models/*` names those beside the bundles too."""
+    for text in given:
+        if Path(text).is_file():
+            typer.echo(f"{text} is a file, no bundle's folder: left out", err=True)
+        else:
+            yield text

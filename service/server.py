@@ -8,6 +8,9 @@ import uvicorn
 from service import log
 from service.api import create_app
 from service.bundle import BundleError
+from service.engine import InvalidInputError
+from service.engine.runtimes.sessions import SessionOptions, share_pool
+from service.engine.threads import use_threads
 from service.settings import Settings
 
 _log = structlog.get_logger("server")
@@ -21,8 +24,12 @@ def run(settings: Settings) -> int:
     """
     log.configure(settings.log_format, settings.log_level)
     try:
+        SessionOptions(settings.provider).check()
+        if settings.threads is not None:
+            use_threads(settings.threads)
+        share_pool()
         app = create_app(settings)
-    except BundleError as error:
+    except (BundleError, InvalidInputError) as error:
         _log.error("nothing to serve", error=str(error))
         return 2
     config = uvicorn.Config(

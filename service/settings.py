@@ -6,6 +6,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.engine.runtimes.sessions import Optimization, Provider
+
 
 class Settings(BaseSettings):
     """How a server runs. Each field is also the environment variable `MCDROPOUT_` and its name in capitals."""
@@ -16,7 +18,18 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
     models: Path = Field(Path("models"), description="Folder of model bundles, one folder each.")
     default: str | None = Field(None, description="Model that answers POST /predict; the first by name if not given.")
-    device: str = Field("cpu", description='Where models run: "cpu", "cuda" or "cuda:N".')
+    device: str = Field("cpu", description='Where PyTorch models run: "cpu", "cuda" or "cuda:N".')
+    provider: Provider = Field("cpu", description="What executes ONNX graphs, where its package is installed.")
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="Threads that compute; one for each physical core if not given."
+    )
+    graph_optimization: Optimization = Field("all", description="How far ONNX Runtime rewrites graphs.")
+    arena: bool = Field(True, description="Whether ONNX Runtime keeps the memory of values from run to run.")
+    compile: bool = Field(True, description="Whether bundles that are not compiled, or changed since, are compiled.")
+    compile_memory_bytes: int | None = Field(
+        None, gt=0, description="Memory that compiling a bundle may take, in bytes; 4/5 of what is free if not given."
+    )
+    compile_seconds: float = Field(900.0, gt=0, description="Time that compiling a bundle may take, in seconds.")
     log_format: Literal["console", "json"] = Field("console", description="How log lines are written.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
     max_body_bytes: int = Field(32 * 2**20, gt=0, description="Largest request body, in bytes.")

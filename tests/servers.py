@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,7 +59,9 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, log_folder: Path, *flags: str, **environment: str) -> Iterator[Server]:
+def serving(
+    folder: Path, log_folder: Path, *flags: str, command: Sequence[str] = (str(MCDROPOUT),), **environment: str
+) -> Iterator[Server]:
     """`mcdropout serve` on the bundles of `folder`, on a free port, killed at the end whatever happens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -67,7 +69,7 @@ def serving(folder: Path, log_folder: Path, *flags: str, **environment: str) -> 
     log = log_folder / f"server-{port}.log"
     with log.open("w") as out:
         process = subprocess.Popen(
-            [str(MCDROPOUT), "serve", "--models", str(folder), "--port", str(port), *flags],
+            [*command, "serve", "--models", str(folder), "--port", str(port), *flags],
             stdout=out,
             stderr=subprocess.STDOUT,
             text=True,

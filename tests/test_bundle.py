@@ -11,6 +11,7 @@ import yaml
 
 from service.bundle import Bundle, BundleError, find_bundles
 from service.inputs import Input
+from service.networks import load_network
 from tests.bundles import TOKEN_FIELDS, TOKENS, manifest, network_of, write_bundle
 
 
@@ -84,7 +85,7 @@ def test_weights_load_from_safetensors_and_from_a_state_dict(tmp_path: Path) -> 
     torch.save(expected, folder / "weights.pt")
     for file in ("weights.safetensors", "weights.pt"):
         (folder / "model.yaml").write_text(yaml.safe_dump(manifest("model", weights=file)))
-        network = Bundle(folder).load_network()
+        network = load_network(Bundle(folder))
         assert not network.training
         assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
 
@@ -100,7 +101,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path
     for save in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))):
         save({"layers.0.weight": Evil()}, folder / "weights.pt")
         with pytest.raises(BundleError, match=r"weights\.pt.*safetensors"):
-            Bundle(folder).load_network()
+            load_network(Bundle(folder))
     assert not mark.exists()
 
 
@@ -108,7 +109,7 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path, "model", arguments={"width": 8})
     (folder / "model.yaml").write_text(yaml.safe_dump(manifest("model", arguments={"width": 9})))
     with pytest.raises(BundleError, match=r"do not fit[\s\S]*layers\.0\.weight"):
-        Bundle(folder).load_network()
+        load_network(Bundle(folder))
 
 
 @pytest.mark.parametrize(("field", "value"), [("weights", "../outside.safetensors"), ("weights", "absent.safetensors")])
@@ -117,7 +118,7 @@ def test_a_file_outside_the_bundle_or_absent_is_refused(tmp_path: Path, field: s
     (tmp_path / "outside.safetensors").write_bytes((folder / "weights.safetensors").read_bytes())
     (folder / "model.yaml").write_text(yaml.safe_dump(manifest("model", **{field: value})))
     with pytest.raises(BundleError, match="inside the bundle"):
-        Bundle(folder).load_network()
+        load_network(Bundle(folder))
 
 
 def test_a_damaged_weights_file_is_refused(tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_a_damaged_weights_file_is_refused(tmp_path: Path) -> None:
     content = (folder / "weights.safetensors").read_bytes()
     (folder / "weights.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(BundleError, match=r"weights\.safetensors"):
-        Bundle(folder).load_network()
+        load_network(Bundle(folder))
 
 
 def test_code_that_fails_or_lacks_the_network_is_refused(tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_code_that_fails_or_lacks_the_network_is_refused(tmp_path: Path) -> None
         (folder / "model.yaml").write_text(yaml.safe_dump(manifest(name)))
         (folder / "weights.safetensors").touch()
         with pytest.raises(BundleError, match=said):
-            Bundle(folder).load_network()
+            load_network(Bundle(folder))
 
 
 def test_a_network_may_be_spread_over_files_and_two_bundles_do_not_share_them(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_a_network_may_be_spread_over_files_and_two_bundles_do_not_share_them(tm
         (folder / "sizes.py").write_text(f"WIDTH = {width}\n")
     for name, width in (("one", 5), ("two", 6)):
         with pytest.raises(BundleError, match=rf"\[{width}, 4\]"):
-            Bundle(tmp_path / name).load_network()
+            load_network(Bundle(tmp_path / name))
 
 
 def test_preprocessing_scales_then_normalizes_each_channel() -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from service.bundle import Bundle
+from service.networks import load_network
 from tests.conftest import MODELS
 from tests.servers import Server
 
@@ -84,7 +85,7 @@ def test_mc_0_is_the_softmax_of_the_network_in_eval_mode(
     digits = noisy_digits(seven, 16)
     rows = predict(server, digits, f"/models/{model}/predict", mc=0)["predictions"]
     with torch.no_grad():
-        logits = Bundle(MODELS / model).load_network()(torch.tensor(digits / 255, dtype=torch.float32))
+        logits = load_network(Bundle(MODELS / model))(torch.tensor(digits / 255, dtype=torch.float32))
     expected = logits.softmax(1).numpy()
     assert np.abs(np.array([row["mean"] for row in rows]) - expected).max() < 1e-5
     for row in rows:

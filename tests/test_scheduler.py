@@ -13,7 +13,7 @@ import pytest
 from service.engine import NonFiniteOutputError
 from service.engine.statistics import ClassificationPrediction
 from service.metrics import Metrics
-from service.registry import Model, load
+from service.registry import Loading, Model, load
 from service.scheduler import Answer, OverloadedError, Scheduler
 from tests.bundles import CLASSIFIER, write_bundle
 
@@ -23,7 +23,7 @@ FRAGILE = CLASSIFIER.replace("return self.layers(x)", "return self.layers(x) / (
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A classifier of 4 numbers that answers NaN where the first is 9."""
-    return load(write_bundle(tmp_path_factory.mktemp("models"), "fragile", FRAGILE), "cpu")
+    return load(write_bundle(tmp_path_factory.mktemp("models"), "fragile", FRAGILE), Loading())
 
 
 @pytest.fixture
@@ -201,6 +201,6 @@ def test_many_threads_get_what_they_would_get_alone(model: Model, scheduler: Sch
 
 
 def test_a_bundles_path_does_not_matter(tmp_path: Path) -> None:
-    here = load(write_bundle(tmp_path / "a", "same"), "cpu").engine.predict(rows(3), passes=5, seed=1)
-    there = load(write_bundle(tmp_path / "b", "same"), "cpu").engine.predict(rows(3), passes=5, seed=1)
+    here = load(write_bundle(tmp_path / "a", "same"), Loading()).engine.predict(rows(3), passes=5, seed=1)
+    there = load(write_bundle(tmp_path / "b", "same"), Loading()).engine.predict(rows(3), passes=5, seed=1)
     assert np.array_equal(here.mean, there.mean)

@@ -1,6 +1,5 @@
 """The app factory."""
 
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,8 +9,10 @@ from service import __version__
 from service.api import health, models, predict
 from service.api.errors import add_error_handlers
 from service.api.observe import ObserveMiddleware
+from service.compilation import Limits
+from service.engine.runtimes.sessions import SessionOptions
 from service.metrics import Metrics
-from service.registry import Registry
+from service.registry import Loading, Registry
 from service.scheduler import Scheduler
 from service.settings import Settings
 
@@ -23,13 +24,20 @@ def create_app(settings: Settings) -> FastAPI:
         BundleError: the folder holds no bundle, or not the default one.
     """
     metrics = Metrics()
-    registry = Registry(settings.models, settings.device, metrics, settings.default)
+    loading = Loading(
+        device=settings.device,
+        sessions=SessionOptions(settings.provider, settings.graph_optimization, settings.arena),
+        compiles=settings.compile,
+        limits=Limits(settings.compile_memory_bytes, settings.compile_seconds),
+    )
+    registry = Registry(settings.models, loading, metrics, settings.default)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.scheduler = Scheduler(metrics, settings.max_queue_rows, settings.max_batch_rows)
-        threading.Thread(target=registry.load_all, name="loader", daemon=True).start()
+        registry.start()
         yield
+        registry.stop()
         app.state.scheduler.stop()
 
     app = FastAPI(

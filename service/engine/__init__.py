@@ -6,7 +6,7 @@ from service.engine.errors import InvalidInputError as InvalidInputError
 from service.engine.errors import NonFiniteOutputError as NonFiniteOutputError
 from service.engine.errors import UnsupportedModelError as UnsupportedModelError
 from service.engine.errors import VerificationError as VerificationError
-from service.engine.preparation import Program as Program
+from service.engine.program import Program as Program
 from service.engine.selection import Selection as Selection
 from service.engine.sites import Site as Site
 from service.engine.sites import SiteOff as SiteOff

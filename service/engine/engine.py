@@ -2,43 +2,29 @@
 
 import dataclasses
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
-from service.engine.errors import (
-    InvalidInputError,
-    NonFiniteOutputError,
-)
-from service.engine.inputs import (
-    Inputs,
-    InputSpec,
-    RuntimeName,
-    Task,
-    as_array,
-    check_options,
-    in_order,
-)
+from service.engine.compiled import read_compiled, write_compiled
+from service.engine.errors import InvalidInputError, NonFiniteOutputError
+from service.engine.inputs import Entry, Inputs, as_array, in_order
 from service.engine.masks import MAX_SEED, Masks
-from service.engine.network import copy_of
-from service.engine.preparation import Prepared, prepare, understand
+from service.engine.preparation import Prepared, prepare
+from service.engine.reading import Reading, Task
 from service.engine.runtimes import Array, Frontier
+from service.engine.runtimes.sessions import SessionOptions
 from service.engine.selection import Selection
-from service.engine.signature import Entry
-from service.engine.sites import SiteOff
-from service.engine.statistics import (
-    ClassificationStatistics,
-    Prediction,
-    RegressionStatistics,
-    Statistics,
-    concatenate,
-)
-from service.engine.verify import (
-    run_pairs,
-)
+from service.engine.statistics import Prediction, concatenate
+from service.engine.subject import RuntimeName, Target
+from service.engine.verify import run_pairs
+
+if TYPE_CHECKING:
+    from torch import nn
 
 STEP_BYTES = 64 * 2**20
 """The memory that one step of the engine may take, in bytes."""
@@ -75,31 +61,24 @@ class Engine:
         inputs: what the network takes.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        prepared: Prepared,
-        off: tuple[SiteOff, ...],
-        inputs: tuple[InputSpec, ...],
-        statistics: Callable[[], Statistics],
-        step_bytes: int,
-    ) -> None:
-        """`Engine.from_module` makes one."""
-        self.task = task
+    def __init__(self, prepared: Prepared, reading: Reading, step_bytes: int = STEP_BYTES) -> None:
+        """`Engine.from_module`, `Engine.from_onnx` and `Engine.load` make one."""
+        self.task = reading.task
         self.sites = prepared.source.sites
-        self.sites_off = off
+        self.sites_off = prepared.off
         self.program = prepared.program
-        self.inputs = inputs
+        self.inputs = prepared.inputs
+        self._prepared = prepared
         self._source = prepared.source
         self._runtime = prepared.runtime
         self._baseline = prepared.baseline
-        self._statistics = statistics
+        self._reading = reading
         self._pairs_a_step = max(1, min(_MOST_PAIRS_A_STEP, step_bytes // max(1, prepared.pair_bytes)))
 
     @classmethod
     def from_module(
         cls,
-        module: nn.Module,
+        module: "nn.Module",
         example_inputs: Inputs,
         task: Task = "classification",
         *,
@@ -113,6 +92,7 @@ class Engine:
         outputs: Entry | Sequence[Entry] | None = None,
         output_row_axis: int = 0,
         selection: Selection | None = None,
+        sessions: SessionOptions | None = None,
     ) -> "Engine":
         """Find what is random in a network, make it an input, split it, and check it.
 
@@ -136,36 +116,110 @@ class Engine:
                 regression, two (mean and logarithm of the variance). All its tensors where not given.
             output_row_axis: the dimension of the outputs that holds the rows.
             selection: which sites to switch on, and with which p; all, with their own, where not given.
+            sessions: how ONNX Runtime runs it.
 
         Raises:
             UnsupportedModelError: the network has no dropout, or cannot be served; the message says why.
             InvalidInputError: an argument cannot be used.
             VerificationError: it failed a check.
         """
-        check_options(task, runtime, device, temperature, noise_variance, interval)
-        understood = understand(
-            module if device == "cpu" else copy_of(module).cpu(),
+        from service.engine.pytorch.subject import understand
+
+        reading = Reading(task, temperature, noise_variance, interval)
+        target = Target(device, runtime, sessions or SessionOptions())
+        reading.check()
+        target.check()
+        subject = understand(
+            module,
             example_inputs,
             row_axis=row_axis,
             outputs=outputs,
             output_row_axis=output_row_axis,
             selection=selection,
         )
-        prepared = prepare(task, understood, device, runtime)
+        return cls(prepare(task, subject, target), reading, step_bytes)
 
-        def statistics() -> Statistics:
-            if task == "classification":
-                return ClassificationStatistics(temperature)
-            return RegressionStatistics(noise_variance, interval)
+    @classmethod
+    def from_onnx(
+        cls,
+        path: str | Path,
+        example_inputs: Inputs,
+        task: Task = "classification",
+        *,
+        runtime: RuntimeName = "auto",
+        temperature: float = 1.0,
+        noise_variance: float | None = None,
+        interval: float = 0.95,
+        step_bytes: int = STEP_BYTES,
+        row_axis: int | Sequence[int] | Mapping[str, int] = 0,
+        outputs: Entry | Sequence[Entry] | None = None,
+        output_row_axis: int = 0,
+        selection: Selection | None = None,
+        sessions: SessionOptions | None = None,
+    ) -> "Engine":
+        """The same for a network in an ONNX file, with its dropout in it; PyTorch is not needed.
 
-        return cls(
-            task=task,
-            prepared=prepared,
-            off=understood.off,
-            inputs=understood.inputs,
-            statistics=statistics,
-            step_bytes=step_bytes,
+        Takes and raises what `from_module` does, but that `example_inputs` by name have the names of the graph's
+        inputs, and that `outputs` are names or positions of its outputs.
+
+        Args:
+            path: the file. External data may lie in its folder, and nowhere else.
+        """
+        from service.engine.graphs.subject import understand
+
+        reading = Reading(task, temperature, noise_variance, interval)
+        target = Target("cpu", runtime, sessions or SessionOptions())
+        reading.check()
+        target.check()
+        subject = understand(
+            Path(path),
+            example_inputs,
+            row_axis=row_axis,
+            outputs=outputs,
+            output_row_axis=output_row_axis,
+            selection=selection,
         )
+        return cls(prepare(task, subject, target), reading, step_bytes)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        task: Task = "classification",
+        *,
+        temperature: float = 1.0,
+        noise_variance: float | None = None,
+        interval: float = 0.95,
+        step_bytes: int = STEP_BYTES,
+        sessions: SessionOptions | None = None,
+    ) -> "Engine":
+        """An engine that `save` wrote, checked again as it now runs; PyTorch is not needed.
+
+        Args:
+            folder: what `save` was given.
+            task, temperature, noise_variance, interval, step_bytes, sessions: as for `from_module`.
+
+        Raises:
+            CompiledError: the folder holds no engine, or a damaged one, or one that another version wrote.
+            InvalidInputError: an argument cannot be used.
+            VerificationError: it failed a check.
+        """
+        reading = Reading(task, temperature, noise_variance, interval)
+        target = Target(options=sessions or SessionOptions())
+        reading.check()
+        target.check()
+        return cls(read_compiled(Path(folder), target), reading, step_bytes)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the engine to a folder, so that `load` can make it again without the network.
+
+        Args:
+            folder: made where there is none; files of the same names in it are replaced.
+
+        Raises:
+            UnsupportedModelError: it runs on PyTorch, because the network cannot be written as ONNX.
+        """
+        write_compiled(self._prepared, Path(folder))
 
     @property
     def shares_rows(self) -> bool:
@@ -220,7 +274,7 @@ class Engine:
 
     def summarize(self, outputs: Sequence[Array]) -> Prediction:
         """The prediction of given network outputs, `[rows, passes, ...]` each, as passes of equal weight."""
-        statistics = self._statistics()
+        statistics = self._reading.statistics()
         statistics.update(outputs)
         return statistics.prediction()
 
@@ -295,7 +349,7 @@ class Engine:
         samples: bool,
     ) -> Outcome:
         count = len(rows)
-        statistics = self._statistics()
+        statistics = self._reading.statistics()
         failed = np.zeros(count, bool)
         if passes == 0:
             masks = [] if self._source.has_raw_sites else self._source.keep_everything(count)

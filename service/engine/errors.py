@@ -13,6 +13,10 @@ class VerificationError(EngineError):
     """The network was prepared, but failed a check that it must pass before it may serve."""
 
 
+class CompiledError(EngineError):
+    """A folder holds no compiled engine, or a damaged one, or one that another version wrote."""
+
+
 class InvalidInputError(EngineError, ValueError):
     """The input, the number of passes or the seed cannot be used; the message says what would be accepted."""
 
@@ -27,3 +31,9 @@ class NonFiniteOutputError(EngineError, ArithmeticError):
     def __init__(self, message: str, rows: list[int]) -> None:
         super().__init__(message)
         self.rows = rows
+
+
+def first_line(error: Exception) -> str:
+    """What kind of error it is, and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else '(no message)'}"

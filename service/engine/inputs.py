@@ -2,19 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from service.engine.errors import InvalidInputError
 from service.engine.runtimes import Array
+from service.engine.verify import unlike_rows
 
-Task = Literal["classification", "regression"]
-RuntimeName = Literal["auto", "sparse", "onnx", "torch", "eager"]
-OneInput = npt.ArrayLike | Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Entry = str | int
+"""One of the things that a network returns: a key, an attribute, a name or a position."""
+OneInput = Union[npt.ArrayLike, "Tensor"]
 Inputs = OneInput | tuple[OneInput, ...] | Mapping[str, OneInput]
 
 
@@ -31,42 +33,6 @@ class InputSpec:
     def label(self) -> str:
         """How messages call it."""
         return "the input" if self.name is None else f"the input {self.name!r}"
-
-
-def check_options(
-    task: str, runtime: str, device: str, temperature: float, noise_variance: float | None, interval: float
-) -> None:
-    """Raise InvalidInputError for the first option that cannot be used."""
-    if task not in get_args(Task):
-        raise InvalidInputError(f"task is {task!r}; {_listed(Task)} would be accepted")
-    if runtime not in get_args(RuntimeName):
-        raise InvalidInputError(f"runtime is {runtime!r}; {_listed(RuntimeName)} would be accepted")
-    if known_device(device) != "cpu" and runtime in ("sparse", "onnx"):
-        raise InvalidInputError(f'runtime is {runtime!r}, which runs on the CPU; on {device!r}, "torch" is accepted')
-    if not 0.0 < temperature < np.inf:
-        raise InvalidInputError(f"temperature is {temperature!r}; a number above 0 is accepted")
-    if noise_variance is not None and not 0.0 < noise_variance < np.inf:
-        raise InvalidInputError(f"noise_variance is {noise_variance!r}; a number above 0, or None, is accepted")
-    if not 0.0 < interval < 1.0:
-        raise InvalidInputError(f"interval is {interval!r}; a number between 0 and 1 is accepted")
-
-
-def _listed(names: Any) -> str:
-    *first, last = (f'"{name}"' for name in get_args(names))
-    return f"{', '.join(first)} or {last}"
-
-
-def known_device(device: str) -> str:
-    """`device`, if PyTorch has it."""
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda"):
-        raise InvalidInputError(f'device is {device!r}; "cpu", "cuda" or "cuda:N" would be accepted')
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InvalidInputError(f'device is {device!r}, but PyTorch finds no CUDA device; "cpu" would be accepted')
-    return device
 
 
 def as_tuple(x: Inputs) -> tuple[OneInput, ...]:
@@ -105,25 +71,40 @@ def row_axes(x: Inputs, given: int | Sequence[int] | Mapping[str, int]) -> tuple
     return tuple(given)
 
 
-def as_example(x: OneInput, row_axis: int = 0) -> Tensor:
-    """An example input on the CPU, brought to `[rows, ...]`."""
+def as_examples(x: Inputs, axes: Sequence[int], rows: int) -> tuple[Array, ...]:
+    """Example inputs, each brought to `[rows, ...]`, with rows that differ.
+
+    Raises:
+        InvalidInputError: one of them is no array, or holds no row.
+    """
+    given = [_rows_first(value, axis) for value, axis in zip(as_tuple(x), axes, strict=True)]
+    return tuple(unlike_rows(value[np.arange(rows) % len(value)], len(value)) for value in given)
+
+
+def _rows_first(x: OneInput, row_axis: int) -> Array:
     try:
-        array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
-        example = torch.as_tensor(array)
+        array = _array(x)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"an example input is no array of numbers: {error}") from error
-    if example.dim() <= row_axis or example.shape[row_axis] < 1:
+    if array.dtype.kind not in "fiub":
+        raise InvalidInputError(f"an example input is no array of numbers: its dtype is {array.dtype}")
+    if array.ndim <= row_axis or array.shape[row_axis] < 1:
         place = "[rows, ...]" if row_axis == 0 else f"in its dimension {row_axis}"
         raise InvalidInputError(
-            f"an example input has the shape {list(example.shape)}; it needs rows, {place}, at least one"
+            f"an example input has the shape {list(array.shape)}; it needs rows, {place}, at least one"
         )
-    return example.movedim(row_axis, 0)
+    return np.moveaxis(array, row_axis, 0)
+
+
+def _array(x: Any) -> Array:
+    """A tensor, an array, or what can be made one."""
+    return x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
 
 
 def as_array(x: OneInput, spec: InputSpec) -> Array:
     """An input, of finite numbers, as `[rows, *spec.shape]` in the network's dtype."""
     try:
-        array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+        array = _array(x)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"{spec.label} is no array: {error}") from error
     wanted: list[Any] = [*spec.shape[: spec.row_axis], "rows", *spec.shape[spec.row_axis :]]

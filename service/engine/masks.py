@@ -22,10 +22,8 @@ Fewer bits than a fixed 16 were measured on two cores: 400 passes of a 784-1024-
 """
 
 import itertools
-import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +32,7 @@ import numpy.typing as npt
 
 from service.engine import native
 from service.engine.sites import UNIFORM, Site
+from service.engine.threads import pool, thread_count
 
 MAX_SEED = 2**64 - 1
 PASS_ROW = 2**64 - 1
@@ -44,8 +43,6 @@ _BLOCK_WORDS = 4
 _WORDS_A_THREAD = 16_384
 # Below this many words of one row, leaving the interpreter's lock costs more than holding it.
 _FEW_WORDS = 4096
-_MOST_THREADS = os.cpu_count() or 1
-_THREADS = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="masks")
 
 Masks = list[npt.NDArray[np.float32]]
 
@@ -201,12 +198,12 @@ def _draw(layout: _Layout, keys: npt.NDArray[np.uint64], first: int, passes: int
         words = _read(keys[which], start * layout.stride, count * layout.stride)
         layout.fill(words.reshape(-1, count, layout.stride), [mask[part] for mask in masks])
 
-    threads = min(_MOST_THREADS, 1 + len(keys) * passes * layout.stride // _WORDS_A_THREAD)
+    threads = min(thread_count(), 1 + len(keys) * passes * layout.stride // _WORDS_A_THREAD)
     if len(keys) >= threads:
         parts = [(part, slice(0, passes)) for part in _parts(len(keys), threads)]
     else:
         parts = [(slice(0, len(keys)), part) for part in _parts(passes, min(threads, passes))]
-    waiting = [_THREADS.submit(draw, part) for part in parts[1:]]
+    waiting = [pool().submit(draw, part) for part in parts[1:]]
     draw(parts[0])
     for future in waiting:
         future.result()

@@ -1,102 +1,26 @@
 """Preparation: of the ways to run a network, the fastest that passes its checks."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
-import torch
-from torch import nn
-
-from service.engine.candidates import Candidate, candidates, first_line
-from service.engine.cost import Cost, cost_of_split, cost_of_whole
-from service.engine.discovery import discover
-from service.engine.errors import UnsupportedModelError, VerificationError
-from service.engine.inputs import Inputs, InputSpec, RuntimeName, Task, as_example, as_tuple, row_axes
+from service.engine.errors import UnsupportedModelError, VerificationError, first_line
+from service.engine.inputs import InputSpec
 from service.engine.masks import MaskSource
-from service.engine.network import Network, with_rows
-from service.engine.program import EXAMPLE_ROWS, FrontierValue
+from service.engine.program import Outline, Program
+from service.engine.reading import Task
 from service.engine.runtimes import Array, Runtime
-from service.engine.runtimes.torch import EagerRuntime
-from service.engine.selection import Selection
-from service.engine.signature import Entry, Signature
 from service.engine.sites import SiteOff
+from service.engine.subject import Candidate, Subject, Target
 from service.engine.verify import (
     Check,
-    Deterministic,
-    dropout_mixes_rows,
+    Reference,
+    check_baseline,
+    check_network,
+    check_program,
     raise_if_failed,
     run_pairs,
-    unlike_rows,
-    verify,
-    verify_deterministic,
+    take_reference,
 )
-
-
-@dataclass(frozen=True)
-class Program:
-    """How a network runs.
-
-    Attributes:
-        strategy: "split": what no mask touches runs once a row; "whole": all of it runs once a pass; "mapped" and
-            "loop": so it does, with every row a batch of its own, all at once or one after another.
-        runtime: "sparse", "onnx", "torch", or "eager" (the module itself).
-        device: "cpu" or a CUDA device.
-        reason: why nothing faster was used; None where nothing faster was tried.
-        frontier: the tensors that cross from prefix to suffix.
-        prefix_operations: operations that run once a row.
-        suffix_operations: operations that run once a pass.
-        cost: the floating-point operations of both.
-        checks: what was verified when it was loaded.
-    """
-
-    strategy: str
-    runtime: str
-    device: str
-    reason: str | None
-    frontier: tuple[FrontierValue, ...]
-    prefix_operations: int
-    suffix_operations: int
-    cost: Cost
-    checks: tuple[Check, ...]
-
-
-@dataclass(frozen=True)
-class Understood:
-    """A network whose randomness is known.
-
-    Attributes:
-        network: the masked copy.
-        off: the sites that are off.
-        inputs: what it takes.
-        arrays: example inputs, `[EXAMPLE_ROWS, ...]` each, whose rows differ.
-    """
-
-    network: Network
-    off: tuple[SiteOff, ...]
-    inputs: tuple[InputSpec, ...]
-    arrays: tuple[Array, ...]
-
-
-def understand(
-    module: nn.Module,
-    example_inputs: Inputs,
-    *,
-    row_axis: int | Sequence[int] | Mapping[str, int] = 0,
-    outputs: Entry | Sequence[Entry] | None = None,
-    output_row_axis: int = 0,
-    selection: Selection | None = None,
-) -> Understood:
-    """Find out what a network takes and what in it is random; arguments and errors as for `Engine.from_module`."""
-    axes = row_axes(example_inputs, row_axis)
-    given = [as_example(x, axis) for x, axis in zip(as_tuple(example_inputs), axes, strict=True)]
-    arrays = tuple(unlike_rows(with_rows(x, EXAMPLE_ROWS).numpy(), len(x)) for x in given)
-    names = tuple(example_inputs) if isinstance(example_inputs, Mapping) else None
-    entries = (outputs,) if isinstance(outputs, str | int) else None if outputs is None else tuple(outputs)
-    signature = Signature(names, axes, entries, output_row_axis)
-    found = discover(module, [torch.from_numpy(x) for x in arrays], signature, selection)
-    specs = tuple(
-        InputSpec(x.shape[1:], x.dtype, names[index] if names else None, axes[index]) for index, x in enumerate(arrays)
-    )
-    return Understood(found.network, found.off, specs, arrays)
 
 
 @dataclass(frozen=True)
@@ -105,80 +29,105 @@ class Prepared:
 
     Attributes:
         source: draws its masks.
+        off: the sites that are off.
+        inputs: what it takes.
         runtime: runs it.
         baseline: runs it with nothing dropped: `runtime`, or another where there are no masks that keep everything.
         program: what there is to know of it.
-        pair_bytes: the memory that one pass of one row takes, in bytes.
+        outline: of the program.
+        reference: what the network itself answers, against which programs are checked.
+        network_checks: those of its `program.checks` that are of the network, whatever runs it.
     """
 
     source: MaskSource
+    off: tuple[SiteOff, ...]
+    inputs: tuple[InputSpec, ...]
     runtime: Runtime
     baseline: Runtime
     program: Program
-    pair_bytes: int
+    outline: Outline
+    reference: Reference
+    network_checks: tuple[Check, ...]
+
+    @property
+    def pair_bytes(self) -> int:
+        """The memory that one pass of one row takes, in bytes."""
+        return self.source.bytes_per_pass + self.outline.suffix_bytes
 
 
-def prepare(task: Task, understood: Understood, device: str, runtime: RuntimeName) -> Prepared:
+def prepare(task: Task, subject: Subject, target: Target) -> Prepared:
     """Find the fastest way to run a network that passes its checks.
 
     Args:
         task: what its outputs are.
-        understood: the masked copy, and what it takes.
-        device: where to run it.
-        runtime: what to run it on.
+        subject: the network, and what it is checked against.
+        target: where to run it.
 
     Raises:
         UnsupportedModelError: it cannot be run.
         VerificationError: it failed a check.
     """
-    network, arrays = understood.network, understood.arrays
-    examples = tuple(torch.from_numpy(x) for x in arrays)
-    source = MaskSource(network.sites)
-    eager = EagerRuntime(network)
+    arrays, source = subject.arrays, MaskSource(subject.sites)
     rows = len(arrays[0])
-    _check_output_shape(task, rows, run_pairs(eager, arrays, source.keep_everything(rows)))
-    network.alone = dropout_mixes_rows(network, eager, source, arrays)
-    reasons: list[str] = []
+    _check_output_shape(task, rows, run_pairs(subject.eager, arrays, source.keep_everything(rows)))
+    wanted = subject.eval_outputs()
+    kept = [] if source.has_raw_sites else source.keep_everything(rows)
+    first = check_network(subject.plain, kept, arrays, wanted)
+    if not first.passed and subject.advice:
+        first = replace(first, detail=f"{first.detail}; {subject.advice}")
+    of_network = [first]
+    raise_if_failed(of_network)
+    reference = take_reference(subject.eager, source, arrays, wanted, subject.tolerance)
     baseline: Runtime | None = None
-    plain: Runtime = eager
-    if network.has_raw_sites:
-        quiet = network.baseline()
-        plain = EagerRuntime(quiet)
+    if source.has_raw_sites:
 
-        def check_baseline(found: Runtime) -> list[Check]:
-            checks = verify_deterministic(network, Deterministic(found, plain, []), arrays)
+        def check_plain(found: Runtime) -> list[Check]:
+            checks = [check_baseline(found, source, reference)]
             raise_if_failed(checks)
             return checks
 
-        ways = candidates(quiet, MaskSource(()), examples, device, runtime, [])
-        _, baseline, _ = _first_that_passes(ways, check_baseline, [])
-    masks = [] if network.has_raw_sites else source.keep_everything(rows)
+        _, baseline, _ = first_that_passes(subject.baseline_candidates(target), check_plain, [])
 
     def check(found: Runtime) -> list[Check]:
-        return verify(network, found, eager, source, arrays, Deterministic(baseline or found, plain, masks))
+        return check_program(found, baseline or found, source, reference)
 
-    ways = candidates(network, source, examples, device, runtime, reasons)
-    candidate, running, checks = _first_that_passes(ways, check, reasons)
-    cut = candidate.cut
+    reasons: list[str] = []
+    candidate, running, of_program = first_that_passes(subject.candidates(target, reasons), check, reasons)
+    of_network += subject.own_checks()
+    raise_if_failed(of_network)
     program = Program(
-        strategy=running.strategy if isinstance(running, EagerRuntime) else candidate.strategy,
+        strategy=candidate.strategy,
         runtime=running.name,
         device=running.device,
         reason="; ".join(reasons) or None,
-        frontier=cut.frontier if cut else (),
-        prefix_operations=cut.prefix_operations if cut else 0,
-        suffix_operations=cut.suffix_operations if cut else 0,
-        cost=cost_of_split(cut, source, examples) if cut else cost_of_whole(network, source, examples),
-        checks=tuple(checks),
+        frontier=candidate.outline.frontier,
+        prefix_operations=candidate.outline.prefix_operations,
+        suffix_operations=candidate.outline.suffix_operations,
+        cost=candidate.cost(),
+        checks=(*of_network, *of_program),
     )
-    pair_bytes = source.bytes_per_pass + (cut.suffix_bytes if cut else 0)
-    return Prepared(source, running, baseline or running, program, pair_bytes)
+    return Prepared(
+        source=source,
+        off=subject.off,
+        inputs=subject.inputs,
+        runtime=running,
+        baseline=baseline or running,
+        program=program,
+        outline=candidate.outline,
+        reference=reference,
+        network_checks=tuple(of_network),
+    )
 
 
-def _first_that_passes(
-    ways: Iterator[Candidate], check: Callable[[Runtime], list[Check]], reasons: list[str]
+def first_that_passes(
+    ways: Iterable[Candidate], check: Callable[[Runtime], list[Check]], reasons: list[str]
 ) -> tuple[Candidate, Runtime, list[Check]]:
-    """The first way to run a network that passes its checks; why those before it do not is added to `reasons`."""
+    """The first way to run a network that passes its checks; why those before it do not is added to `reasons`.
+
+    Raises:
+        UnsupportedModelError: the last could not be built; or there is none.
+        VerificationError: the last failed a check.
+    """
     refusal: Exception | None = None
     for candidate in ways:
         try:
@@ -187,11 +136,10 @@ def _first_that_passes(
         except VerificationError as error:
             refusal = error
             reasons.append(str(error))
-        except Exception as error:  # whatever an exporter raises: the next candidate does without it
+        except Exception as error:  # whatever an exporter or a runtime raises: the next candidate does without it
             refusal = UnsupportedModelError(f"{candidate.strategy} program: {first_line(error)}")
             reasons.append(str(refusal))
-    assert refusal is not None
-    raise refusal
+    raise refusal or UnsupportedModelError("; ".join(reasons))
 
 
 def _check_output_shape(task: Task, rows: int, outputs: tuple[Array, ...]) -> None:

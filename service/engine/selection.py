@@ -3,10 +3,42 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any, ClassVar, Protocol, TypeVar
 
-from service.engine.calls import Call
 from service.engine.errors import InvalidInputError
 from service.engine.sites import ATTENTION, SiteOff, site_name
+
+
+class RandomCall(Protocol):
+    """What is chosen from: calls or nodes that draw. A frozen dataclass, with these among its fields or properties.
+
+    Attributes:
+        number, kind, p: as a `Site` has them (`call` is the number).
+        active: whether it would draw as it is.
+        path: of the module that it belongs to.
+        key: path and number.
+        raw: whether it draws numbers for the network's own code.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def p(self) -> float | None: ...
+    @property
+    def active(self) -> bool: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def key(self) -> tuple[str, int]: ...
+    @property
+    def raw(self) -> bool: ...
+
+
+C = TypeVar("C", bound=RandomCall)
 
 
 @dataclass(frozen=True)
@@ -42,8 +74,8 @@ def _matches(patterns: tuple[str, ...], path: str) -> bool:
 
 
 def select(
-    selection: Selection, calls: Sequence[Call], *, asleep: Collection[str] = (), drawing: Collection[str] = ()
-) -> tuple[list[Call], list[SiteOff]]:
+    selection: Selection, calls: Sequence[C], *, asleep: Collection[str] = (), drawing: Collection[str] = ()
+) -> tuple[list[C], list[SiteOff]]:
     """The calls to switch on, with the probability that they are to have, and those that stay off.
 
     Args:
@@ -56,7 +88,7 @@ def select(
         InvalidInputError: the selection names what does not exist, or a p that cannot be used.
     """
     _check_patterns(selection, {call.path for call in calls} | set(drawing))
-    on: list[Call] = []
+    on: list[C] = []
     off: list[SiteOff] = []
     for call in calls:
         given = selection.probability(call.path, None)
@@ -91,6 +123,6 @@ def _check_patterns(selection: Selection, paths: set[str]) -> None:
             raise InvalidInputError(f"the selection sets p of {pattern!r} to {p!r}; a number from 0 to 1 is accepted")
 
 
-def site_off(call: Call, reason: str) -> SiteOff:
+def site_off(call: RandomCall, reason: str) -> SiteOff:
     """A call that stays off."""
     return SiteOff(call.path, call.number, call.kind, call.p, reason)

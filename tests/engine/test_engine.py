@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from service.engine import Engine, InvalidInputError, NonFiniteOutputError, UnsupportedModelError
-from service.engine.discovery import discover
 from service.engine.masks import MAX_SEED, MaskSource
-from service.engine.program import FrontierValue, export, split
+from service.engine.program import FrontierValue
+from service.engine.pytorch.discovery import discover
+from service.engine.pytorch.program import export, split
 from service.engine.runtimes.torch import TorchRuntime
 from service.engine.statistics import take
 from tests.engine.networks import Custom, conv_net, drop_connect, many_sites, mlp
@@ -338,7 +339,7 @@ class TestPrograms:
         module = Custom(forward, first=nn.Linear(4, 8), drop=nn.Dropout(0.5), last=nn.Linear(8, 3))
         network = discover(module, (x,)).network
         cut = split(export(network, (x,), MaskSource(network.sites)), 1, whole=True)
-        assert cut.suffix_bytes > 4 * 50 * (8 + 8)  # the first layer's output, and it masked
+        assert cut.outline.suffix_bytes > 4 * 50 * (8 + 8)  # the first layer's output, and it masked
 
     def test_on_another_device_leave_the_reference_where_it_is(self):
         x = torch.randn(3, 4)

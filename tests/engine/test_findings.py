@@ -1,16 +1,27 @@
 """Findings: each place where dropout is known to go wrong is found where it is, and nowhere else."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
-from service.engine.discovery import discover
-from service.engine.findings import findings_of_graph, findings_of_sites
-from service.engine.inspection import inspect
+from service.engine import inspection
+from service.engine.findings import findings_of_sites
 from service.engine.masks import MaskSource
-from service.engine.program import export
+from service.engine.pytorch.discovery import discover
+from service.engine.pytorch.findings import findings_of_graph
+from service.engine.pytorch.program import export
+from service.engine.pytorch.subject import understand
+from service.engine.reading import Reading
+from service.engine.subject import Target
 from service.layers import DropConnectLinear, StochasticDepth, VariationalDropout, VariationalLSTM
 from tests.engine.networks import Custom, conv_net, mlp
+
+
+def inspect(module, x, passes=50, row_axis=0):
+    understanding = partial(understand, module, x, row_axis=row_axis)
+    return inspection.inspect(understanding, Reading("classification"), Target(runtime="auto"), passes=passes)
 
 
 def found(module, *shape):
@@ -130,20 +141,20 @@ def test_dropout_whose_p_is_0_and_dropout_that_reaches_nothing():
 
 
 def test_inspection_of_a_network_without_dropout_tells_the_error():
-    inspection = inspect(nn.Linear(4, 3), torch.rand(3, 4))
-    assert inspection.engine is None
-    assert "no dropout to switch on" in inspection.error
+    told = inspect(nn.Linear(4, 3), torch.rand(3, 4))
+    assert told.engine is None
+    assert "no dropout to switch on" in told.error
 
 
 def test_inspection_counts_the_operations_of_both_parts():
     module = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Dropout(0.5), nn.Linear(30, 10))
-    inspection = inspect(module, torch.rand(3, 40), passes=20, runtime="torch")
-    cost = inspection.engine.program.cost
+    told = inspect(module, torch.rand(3, 40), passes=20)
+    cost = told.engine.program.cost
     assert (cost.prefix, cost.suffix) == (2 * 40 * 30, 2 * 30 * 10)
     assert cost.share_once == pytest.approx(0.8)
     assert cost.in_deterministic_passes(20) == pytest.approx(0.8 + 20 * 0.2)
-    assert inspection.passes == 20
-    assert min(inspection.seconds) > 0
+    assert told.passes == 20
+    assert min(told.seconds) > 0
 
 
 @pytest.mark.parametrize("batch_first", [True, False])
@@ -151,8 +162,8 @@ def test_inspection_counts_recurrent_layers(batch_first):
     lstm = nn.LSTM(4, 8, 2, dropout=0.5, batch_first=batch_first)
     module = Custom(lambda self, x: self.lstm(x)[0].mean(1 if batch_first else 0)[:, :3], lstm=lstm)
     shape = (3, 5, 4) if batch_first else (5, 3, 4)
-    inspection = inspect(module, torch.rand(shape), row_axis=0 if batch_first else 1, runtime="torch")
-    cost = inspection.engine.program.cost
+    told = inspect(module, torch.rand(shape), row_axis=0 if batch_first else 1)
+    cost = told.engine.program.cost
     assert cost.prefix == 5 * 2 * 4 * 8 * (4 + 8)
     assert cost.suffix == 5 * 2 * 4 * 8 * (8 + 8)
 
@@ -161,6 +172,6 @@ def test_inspection_says_where_the_flow_of_data_could_not_be_looked_at():
     def forward(network, x):
         return network.rest(x) if x.abs().sum() >= 0 else x
 
-    inspection = inspect(Custom(forward, rest=mlp()), torch.rand(3, 4))
-    assert "torch.export cannot follow" in inspection.not_analysed
-    assert (inspection.engine.program.cost.prefix, inspection.findings) == (0, ())
+    told = inspect(Custom(forward, rest=mlp()), torch.rand(3, 4))
+    assert "torch.export cannot follow" in told.not_analysed
+    assert (told.engine.program.cost.prefix, told.findings) == (0, ())

@@ -7,9 +7,9 @@ import transformers
 from torch import nn
 
 from service.engine import Engine, UnsupportedModelError
-from service.engine.discovery import discover
 from service.engine.masks import MaskSource
-from service.engine.signature import Signature
+from service.engine.pytorch.discovery import discover
+from service.engine.pytorch.signature import Signature
 
 BOTH = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 WIDTH, INNER, HEADS, STEPS, LABELS = 16, 32, 2, 7, 3

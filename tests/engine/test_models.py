@@ -9,6 +9,7 @@ import torch
 
 from service.bundle import Bundle
 from service.engine import ClassificationPrediction, Engine, native
+from service.networks import load_network
 from tests.conftest import MODELS
 
 RUNTIMES = ("onnx", "torch", "eager")
@@ -21,7 +22,7 @@ def digits(seven: npt.NDArray[np.float64], rows: int) -> npt.NDArray[np.float32]
 
 @pytest.mark.parametrize("model", ["mnist-cnn", "mnist-mlp"])
 def test_every_runtime_gives_the_same_statistics_for_the_same_seed(seven: npt.NDArray[np.float64], model: str) -> None:
-    network, x = Bundle(MODELS / model).load_network(), digits(seven, 4)
+    network, x = load_network(Bundle(MODELS / model)), digits(seven, 4)
     runtimes = (*RUNTIMES, "sparse") if model == "mnist-mlp" and native.available else RUNTIMES
     answers: list[ClassificationPrediction] = []
     for runtime in runtimes:
@@ -34,7 +35,7 @@ def test_every_runtime_gives_the_same_statistics_for_the_same_seed(seven: npt.ND
 
 
 def test_batch_norm_does_not_move_by_a_bit_in_1000_requests(seven: npt.NDArray[np.float64]) -> None:
-    network, x = Bundle(MODELS / "mnist-cnn").load_network(), digits(seven, 2)
+    network, x = load_network(Bundle(MODELS / "mnist-cnn")), digits(seven, 2)
     engine = Engine.from_module(network, x, runtime="eager")
     before = {name: value.clone() for name, value in network.state_dict().items()}
     assert any("running_mean" in name for name in before)

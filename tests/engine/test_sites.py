@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from service.engine import Engine, UnsupportedModelError, VerificationError
-from service.engine.discovery import discover
 from service.engine.masks import MaskSource
+from service.engine.pytorch.discovery import discover
 from tests.engine.networks import Custom, conv_net, drop_connect, mlp
 
 

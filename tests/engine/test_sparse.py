@@ -8,11 +8,14 @@ import torch
 from torch import nn
 
 from service.engine import Engine, UnsupportedModelError, native
-from service.engine.discovery import discover
 from service.engine.masks import MaskSource
-from service.engine.program import export, split
-from service.engine.runtimes.sparse import SparseRuntime, recognise
+from service.engine.pytorch.conversion import convert
+from service.engine.pytorch.discovery import discover
+from service.engine.pytorch.network import with_rows
+from service.engine.pytorch.program import EXAMPLE_PAIRS, example_masks, export, split
+from service.engine.runtimes.sparse import SparseRuntime
 from service.engine.runtimes.torch import EagerRuntime
+from service.engine.subject import EXAMPLE_ROWS
 from tests.engine.networks import Custom
 
 needs_extension = pytest.mark.skipif(
@@ -30,24 +33,27 @@ def chain(widths, rates, bias=True):
     return nn.Sequential(*parts[:-1])
 
 
-def cut(module, x, whole=False):
-    """The network, its mask source, and its program."""
+def converted(module, x, whole=False):
+    """The network, its mask source, and its program as ONNX."""
+    x = with_rows(x, EXAMPLE_ROWS)
     network = discover(module, (x,)).network
     source = MaskSource(network.sites)
-    return network, source, split(export(network, (x,), source), 1, whole=whole)
+    cut = split(export(network, (x,), source), 1, whole=whole)
+    per_pair = [site.scope == "row" for site in network.sites]
+    return network, source, convert(cut, (x,), example_masks(source, EXAMPLE_PAIRS), per_pair)
 
 
 def found(module, x, whole=False):
-    _, source, program = cut(module, x, whole)
-    return recognise(program, source.sites)
+    _, source, halves = converted(module, x, whole)
+    return halves.write(source.sites).chain
 
 
 def both(module, x, whole=False):
     """The sparse runtime and the eager one, and the source of their masks."""
-    network, source, program = cut(module, x, whole)
-    layers = recognise(program, source.sites)
-    assert layers is not None
-    return SparseRuntime(program, layers, (x,)), EagerRuntime(network), source
+    network, source, halves = converted(module, x, whole)
+    graphs = halves.write(source.sites)
+    assert graphs.chain is not None
+    return SparseRuntime(graphs, graphs.chain), EagerRuntime(network), source
 
 
 def outputs(runtime, x, rows, masks):
@@ -214,7 +220,7 @@ class TestRecognition:
         "module",
         [
             nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 3)),
-            nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)),
+            nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3)),
             nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 8), nn.ReLU(), nn.AlphaDropout(0.5), nn.Linear(8, 3)),
             nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 3)),
             nn.Sequential(nn.Dropout(0.5), nn.Dropout(0.5), nn.Linear(8, 3)),
@@ -233,11 +239,10 @@ class TestRecognition:
                 ),
                 linear=nn.Linear(8, 3),
             ),
-            nn.Sequential(nn.Dropout(0.5), nn.utils.parametrizations.weight_norm(nn.Linear(8, 3))),
         ],
         ids=[
             "tanh",
-            "batch norm",
+            "layer norm",
             "alpha dropout",
             "dropout before the relu",
             "two masks",
@@ -247,18 +252,32 @@ class TestRecognition:
             "dropout2d",
             "skip connection",
             "dropped weights",
-            "computed weights",
         ],
     )
     def test_leaves_anything_else_alone(self, module):
         assert found(module, torch.rand(3, 8)) is None
 
+    @pytest.mark.parametrize(
+        "module",
+        [
+            nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)),
+            nn.Sequential(nn.Dropout(0.5), nn.utils.parametrizations.weight_norm(nn.Linear(8, 3))),
+        ],
+        ids=["batch norm", "computed weights"],
+    )
+    def test_takes_what_is_folded_into_a_layer_when_it_is_written(self, module):
+        x = random(4, 8)
+        sparse, eager, source = both(module.eval(), torch.from_numpy(x))
+        masks = draw(source, 30)
+        wanted = outputs(eager, x, np.arange(30) % 4, masks)
+        np.testing.assert_allclose(outputs(sparse, x, np.arange(30) % 4, masks), wanted, rtol=1e-5, atol=1e-5)
+
     @pytest.mark.parametrize("value", [np.nan, np.inf])
     def test_leaves_weights_alone_that_are_not_finite(self, value):
-        _, source, program = cut(chain([8, 8, 3], [0.5, 0.5]), torch.rand(3, 8))
-        with torch.no_grad():
-            next(program.suffix.parameters()).view(-1)[0] = value
-        assert recognise(program, source.sites) is None
+        _, source, halves = converted(chain([8, 8, 3], [0.5, 0.5]), torch.rand(3, 8))
+        weights = next(tensor for tensor in halves.suffix.graph.initializer if list(tensor.dims) == [8, 8])
+        weights.raw_data = np.float32(value).tobytes() + weights.raw_data[4:]
+        assert halves.write(source.sites).chain is None
 
     def test_leaves_double_precision_alone(self):
         assert found(chain([8, 8, 3], [0.5, 0.5]).double(), torch.rand(3, 8, dtype=torch.float64)) is None

@@ -7,11 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from service.engine import Engine, VerificationError
-from service.engine.discovery import discover
-from service.engine.masks import MaskSource
-from service.engine.program import export, split
-from service.engine.runtimes.torch import EagerRuntime, TorchRuntime
-from service.engine.verify import Deterministic, verify
+from service.engine.pytorch.program import export, split
+from service.engine.pytorch.subject import understand
+from service.engine.runtimes.torch import TorchRuntime
+from service.engine.verify import check_network, check_program, take_reference
 from tests.engine.networks import Custom, centred, conv_net, drop_connect, many_sites, mlp
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
@@ -24,7 +23,7 @@ SAME = "two passes with the same masks agree"
 ROWS = "a row's answer does not depend on the rows beside it"
 MODES = "modules without a site stay in eval mode"
 STILL = "no parameter and no buffer moved by a bit"
-EVERY = [EVAL, PROGRAM_EVAL, PROGRAM_LOOP, DIFFERENT, SAME, ROWS, MODES, STILL]
+EVERY = [EVAL, MODES, STILL, PROGRAM_EVAL, PROGRAM_LOOP, DIFFERENT, SAME, ROWS]
 
 
 class Faulty:
@@ -47,18 +46,24 @@ class Faulty:
 def verified(module, inputs=X, spoil=None, tamper=None):
     """The names of the checks that fail."""
     examples = (torch.from_numpy(inputs),)
-    network = discover(module, examples).network
-    source = MaskSource(network.sites)
-    eager = EagerRuntime(network)
+    subject = understand(module, inputs)
+    network, source, eager = subject.network, subject.source, subject.eager
     runtime = TorchRuntime(split(export(network, examples, source), 1), "cpu")
     if tamper:
         tamper(network)
+    served = Faulty(runtime, spoil) if spoil else runtime
+    wanted, kept = subject.eval_outputs(), source.keep_everything(len(inputs))
+    checks = [check_network(eager, kept, subject.arrays, wanted)]
+    of_program, error = [], ""
     try:
-        served = Faulty(runtime, spoil) if spoil else runtime
-        way = Deterministic(served, eager, source.keep_everything(len(inputs)))
-        checks = verify(network, served, eager, source, (inputs,), way)
-    except VerificationError as error:
-        return [name for name in EVERY if name in str(error)]
+        reference = take_reference(eager, source, subject.arrays, wanted, subject.tolerance)
+        of_program = check_program(served, served, source, reference)
+    except VerificationError as refusal:
+        error = str(refusal)
+    checks += [*subject.own_checks(), *of_program]
+    failed = [check.name for check in checks if not check.passed]
+    if failed or error:
+        return [name for name in EVERY if name in failed or name in error]
     assert all(check.passed and check.detail for check in checks)
     assert [check.name for check in checks] == EVERY
     return []
@@ -182,7 +187,7 @@ def test_a_part_whose_dropout_is_gone_in_the_mode_it_is_in_is_refused():
 
     module = Custom(forward, rest=mlp())
     assert verified(module) == []
-    assert verified(module, tamper=lambda network: network.module.eval()) == [PROGRAM_LOOP, MODES]
+    assert verified(module, tamper=lambda network: network.module.eval()) == [MODES, PROGRAM_LOOP]
 
 
 def test_a_copy_whose_weights_moved_is_refused():
@@ -206,7 +211,7 @@ def test_a_network_that_writes_to_its_buffers_is_refused():
 def test_a_program_that_fails_gives_way_to_the_next_and_the_engine_says_why(monkeypatch):
     real = TorchRuntime.suffix
     monkeypatch.setattr(TorchRuntime, "suffix", lambda *args: tuple(out + 1e-2 for out in real(*args)))
-    monkeypatch.setattr("service.engine.candidates.OnnxRuntime", lambda cut, *examples: TorchRuntime(cut, "cpu"))
+    monkeypatch.delattr("service.engine.pytorch.candidates.convert")
     engine = Engine.from_module(many_sites(), np.ones((1, 6), np.float32))
     assert engine.program.runtime == "eager"
     assert PROGRAM_LOOP in engine.program.reason

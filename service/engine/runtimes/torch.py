@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from service.engine.network import Network, to_array
-from service.engine.program import Split
+from service.engine.pytorch.network import Network, to_array
+from service.engine.pytorch.program import Split
 from service.engine.runtimes import Array, Frontier
 
 
@@ -45,13 +45,6 @@ class EagerRuntime:
         self._network = network
         self._network.module.to(device)
         self._lock = threading.Lock()
-
-    @property
-    def strategy(self) -> str:
-        """ "whole"; where rows have to be run alone, "mapped" over all at once or in a "loop"."""
-        if not self._network.alone:
-            return "whole"
-        return "mapped" if self._network.maps else "loop"
 
     def prefix(self, inputs: tuple[Array, ...]) -> Frontier:
         return tuple(torch.from_numpy(x).to(self.device) for x in inputs)

@@ -2,8 +2,8 @@
 
 import torch
 
-from service.engine.discovery import discover
 from service.engine.masks import MaskSource
+from service.engine.pytorch.discovery import discover
 
 
 def find(module, *inputs):

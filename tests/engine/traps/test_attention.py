@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from service.engine import Engine, VerificationError
-from service.engine.calls import attention
+from service.engine.pytorch.calls import attention
 from tests.engine.networks import Custom
 from tests.engine.traps.common import drawn, find, has_eval_mode_and_every_site_has_an_effect, kept, names, ran, same
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from service.engine import Engine, VerificationError
-from service.engine.discovery import discover
+from service.engine.pytorch.discovery import discover
 from tests.engine.networks import Custom, centred, conv_net, mlp
 from tests.engine.traps.common import drawn, find, names, ran, same
 

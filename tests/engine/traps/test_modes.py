@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from service.engine import Engine, UnsupportedModelError, VerificationError
-from service.engine.discovery import discover
+from service.engine.pytorch.discovery import discover
 from tests.engine.networks import Custom
 from tests.engine.traps.common import drawn, find, kept, names, ran, same
 

@@ -6,9 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from service.engine.calls import Call, Mask
-from service.engine.network import Tracked, numbers
-from service.engine.signature import Signature
+from service.engine.pytorch.calls import Call, Mask
+from service.engine.pytorch.network import Tracked, numbers
+from service.engine.pytorch.signature import Signature
 from service.engine.sites import ALPHA, FEATURE_ALPHA
 
 _PROBES = (torch.nan, 0.0, 2.0)

@@ -3,37 +3,16 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from service.engine.masks import MaskSource
-from service.engine.network import Network
-from service.engine.program import EXAMPLE_PAIRS, EXAMPLE_ROWS, Split, example_masks
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Floating-point operations of products, convolutions and attention, which is where the time goes.
-
-    Attributes:
-        prefix: of what runs once a row.
-        suffix: of what runs once for each pass of a row.
-    """
-
-    prefix: int
-    suffix: int
-
-    @property
-    def share_once(self) -> float:
-        """The share of one forward pass that runs once a row, 0 to 1; 0 where nothing is counted."""
-        return self.prefix / (self.prefix + self.suffix) if self.prefix + self.suffix else 0.0
-
-    def in_deterministic_passes(self, passes: int) -> float:
-        """What so many passes cost, in forward passes of the whole network."""
-        return self.share_once + passes * (1.0 - self.share_once)
+from service.engine.program import Cost
+from service.engine.pytorch.network import Network
+from service.engine.pytorch.program import EXAMPLE_PAIRS, Split, example_masks
+from service.engine.subject import EXAMPLE_ROWS
 
 
 @torch.no_grad()
@@ -47,7 +26,7 @@ def cost_of_split(split: Split, source: MaskSource, examples: tuple[Tensor, ...]
     """
     with _counting() as counter:
         frontier = split.prefix(*examples)
-    prefix = counter.get_total_flops() if split.has_prefix else 0
+    prefix = counter.get_total_flops() if split.outline.has_prefix else 0
     rows = torch.arange(EXAMPLE_PAIRS) % EXAMPLE_ROWS
     with _counting() as counter:
         split.suffix(rows, *frontier, *example_masks(source, EXAMPLE_PAIRS))

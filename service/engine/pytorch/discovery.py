@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from service.engine.calls import Call
 from service.engine.errors import UnsupportedModelError
-from service.engine.network import Draw, Known, Network, Recording, Tracked, with_rows
-from service.engine.reach import reached, same_outputs
+from service.engine.pytorch.calls import Call
+from service.engine.pytorch.network import Draw, Known, Network, Recording, Tracked, with_rows
+from service.engine.pytorch.reach import reached, same_outputs
+from service.engine.pytorch.signature import Signature
 from service.engine.selection import Selection, select, site_off
-from service.engine.signature import Signature
 from service.engine.sites import Site, SiteOff, site_name
 
 # Code that draws its own numbers may call other sites for other numbers (layers dropped as a whole): a few are tried.

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from service.engine.errors import UnsupportedModelError
-
-Entry = str | int
+from service.engine.inputs import Entry
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from service.engine.calls import Call, Mask, Place, RandomCalls
 from service.engine.errors import UnsupportedModelError
-from service.engine.signature import Signature
+from service.engine.pytorch.calls import Call, Mask, Place, RandomCalls
+from service.engine.pytorch.signature import Signature
 from service.engine.sites import NORMAL, Site, site_name
 
 Known = Mapping[tuple[str, int], tuple[str, float | None, int]]
@@ -229,7 +229,7 @@ class Network:
         known: Known | None = None,
         known_in_eval: Known | None = None,
     ) -> None:
-        """`service.engine.discovery.discover` finds out what to hand over here.
+        """`service.engine.pytorch.discovery.discover` finds out what to hand over here.
 
         `known` are all random calls that were seen with the modules `awake`, and `known_in_eval` with none.
         """

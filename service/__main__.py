@@ -1,0 +1,5 @@
+"""`python -m service`: the same as `mcdropout`."""
+
+from service.cli import app
+
+app()

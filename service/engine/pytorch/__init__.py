@@ -1,0 +1,1 @@
+"""PyTorch networks: what in them is random, as masks; export, and the split where masks enter."""

@@ -1,0 +1,46 @@
+"""Subjects: a bundle's network, PyTorch or ONNX, as the engine prepares it."""
+
+from service.bundle import Bundle
+from service.engine.inputs import Inputs
+from service.engine.subject import Subject
+
+EXAMPLES = 8
+"""How many rows are drawn for a bundle that brings no examples of its own."""
+
+
+def subject_of(bundle: Bundle) -> Subject:
+    """Find out what in a bundle's network is random. Of a PyTorch network it runs the code.
+
+    Raises:
+        BundleError: the bundle is wrong.
+        EngineError: its network cannot be served.
+    """
+    manifest, inputs = bundle.manifest, examples_of(bundle)
+    if manifest.is_onnx:
+        from service.engine.graphs.subject import understand as understand_graph
+
+        assert manifest.model is not None
+        return understand_graph(
+            bundle.inside("model", manifest.model),
+            inputs,
+            row_axis=[spec.row_axis for spec in manifest.takes],
+            outputs=manifest.outputs,
+            output_row_axis=manifest.output_row_axis,
+            selection=manifest.selection,
+        )
+    from service.engine.pytorch.subject import understand as understand_module
+    from service.networks import load_network
+
+    return understand_module(
+        load_network(bundle),
+        inputs,
+        row_axis=[spec.row_axis for spec in manifest.takes],
+        outputs=manifest.outputs,
+        output_row_axis=manifest.output_row_axis,
+        selection=manifest.selection,
+    )
+
+
+def examples_of(bundle: Bundle) -> Inputs:
+    """Example rows as the bundle's network takes them."""
+    return bundle.manifest.for_network(bundle.examples(EXAMPLES))

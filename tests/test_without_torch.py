@@ -1,0 +1,69 @@
+"""Compiled bundles are served without PyTorch, and answer as with it."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bundles import write_bundle
+from tests.conftest import MODELS
+from tests.environments import environment, without_extras
+from tests.servers import Server, serving
+
+BUNDLES = sorted(path.parent.name for path in MODELS.glob("*/model.yaml"))
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment that a plain `pip install .` makes."""
+    return without_extras(tmp_path_factory.mktemp("plain") / "venv")
+
+
+@pytest.fixture(scope="module")
+def plain(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server on the repository's bundles, and on one that is not compiled, in that environment."""
+    models = tmp_path_factory.mktemp("models")
+    for name in BUNDLES:
+        shutil.copytree(MODELS / name, models / name)
+    write_bundle(models, "new")
+    command = (str(python), "-m", "service")
+    with serving(
+        models, tmp_path_factory.mktemp("log"), "--default", "mnist-cnn", command=command, **environment(python)
+    ) as running:
+        running.wait_until_ready()
+        yield running
+
+
+def predictions(server: Server, model: str, query: str) -> bytes:
+    """What a server answers, but for the time that it took."""
+    body = (MODELS / model / "example.json").read_bytes()
+    answer = server.client.post(
+        f"/models/{model}/predict?seed=11&{query}", content=body, headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 200, answer.text
+    before, _, _ = answer.content.partition(b'"timing"')
+    return before
+
+
+@pytest.mark.parametrize("model", BUNDLES)
+def test_predictions_are_the_same_to_the_byte_with_and_without_it(plain: Server, server: Server, model: str) -> None:
+    for query in ("mc=0", "mc=1", "mc=50&samples=true"):
+        answer = predictions(plain, model, query)
+        assert answer == predictions(server, model, query)
+        assert b'"mean"' in answer
+
+
+def test_a_server_of_compiled_bundles_does_not_load_it_where_it_is_installed(server: Server) -> None:
+    mapped = Path(f"/proc/{server.process.pid}/maps").read_text()
+    assert "onnxruntime" in mapped
+    assert "torch" not in mapped
+
+
+def test_a_bundle_that_has_to_be_compiled_is_refused_with_what_to_install(plain: Server) -> None:
+    told: dict[str, Any] = json.loads(plain.client.get("/models/new").content)
+    assert told["state"] == "failed"
+    assert "torch, which is not installed; pip install 'mcdropout[torch]'" in told["error"]
+    assert plain.client.get("/health/ready").status_code == 200
