@@ -22,6 +22,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.engine --peers $(VENV)/peers
 	$(BIN)/python -m benchmarks.zoo
 	$(BIN)/python -m benchmarks.http
+	$(BIN)/python -m benchmarks.start --plain $(VENV)/plain/bin/python
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +38,8 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.installed-bench: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m pip download --quiet --no-deps -d $(VENV)/peers torch-uncertainty==0.13.0 baal==2.1.0
+	$(PYTHON) -m venv $(VENV)/plain
+	$(VENV)/plain/bin/python -m pip install --quiet --editable .
 	touch $@ $(VENV)/.installed
 
 clean:

@@ -27,7 +27,8 @@ from benchmarks.engine import _off, _print_table
 from benchmarks.timing import Spread, interleave
 from service.bundle import Bundle, find_bundles
 from service.engine import Engine
-from service.registry import engine_arguments
+from service.networks import load_network
+from service.subjects import examples_of, subject_of
 
 ROWS, PASSES = 8, 50
 COMPARED_ROWS, COMPARED_PASSES = 4, 4000
@@ -59,10 +60,9 @@ def main() -> int:
 
 
 def _compare(folder: Path, repeat: int) -> tuple[list[str], float]:
-    module, example, options = engine_arguments(Bundle(folder))
-    if isinstance(example, tuple):
-        (example,) = example  # the networks here take one input
-    engine = Engine.from_module(module, example, **options)
+    bundle = Bundle(folder)
+    module, (example,) = load_network(bundle), examples_of(bundle)  # the networks here take one input
+    engine = Engine.prepare(subject_of(bundle), bundle.manifest.reading)
     rows = _rows(np.asarray(example), max(ROWS, COMPARED_ROWS))
     loop = training(module)
     x, tensor = rows[:ROWS], torch.from_numpy(rows[:ROWS])

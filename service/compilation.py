@@ -224,7 +224,8 @@ def _compile(folder: Path, into: Path) -> tuple[Outcome, str | None]:
     except ImportError as error:
         return (
             "refused",
-            f"{folder}: compiling it takes {error.name}, which is not installed; pip install 'mcdropout[torch]' does it",
+            f"{folder}: compiling it takes {error.name}, which is not installed; "
+            "pip install 'mcdropout[torch]' mends it",
         )
     except MemoryError:
         return "refused", f"{folder}: compiling it takes more memory than is accepted"

@@ -13,7 +13,6 @@ from service.bundle import Bundle, BundleError, find_bundles
 from service.compilation import COMPILED, Limits, compile_bundle, install, stale_parts
 from service.engine import Engine, EngineError, UnsupportedModelError
 from service.engine.errors import CompiledError
-from service.engine.preparation import prepare
 from service.engine.runtimes.sessions import SessionOptions
 from service.engine.subject import Target
 from service.metrics import Metrics
@@ -221,6 +220,5 @@ def _load(folder: Path, bundle: Bundle, loading: Loading) -> Engine:
 def _on_pytorch(bundle: Bundle, loading: Loading) -> Engine:
     """The engine of a bundle whose network runs in this process."""
     target = Target(loading.device, options=loading.sessions)
-    reading = bundle.manifest.reading
     target.check()
-    return Engine(prepare(reading.task, subject_of(bundle), target), reading)
+    return Engine.prepare(subject_of(bundle), bundle.manifest.reading, target)

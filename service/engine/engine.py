@@ -20,7 +20,7 @@ from service.engine.runtimes import Array, Frontier
 from service.engine.runtimes.sessions import SessionOptions
 from service.engine.selection import Selection
 from service.engine.statistics import Prediction, concatenate
-from service.engine.subject import RuntimeName, Target
+from service.engine.subject import RuntimeName, Subject, Target
 from service.engine.verify import run_pairs
 
 if TYPE_CHECKING:
@@ -127,8 +127,6 @@ class Engine:
 
         reading = Reading(task, temperature, noise_variance, interval)
         target = Target(device, runtime, sessions or SessionOptions())
-        reading.check()
-        target.check()
         subject = understand(
             module,
             example_inputs,
@@ -137,7 +135,7 @@ class Engine:
             output_row_axis=output_row_axis,
             selection=selection,
         )
-        return cls(prepare(task, subject, target), reading, step_bytes)
+        return cls.prepare(subject, reading, target, step_bytes)
 
     @classmethod
     def from_onnx(
@@ -169,8 +167,6 @@ class Engine:
 
         reading = Reading(task, temperature, noise_variance, interval)
         target = Target("cpu", runtime, sessions or SessionOptions())
-        reading.check()
-        target.check()
         subject = understand(
             Path(path),
             example_inputs,
@@ -179,7 +175,29 @@ class Engine:
             output_row_axis=output_row_axis,
             selection=selection,
         )
-        return cls(prepare(task, subject, target), reading, step_bytes)
+        return cls.prepare(subject, reading, target, step_bytes)
+
+    @classmethod
+    def prepare(
+        cls, subject: Subject, reading: Reading, target: Target | None = None, step_bytes: int = STEP_BYTES
+    ) -> "Engine":
+        """An engine of a network whose randomness is known.
+
+        Args:
+            subject: the network.
+            reading: what its outputs mean.
+            target: where to run it; on the CPU, by what is fastest there, where not given.
+            step_bytes: as for `from_module`.
+
+        Raises:
+            UnsupportedModelError: it cannot be run there.
+            InvalidInputError: an attribute of `reading` or `target` cannot be used.
+            VerificationError: it failed a check.
+        """
+        target = target or Target()
+        reading.check()
+        target.check()
+        return cls(prepare(reading.task, subject, target), reading, step_bytes)
 
     @classmethod
     def load(

@@ -10,7 +10,6 @@ from service.engine.engine import Engine
 from service.engine.errors import EngineError
 from service.engine.findings import Finding
 from service.engine.inputs import Inputs
-from service.engine.preparation import prepare
 from service.engine.reading import Reading
 from service.engine.subject import Subject, Target
 
@@ -50,12 +49,9 @@ def inspect(
         target: where to run it.
         passes: how many to time.
     """
-    target = target or Target()
     try:
-        reading.check()
-        target.check()
         subject = understand()
-        engine = Engine(prepare(reading.task, subject, target), reading)
+        engine = Engine.prepare(subject, reading, target)
     except EngineError as error:
         return Inspection(None, str(error))
     findings, reason = subject.findings()

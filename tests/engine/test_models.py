@@ -9,15 +9,35 @@ import torch
 
 from service.bundle import Bundle
 from service.engine import ClassificationPrediction, Engine, native
+from service.engine.subject import Target
 from service.networks import load_network
+from service.registry import Loading, load
+from service.subjects import subject_of
 from tests.conftest import MODELS
 
+BUNDLES = sorted(path.parent.name for path in MODELS.glob("*/model.yaml"))
 RUNTIMES = ("onnx", "torch", "eager")
 
 
 def digits(seven: npt.NDArray[np.float64], rows: int) -> npt.NDArray[np.float32]:
     noise = np.random.default_rng(3).integers(0, 200, (rows, *seven.shape[1:]))
     return (np.minimum(seven + noise, 255) / 255).astype(np.float32)
+
+
+@pytest.mark.parametrize("model", BUNDLES)
+def test_every_bundle_as_compiled_answers_what_pytorch_does_for_the_same_seed(model: str) -> None:
+    bundle = Bundle(MODELS / model)
+    compiled = load(bundle.folder, Loading(compiles=False)).engine
+    pytorch = Engine.prepare(subject_of(bundle), bundle.manifest.reading, Target(runtime="torch"))
+    assert (compiled.program.runtime, pytorch.program.runtime) in (("onnx", "torch"), ("sparse", "torch"))
+    (example,) = bundle.examples(8)
+    scale = np.random.default_rng(1).uniform(0.5, 1.0, (20, *[1] * (example.ndim - 1)))
+    x = (example[np.arange(20) % len(example)] * scale).astype(example.dtype)
+    for passes in (0, 50):
+        found, wanted = compiled.predict(x, passes, seed=9), pytorch.predict(x, passes, seed=9)
+        for name, value in asdict(wanted).items():
+            if value is not None and name not in ("seed", "passes"):
+                np.testing.assert_allclose(getattr(found, name), value, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("model", ["mnist-cnn", "mnist-mlp"])
