@@ -204,7 +204,7 @@ def _sources_of(bundle: Bundle) -> dict[str, Any]:
 
 
 def _external_files(path: Path) -> Iterable[Path]:
-    from service.engine.graphs.read import external_files
+    from service.engine.graphs.files import external_files
 
     return (file.resolve() for file in external_files(path))
 

@@ -51,7 +51,7 @@ class Input(Record):
 
     name: Annotated[str, Field(min_length=1, max_length=100)] = "input"
     shape: list[PositiveInt]
-    dtype: Literal["float32", "float64", "int64", "int32", "bool"] = "float32"
+    dtype: Literal["float32", "float64", "float16", "int64", "int32", "bool"] = "float32"
     minimum: int | Number | None = None
     maximum: int | Number | None = None
     preprocessing: Preprocessing = Preprocessing()
@@ -83,7 +83,7 @@ class Input(Record):
     def _fields_fit_the_dtype(self) -> "Input":
         if self.kind != "f" and self.preprocessing != Preprocessing():
             raise ValueError(
-                f"preprocessing is given for the dtype {self.dtype}; it is accepted for float32 and float64"
+                f"preprocessing is given for the dtype {self.dtype}; it is accepted for float16, float32 and float64"
             )
         for name in ("minimum", "maximum"):
             value = getattr(self, name)

@@ -1,60 +1,20 @@
 """The registry: which models are loaded, and whether they may serve."""
 
-import tempfile
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import structlog
 
-from service.bundle import Bundle, BundleError, find_bundles
-from service.compilation import COMPILED, Limits, compile_bundle, install, stale_parts
-from service.engine import Engine, EngineError, UnsupportedModelError
-from service.engine.errors import CompiledError
-from service.engine.runtimes.sessions import SessionOptions
-from service.engine.subject import Target
+from service.bundle import BundleError, find_bundles
+from service.engine import EngineError
+from service.loading import Loading, Model, StaleError, load
 from service.metrics import Metrics
-from service.subjects import subject_of
 
 _log = structlog.get_logger("registry")
 
 State = Literal["loading", "ready", "failed"]
-_WARM_ROWS = (1, 8)
-
-
-@dataclass(frozen=True)
-class Loading:
-    """How models are loaded.
-
-    Attributes:
-        device: where PyTorch networks run: "cpu", "cuda" or "cuda:N".
-        sessions: how ONNX Runtime runs the others.
-        compiles: whether a bundle that is not compiled, or has changed since, may be compiled now.
-        limits: what that may take.
-    """
-
-    device: str = "cpu"
-    sessions: SessionOptions = field(default_factory=SessionOptions)
-    compiles: bool = True
-    limits: Limits = field(default_factory=Limits)
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model that may serve."""
-
-    bundle: Bundle
-    engine: Engine
-
-    @property
-    def name(self) -> str:
-        return self.bundle.manifest.name
-
-    @property
-    def version(self) -> str:
-        return self.bundle.manifest.version
 
 
 @dataclass(frozen=True)
@@ -105,32 +65,31 @@ class Registry:
             return not loading and self._entries[self.default].state == "ready"
 
     def load_all(self) -> None:
-        """Load, verify and warm every model, the default one first. One that fails is told, and does not serve."""
-        for name in sorted(self.names, key=lambda name: name != self.default):
-            if self._stopping.is_set():
-                return
-            try:
-                model = load(self._folders[name], self._loading, self._stopping)
-            except (BundleError, EngineError) as error:
-                self._failed(name, str(error))
-            except Exception as error:  # a bundle's own code can raise anything
-                _log.exception("model cannot be loaded", model=name)
-                self._failed(name, f"{type(error).__name__}: {error}")
-            else:
-                with self._lock:
-                    self._entries[name] = Entry("ready", model)
-                self._metrics.model_ready.labels(name).set(1)
-                program = model.engine.program
-                _log.info(
-                    "model ready",
-                    model=name,
-                    version=model.version,
-                    strategy=program.strategy,
-                    runtime=program.runtime,
-                    device=program.device,
-                    sites=len(model.engine.sites),
-                    sites_off=len(model.engine.sites_off),
-                )
+        """Load, verify and warm every model, the default one first. One that fails is told, and does not serve.
+
+        Those that have to be compiled come after the others, whom it would keep waiting.
+        """
+        as_they_are = replace(self._loading, compiles=False)
+        order = sorted(self.names, key=lambda name: name != self.default)
+        for name in [x for x in order if not self._load(x, as_they_are, may_wait=self._loading.compiles)]:
+            self._load(name, self._loading, may_wait=False)
+
+    def _load(self, name: str, loading: Loading, *, may_wait: bool) -> bool:
+        """Load a model; False where it has to be compiled and may wait for that."""
+        if self._stopping.is_set():
+            return True
+        try:
+            model = load(self._folders[name], loading, self._stopping)
+        except (BundleError, EngineError) as error:
+            if may_wait and isinstance(error, StaleError):
+                return False
+            self._failed(name, str(error))
+        except Exception as error:  # a bundle's own code can raise anything
+            _log.exception("model cannot be loaded", model=name)
+            self._failed(name, f"{type(error).__name__}: {error}")
+        else:
+            self._ready(name, model)
+        return True
 
     def start(self) -> None:
         """Load all models in a thread."""
@@ -141,84 +100,23 @@ class Registry:
         self._stopping.set()
         self._loader.join()
 
+    def _ready(self, name: str, model: Model) -> None:
+        with self._lock:
+            self._entries[name] = Entry("ready", model)
+        self._metrics.model_ready.labels(name).set(1)
+        program = model.engine.program
+        _log.info(
+            "model ready",
+            model=name,
+            version=model.version,
+            strategy=program.strategy,
+            runtime=program.runtime,
+            device=program.device,
+            sites=len(model.engine.sites),
+            sites_off=len(model.engine.sites_off),
+        )
+
     def _failed(self, name: str, error: str) -> None:
         _log.error("model refused", model=name, error=error)
         with self._lock:
             self._entries[name] = Entry("failed", error=error)
-
-
-def load(folder: Path, loading: Loading, stop: threading.Event | None = None) -> Model:
-    """Load a bundle, make its engine, verify it, and run it once so that the first request finds it warm.
-
-    Args:
-        folder: the bundle.
-        loading: how.
-        stop: ends the compiling of it when set.
-
-    Raises:
-        BundleError: the bundle is wrong.
-        EngineError: its network cannot be served.
-    """
-    bundle = Bundle(folder)
-    manifest = bundle.manifest
-    engine = _engine_of(bundle, loading, stop)
-    examples = bundle.examples(max(_WARM_ROWS))
-    for count in _WARM_ROWS:
-        rows = [x[np.arange(count) % len(x)] for x in examples]
-        prediction = engine.predict(manifest.for_network(rows), passes=max(1, manifest.passes.default), seed=0)
-    classes = prediction.mean.shape[1:2]
-    if manifest.task == "classification" and manifest.labels is not None and (len(manifest.labels),) != classes:
-        raise BundleError(
-            f"{folder / 'model.yaml'}: labels has {len(manifest.labels)} entries; the network's {classes[0]} classes "
-            "are accepted"
-        )
-    return Model(bundle, engine)
-
-
-def _engine_of(bundle: Bundle, loading: Loading, stop: threading.Event | None) -> Engine:
-    """A bundle's engine, compiled where that can be; compiled anew, and kept, where the bundle has changed."""
-    if loading.device != "cpu" and not bundle.manifest.is_onnx:
-        return _on_pytorch(bundle, loading)
-    stale = stale_parts(bundle)
-    if not stale:
-        try:
-            return _load(bundle.folder / COMPILED, bundle, loading)
-        except CompiledError as error:
-            stale = [str(error)]
-    if not loading.compiles:
-        raise BundleError(
-            f"{bundle.folder}: it has to be compiled ({'; '.join(stale)}), which --no-compile forbids; "
-            f"`mcdropout compile {bundle.folder}` does it"
-        )
-    _log.info("model is compiled", model=bundle.manifest.name, because="; ".join(stale))
-    with tempfile.TemporaryDirectory(prefix="mcdropout-") as folder:
-        try:
-            compile_bundle(bundle, Path(folder), loading.limits, stop)
-        except UnsupportedModelError as error:
-            _log.info("model runs on PyTorch", model=bundle.manifest.name, because=str(error))
-            return _on_pytorch(bundle, loading)
-        engine = _load(Path(folder), bundle, loading)
-        try:
-            install(Path(folder), bundle)
-        except OSError as error:
-            _log.info("compiled model is not kept", model=bundle.manifest.name, because=str(error))
-    return engine
-
-
-def _load(folder: Path, bundle: Bundle, loading: Loading) -> Engine:
-    manifest = bundle.manifest
-    return Engine.load(
-        folder,
-        manifest.task,
-        temperature=manifest.temperature,
-        noise_variance=manifest.noise_variance,
-        interval=manifest.interval,
-        sessions=loading.sessions,
-    )
-
-
-def _on_pytorch(bundle: Bundle, loading: Loading) -> Engine:
-    """The engine of a bundle whose network runs in this process."""
-    target = Target(loading.device, options=loading.sessions)
-    target.check()
-    return Engine.prepare(subject_of(bundle), bundle.manifest.reading, target)

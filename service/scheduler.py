@@ -18,8 +18,8 @@ from service.engine import NonFiniteOutputError, Prediction
 from service.engine.engine import Outcome
 from service.engine.runtimes import Array
 from service.engine.statistics import take
+from service.loading import Model
 from service.metrics import Metrics
-from service.registry import Model
 
 _log = structlog.get_logger("scheduler")
 

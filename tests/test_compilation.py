@@ -12,7 +12,7 @@ import yaml
 
 from service.bundle import Bundle, BundleError
 from service.compilation import Limits, compile_bundle, install, stale_parts
-from service.registry import Loading, load
+from service.loading import Loading, load
 from tests.bundles import CLASSIFIER, write_bundle
 from tests.conftest import MODELS
 from tests.servers import MCDROPOUT, serving
@@ -148,7 +148,7 @@ def test_a_bundle_that_cannot_be_written_to_is_served_all_the_same(
     def refuse(*_: object) -> None:
         raise PermissionError(30, "Read-only file system")
 
-    monkeypatch.setattr("service.registry.install", refuse)
+    monkeypatch.setattr("service.loading.install", refuse)
     assert load(folder, Loading()).engine.predict(ROWS, 10, 1).mean.shape == (1, 3)
     assert not (folder / "compiled").exists()
 

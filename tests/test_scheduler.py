@@ -12,8 +12,8 @@ import pytest
 
 from service.engine import NonFiniteOutputError
 from service.engine.statistics import ClassificationPrediction
+from service.loading import Loading, Model, load
 from service.metrics import Metrics
-from service.registry import Loading, Model, load
 from service.scheduler import Answer, OverloadedError, Scheduler
 from tests.bundles import CLASSIFIER, write_bundle
 

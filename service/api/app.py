@@ -11,8 +11,9 @@ from service.api.errors import add_error_handlers
 from service.api.observe import ObserveMiddleware
 from service.compilation import Limits
 from service.engine.runtimes.sessions import SessionOptions
+from service.loading import Loading
 from service.metrics import Metrics
-from service.registry import Loading, Registry
+from service.registry import Registry
 from service.scheduler import Scheduler
 from service.settings import Settings
 

@@ -7,7 +7,8 @@ from fastapi import APIRouter, Request
 
 from service.api.errors import ProblemError
 from service.api.schemas import ModelDescription, ModelList, ModelSummary
-from service.registry import Entry, Model, Registry
+from service.loading import Model
+from service.registry import Entry, Registry
 
 router = APIRouter(prefix="/models", tags=["models"])
 

@@ -15,8 +15,9 @@ from service.api.errors import Problem, ProblemError
 from service.api.schemas import PredictQuery, PredictRequest, PredictResponse
 from service.engine import ClassificationPrediction
 from service.engine.runtimes import Array
+from service.loading import Model
 from service.metrics import Metrics
-from service.registry import Model, Registry
+from service.registry import Registry
 from service.rows import RowsError, read_rows
 from service.scheduler import Answer, Scheduler
 from service.settings import Settings

@@ -10,8 +10,8 @@ import torch
 from service.bundle import Bundle
 from service.engine import ClassificationPrediction, Engine, native
 from service.engine.subject import Target
+from service.loading import Loading, load
 from service.networks import load_network
-from service.registry import Loading, load
 from service.subjects import subject_of
 from tests.conftest import MODELS
 

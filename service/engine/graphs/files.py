@@ -11,6 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from service.engine.graphs.chain import recognise
+from service.engine.graphs.tensors import every_tensor
 from service.engine.program import Graph, Graphs, Outline
 from service.engine.sites import Site
 
@@ -64,6 +65,13 @@ def places(path: Path) -> dict[str, int]:
         for entry in tensor.external_data
         if entry.key == "offset"
     }
+
+
+def external_files(path: Path) -> set[Path]:
+    """The files beside a graph that its tensors lie in."""
+    model = onnx.load(path, load_external_data=False)
+    entries = [entry for tensor in every_tensor(model) for entry in tensor.external_data]
+    return {path.parent / entry.value for entry in entries if entry.key == "location"}
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -1,0 +1,141 @@
+"""Loading: from a bundle's folder to a model that may serve."""
+
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from service.bundle import Bundle, BundleError
+from service.compilation import COMPILED, Limits, compile_bundle, install, stale_parts
+from service.engine import Engine, UnsupportedModelError
+from service.engine.errors import CompiledError
+from service.engine.runtimes.sessions import SessionOptions
+from service.engine.subject import Target
+from service.engine.threads import thread_count
+from service.subjects import subject_of
+
+_log = structlog.get_logger("loading")
+
+_WARM_ROWS = (1, 8)
+
+
+class StaleError(BundleError):
+    """A bundle is not compiled, or has changed since, and may not be compiled now."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How models are loaded.
+
+    Attributes:
+        device: where PyTorch networks run: "cpu", "cuda" or "cuda:N".
+        sessions: how ONNX Runtime runs the others.
+        compiles: whether a bundle that is not compiled, or has changed since, may be compiled now.
+        limits: what that may take.
+    """
+
+    device: str = "cpu"
+    sessions: SessionOptions = field(default_factory=SessionOptions)
+    compiles: bool = True
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that may serve."""
+
+    bundle: Bundle
+    engine: Engine
+
+    @property
+    def name(self) -> str:
+        return self.bundle.manifest.name
+
+    @property
+    def version(self) -> str:
+        return self.bundle.manifest.version
+
+
+def load(folder: Path, loading: Loading, stop: threading.Event | None = None) -> Model:
+    """Load a bundle, make its engine, verify it, and run it once so that the first request finds it warm.
+
+    Args:
+        folder: the bundle.
+        loading: how.
+        stop: ends the compiling of it when set.
+
+    Raises:
+        StaleError: it would have to be compiled, and `loading` does not allow it.
+        BundleError: the bundle is wrong.
+        EngineError: its network cannot be served.
+    """
+    bundle = Bundle(folder)
+    manifest = bundle.manifest
+    engine = _engine_of(bundle, loading, stop)
+    examples = bundle.examples(max(_WARM_ROWS))
+    for count in _WARM_ROWS:
+        rows = [x[np.arange(count) % len(x)] for x in examples]
+        prediction = engine.predict(manifest.for_network(rows), passes=max(1, manifest.passes.default), seed=0)
+    classes = prediction.mean.shape[1:2]
+    if manifest.task == "classification" and manifest.labels is not None and (len(manifest.labels),) != classes:
+        raise BundleError(
+            f"{folder / 'model.yaml'}: labels has {len(manifest.labels)} entries; the network's {classes[0]} classes "
+            "are accepted"
+        )
+    return Model(bundle, engine)
+
+
+def _engine_of(bundle: Bundle, loading: Loading, stop: threading.Event | None) -> Engine:
+    """A bundle's engine, compiled where that can be; compiled anew, and kept, where the bundle has changed."""
+    if loading.device != "cpu" and not bundle.manifest.is_onnx:
+        return _on_pytorch(bundle, loading)
+    stale = stale_parts(bundle)
+    if not stale:
+        try:
+            return _load(bundle.folder / COMPILED, bundle, loading)
+        except CompiledError as error:
+            stale = [str(error)]
+    if not loading.compiles:
+        raise StaleError(
+            f"{bundle.folder}: it has to be compiled ({'; '.join(stale)}), which --no-compile forbids; "
+            f"`mcdropout compile {bundle.folder}` does it"
+        )
+    _log.info("model is compiled", model=bundle.manifest.name, because="; ".join(stale))
+    with tempfile.TemporaryDirectory(prefix="mcdropout-") as folder:
+        try:
+            compile_bundle(bundle, Path(folder), loading.limits, stop)
+        except UnsupportedModelError as error:
+            _log.info("model runs on PyTorch", model=bundle.manifest.name, because=str(error))
+            return _on_pytorch(bundle, loading)
+        engine = _load(Path(folder), bundle, loading)
+        try:
+            install(Path(folder), bundle)
+        except OSError as error:
+            _log.info("compiled model is not kept", model=bundle.manifest.name, because=str(error))
+    return engine
+
+
+def _load(folder: Path, bundle: Bundle, loading: Loading) -> Engine:
+    manifest = bundle.manifest
+    return Engine.load(
+        folder,
+        manifest.task,
+        temperature=manifest.temperature,
+        noise_variance=manifest.noise_variance,
+        interval=manifest.interval,
+        sessions=loading.sessions,
+    )
+
+
+def _on_pytorch(bundle: Bundle, loading: Loading) -> Engine:
+    """The engine of a bundle whose network runs in this process."""
+    if not bundle.manifest.is_onnx:
+        import torch
+
+        torch.set_num_threads(thread_count())
+    target = Target(loading.device, options=loading.sessions)
+    target.check()
+    return Engine.prepare(subject_of(bundle), bundle.manifest.reading, target)

@@ -1,0 +1,98 @@
+"""How many threads compute, and that all sessions of a server share them."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from service.engine.threads import physical_cores
+from tests.servers import ROOT
+
+
+def test_two_threads_of_a_core_count_once(tmp_path):
+    for cpu in range(max(os.sched_getaffinity(0)) + 1):
+        topology = tmp_path / f"cpu{cpu}" / "topology"
+        topology.mkdir(parents=True)
+        (topology / "physical_package_id").write_text("0\n")
+        (topology / "core_id").write_text("0\n")
+    assert physical_cores(tmp_path, tmp_path / "none") == 1
+    assert physical_cores(tmp_path / "none", tmp_path / "none") == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("100000 100000", 1), ("150000 100000", 2), ("max 100000", 8), ("nonsense", 8), ("5 100000", 1)],
+)
+def test_a_container_has_as_many_as_its_time_is_worth(tmp_path, monkeypatch, quota, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    (tmp_path / "cpu.max").write_text(quota)
+    assert physical_cores(tmp_path, tmp_path / "cpu.max") == cores
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+LOAD = """
+import os, sys
+from pathlib import Path
+from service.engine import Engine
+from service.engine.runtimes.sessions import share_pool
+from service.engine.threads import use_threads
+use_threads({threads})
+{share}
+engines = [Engine.load(folder) for folder in Path("models").glob("*/compiled") if "concrete" not in str(folder)]
+import numpy as np
+for engine in engines:
+    engine.predict(np.zeros((8, 1, 28, 28), np.float32), 50, 1)
+print(len(os.listdir("/proc/self/task")))
+"""
+
+
+def test_sessions_that_share_a_pool_have_no_threads_of_their_own():
+    (alone,) = run(LOAD.format(threads=1, share="share_pool()"))
+    (shared,) = run(LOAD.format(threads=4, share="share_pool()"))
+    (apart,) = run(LOAD.format(threads=4, share=""))
+    assert int(shared) - int(alone) <= 3 + 4  # ONNX Runtime's pool, which the caller is one of, and Python's
+    assert int(apart) > int(shared) + 20
+
+
+def test_another_number_is_refused_once_something_was_computed():
+    told = run(
+        """
+from service.engine.threads import thread_count, use_threads
+from service.engine import InvalidInputError
+use_threads(3)
+use_threads(2)
+print(thread_count())
+use_threads(2)
+try:
+    use_threads(4)
+except InvalidInputError as error:
+    print(error)
+for wrong in 0, 5000:
+    try:
+        use_threads(wrong)
+    except InvalidInputError as error:
+        print(error)
+"""
+    )
+    assert told[0] == "2"
+    assert " ".join(told).count("accepted") == 3
+
+
+def test_answers_do_not_depend_on_the_number_of_threads():
+    code = """
+import numpy as np
+from service.engine import Engine
+from service.engine.threads import use_threads
+use_threads({threads})
+x = np.random.default_rng(0).random((9, 1, 28, 28), np.float32)
+for name in "mnist-mlp", "mnist-vit", "mnist-dropconnect":
+    print(Engine.load(f"models/{name}/compiled".format(name=name)).predict(x, 40, 3).mean.sum(0).round(6).tolist())
+"""
+    one, three = (run(code.replace("{threads}", str(threads))) for threads in (1, 3))
+    assert one == three
