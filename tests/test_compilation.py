@@ -7,13 +7,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from service.bundle import Bundle, BundleError
 from service.compilation import Limits, compile_bundle, install, stale_parts
+from service.engine import ClassificationPrediction
 from service.loading import Loading, load
-from tests.bundles import CLASSIFIER, write_bundle
+from tests.bundles import CLASSIFIER, manifest, network_of, write_bundle
 from tests.conftest import MODELS
 from tests.servers import MCDROPOUT, serving
 
@@ -226,3 +229,31 @@ def _children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split() or [
         child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
     ]
+
+
+@pytest.mark.parametrize("kind", ["pt2", "scripted", "traced"])
+def test_a_saved_program_answers_as_the_bundle_of_code_that_it_was_saved_from(tmp_path: Path, kind: str) -> None:
+    code = write_bundle(tmp_path, "code")
+    network, x = network_of(code), torch.rand(3, 4)
+    folder = tmp_path / kind
+    folder.mkdir()
+    file = "model.pt2" if kind == "pt2" else "model.pt"
+    if kind == "pt2":
+        rows = torch.export.Dim("rows")
+        torch.export.save(torch.export.export(network, (x,), dynamic_shapes=({0: rows},)), folder / file)
+    elif kind == "scripted":
+        torch.jit.script(network).save(folder / file)
+    else:
+        torch.jit.trace(network, x).save(folder / file)
+    fields = manifest(kind, network=None, weights=None, model=file)
+    (folder / "model.yaml").write_text(yaml.safe_dump(fields))
+    found = load(folder, Loading()).engine.predict(ROWS, 50, 3)
+    wanted = load(code, Loading()).engine.predict(ROWS, 50, 3)
+    assert isinstance(found, ClassificationPrediction)
+    assert isinstance(wanted, ClassificationPrediction)
+    for name in ("mean", "variance", "mutual_information"):
+        np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), atol=1e-6)
+    assert stale_parts(Bundle(folder)) == []
+    with (folder / file).open("ab") as out:
+        out.write(b" ")
+    assert stale_parts(Bundle(folder)) == [f"{file} changed"]
