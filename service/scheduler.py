@@ -15,7 +15,7 @@ import numpy.typing as npt
 import structlog
 
 from service.engine import NonFiniteOutputError, Prediction
-from service.engine.engine import Outcome
+from service.engine.steps import Outcome
 from service.engine.runtimes import Array
 from service.engine.statistics import take
 from service.loading import Model

@@ -2,8 +2,7 @@
 
 import dataclasses
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,38 +15,17 @@ from service.engine.inputs import Entry, Inputs, as_array, in_order
 from service.engine.masks import MAX_SEED, Masks
 from service.engine.preparation import Prepared, prepare
 from service.engine.reading import Reading, Task
-from service.engine.runtimes import Array, Frontier
+from service.engine.runtimes import Array
 from service.engine.runtimes.sessions import SessionOptions
 from service.engine.selection import Selection
 from service.engine.statistics import Prediction, concatenate
+from service.engine.steps import STEP_BYTES, Outcome, Steps
 from service.engine.subject import RuntimeName, Subject, Target
-from service.engine.verify import run_pairs
 
 if TYPE_CHECKING:
     from torch import nn
 
-STEP_BYTES = 64 * 2**20
-"""The memory that one step of the engine may take, in bytes."""
-_MOST_PAIRS_A_STEP = 4096
-# Masks that all rows of a pass share are drawn for so many passes that they stay in the caches, in bytes.
-_SHARED_BYTES = 8 * 2**20
 _JSON_SAFE_SEED = 2**53
-_MOST_LOG_VARIANCE = 700.0  # beyond it exp overflows
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the engine found for some rows.
-
-    Attributes:
-        prediction: the statistics of each row.
-        samples: `[rows, passes, ...]`, where they were asked for.
-        failed: `[rows]`, whether an output was NaN or infinite; what the prediction says of such a row is void.
-    """
-
-    prediction: Prediction
-    samples: npt.NDArray[np.float64] | None
-    failed: npt.NDArray[np.bool_]
 
 
 class Engine:
@@ -59,6 +37,7 @@ class Engine:
         sites_off: what could be random and is not, with the reasons.
         program: how it runs, and which checks it passed.
         inputs: what the network takes.
+        steps: runs it a step at a time.
     """
 
     def __init__(self, prepared: Prepared, reading: Reading, step_bytes: int = STEP_BYTES) -> None:
@@ -71,9 +50,8 @@ class Engine:
         self._prepared = prepared
         self._source = prepared.source
         self._runtime = prepared.runtime
-        self._baseline = prepared.baseline
         self._reading = reading
-        self._pairs_a_step = max(1, min(_MOST_PAIRS_A_STEP, step_bytes // max(1, prepared.pair_bytes)))
+        self.steps = Steps(prepared, reading, step_bytes)
 
     @classmethod
     def from_module(
@@ -242,7 +220,7 @@ class Engine:
     @property
     def shares_rows(self) -> bool:
         """Whether rows of requests with different seeds may be run together."""
-        return self._source.shares_rows
+        return self.steps.shares_rows
 
     def predict(self, x: Inputs, passes: int = 50, seed: int | None = None) -> Prediction:
         """The prediction for each row, and how far to trust it.
@@ -328,7 +306,7 @@ class Engine:
         """
         seed_of, row_of = np.asarray(seeds, np.uint64), np.asarray(rows, np.uint64)
         count = len(inputs[0])
-        blocks = [slice(start, start + self._pairs_a_step) for start in range(0, count, self._pairs_a_step)]
+        blocks = [slice(start, start + self.steps.most_pairs) for start in range(0, count, self.steps.most_pairs)]
         outcomes = [
             self._run_block(tuple(x[block] for x in inputs), seed_of[block], row_of[block], passes, samples)
             for block in blocks
@@ -366,58 +344,10 @@ class Engine:
         passes: int,
         samples: bool,
     ) -> Outcome:
-        count = len(rows)
-        statistics = self._reading.statistics()
-        failed = np.zeros(count, bool)
         if passes == 0:
-            masks = [] if self._source.has_raw_sites else self._source.keep_everything(count)
-            outputs = run_pairs(self._baseline, inputs, masks)
-            blocks = _cleared([out[:, None] for out in outputs], failed)
-            return Outcome(statistics.deterministic(blocks), None, failed)
-        frontier = self._runtime.prefix(inputs)
-        kept: list[npt.NDArray[np.float64]] = []
-        for first, size in self._steps(count, passes):
-            blocks = _cleared(self._step(frontier, seeds, rows, first, size), failed)
-            statistics.update(blocks)
-            if samples:
-                kept.append(statistics.samples(blocks))
-        return Outcome(statistics.prediction(), np.concatenate(kept, axis=1) if samples else None, failed)
-
-    def _step(
-        self,
-        frontier: Frontier,
-        seeds: npt.NDArray[np.uint64],
-        rows: npt.NDArray[np.uint64],
-        first: int,
-        passes: int,
-    ) -> list[Array]:
-        """The outputs `[rows, passes, ...]` of some passes."""
-        each = np.arange(len(rows), dtype=np.int64)
-        if self.shares_rows:
-            masks = self._source.draw(seeds, rows, first, passes)
-            outputs = self._runtime.suffix(frontier, np.repeat(each, passes), masks)
-            return [out.reshape(len(rows), passes, *out.shape[1:]) for out in outputs]
-        drawn = self._source.draw_each(seeds, rows, first, passes)
-        runs = [self._runtime.suffix(frontier, each, masks) for masks in drawn]
-        return [np.stack(outputs, axis=1) for outputs in zip(*runs, strict=True)]
-
-    def _steps(self, rows: int, passes: int) -> Iterator[tuple[int, int]]:
-        """The first pass and the number of passes of each step."""
-        size = max(1, self._pairs_a_step // rows)
-        if not self.shares_rows:
-            size = max(1, min(size, _SHARED_BYTES // self._source.shared_bytes))
-        for first in range(0, passes, size):
-            yield first, min(size, passes - first)
-
-
-def _cleared(blocks: list[Array], failed: npt.NDArray[np.bool_]) -> list[Array]:
-    """Outputs `[rows, passes, ...]` with 0 in the rows that hold NaN or infinity, which are noted in `failed`."""
-    wrong = np.zeros(len(failed), bool)
-    for block in blocks:
-        wrong |= ~np.isfinite(block).all(axis=tuple(range(1, block.ndim)))
-    if len(blocks) == 2:  # the logarithm of a variance
-        wrong |= (blocks[1] > _MOST_LOG_VARIANCE).any(axis=tuple(range(1, blocks[1].ndim)))
-    if not wrong.any():
-        return blocks
-    failed |= wrong
-    return [np.where(wrong.reshape(-1, *[1] * (block.ndim - 1)), 0, block) for block in blocks]
+            return self.steps.deterministic(inputs)
+        places = np.arange(len(rows), dtype=np.int64)
+        cohort = self.steps.cohort(self.steps.admit(inputs), places, seeds, rows, samples=samples)
+        while cohort.passes < passes:
+            self.steps.run([(cohort, min(passes - cohort.passes, self.steps.most_passes(len(cohort))))])
+        return Outcome(cohort.prediction(), cohort.all_samples(), cohort.failed)

@@ -49,6 +49,14 @@ class MixtureQuantiles:
             means, variances, weights = _merge_neighbours(means, variances, weights)
         self._means, self._variances, self._weights = means, variances, weights
 
+    def take(self, rows: "npt.NDArray[np.int64] | npt.NDArray[np.bool_] | slice") -> "MixtureQuantiles":
+        """The mixtures of some rows."""
+        taken = MixtureQuantiles()
+        if self._means is not None:
+            taken._means, taken._variances = self._means[:, rows], self._variances[:, rows]
+            taken._weights = self._weights[:, rows]
+        return taken
+
     def quantile(self, level: float) -> Floats:
         """The smallest value that a share `level` of the mixture does not exceed, `[rows, ...]`."""
         assert self._means is not None

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from service.engine.quantiles import MixtureQuantiles, gaussian_quantile
 
 Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64] | npt.NDArray[np.bool_] | slice
 _CLASS = 2  # the class dimension of outputs [rows, passes, classes, ...]
 
 
@@ -133,6 +134,14 @@ class RunningMoments:
         self._squares = self._squares + squares + np.square(delta) * (self.count * passes / total)
         self.count = total
 
+    def take(self, rows: Rows) -> "RunningMoments":
+        """The same of some rows."""
+        taken = RunningMoments()
+        taken.count = self.count
+        if self.count:
+            taken.mean, taken._squares = self.mean[rows], self._squares[rows]
+        return taken
+
     def variance(self) -> Floats:
         """The unbiased variance; NaN with fewer than two passes."""
         if self.count < 2:
@@ -162,6 +171,18 @@ class ClassificationStatistics:
         scores *= probabilities
         entropies = log_total - scores.sum(axis=_CLASS)
         self._entropy_sum = self._entropy_sum + entropies.sum(axis=1)
+
+    def take(self, rows: Rows) -> "ClassificationStatistics":
+        """The same of some rows."""
+        taken = ClassificationStatistics(self._temperature)
+        taken._probabilities = self._probabilities.take(rows)
+        if self._probabilities.count:
+            taken._entropy_sum, taken._votes = self._entropy_sum[rows], self._votes[rows]
+        return taken
+
+    def std_error(self) -> Floats:
+        """The largest standard error of a class's mean probability, `[rows]`."""
+        return _largest_std_error(self._probabilities)
 
     def prediction(self) -> ClassificationPrediction:
         """Sum up the passes so far."""
@@ -243,6 +264,18 @@ class RegressionStatistics:
             self._noise.update(noise)
         self._mixture.update(means, np.zeros_like(means) if noise is None else noise)
 
+    def take(self, rows: Rows) -> "RegressionStatistics":
+        """The same of some rows."""
+        taken = RegressionStatistics(self._noise_variance)
+        taken._levels = self._levels
+        taken._means, taken._noise = self._means.take(rows), self._noise.take(rows)
+        taken._mixture = self._mixture.take(rows)
+        return taken
+
+    def std_error(self) -> Floats:
+        """The largest standard error of a predicted mean, `[rows]`."""
+        return _largest_std_error(self._means)
+
     def prediction(self) -> RegressionPrediction:
         """Sum up the passes so far."""
         passes = self._means.count
@@ -289,6 +322,11 @@ class RegressionStatistics:
 
 
 Statistics = ClassificationStatistics | RegressionStatistics
+
+
+def _largest_std_error(moments: RunningMoments) -> Floats:
+    largest = moments.variance().reshape(len(moments.mean), -1).max(axis=1)
+    return np.sqrt(largest / moments.count)
 
 
 def _firsts(best: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -169,15 +169,15 @@ class TestARequest:
     def test_is_answered_the_same_in_small_steps_and_in_one(self, torch_engine):
         x = random(11, 6)
         small = Engine.from_module(many_sites(), random(2, 6), runtime="torch", step_bytes=3000)
-        assert small._pairs_a_step < 11  # more rows than a step holds
-        assert torch_engine._pairs_a_step > 11 * 30
+        assert small.steps.most_pairs < 11  # more rows than a step holds
+        assert torch_engine.steps.most_pairs > 11 * 30
         assert_same(small.predict(x, 30, 2), torch_engine.predict(x, 30, 2))
         np.testing.assert_allclose(small.samples(x, 30, 2), torch_engine.samples(x, 30, 2), rtol=0, atol=1e-6)
         assert_same(small.predict(x, 0), torch_engine.predict(x, 0))
 
     def test_is_answered_the_same_with_few_rows_a_step(self, torch_engine):
         one = Engine.from_module(many_sites(), random(2, 6), runtime="torch", step_bytes=1)
-        assert one._pairs_a_step == 1
+        assert one.steps.most_pairs == 1
         assert_same(one.predict(random(3, 6), 7, 2), torch_engine.predict(random(3, 6), 7, 2))
 
     def test_is_answered_the_same_while_others_run_in_other_threads(self, engine):
