@@ -15,9 +15,9 @@ import numpy.typing as npt
 import structlog
 
 from service.engine import NonFiniteOutputError, Prediction
-from service.engine.steps import Outcome
 from service.engine.runtimes import Array
 from service.engine.statistics import take
+from service.engine.steps import Outcome
 from service.loading import Model
 from service.metrics import Metrics
 

@@ -27,6 +27,7 @@ def subject_of(bundle: Bundle) -> Subject:
             outputs=manifest.outputs,
             output_row_axis=manifest.output_row_axis,
             selection=manifest.selection,
+            logits=manifest.task == "classification",
         )
     from service.engine.pytorch.subject import understand as understand_module
     from service.networks import load_network

@@ -136,7 +136,8 @@ class Engine:
         """The same for a network in an ONNX file, with its dropout in it; PyTorch is not needed.
 
         Takes and raises what `from_module` does, but that `example_inputs` by name have the names of the graph's
-        inputs, and that `outputs` are names or positions of its outputs.
+        inputs, and that `outputs` are names or positions of its outputs. A softmax at the end of a classifier is taken
+        for what it is: its input are the logits.
 
         Args:
             path: the file. External data may lie in its folder, and nowhere else.
@@ -152,6 +153,7 @@ class Engine:
             outputs=outputs,
             output_row_axis=output_row_axis,
             selection=selection,
+            logits=task == "classification",
         )
         return cls.prepare(subject, reading, target, step_bytes)
 

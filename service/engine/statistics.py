@@ -326,7 +326,8 @@ Statistics = ClassificationStatistics | RegressionStatistics
 
 def _largest_std_error(moments: RunningMoments) -> Floats:
     largest = moments.variance().reshape(len(moments.mean), -1).max(axis=1)
-    return np.sqrt(largest / moments.count)
+    error: Floats = np.sqrt(largest / moments.count)
+    return error
 
 
 def _firsts(best: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

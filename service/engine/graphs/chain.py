@@ -141,7 +141,10 @@ def _linear(node: NodeProto, flow: Dataflow) -> _Linear | None:
         if product not in flow.producers or bias not in flow.weights:
             return None
         node = flow.producers[product]
-    return _with_weights(*node.input, bias, True, flow) if is_op(node, "MatMul") else None
+    if not is_op(node, "MatMul"):
+        return None
+    source, weight = node.input
+    return _with_weights(source, weight, bias, True, flow)
 
 
 def _with_weights(source: str, weight: str, bias: str, transposed: bool, flow: Dataflow) -> _Linear | None:

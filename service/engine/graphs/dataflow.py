@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from service.engine.errors import UnsupportedModelError
 from service.engine.runtimes import Array
 
 CONSTANT, SIZE, DATA = 0, 1, 2
@@ -88,7 +89,8 @@ class Names:
 
 def key(node: NodeProto) -> str:
     """What tells a node from the others: the name of the first value that comes out of it."""
-    return next(name for name in node.output if name)
+    first: str = next(name for name in node.output if name)
+    return first
 
 
 def is_op(node: NodeProto, *types: str) -> bool:
@@ -187,6 +189,10 @@ def constants_apart(flow: Dataflow) -> Dataflow:
 
 
 def _constant(node: NodeProto) -> TensorProto:
+    if len(node.attribute) != 1:
+        raise UnsupportedModelError(
+            f"{node.output[0]} (Constant) has {len(node.attribute)} attributes; one, the value, is accepted"
+        )
     (given,) = node.attribute
     value = helper.get_attribute_value(given)
     if given.name == "value":

@@ -3,7 +3,7 @@
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NoReturn
 
@@ -52,9 +52,8 @@ def _of_graph(graph: onnx.GraphProto) -> Iterator[TensorProto]:
         yield from _of_attributes(node.attribute)
 
 
-def _of_attributes(attributes: object) -> Iterator[TensorProto]:
-    given: AttributeProto
-    for given in attributes:  # type: ignore[attr-defined]
+def _of_attributes(attributes: Iterable[AttributeProto]) -> Iterator[TensorProto]:
+    for given in attributes:
         if given.HasField("t"):
             yield given.t
         yield from given.tensors
@@ -65,13 +64,14 @@ def _of_attributes(attributes: object) -> Iterator[TensorProto]:
 
 
 def _type_name(tensor: TensorProto) -> str:
-    known = {value: name for name, value in TensorProto.DataType.items()}
+    known: dict[int, str] = {value: name for name, value in TensorProto.DataType.items()}
     return known.get(tensor.data_type, f"type {tensor.data_type}")
 
 
 def stated_bytes(tensor: TensorProto) -> int:
     """The memory that a tensor of the stated type and shape takes, in bytes; of strings, their count."""
-    name, count = _type_name(tensor), math.prod(tensor.dims)
+    name = _type_name(tensor)
+    count: int = math.prod(tensor.dims)
     return count if name == "STRING" else -(-count * _BITS.get(name, 8) // 8)
 
 
