@@ -34,7 +34,7 @@ from benchmarks.memory import ROWS, request_bytes
 from benchmarks.peers import EAGER_LOOP, Contestant, Moments, contestants, loop_probabilities, with_dropout_on
 from benchmarks.timing import MATMUL_OPERATIONS, Spread, interleave, matmuls
 from service.engine import ClassificationPrediction, Engine
-from service.engine.inputs import RuntimeName
+from service.engine.subject import RuntimeName
 
 OURS = "mcdropout"
 CNN, MLP = "mnist-cnn", "mnist-mlp"

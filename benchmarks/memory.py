@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.bundles import REPOSITORY, load_network
 from service.engine import Engine
-from service.engine.inputs import RuntimeName
+from service.engine.subject import RuntimeName
 
 ROWS = 8
 _WARM_PASSES = 10
