@@ -36,7 +36,16 @@ class Settings(BaseSettings):
     max_rows: int = Field(4096, gt=0, description="Most rows of one request.")
     max_samples: int = Field(1_000_000, gt=0, description="Most samples, rows times passes, that an answer may hold.")
     max_queue_rows: int = Field(65_536, gt=0, description="Rows that may wait; requests beyond them are refused.")
+    max_queue_bytes: int = Field(2**30, gt=0, description="Memory of the inputs that may wait, in bytes.")
     max_batch_rows: int = Field(1024, gt=0, description="Most rows of several requests that are run together.")
+    step_seconds: float = Field(0.004, gt=0, description="Time that a step of the engine should take, in seconds.")
+    watchdog_seconds: float = Field(
+        60.0, gt=0, description="A step that takes longer is taken for stuck; the process ends, in seconds."
+    )
+    shed: Literal["refuse", "reduce"] = Field(
+        "refuse", description="Under overload: refuse requests, or give them fewer passes before that."
+    )
+    shed_floor: int = Field(16, ge=2, description='The fewest passes that shed="reduce" leaves a request.')
     grace_seconds: float = Field(
         30.0, ge=0, description="Time for requests in flight when the server stops, in seconds."
     )
