@@ -1,211 +1,251 @@
-"""The scheduler: rows from many requests to runs of the engine.
-
-A first, simple form: one thread runs the engine; whatever waits when it is free and can be run together is. Its inside
-is to be replaced by steps; what it promises stays: `submit`, and answers that do not depend on what shared the run.
-"""
+"""The scheduler: a thread that runs the steps of all models, and the way in and out of it."""
 
 import threading
 import time
-from collections import deque
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import Future as ThreadFuture
 
-import numpy as np
-import numpy.typing as npt
 import structlog
 
-from service.engine import NonFiniteOutputError, Prediction
 from service.engine.runtimes import Array
-from service.engine.statistics import take
-from service.engine.steps import Outcome
+from service.lanes import Lane, Sizes, StepReport, Work
 from service.loading import Model
 from service.metrics import Metrics
+from service.requests import Answer, DeadlineError, Future, Plan, Request
 
 _log = structlog.get_logger("scheduler")
 
+_SMOOTHING = 0.1
+_LOOK_SECONDS = 0.05  # between looks for requests that nobody waits for any more
+_LEAST_WAIT, _MOST_WAIT = 1.0, 60.0  # seconds, of a client that is told to come back
+
+Settled = list[tuple[Future, Answer | BaseException]]
+
 
 class OverloadedError(Exception):
-    """The queue is full; the request was not taken."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a request gets.
+    """The request was not taken.
 
     Attributes:
-        prediction: the statistics of its rows.
-        samples: `[rows, passes, ...]`, where they were asked for.
-        queue_seconds: how long it waited for the engine.
-        compute_seconds: how long the run took that it was part of.
+        retry_after: in how many seconds it may be, by the rate at which rows are answered now.
+        reason: a short name.
     """
 
-    prediction: Prediction
-    samples: npt.NDArray[np.float64] | None
-    queue_seconds: float
-    compute_seconds: float
-
-
-@dataclass(frozen=True)
-class _Job:
-    model: Model
-    inputs: tuple[Array, ...]
-    seed: int
-    passes: int
-    samples: bool
-    future: "Future[Answer]"
-    submitted: float
-
-    @property
-    def rows(self) -> int:
-        return len(self.inputs[0])
-
-    def can_join(self, first: "_Job") -> bool:
-        """Whether this job may run together with `first`."""
-        return (
-            self.model is first.model
-            and self.passes == first.passes
-            and self.samples == first.samples
-            and (self.model.engine.shares_rows or self.passes == 0)
-        )
+    def __init__(self, message: str, retry_after: float = _LEAST_WAIT, reason: str = "queue") -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.reason = reason
 
 
 class Scheduler:
     """Runs requests in a thread of its own."""
 
-    def __init__(self, metrics: Metrics, max_queue_rows: int, max_batch_rows: int) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        max_queue_rows: int,
+        max_queue_bytes: int = 2**30,
+        max_batch_rows: int = 1024,
+        step_seconds: float = 0.006,
+        deliver: Callable[[Callable[[], None]], object] | None = None,
+    ) -> None:
         """
         Args:
-            metrics: where runs are counted.
-            max_queue_rows: how many rows may wait.
-            max_batch_rows: how many rows of several requests run together.
+            metrics: where steps are counted.
+            max_queue_rows: how many rows may be on their way.
+            max_queue_bytes: how much memory their inputs may take.
+            max_batch_rows: how many rows may begin in a step.
+            step_seconds: how long a step should take.
+            deliver: calls a function, which settles futures, where these may be settled; here and now if None.
         """
         self._metrics = metrics
-        self._max_queue_rows = max_queue_rows
-        self._max_batch_rows = max_batch_rows
-        self._waiting: deque[_Job] = deque()
-        self._waiting_rows = 0
+        self._max_queue_rows, self._max_queue_bytes = max_queue_rows, max_queue_bytes
+        self._max_batch_rows, self._step_seconds = max_batch_rows, step_seconds
+        self._deliver = deliver or (lambda call: call())
+        self._lanes: dict[int, Lane] = {}
+        self._sizes: dict[str, Sizes] = {}  # of each model's steps, which its next lane begins with
+        self._active: set[Request] = set()
+        self._queue_rows = self._queue_bytes = 0
+        self._rows_a_second = 0.0
+        self._look_again = 0.0
         self._changed = threading.Condition()
         self._stopping = False
+        self.step_started: float | None = None
+        """When the step that runs now began, by `time.perf_counter()`; None while none does."""
         self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
         self._thread.start()
 
+    @property
+    def load(self) -> float:
+        """How full the queue is, 0 to 1."""
+        return max(self._queue_rows / self._max_queue_rows, self._queue_bytes / self._max_queue_bytes)
+
+    def check_room(self) -> None:
+        """Raise OverloadedError where not one more row is taken."""
+        if self._queue_rows >= self._max_queue_rows or self._queue_bytes >= self._max_queue_bytes:
+            raise self._overloaded()
+
     def submit(
-        self, model: Model, inputs: tuple[Array, ...], *, seed: int, passes: int, samples: bool
-    ) -> "Future[Answer]":
-        """Queue a request; returns at once.
+        self, model: Model, inputs: tuple[Array, ...], *, seed: int, plan: Plan, future: Future | None = None
+    ) -> Future:
+        """Take a request in; returns at once.
 
         Args:
             model: which model.
             inputs: `[rows, ...]` each, as the engine's `as_inputs` returns them.
             seed: what its masks are drawn from.
-            passes: stochastic passes; 0 for the deterministic baseline.
-            samples: whether to keep the samples.
+            plan: how many passes it gets.
+            future: where its answer is awaited; a future of threads where not given.
 
         Returns:
-            A future of the answer. It raises `NonFiniteOutputError` where the network answers NaN or infinity.
+            The future. It raises `NonFiniteOutputError` where the network answers NaN or infinity, and
+            `DeadlineError` where the plan's time was too short.
 
         Raises:
-            OverloadedError: too many rows wait already.
+            OverloadedError: too much waits already.
         """
-        job = _Job(model, inputs, seed, passes, samples, Future(), time.perf_counter())
+        request = Request(model, inputs, seed, plan, ThreadFuture() if future is None else future, time.perf_counter())
         with self._changed:
             if self._stopping:
-                raise OverloadedError("the server is stopping")
-            if self._waiting and self._waiting_rows + job.rows > self._max_queue_rows:
-                raise OverloadedError(f"{self._waiting_rows} rows wait already; {self._max_queue_rows} are accepted")
-            self._waiting.append(job)
-            self._waiting_rows += job.rows
+                raise OverloadedError("the server is stopping", reason="stopping")
+            full = self._queue_rows + request.rows > self._max_queue_rows
+            if self._active and (full or self._queue_bytes + request.bytes > self._max_queue_bytes):
+                raise self._overloaded()
+            self._lane_of(model).submit(request)
+            self._active.add(request)
+            self._count(request.rows, request.bytes)
             self._changed.notify()
-        return job.future
+        return request.future
 
     def stop(self) -> None:
-        """Finish what waits, then end the thread."""
+        """Finish what is on its way, then end the thread."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
         self._thread.join()
 
+    def _overloaded(self) -> OverloadedError:
+        rate = self._rows_a_second
+        wait = self._queue_rows / rate if rate else _LEAST_WAIT
+        return OverloadedError(
+            f"{self._queue_rows} rows wait already; {self._max_queue_rows} rows and {self._max_queue_bytes} bytes are "
+            "accepted",
+            min(_MOST_WAIT, max(_LEAST_WAIT, wait)),
+        )
+
+    def _lane_of(self, model: Model) -> Lane:
+        """A model's lane. One that had nothing to do has no credit for that."""
+        lane = self._lanes.get(id(model))
+        if lane is None:
+            sizes = self._sizes.get(model.name) or Sizes.of(model, self._max_batch_rows)
+            since = min((other.time for other in self._lanes.values()), default=0.0)
+            lane = self._lanes[id(model)] = Lane(model, self._step_seconds, sizes, since)
+        return lane
+
     def _work(self) -> None:
-        while jobs := self._next():
+        while (lane := self._next()) is not None:
+            work = Work()
             try:
-                self._process(jobs)
-            except Exception as error:  # whatever it is, the thread must live, and nobody wait for ever
-                _log.exception("a run was not answered", model=jobs[0].model.name, requests=len(jobs))
-                for job in jobs:
-                    if not job.future.done():
-                        job.future.set_exception(error)
+                with self._changed:
+                    work = lane.plan()
+                self._leave(lane, work.late)
+                if work.requests:
+                    self._run(lane, work)
+            except Exception as error:  # whatever it is: it is this step's, and the thread must live
+                self.step_started = None
+                _log.exception("a step failed", model=lane.model.name, requests=len(work.requests))
+                self._metrics.step_failures.labels(lane.model.name).inc()
+                with self._changed:
+                    failed = lane.fail(work)
+                self._settle([(request, error) for request in failed])
 
-    def _process(self, jobs: list[_Job]) -> None:
-        """Run jobs together; if that fails, each on its own, so that it fails only for the one at fault."""
-        started = time.perf_counter()
-        try:
-            outcome = _run(jobs)
-        except Exception as error:
-            _log.exception("a run failed", model=jobs[0].model.name, requests=len(jobs))
-            if len(jobs) == 1:
-                jobs[0].future.set_exception(error)
-            else:
-                for job in jobs:
-                    self._process([job])
-            return
-        self._answer(jobs, outcome, started, time.perf_counter())
-
-    def _next(self) -> list[_Job]:
-        """The jobs of the next run, oldest first; none when the scheduler stops."""
+    def _run(self, lane: Lane, work: Work) -> None:
+        """Run a step, and answer the requests that it finished."""
+        self.step_started = started = time.perf_counter()
+        report = lane.run(work)
+        self.step_started = None
         with self._changed:
-            taken: list[_Job] = []
-            while not taken:
-                self._changed.wait_for(lambda: self._waiting or self._stopping)
-                if not self._waiting:
-                    break
-                taken = self._take()
-            return taken
+            lane.end(work)
+        self._leave(lane, report.late)
+        self._answer(lane, report, time.perf_counter() - started)
 
-    def _take(self) -> list[_Job]:
-        """Take the oldest job and those that can join it out of the queue; those that were cancelled leave it."""
-        taken: list[_Job] = []
-        left: deque[_Job] = deque()
-        rows = 0
-        for job in self._waiting:
-            if taken and not (job.can_join(taken[0]) and rows + job.rows <= self._max_batch_rows):
-                left.append(job)
-            elif job.future.set_running_or_notify_cancel():
-                taken.append(job)
-                rows += job.rows
-        self._waiting = left
-        self._waiting_rows = sum(job.rows for job in left)
-        return taken
+    def _next(self) -> Lane | None:
+        """Whose step is next; None when the scheduler stops."""
+        with self._changed:
+            while True:
+                self._forget_cancelled()
+                for key, lane in [(key, lane) for key, lane in self._lanes.items() if not lane.busy]:
+                    self._sizes[lane.model.name] = lane.sizes
+                    del self._lanes[key]
+                if self._lanes:
+                    return min(self._lanes.values(), key=lambda lane: lane.time)
+                if self._stopping:
+                    return None
+                self._changed.wait(_LOOK_SECONDS if self._active else None)
 
-    def _answer(self, jobs: list[_Job], outcome: Outcome, started: float, ended: float) -> None:
-        first_row = 0
-        name = jobs[0].model.name
-        self._metrics.step_rows.labels(name).observe(sum(job.rows for job in jobs))
-        for job in jobs:
-            rows = slice(first_row, first_row + job.rows)
-            first_row += job.rows
-            self._metrics.queue_duration.labels(name).observe(started - job.submitted)
-            self._metrics.compute_duration.labels(name).observe(ended - started)
-            self._metrics.rows.labels(name).inc(job.rows)
-            self._metrics.passes.labels(name).inc(job.rows * max(1, job.passes))
-            failed = np.flatnonzero(outcome.failed[rows]).tolist()
-            if failed:
-                job.future.set_exception(
-                    NonFiniteOutputError(f"the network answered NaN or infinity for row {failed[0]}", failed)
-                )
-                continue
-            job.future.set_result(
-                Answer(
-                    prediction=take(outcome.prediction, rows, job.seed),
-                    samples=None if outcome.samples is None else outcome.samples[rows],
-                    queue_seconds=started - job.submitted,
-                    compute_seconds=ended - started,
-                )
-            )
+    def _forget_cancelled(self) -> None:
+        now = time.perf_counter()
+        if now < self._look_again:
+            return
+        self._look_again = now + _LOOK_SECONDS
+        for request in [request for request in self._active if request.future.cancelled()]:
+            self._metrics.cancelled.labels(request.model.name).inc()
+            self._forget(request)
+
+    def _forget(self, request: Request) -> None:
+        if request in self._active:
+            self._active.discard(request)
+            self._count(-request.rows, -request.bytes)
+
+    def _count(self, rows: int, size: int) -> None:
+        self._queue_rows += rows
+        self._queue_bytes += size
+        self._metrics.queue_rows.set(self._queue_rows)
+        self._metrics.queue_bytes.set(self._queue_bytes)
+
+    def _leave(self, lane: Lane, late: list[Request]) -> None:
+        """Tell requests that their time is over."""
+        if late:
+            self._metrics.refused.labels(lane.model.name, "deadline").inc(len(late))
+            self._settle([(request, DeadlineError()) for request in late])
+
+    def _answer(self, lane: Lane, report: StepReport, seconds: float) -> None:
+        name, metrics = lane.model.name, self._metrics
+        metrics.step_rows.labels(name).observe(report.rows)
+        metrics.step_passes.labels(name).observe(report.passes)
+        for stage, spent in report.seconds.items():
+            metrics.step_duration.labels(name, stage).observe(spent)
+        metrics.passes.labels(name).inc(max(report.passes, report.rows))
+        now = time.perf_counter()
+        answers: list[tuple[Request, Answer | BaseException]] = []
+        for request in report.finished:
+            try:
+                answer: Answer | BaseException = request.answer(now)
+            except Exception as error:  # a network that answered NaN
+                answer = error
+            metrics.queue_duration.labels(name).observe((request.started or now) - request.submitted)
+            metrics.compute_duration.labels(name).observe(now - (request.started or now))
+            metrics.rows.labels(name).inc(request.rows)
+            answers.append((request, answer))
+        rate = sum(request.rows for request in report.finished) / max(seconds, 1e-9)
+        self._rows_a_second += _SMOOTHING * (rate - self._rows_a_second)
+        self._settle(answers)
+
+    def _settle(self, answers: list[tuple[Request, Answer | BaseException]]) -> None:
+        """Hand out answers, all at once."""
+        with self._changed:
+            for request, _ in answers:
+                self._forget(request)
+        settled: Settled = [(request.future, answer) for request, answer in answers]
+        if settled:
+            self._deliver(lambda: _settle_futures(settled))
 
 
-def _run(jobs: list[_Job]) -> Outcome:
-    first = jobs[0]
-    inputs = tuple(np.concatenate(values) for values in zip(*(job.inputs for job in jobs), strict=True))
-    seeds = np.concatenate([np.full(job.rows, job.seed, np.uint64) for job in jobs])
-    rows = np.concatenate([np.arange(job.rows, dtype=np.uint64) for job in jobs])
-    return first.model.engine.run(inputs, seeds, rows, first.passes, samples=first.samples)
+def _settle_futures(settled: Settled) -> None:
+    for future, answer in settled:
+        if future.done():  # cancelled, or failed before
+            continue
+        if isinstance(answer, BaseException):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)

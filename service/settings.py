@@ -18,6 +18,13 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
     models: Path = Field(Path("models"), description="Folder of model bundles, one folder each.")
     default: str | None = Field(None, description="Model that answers POST /predict; the first by name if not given.")
+    watch: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Time between two looks for changes in the folder of models, in seconds; 0 for none.",
+    )
+    admin: bool = Field(True, description="Whether POST /models/{name}/reload, /load and /unload are answered.")
     device: str = Field("cpu", description='Where PyTorch models run: "cpu", "cuda" or "cuda:N".')
     provider: Provider = Field("cpu", description="What executes ONNX graphs, where its package is installed.")
     threads: int | None = Field(
@@ -38,7 +45,7 @@ class Settings(BaseSettings):
     max_queue_rows: int = Field(65_536, gt=0, description="Rows that may wait; requests beyond them are refused.")
     max_queue_bytes: int = Field(2**30, gt=0, description="Memory of the inputs that may wait, in bytes.")
     max_batch_rows: int = Field(1024, gt=0, description="Most rows of several requests that are run together.")
-    step_seconds: float = Field(0.004, gt=0, description="Time that a step of the engine should take, in seconds.")
+    step_seconds: float = Field(0.006, gt=0, description="Time that a step of the engine should take, in seconds.")
     watchdog_seconds: float = Field(
         60.0, gt=0, description="A step that takes longer is taken for stuck; the process ends, in seconds."
     )

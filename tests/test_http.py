@@ -204,7 +204,7 @@ def test_infinity_by_overflow_is_refused(server: Server, seven: npt.NDArray[np.f
         ("seed=-1", ["seed", "-1"]),
         (f"seed={2**64}", ["seed", str(2**64)]),
         ("samples=perhaps", ["samples", "perhaps"]),
-        ("passes=3", ["passes", "mc, seed and samples"]),
+        ("passes=3", ["passes", "mc, tolerance, deadline_ms, seed and samples"]),
     ],
 )
 def test_a_query_that_cannot_be_used_is_refused_with_what_would_be(
@@ -357,9 +357,9 @@ def test_the_documentation_page_describes_the_api(server: Server) -> None:
     assert "swagger" in server.client.get("/docs").text.lower()
     described = server.client.get("/openapi.json").json()
     prediction = described["paths"]["/models/{name}/predict"]["post"]
-    assert {"mc", "seed", "samples", "name"} == {parameter["name"] for parameter in prediction["parameters"]}
+    assert {"mc", "tolerance", "deadline_ms", "seed", "samples", "name"} == {parameter["name"] for parameter in prediction["parameters"]}
     assert prediction["requestBody"]["content"]["application/json"]["schema"]["properties"]["inputs"]
-    assert {"200", "404", "413", "415", "422", "503"} <= set(prediction["responses"])
+    assert {"200", "404", "413", "415", "422", "503", "504"} <= set(prediction["responses"])
 
 
 @pytest.mark.parametrize(("model", "most_wrong"), [("mnist-cnn", 10), ("mnist-mlp", 20)])

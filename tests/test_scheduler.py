@@ -1,8 +1,9 @@
-"""The scheduler: many requests, one engine, answers that do not depend on who shared a run."""
+"""The scheduler: many requests, one engine, answers that do not depend on who shared a step."""
 
 import threading
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,29 @@ import numpy.typing as npt
 import pytest
 
 from service.engine import NonFiniteOutputError
+from service.engine.cohort import Cohort
 from service.engine.statistics import ClassificationPrediction
 from service.loading import Loading, Model, load
 from service.metrics import Metrics
-from service.scheduler import Answer, OverloadedError, Scheduler
-from tests.bundles import CLASSIFIER, write_bundle
+from service.requests import Answer, DeadlineError, Plan
+from service.scheduler import OverloadedError, Scheduler
+from tests.bundles import CLASSIFIER, REGRESSION, write_bundle
 
 FRAGILE = CLASSIFIER.replace("return self.layers(x)", "return self.layers(x) / (x[:, :1] != 9.0)")
+WEIGHTS = """
+    import torch.nn.functional as F
+    from torch import nn
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            weight = F.dropout(self.first.weight, 0.5, self.training)
+            return self.last(F.linear(x, weight, self.first.bias).relu())
+"""
+Work = list[tuple[Cohort, int]]
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +43,25 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load(write_bundle(tmp_path_factory.mktemp("models"), "fragile", FRAGILE), Loading())
 
 
+@pytest.fixture(scope="module")
+def regression(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load(write_bundle(tmp_path_factory.mktemp("models"), "values", REGRESSION, task="regression"), Loading())
+
+
+@pytest.fixture(scope="module")
+def shared_masks(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A classifier whose rows share masks, so that requests do not share steps."""
+    return load(write_bundle(tmp_path_factory.mktemp("models"), "weights", WEIGHTS), Loading())
+
+
 @pytest.fixture
-def scheduler() -> Iterator[Scheduler]:
-    running = Scheduler(Metrics(), max_queue_rows=100, max_batch_rows=16)
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def scheduler(metrics: Metrics) -> Iterator[Scheduler]:
+    running = Scheduler(metrics, max_queue_rows=100, max_batch_rows=16)
     yield running
     running.stop()
 
@@ -37,30 +70,48 @@ def rows(count: int, seed: int = 0) -> npt.NDArray[np.float32]:
     return np.random.default_rng(seed).normal(size=(count, 4)).astype(np.float32)
 
 
+def ask(scheduler: Scheduler, model: Model, x: npt.NDArray[np.float32], seed: int = 0, **plan: Any) -> Any:
+    return scheduler.submit(model, (x,), seed=seed, plan=Plan(**({"passes": 3} | plan)))
+
+
 def means(answer: Answer) -> npt.NDArray[np.float64]:
     assert isinstance(answer.prediction, ClassificationPrediction)
     return answer.prediction.mean
 
 
 class Gate:
-    """Holds the engine of a model until it is opened."""
+    """Holds the steps of a model until it is opened, and notes what was in each: rows and passes of each cohort."""
 
     def __init__(self, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
         self.held = threading.Event()
         self._open = threading.Event()
-        self.sizes: list[int] = []
-        run = model.engine.run
+        self.steps: list[list[tuple[int, int]]] = []
+        steps = model.engine.steps
+        run, deterministic = steps.run, steps.deterministic
 
-        def gated(inputs: Any, *arguments: Any, **named: Any) -> Any:
-            self.sizes.append(len(inputs[0]))
+        def gated(what: list[tuple[int, int]], call: Callable[[], Any]) -> Any:
+            self.steps.append(what)
             self.held.set()
             assert self._open.wait(30)
-            return run(inputs, *arguments, **named)
+            return call()
 
-        monkeypatch.setattr(model.engine, "run", gated)
+        monkeypatch.setattr(
+            steps, "run", lambda work: gated([(len(cohort), passes) for cohort, passes in work], lambda: run(work))
+        )
+        monkeypatch.setattr(
+            steps, "deterministic", lambda inputs: gated([(len(inputs[0]), 0)], lambda: deterministic(inputs))
+        )
 
     def open(self) -> None:
         self._open.set()
+
+
+def held(scheduler: Scheduler, model: Model, monkeypatch: pytest.MonkeyPatch) -> tuple[Gate, Any]:
+    """A gate at which a request of one row waits."""
+    gate = Gate(model, monkeypatch)
+    first = ask(scheduler, model, rows(1))
+    assert gate.held.wait(30)
+    return gate, first
 
 
 def test_what_waits_while_the_engine_is_busy_runs_together_and_each_gets_its_own(
@@ -68,10 +119,8 @@ def test_what_waits_while_the_engine_is_busy_runs_together_and_each_gets_its_own
 ) -> None:
     given = [(rows(1 + index % 3, index), index) for index in range(8)]
     alone = [model.engine.predict(x, passes=20, seed=seed) for x, seed in given]
-    gate = Gate(model, monkeypatch)
-    first = scheduler.submit(model, (rows(1),), seed=0, passes=20, samples=False)
-    assert gate.held.wait(30)
-    futures = [scheduler.submit(model, (x,), seed=seed, passes=20, samples=False) for x, seed in given]
+    gate, first = held(scheduler, model, monkeypatch)
+    futures = [ask(scheduler, model, x, seed, passes=20) for x, seed in given]
     gate.open()
     first.result(30)
     for future, expected in zip(futures, alone, strict=True):
@@ -79,125 +128,296 @@ def test_what_waits_while_the_engine_is_busy_runs_together_and_each_gets_its_own
         assert np.abs(means(answer) - expected.mean).max() < 1e-6
         assert answer.prediction.seed == expected.seed
         assert answer.queue_seconds > 0
-    assert gate.sizes == [1, sum(len(x) for x, _ in given)]
+    assert gate.steps == [[(1, 3)], [(sum(len(x) for x, _ in given), 20)]]
 
 
-def test_requests_of_other_passes_do_not_share_a_run_and_a_run_has_a_bound(
+def test_requests_of_different_passes_share_a_step_and_a_step_has_a_bound(
     model: Model, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate(model, monkeypatch)
-    futures = [scheduler.submit(model, (rows(1),), seed=0, passes=20, samples=False)]
-    assert gate.held.wait(30)
-    for passes in (5, 5, 7, 0, 5, 5):
-        futures += [scheduler.submit(model, (rows(6),), seed=0, passes=passes, samples=False)]
+    gate, first = held(scheduler, model, monkeypatch)
+    asked = (5, 5, 7, 0, 9)
+    futures = [ask(scheduler, model, rows(3, seed), seed, passes=passes) for seed, passes in enumerate(asked)]
+    later = ask(scheduler, model, rows(6), passes=5)
     gate.open()
-    answers = [future.result(30) for future in futures]
-    assert [answer.prediction.passes[0] for answer in answers] == [20, 5, 5, 7, 0, 5, 5]
-    assert sorted(gate.sizes) == [1, 6, 6, 12, 12]
+    for seed, (future, passes) in enumerate(zip(futures, asked, strict=True)):
+        prediction = future.result(30).prediction
+        assert prediction.passes.tolist() == [passes] * 3
+        expected = model.engine.predict(rows(3, seed), passes, seed)
+        assert np.abs(prediction.mean - expected.mean).max() < 1e-6
+    assert later.result(30)
+    assert [(3, 0)] in gate.steps
+    assert [(6, 5), (3, 7), (3, 9), (1, 5)] in gate.steps or [(7, 5), (3, 7), (3, 9)] in gate.steps
+    assert all(sum(count for count, _ in step) <= 16 for step in gate.steps)
+    assert first.result(30)
+
+
+def test_answers_do_not_depend_on_what_shares_their_steps(
+    model: Model, regression: Model, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small steps, so that requests meet others in the middle of their passes."""
+    for name, most in (("_LEAST_PAIRS", 8), ("_LEAST_ROWS", 2)):
+        monkeypatch.setattr(f"service.lanes.{name}", most)
+    scheduler = Scheduler(metrics, max_queue_rows=10_000, max_batch_rows=8, step_seconds=1e-5)
+    generator = np.random.default_rng(5)
+    asked = [
+        (which, rows(int(count), seed), seed, int(passes))
+        for seed, (which, count, passes) in enumerate(
+            zip([model, regression] * 30, generator.integers(1, 9, 60), generator.integers(1, 200, 60), strict=True)
+        )
+    ]
+    futures = [ask(scheduler, which, x, seed, passes=passes) for which, x, seed, passes in asked]
+    for future, (which, x, seed, passes) in zip(futures, asked, strict=True):
+        found, wanted = future.result(60).prediction, which.engine.predict(x, passes, seed)
+        for name, value in vars(wanted).items():
+            if isinstance(value, np.ndarray):
+                np.testing.assert_allclose(getattr(found, name), value, rtol=1e-6, atol=1e-6, err_msg=name)
+    scheduler.stop()
+
+
+def test_a_small_request_does_not_wait_for_large_ones(
+    model: Model, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = Scheduler(metrics, max_queue_rows=10_000, max_batch_rows=64)
+    gate, first = held(scheduler, model, monkeypatch)
+    large = [ask(scheduler, model, rows(1000), seed, passes=200) for seed in range(3)]
+    order: list[str] = []
+    for seed, future in enumerate(large):
+        future.add_done_callback(lambda _, seed=seed: order.append(f"large {seed}"))
+    gate.open()
+    while len(gate.steps) < 5:
+        time.sleep(0.001)
+    small = ask(scheduler, model, rows(1), passes=50)
+    small.add_done_callback(lambda _: order.append("small"))
+    began = len(gate.steps)
+    assert small.result(30)
+    assert len(gate.steps) - began <= 3
+    for future in (first, *large):
+        assert future.result(60)
+    assert order[0] == "small"
+    scheduler.stop()
+
+
+def test_models_share_the_time(model: Model, regression: Model, metrics: Metrics) -> None:
+    scheduler = Scheduler(metrics, max_queue_rows=100_000, max_batch_rows=64)
+    spent: dict[str, float] = {}
+    futures = [ask(scheduler, which, rows(4000), passes=300) for which in (model, regression)]
+    while not any(future.done() for future in futures):
+        for lane in list(scheduler._lanes.values()):
+            spent[lane.model.name] = lane.time
+        time.sleep(0.002)
+    assert len(spent) == 2
+    assert max(spent.values()) < 1.5 * min(spent.values()) + 0.1
+    for future in futures:
+        assert future.result(120)
+    scheduler.stop()
+
+
+def test_requests_whose_rows_share_masks_get_what_they_would_get_alone(
+    shared_masks: Model, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, first = held(scheduler, shared_masks, monkeypatch)
+    futures = [ask(scheduler, shared_masks, rows(4, seed), seed, passes=30) for seed in range(5)]
+    gate.open()
+    for seed, future in enumerate(futures):
+        expected = shared_masks.engine.predict(rows(4, seed), 30, seed)
+        assert np.abs(means(future.result(30)) - expected.mean).max() < 1e-6
+    assert first.result(30)
+
+
+class TestStoppingEarly:
+    def test_each_row_stops_when_its_error_is_small_enough(self, model: Model, scheduler: Scheduler) -> None:
+        x = rows(40)
+        answer = ask(scheduler, model, x, 3, passes=5000, tolerance=0.02).result(60)
+        passes, errors = answer.prediction.passes, answer.prediction.std_error
+        assert len(set(passes.tolist())) > 3
+        assert passes.min() >= 8
+        assert errors.max() <= 0.02
+        for row in range(40):
+            wanted = model.engine.samples(x, int(passes[row]), 3)[:, row]
+            np.testing.assert_allclose(means(answer)[row], wanted.mean(0), atol=1e-9)
+            squares = np.square(wanted - wanted.mean(0)).sum(0) + 0.01**2
+            n = int(passes[row])
+            np.testing.assert_allclose(errors[row], np.sqrt(squares / (n * (n - 1))), rtol=1e-6)
+
+    def test_a_row_gets_no_more_than_the_most_and_says_what_it_reached(
+        self, model: Model, scheduler: Scheduler
+    ) -> None:
+        answer = ask(scheduler, model, rows(2), passes=30, tolerance=1e-6).result(60)
+        assert answer.prediction.passes.tolist() == [30, 30]
+        assert (answer.prediction.std_error.max(axis=1) > 1e-6).all()
+
+    def test_passes_that_agree_do_not_count_as_certain(self, model: Model, scheduler: Scheduler) -> None:
+        still = np.zeros((1, 4), np.float32)
+        answer = ask(scheduler, model, still, passes=1000, tolerance=0.01).result(60)
+        assert (answer.prediction.std_error >= 0.005 / np.sqrt(8 * 7)).all() or answer.prediction.passes[0] > 8
+
+    def test_regressions_stop_too(self, regression: Model, scheduler: Scheduler) -> None:
+        answer = ask(scheduler, regression, rows(10), passes=10_000, tolerance=0.01).result(60)
+        assert answer.prediction.std_error.max() <= 0.01
+        assert answer.prediction.passes.max() < 10_000
+
+
+class TestDeadlines:
+    def test_what_there_is_is_answered_in_time(self, model: Model, scheduler: Scheduler) -> None:
+        began = time.perf_counter()
+        answer = ask(scheduler, model, rows(100), passes=1_000_000, deadline=began + 0.2).result(30)
+        assert time.perf_counter() - began < 1.0
+        assert answer.prediction.passes.min() >= 8
+        assert answer.prediction.passes.max() < 1_000_000
+
+    def test_one_that_cannot_be_kept_is_told(
+        self, model: Model, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gate, first = held(scheduler, model, monkeypatch)
+        late = ask(scheduler, model, rows(5), passes=50, deadline=time.perf_counter() + 0.05)
+        time.sleep(0.1)
+        gate.open()
+        with pytest.raises(DeadlineError):
+            late.result(30)
+        assert first.result(30)
+        assert ask(scheduler, model, rows(5), passes=50, deadline=time.perf_counter() + 30).result(30)
+
+    def test_one_that_is_kept_anyway_changes_nothing(self, model: Model, scheduler: Scheduler) -> None:
+        answer = ask(scheduler, model, rows(3), 4, passes=60, deadline=time.perf_counter() + 60).result(30)
+        expected = model.engine.predict(rows(3), 60, 4)
+        assert np.abs(means(answer) - expected.mean).max() < 1e-6
+        assert answer.prediction.passes.tolist() == [60] * 3
 
 
 def test_a_non_finite_row_fails_its_own_request_and_no_other(
     model: Model, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = model.engine.predict(rows(2), passes=10, seed=1)
-    gate = Gate(model, monkeypatch)
-    futures: list[Future[Answer]] = [scheduler.submit(model, (rows(1),), seed=0, passes=3, samples=False)]
-    assert gate.held.wait(30)
+    gate, _ = held(scheduler, model, monkeypatch)
     bad = np.array([[0, 0, 0, 0], [9, 0, 0, 0]], np.float32)
-    futures.append(scheduler.submit(model, (rows(2),), seed=1, passes=10, samples=False))
-    futures.append(scheduler.submit(model, (bad,), seed=2, passes=10, samples=False))
+    good, other = ask(scheduler, model, rows(2), 1, passes=10), ask(scheduler, model, bad, 2, passes=10)
     gate.open()
-    assert np.abs(means(futures[1].result(30)) - expected.mean).max() < 1e-6
+    assert np.abs(means(good.result(30)) - expected.mean).max() < 1e-6
     with pytest.raises(NonFiniteOutputError, match="row 1") as refusal:
-        futures[2].result(30)
+        other.result(30)
     assert refusal.value.rows == [1]
-    assert gate.sizes == [1, 4]
+    assert gate.steps == [[(1, 3)], [(4, 10)]]
 
 
-def test_a_run_that_fails_is_tried_again_a_request_at_a_time(
-    model: Model, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+def test_a_step_that_fails_fails_its_requests_and_the_next_is_half_as_large(
+    model: Model, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate(model, monkeypatch)
-    gated = model.engine.run
+    scheduler = Scheduler(metrics, max_queue_rows=1000, max_batch_rows=16)
+    gate, first = held(scheduler, model, monkeypatch)
+    run = model.engine.steps.run
+    sizes: list[int] = []
 
-    def failing(inputs: Any, *arguments: Any, **named: Any) -> Any:
-        outcome = gated(inputs, *arguments, **named)
-        if (inputs[0] == 5.0).any():
+    def failing(work: Work) -> Any:
+        sizes.append(sum(len(cohort) for cohort, _ in work))
+        if sizes[-1] > 8:
             raise MemoryError("no room")
-        return outcome
+        return run(work)
 
-    monkeypatch.setattr(model.engine, "run", failing)
-    first = scheduler.submit(model, (rows(1),), seed=0, passes=3, samples=False)
-    assert gate.held.wait(30)
-    good = scheduler.submit(model, (rows(1),), seed=0, passes=3, samples=False)
-    bad = scheduler.submit(model, (np.full((1, 4), 5.0, np.float32),), seed=0, passes=3, samples=False)
+    monkeypatch.setattr(model.engine.steps, "run", failing)
+    futures = [ask(scheduler, model, rows(1), seed) for seed in range(60)]
     gate.open()
-    assert np.array_equal(means(good.result(30)), means(first.result(30)))
-    with pytest.raises(MemoryError, match="no room"):
-        bad.result(30)
+    assert first.result(30)
+    outcomes = [future.exception(30) for future in futures]
+    assert sum(isinstance(outcome, MemoryError) for outcome in outcomes) == 16
+    assert all(outcome is None for outcome in outcomes[16:])
+    assert sizes[0] == 16
+    assert max(sizes[1:]) <= 8
+    assert metrics.step_failures.labels("fragile")._value.get() == 1
+    scheduler.stop()
 
 
-def test_a_cancelled_request_leaves_the_queue_and_harms_no_other(
+def test_what_cannot_be_planned_or_told_fails_its_requests_and_the_next_are_answered(
     model: Model, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = Gate(model, monkeypatch)
-    first = scheduler.submit(model, (rows(1),), seed=0, passes=3, samples=False)
-    assert gate.held.wait(30)
-    gone = scheduler.submit(model, (rows(5),), seed=0, passes=3, samples=False)
-    late = scheduler.submit(model, (rows(2),), seed=0, passes=3, samples=False)
-    assert gone.cancel()
-    assert not first.cancel()
+    for name in ("plan", "run"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"service.lanes.Lane.{name}", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                ask(scheduler, model, rows(1)).result(30)
+        assert ask(scheduler, model, rows(1)).result(30)
+
+
+def test_a_cancelled_request_leaves_at_the_next_step_and_harms_no_other(
+    model: Model, scheduler: Scheduler, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, first = held(scheduler, model, monkeypatch)
+    waiting = ask(scheduler, model, rows(5))
+    late = ask(scheduler, model, rows(2))
+    long = ask(scheduler, model, rows(80), passes=1_000_000)
+    assert waiting.cancel()
     gate.open()
     assert first.result(30)
     assert late.result(30)
-    assert gate.sizes == [1, 2]
-    only = scheduler.submit(model, (rows(3),), seed=0, passes=3, samples=False)
-    assert only.result(30)
+    assert long.cancel()
+    deadline = time.monotonic() + 10
+    while scheduler.load > 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert scheduler.load == 0
+    assert metrics.queue_rows._value.get() == 0
+    assert metrics.cancelled.labels("fragile")._value.get() == 2
+    steps = len(gate.steps)
+    assert ask(scheduler, model, rows(3)).result(30)
+    assert len(gate.steps) <= steps + 2
 
 
-def test_a_run_that_cannot_be_told_fails_its_requests_and_the_next_are_answered(
+def test_a_full_queue_refuses_at_once_with_when_to_come_back_and_recovers(
     model: Model, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr("service.scheduler.take", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            scheduler.submit(model, (rows(1),), seed=0, passes=3, samples=False).result(30)
-    assert scheduler.submit(model, (rows(1),), seed=0, passes=3, samples=False).result(30)
-
-
-def test_a_full_queue_refuses_at_once_and_recovers(
-    model: Model, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gate = Gate(model, monkeypatch)
-    futures = [scheduler.submit(model, (rows(1),), seed=0, passes=3, samples=False)]
-    assert gate.held.wait(30)
-    futures.append(scheduler.submit(model, (rows(90),), seed=0, passes=3, samples=False))
-    with pytest.raises(OverloadedError, match="90 rows wait"):
-        scheduler.submit(model, (rows(11),), seed=0, passes=3, samples=False)
+    gate, first = held(scheduler, model, monkeypatch)
+    second = ask(scheduler, model, rows(90))
+    with pytest.raises(OverloadedError, match="91 rows wait") as refusal:
+        ask(scheduler, model, rows(11))
+    assert 1 <= refusal.value.retry_after <= 60
+    scheduler.check_room()
+    ninth = ask(scheduler, model, rows(9))
+    with pytest.raises(OverloadedError, match="100 rows wait"):
+        scheduler.check_room()
     gate.open()
-    assert all(future.result(30) for future in futures)
-    assert scheduler.submit(model, (rows(11),), seed=0, passes=3, samples=False).result(30)
+    assert all(future.result(30) for future in (first, second, ninth))
+    assert ask(scheduler, model, rows(11)).result(30)
+
+
+def test_a_request_larger_than_the_queue_is_taken_when_nothing_waits(model: Model, scheduler: Scheduler) -> None:
+    assert ask(scheduler, model, rows(150)).result(30).prediction.mean.shape == (150, 3)
+
+
+def test_memory_of_inputs_is_bounded_too(model: Model, metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = Scheduler(metrics, max_queue_rows=10_000, max_queue_bytes=1000, max_batch_rows=16)
+    gate, first = held(scheduler, model, monkeypatch)
+    second = ask(scheduler, model, rows(60))
+    with pytest.raises(OverloadedError, match="1000 bytes are accepted"):
+        ask(scheduler, model, rows(2))
+    gate.open()
+    assert first.result(30)
+    assert second.result(30)
+    scheduler.stop()
 
 
 def test_stopping_finishes_what_waits_and_takes_no_more(model: Model) -> None:
     scheduler = Scheduler(Metrics(), max_queue_rows=1000, max_batch_rows=16)
-    futures = [scheduler.submit(model, (rows(2),), seed=i, passes=20, samples=False) for i in range(20)]
+    futures = [ask(scheduler, model, rows(2), i, passes=20) for i in range(20)]
     scheduler.stop()
     assert all(future.done() for future in futures)
     with pytest.raises(OverloadedError, match="stopping"):
-        scheduler.submit(model, (rows(1),), seed=0, passes=3, samples=False)
+        ask(scheduler, model, rows(1))
 
 
 def test_many_threads_get_what_they_would_get_alone(model: Model, scheduler: Scheduler) -> None:
-    def ask(seed: int) -> float:
+    def difference(seed: int) -> float:
         x = rows(1 + seed % 3, seed)
-        answer = scheduler.submit(model, (x,), seed=seed, passes=10, samples=True).result(60)
+        answer = ask(scheduler, model, x, seed, passes=10, samples=True).result(60)
         assert answer.samples is not None
         expected = model.engine.samples(x, passes=10, seed=seed)
         return float(np.abs(answer.samples.swapaxes(0, 1) - expected).max())
 
     with ThreadPoolExecutor(16) as clients:
-        assert max(clients.map(ask, range(64))) < 1e-6
+        assert max(clients.map(difference, range(64))) < 1e-6
+
+
+def test_samples_of_a_request_of_many_steps_are_in_order(model: Model, scheduler: Scheduler) -> None:
+    answer = ask(scheduler, model, rows(70), 9, passes=300, samples=True).result(60)
+    expected = model.engine.samples(rows(70), passes=300, seed=9)
+    assert np.abs(answer.samples.swapaxes(0, 1) - expected).max() < 1e-6
 
 
 def test_a_bundles_path_does_not_matter(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Errors, as RFC 9457 problem details (`application/problem+json`)."""
 
+import math
 from http import HTTPStatus
 from typing import Any
 
@@ -12,9 +13,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from service.engine import NonFiniteOutputError
+from service.requests import FEWEST_PASSES, DeadlineError
 from service.scheduler import OverloadedError
 
 _log = structlog.get_logger("api")
+
+
+_PHRASES = {int(status): status.phrase for status in HTTPStatus}
 
 
 class Problem(BaseModel):
@@ -47,7 +52,7 @@ def problem(request: Request, status: int, detail: str, headers: dict[str, str] 
     """A problem as a response."""
     content = Problem(
         type="about:blank",
-        title=HTTPStatus(status).phrase,
+        title=_PHRASES.get(status, "Client Closed Request"),
         status=status,
         detail=detail,
         request_id=getattr(request.state, "request_id", None),
@@ -78,7 +83,17 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(OverloadedError)
     async def on_overload(request: Request, error: OverloadedError) -> Response:
-        return problem(request, 503, f"the server is overloaded: {error}; try again", {"Retry-After": "1"})
+        wait = {"Retry-After": str(math.ceil(error.retry_after))}
+        return problem(request, 503, f"the server is overloaded: {error}; try again", wait)
+
+    @app.exception_handler(DeadlineError)
+    async def on_deadline(request: Request, error: DeadlineError) -> Response:
+        return problem(
+            request,
+            504,
+            f"the deadline came before each row had its first passes ({FEWEST_PASSES}, or as many as were asked for); "
+            "a later deadline_ms is accepted",
+        )
 
     @app.exception_handler(NonFiniteOutputError)
     async def on_non_finite(request: Request, error: NonFiniteOutputError) -> Response:
@@ -93,5 +108,5 @@ def add_error_handlers(app: FastAPI) -> None:
 def _describe(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"][1:]) or "body"
     if error["type"] == "extra_forbidden":
-        return f"unknown query parameter {where!r}; mc, seed and samples are accepted"
+        return f"unknown query parameter {where!r}; mc, tolerance, deadline_ms, seed and samples are accepted"
     return f"{where} is {error['input']!r}; {error['msg'][0].lower()}{error['msg'][1:]}"

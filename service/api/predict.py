@@ -2,6 +2,8 @@
 
 import asyncio
 import secrets
+import time
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,8 +20,9 @@ from service.engine.runtimes import Array
 from service.loading import Model
 from service.metrics import Metrics
 from service.registry import Registry
+from service.requests import DEFAULT_TOLERANCE, Answer, Plan
 from service.rows import RowsError, read_rows
-from service.scheduler import Answer, Scheduler
+from service.scheduler import OverloadedError, Scheduler
 from service.settings import Settings
 
 router = APIRouter(tags=["predictions"])
@@ -27,6 +30,10 @@ router = APIRouter(tags=["predictions"])
 # Up to this size, in bytes, a body is parsed and an answer is written on the event loop; larger ones in a thread.
 _INLINE_BYTES = 64 * 1024
 _JSON_SAFE_SEED = 2**53
+# Most requests are answered before it is worth looking whether their client is still there.
+_UNWATCHED_SECONDS = 0.05
+# From this share of the queue on, shed="reduce" takes passes away.
+_SHED_FROM = 0.5
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
     for status, text in {
@@ -35,6 +42,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         415: "The body is not JSON.",
         422: "The query or the inputs cannot be used; the detail says what would be accepted.",
         500: "The network answered NaN or infinity.",
+        504: "The deadline came before each row had the fewest passes.",
         503: "The model is not ready, or the server is overloaded.",
     }.items()
 }
@@ -68,27 +76,57 @@ async def _predict(request: Request, name: str, query: PredictQuery) -> Response
     settings: Settings = state.settings
     scheduler: Scheduler = state.scheduler
     metrics: Metrics = state.metrics
+    arrived = time.perf_counter()
     model = find_model(state.registry, name)
     request.state.model = model.name
-    passes = _passes(model, query.mc)
-    request.state.mode = "mc" if passes else "deterministic"
-    body = await _body(request, settings.max_body_bytes)
-    inputs = await _where_it_belongs(len(body), _parse, body, model, settings.max_rows)
-    samples = query.samples and passes > 0
-    if samples and len(inputs[0]) * passes > settings.max_samples:
-        raise ProblemError(
-            422,
-            f"samples of {len(inputs[0])} rows and {passes} passes were asked for; rows times passes of at most "
-            f"{settings.max_samples} is accepted with samples=true",
-        )
-    seed = secrets.randbelow(_JSON_SAFE_SEED) if query.seed is None else query.seed
-    future = scheduler.submit(model, inputs, seed=seed, passes=passes, samples=samples)
-    answer = await asyncio.wrap_future(future)
+    plan = _plan(model, query, arrived)
+    request.state.mode = "deterministic" if plan.passes == 0 else "mc" if plan.tolerance is None else "auto"
+    try:
+        scheduler.check_room()  # before anything is done for a request that cannot be taken
+        body = await _body(request, settings.max_body_bytes)
+        inputs = await _where_it_belongs(len(body), _parse, body, model, settings.max_rows)
+        _check_samples(plan, len(inputs[0]), settings.max_samples)
+        if settings.shed == "reduce":
+            plan = _reduced(plan, scheduler.load, settings.shed_floor)
+        seed = secrets.randbelow(_JSON_SAFE_SEED) if query.seed is None else query.seed
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        scheduler.submit(model, inputs, seed=seed, plan=plan, future=future)
+    except OverloadedError as error:
+        metrics.refused.labels(model.name, error.reason).inc()
+        raise
+    answer = await _awaited(request, future)
     request.state.rows = len(inputs[0])
     size = answer.prediction.mean.size + (0 if answer.samples is None else answer.samples.size)
-    content = await _where_it_belongs(size * 64, _write, model, passes, seed, answer)
+    content = await _where_it_belongs(size * 64, _write, model, seed, answer)
     _observe(metrics, model, answer)
     return Response(content, media_type="application/json")
+
+
+async def _awaited(request: Request, future: "asyncio.Future[Answer]") -> Answer:
+    """The answer, unless the client goes away before: then nobody waits for it any more.
+
+    Raises:
+        ProblemError: 499 where the client went away.
+    """
+    await asyncio.wait({future}, timeout=_UNWATCHED_SECONDS)
+    if not future.done():
+        gone = asyncio.ensure_future(_gone(request))
+        waited: set[asyncio.Future[Any]] = {future, gone}
+        try:
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not future.done():
+                future.cancel()
+        if future.cancelled():
+            raise ProblemError(499, "the client went away before it was answered")
+    return future.result()
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has gone away."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def find_model(registry: Registry, name: str) -> Model:
@@ -106,13 +144,44 @@ def find_model(registry: Registry, name: str) -> Model:
     return entry.model
 
 
-def _passes(model: Model, mc: int | None) -> int:
+def _plan(model: Model, query: PredictQuery, arrived: float) -> Plan:
+    """How many passes a request gets."""
     allowed = model.bundle.manifest.passes
-    if mc is None:
-        return allowed.default
-    if mc > allowed.maximum:
-        raise ProblemError(422, f"mc is {mc}; 0 to {allowed.maximum} is accepted by {model.name}")
-    return mc
+    deadline = None if query.deadline_ms is None else arrived + query.deadline_ms / 1000.0
+    if query.mc == "auto":
+        tolerance = DEFAULT_TOLERANCE if query.tolerance is None else query.tolerance
+        plan = Plan(allowed.maximum, tolerance=tolerance, deadline=deadline, samples=query.samples)
+    else:
+        if query.tolerance is not None:
+            raise ProblemError(
+                422, f"tolerance is {query.tolerance:g} and mc is {query.mc}; a tolerance is accepted with mc=auto"
+            )
+        passes = allowed.default if query.mc is None else query.mc
+        if passes > allowed.maximum:
+            raise ProblemError(422, f"mc is {passes}; 0 to {allowed.maximum}, or auto, is accepted by {model.name}")
+        plan = Plan(passes, deadline=deadline, samples=query.samples and passes > 0)
+    if plan.samples and (plan.tolerance is not None or deadline is not None):
+        raise ProblemError(
+            422, "samples is true with mc=auto or deadline_ms; it is accepted with a number of passes and no deadline"
+        )
+    return plan
+
+
+def _check_samples(plan: Plan, rows: int, most: int) -> None:
+    if plan.samples and rows * plan.passes > most:
+        raise ProblemError(
+            422,
+            f"samples of {rows} rows and {plan.passes} passes were asked for; rows times passes of at most {most} is "
+            "accepted with samples=true",
+        )
+
+
+def _reduced(plan: Plan, load: float, floor: int) -> Plan:
+    """A plan with fewer passes, the fuller the queue is beyond its half; down to `floor`."""
+    if load <= _SHED_FROM or plan.passes <= floor:
+        return plan
+    share = max(0.0, (1.0 - load) / (1.0 - _SHED_FROM))
+    return replace(plan, passes=max(floor, round(plan.passes * share)), asked=plan.passes)
 
 
 async def _body(request: Request, limit: int) -> bytes:
@@ -154,9 +223,9 @@ def _parse(body: bytes, model: Model, max_rows: int) -> tuple[Array, ...]:
         raise ProblemError(422, str(error)) from error
 
 
-def _write(model: Model, passes: int, seed: int, answer: Answer) -> bytes:
+def _write(model: Model, seed: int, answer: Answer) -> bytes:
     """The answer as JSON; a NaN in it becomes null."""
-    prediction = answer.prediction
+    prediction, plan = answer.prediction, answer.plan
     columns = {name: value for name, value in vars(prediction).items() if name not in ("seed", "label")}
     rows: list[dict[str, Any]] = []
     for index in range(len(prediction.mean)):
@@ -167,14 +236,18 @@ def _write(model: Model, passes: int, seed: int, answer: Answer) -> bytes:
         if answer.samples is not None:
             row["samples"] = np.ascontiguousarray(answer.samples[index])
         rows.append(row)
-    content = {
+    content: dict[str, Any] = {
         "model": model.name,
         "version": model.version,
-        "mc": passes,
+        "mc": "auto" if plan.tolerance is not None else plan.passes if plan.asked is None else plan.asked,
         "seed": seed,
         "predictions": rows,
         "timing": {"queue_seconds": answer.queue_seconds, "compute_seconds": answer.compute_seconds},
     }
+    if plan.tolerance is not None:
+        content["tolerance"] = plan.tolerance
+    if plan.asked is not None:
+        content["reduced_to"] = plan.passes
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -185,6 +258,9 @@ def _label(model: Model, label: Any) -> Any:
 
 def _observe(metrics: Metrics, model: Model, answer: Answer) -> None:
     prediction = answer.prediction
+    observe_passes = metrics.passes_used.labels(model.name).observe
+    for passes in prediction.passes.tolist():
+        observe_passes(passes)
     if not isinstance(prediction, ClassificationPrediction):
         return
     for histogram, values in (

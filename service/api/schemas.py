@@ -1,6 +1,6 @@
 """What the API takes and gives, as `/docs` shows it."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,8 +12,22 @@ class PredictQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    mc: int | None = Field(
-        None, ge=0, description="Stochastic passes; 0 for the deterministic baseline. The model's default if not given."
+    mc: Annotated[int, Field(ge=0)] | Literal["auto"] | None = Field(
+        None,
+        description="Stochastic passes; 0 for the deterministic baseline; auto for as many as each row needs. The "
+        "model's default if not given.",
+    )
+    tolerance: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="With mc=auto: a row stops when no standard error of its mean is above this; 0.01 if not given.",
+    )
+    deadline_ms: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Answer by then, in milliseconds from arrival, with the passes that there are; 8 a row at least.",
     )
     seed: int | None = Field(
         None, ge=0, lt=2**64, description="What the masks are drawn from; drawn if not given, and always returned."
@@ -71,7 +85,9 @@ class PredictResponse(BaseModel):
 
     model: str
     version: str
-    mc: int = Field(description="Stochastic passes asked for; 0 for the deterministic baseline.")
+    mc: int | Literal["auto"] = Field(description="Stochastic passes asked for; 0 for the deterministic baseline.")
+    tolerance: float | None = Field(None, description="With mc=auto, the standard error asked for.")
+    reduced_to: int | None = Field(None, description="The passes given instead, where the server was overloaded.")
     seed: int = Field(description="Ask again with it for the same answer.")
     predictions: list[ClassificationRow | RegressionRow]
     timing: Timing
@@ -82,15 +98,28 @@ class ModelSummary(BaseModel):
 
     name: str
     version: str | None = Field(description="Null where the model is not ready.")
-    state: str = Field(description='"loading", "ready" or "failed".')
+    state: str = Field(description='"loading", "ready" (also while it is reloaded), "failed" or "unloaded".')
     default: bool = Field(description="Whether it answers POST /predict.")
-    error: str | None = Field(description="Why it failed.")
+    error: str | None = Field(description="Why it does not serve.")
+    last_error: str | None = Field(
+        description="Why its bundle could not be loaded when that was last tried; null where it could. What served "
+        "before still does."
+    )
 
 
 class ModelList(BaseModel):
     """All models."""
 
     models: list[ModelSummary]
+
+
+class ModelChange(BaseModel):
+    """A model that was loaded, reloaded or unloaded."""
+
+    model: str
+    previous_version: str | None = Field(description="What served before; null where nothing did.")
+    version: str | None = Field(description="What serves now; null where nothing does.")
+    seconds: float = Field(description="How long it took.")
 
 
 class InputDescription(BaseModel):

@@ -89,7 +89,7 @@ class RegressionPrediction:
 Prediction = ClassificationPrediction | RegressionPrediction
 
 
-def take(prediction: Prediction, rows: slice, seed: int | None = None) -> Prediction:
+def take(prediction: Prediction, rows: "Rows", seed: int | None = None) -> Prediction:
     """The prediction of some of the rows, which were drawn from `seed`."""
     taken: dict[str, Any] = {name: None if value is None else value[rows] for name, value in _arrays(prediction)}
     return replace(prediction, **taken, seed=seed)
@@ -148,6 +148,17 @@ class RunningMoments:
             return np.full(self.mean.shape, np.nan)
         return self._squares / (self.count - 1)
 
+    def std_error(self, prior: Floats) -> Floats:
+        """The standard error of the mean, where one more deviation, of the size `prior` `[rows]`, is reckoned with.
+
+        A few passes that happen to agree would otherwise tell of no error at all. Infinite with fewer than two.
+        """
+        if self.count < 2:
+            return np.full(self.mean.shape, np.inf)
+        squares = self._squares + np.square(prior).reshape(-1, *[1] * (self.mean.ndim - 1))
+        error: Floats = np.sqrt(squares / ((self.count - 1) * self.count))
+        return error
+
 
 class ClassificationStatistics:
     """What the passes of some rows say about their classes."""
@@ -180,9 +191,9 @@ class ClassificationStatistics:
             taken._entropy_sum, taken._votes = self._entropy_sum[rows], self._votes[rows]
         return taken
 
-    def std_error(self) -> Floats:
-        """The largest standard error of a class's mean probability, `[rows]`."""
-        return _largest_std_error(self._probabilities)
+    def std_error(self, prior: Floats) -> Floats:
+        """The standard error of each class's mean probability, `[rows, classes, ...]`, as `RunningMoments` tells it."""
+        return self._probabilities.std_error(prior)
 
     def prediction(self) -> ClassificationPrediction:
         """Sum up the passes so far."""
@@ -272,9 +283,9 @@ class RegressionStatistics:
         taken._mixture = self._mixture.take(rows)
         return taken
 
-    def std_error(self) -> Floats:
-        """The largest standard error of a predicted mean, `[rows]`."""
-        return _largest_std_error(self._means)
+    def std_error(self, prior: Floats) -> Floats:
+        """The standard error of each predicted mean, `[rows, ...]`, as `RunningMoments` tells it."""
+        return self._means.std_error(prior)
 
     def prediction(self) -> RegressionPrediction:
         """Sum up the passes so far."""
@@ -322,12 +333,6 @@ class RegressionStatistics:
 
 
 Statistics = ClassificationStatistics | RegressionStatistics
-
-
-def _largest_std_error(moments: RunningMoments) -> Floats:
-    largest = moments.variance().reshape(len(moments.mean), -1).max(axis=1)
-    error: Floats = np.sqrt(largest / moments.count)
-    return error
 
 
 def _firsts(best: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -1,0 +1,436 @@
+"""Lanes: one model's requests, cut into steps of the engine.
+
+Requests take turns (deficit round robin, Shreedhar & Varghese 1996): in each turn one gets a share of the step, and
+those that are new go before those that have had a turn, so that a small request does not wait for large ones. What a
+turn takes of a request's rows begins; it goes on, with what began beside it, in a group, until each row has its passes.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from service.engine.cohort import Cohort
+from service.engine.runtimes import Array
+from service.engine.statistics import Prediction, Rows, take
+from service.engine.steps import Outcome, Steps
+from service.loading import Model
+from service.requests import Part, Request
+
+_TURNS_A_STEP = 4
+_SMOOTHING = 0.2
+# Of the size of steps: what a step makes of it that took too long, at most, or that was full and took less.
+_SHRINK, _GROWTH, _NEARLY = 0.25, 1.25, 0.75
+# Of the largest size that is tried again, after a step that failed: with each that does not.
+_RECOVERY = 1.01
+# Steps smaller than this take about as long, for what each costs whatever it holds.
+_LEAST_ROWS, _LEAST_PAIRS = 4, 64
+_PRIOR = 0.5
+"""What one more deviation is reckoned with, where rows stop early, in tolerances: see `RunningMoments.std_error`."""
+
+
+@dataclass(eq=False)
+class Group:
+    """Rows of one or more requests that go through their passes side by side.
+
+    Attributes:
+        cohort: the rows.
+        requests: whose they are.
+        owners: `[rows]`, which of `requests` each belongs to.
+        rows: `[rows]`, each row's index in its request.
+    """
+
+    cohort: Cohort
+    requests: list[Request]
+    owners: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        plan = self.requests[0].plan
+        self.passes, self.fewest = plan.passes, plan.fewest
+        self._stops = plan.tolerance is not None
+        self._hurries = plan.deadline is not None
+
+    @property
+    def left(self) -> int:
+        """The passes that its rows lack at most."""
+        return self.passes - self.cohort.passes
+
+    def drop(self, keep: npt.NDArray[np.bool_]) -> None:
+        """Go on with some rows only."""
+        self.cohort, self.owners, self.rows = self.cohort.take(keep), self.owners[keep], self.rows[keep]
+
+    def drop_cancelled(self) -> None:
+        """Let go of the rows that nobody waits for any more."""
+        over = np.array([request.over for request in self.requests])
+        if over.any():
+            self.drop(~over[self.owners])
+
+    def finished(self, now: float) -> npt.NDArray[np.bool_]:
+        """Which rows need no more passes."""
+        count = len(self.cohort)
+        if not self.left:
+            return np.ones(count, bool)
+        done = np.zeros(count, bool)
+        if self.cohort.passes < self.fewest:
+            return done
+        if self._stops:
+            tolerances = self._of_each([request.plan.tolerance for request in self.requests])
+            errors = self._std_errors().reshape(count, -1).max(axis=1)
+            done |= errors <= tolerances
+        if self._hurries:
+            done |= self._of_each([request.plan.deadline for request in self.requests]) <= now
+        return done
+
+    def late(self, now: float) -> list[Request]:
+        """The requests whose time is over, though their rows lack the fewest passes."""
+        if not self._hurries or self.cohort.passes >= self.fewest:
+            return []
+        return [request for request in self.requests if request.is_late(now)]
+
+    def next_passes(self, most: int) -> int:
+        """How many passes it takes in its next turn, of at most so many."""
+        most = min(most, self.left)
+        if not self._stops or self.cohort.passes < self.fewest:
+            return most
+        # As many as the row that is nearest to its tolerance seems to lack: an error falls as the root of the passes.
+        errors = self._std_errors().reshape(len(self.cohort), -1).max(axis=1)
+        tolerances = self._of_each([request.plan.tolerance for request in self.requests])
+        lacking = self.cohort.passes * (float(np.square(errors / tolerances).min()) - 1.0)
+        return min(most, max(self.fewest, int(np.ceil(lacking))))
+
+    def parts(self, rows: Rows) -> Iterable[tuple[Request, Part]]:
+        """What was found of some rows, for each request."""
+        cohort = self.cohort if isinstance(rows, slice) else self.cohort.take(rows)
+        prediction: Prediction = cohort.prediction()
+        if self._stops:
+            prediction = replace(prediction, std_error=self._std_errors()[rows])
+        outcome = Outcome(prediction, cohort.all_samples(), cohort.failed)
+        return split_by_owner(self.requests, self.owners[rows], self.rows[rows], outcome)
+
+    def _std_errors(self) -> npt.NDArray[np.float64]:
+        tolerances = self._of_each([request.plan.tolerance for request in self.requests])
+        return self.cohort.statistics.std_error(_PRIOR * tolerances)
+
+    def _of_each(self, values: list[float | None]) -> npt.NDArray[np.float64]:
+        """A value of each request, for each row."""
+        return np.array([np.inf if value is None else value for value in values])[self.owners]
+
+
+def split_by_owner(
+    requests: list[Request], owners: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], outcome: Outcome
+) -> Iterable[tuple[Request, Part]]:
+    """What was found of rows, a request at a time; rows of one request are next to one another."""
+    if len(requests) == 1:
+        yield requests[0], Part(rows, outcome.prediction, outcome.samples, outcome.failed)
+        return
+    starts = np.flatnonzero(np.diff(owners, prepend=-1)).tolist()
+    for start, end in zip(starts, [*starts[1:], len(owners)], strict=True):
+        some = slice(start, end)
+        samples = None if outcome.samples is None else outcome.samples[some]
+        yield requests[owners[start]], Part(rows[some], take(outcome.prediction, some), samples, outcome.failed[some])
+
+
+@dataclass
+class StepReport:
+    """What a step did.
+
+    Attributes:
+        rows: that were in it.
+        passes: each of one row.
+        seconds: by stage.
+        finished: requests all of whose rows are done.
+        late: requests whose time was over too early.
+    """
+
+    rows: int = 0
+    passes: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    finished: list[Request] = field(default_factory=list)
+    late: list[Request] = field(default_factory=list)
+
+
+class _Beginning:
+    """Rows that begin in this step, of requests with the same key."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.slices: list[tuple[int, int]] = []
+        self.rows = 0
+        self.passes = 0
+
+    def add(self, request: Request, rows: int) -> None:
+        if self.requests and self.requests[-1] is request:
+            first, end = self.slices[-1]
+            self.slices[-1] = first, end + rows
+        else:
+            self.requests.append(request)
+            self.slices.append((request.admitted, request.admitted + rows))
+        request.admitted += rows
+        self.rows += rows
+
+    def inputs(self) -> list[tuple[Array, ...]]:
+        """Of each request, the inputs of the rows that begin."""
+        return [
+            tuple(x[first:end] for x in request.inputs)
+            for request, (first, end) in zip(self.requests, self.slices, strict=True)
+        ]
+
+    def members(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Which of the requests each row belongs to, and its index there, `[rows]` each."""
+        counts = [end - first for first, end in self.slices]
+        owners = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+        return owners, np.concatenate([np.arange(first, end, dtype=np.int64) for first, end in self.slices])
+
+
+class _Limit:
+    """How much a step may hold, so that it takes the time that it should: learned from what steps took."""
+
+    def __init__(self, most: int, least: int) -> None:
+        self._least, self._most = float(min(least, most)), float(most)
+        self._now = self._ceiling = self._most
+
+    @property
+    def now(self) -> int:
+        """What the next step may hold; at least 1."""
+        return max(1, int(self._now))
+
+    def learn(self, used: int, seconds: float, wanted: float) -> None:
+        """A step that held `used` took so many seconds, and should take `wanted`."""
+        if seconds > wanted:
+            self._now = max(self._least, min(self._now, used) * max(_SHRINK, wanted / seconds))
+        elif used >= _NEARLY * self.now:
+            self._now = min(self._ceiling, self._now * _GROWTH)
+        self._ceiling = min(self._most, self._ceiling * _RECOVERY)
+
+    def halve(self) -> None:
+        """A step failed: it may have been too large, whatever is worth while."""
+        self._now = self._ceiling = max(1.0, self._now / 2)
+        self._least = min(self._least, self._now)
+
+
+class Work:
+    """What a step is to do.
+
+    Attributes:
+        going: groups that go on, and how many passes each takes.
+        beginnings: rows that begin, by the key of their plans.
+        deterministic: rows of the baseline.
+        late: requests whose time is over.
+    """
+
+    def __init__(self) -> None:
+        self.going: list[tuple[Group, int]] = []
+        self.beginnings: dict[tuple[object, ...], _Beginning] = {}
+        self.deterministic = _Beginning()
+        self.late: list[Request] = []
+        self.unfinished: list[Group] = []
+
+    @property
+    def begun(self) -> int:
+        """How many rows begin."""
+        return self.deterministic.rows + sum(one.rows for one in self.beginnings.values())
+
+    @property
+    def requests(self) -> list[Request]:
+        """Whose rows are in it."""
+        beginning = [request for one in (*self.beginnings.values(), self.deterministic) for request in one.requests]
+        return list(dict.fromkeys([*beginning, *(request for group, _ in self.going for request in group.requests)]))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large a model's steps may be.
+
+    Attributes:
+        rows: how many rows may begin in one.
+        pairs: how many passes, each of one row, may be in one.
+    """
+
+    rows: _Limit
+    pairs: _Limit
+
+    @classmethod
+    def of(cls, model: Model, max_rows: int) -> "Sizes":
+        """As large as memory allows; what they should be is learned."""
+        return cls(_Limit(max_rows, _LEAST_ROWS), _Limit(model.engine.steps.most_pairs, _LEAST_PAIRS))
+
+
+class Lane:
+    """One model's requests. Everything but `run` is called with the lock of the scheduler held.
+
+    Attributes:
+        model: which model.
+        time: how long its steps took so far, in seconds: the model that had least is next.
+    """
+
+    def __init__(self, model: Model, step_seconds: float, sizes: "Sizes", since: float = 0.0) -> None:
+        """
+        Args:
+            model: which model.
+            step_seconds: how long a step should take.
+            sizes: how large a step may be.
+            since: what `time` begins with.
+        """
+        self.model = model
+        self.time = since
+        self.sizes = sizes
+        self._steps: Steps = model.engine.steps
+        self._step_seconds = step_seconds
+        self._new: deque[Request] = deque()
+        self._old: deque[Request | Group] = deque()
+        self._last_seconds = 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self._new or self._old)
+
+    def submit(self, request: Request) -> None:
+        """Take a request in."""
+        self._new.append(request)
+
+    def plan(self) -> Work:
+        """Whose turns it is in the next step."""
+        work = Work()
+        rows, pairs = self.sizes.rows.now, self.sizes.pairs.now
+        turn_rows, turn_pairs = max(1, rows // _TURNS_A_STEP), max(1, pairs // _TURNS_A_STEP)
+        now = time.perf_counter() + self._last_seconds
+        again: list[Group] = []
+        while (self._new or self._old) and rows > 0 and pairs > 0:
+            one = self._new.popleft() if self._new else self._old.popleft()
+            if isinstance(one, Group):
+                one.drop_cancelled()
+                if any(one is other for other, _ in work.going):
+                    again.append(one)
+                    break
+                if len(one.cohort):
+                    passes = one.next_passes(self._most_passes(len(one.cohort), min(turn_pairs, pairs)))
+                    work.going.append((one, passes))
+                    pairs -= passes * len(one.cohort)
+            elif one.is_late(now):
+                work.late.append(one)
+            elif not one.over:
+                used_rows, used_pairs = self._begin(one, work, min(turn_rows, rows), min(turn_pairs, pairs))
+                rows, pairs = rows - used_rows, pairs - used_pairs
+                if one.admitted < one.rows:
+                    self._old.append(one)
+        self._old.extendleft(again)
+        return work
+
+    def _begin(self, request: Request, work: Work, rows: int, pairs: int) -> tuple[int, int]:
+        """Let rows of a request begin: at most so many, that take so many pairs; how many of both it is."""
+        plan = request.plan
+        if plan.passes == 0:
+            count = min(rows, request.rows - request.admitted)
+            work.deterministic.add(request, count)
+            return count, 0
+        # Who may stop early or has a time to keep begins with the fewest passes, with all rows that fit.
+        wanted = plan.passes if plan.deadline is None and plan.tolerance is None else plan.fewest
+        count = min(rows, request.rows - request.admitted, max(1, pairs // wanted))
+        key = plan.key if self._steps.shares_rows else (id(request),)
+        beginning = work.beginnings.setdefault(key, _Beginning())
+        if not beginning.rows:
+            beginning.passes = min(wanted, self._most_passes(count, pairs))
+        beginning.add(request, count)
+        return count, count * beginning.passes
+
+    def _most_passes(self, rows: int, pairs: int) -> int:
+        return max(1, min(self._steps.most_passes(rows), pairs // rows))
+
+    def run(self, work: Work) -> StepReport:
+        """Run a step. Raises whatever a runtime does."""
+        started = time.perf_counter()
+        for request in work.requests:
+            request.started = request.started or started
+        report = StepReport(rows=work.begun + sum(len(group.cohort) for group, _ in work.going))
+        if work.deterministic.rows:
+            self._run_deterministic(work.deterministic, report)
+        groups = [*work.going, *self._admitted(work)]
+        report.seconds["prefix"] = time.perf_counter() - started
+        report.passes = sum(passes * len(group.cohort) for group, passes in groups)
+        if groups:
+            ran = self._steps.run([(group.cohort, passes) for group, passes in groups])
+            report.seconds |= {"masks": ran.masks, "suffix": ran.suffix, "statistics": ran.statistics}
+        now = time.perf_counter()
+        for group, _ in groups:
+            report.late += group.late(now + self._last_seconds)
+            self._settle(group, now + self._last_seconds, report)
+            if len(group.cohort):
+                work.unfinished.append(group)
+        self._learn(work, report, time.perf_counter() - started)
+        return report
+
+    def end(self, work: Work) -> None:
+        """What is not finished waits for its next turn."""
+        self._old.extend(work.unfinished)
+
+    def fail(self, work: Work) -> list[Request]:
+        """The requests of a step that failed, which leave; the next steps are half as large."""
+        self.sizes.rows.halve()
+        self.sizes.pairs.halve()
+        failed = work.requests or self._all()  # of all, where not even a step could be planned
+        gone = set(failed)
+        self._old = deque(one for one in self._old if isinstance(one, Group) or one not in gone)
+        return failed
+
+    def _all(self) -> list[Request]:
+        """All requests that wait."""
+        groups = [request for one in self._old if isinstance(one, Group) for request in one.requests]
+        found = [*self._new, *(one for one in self._old if isinstance(one, Request)), *groups]
+        self._new.clear()
+        self._old.clear()
+        return list(dict.fromkeys(found))
+
+    def _admitted(self, work: Work) -> list[tuple[Group, int]]:
+        """The groups of rows that begin, with one prefix for all of them."""
+        beginnings = list(work.beginnings.values())
+        if not beginnings:
+            return []
+        frontier = self._steps.admit(_joined([piece for one in beginnings for piece in one.inputs()]))
+        groups: list[tuple[Group, int]] = []
+        start = 0
+        for one in beginnings:
+            owners, rows = one.members()
+            seeds = np.array([request.seed for request in one.requests], np.uint64)[owners]
+            places = np.arange(start, start + one.rows, dtype=np.int64)
+            start += one.rows
+            samples = one.requests[0].plan.samples
+            cohort = self._steps.cohort(frontier, places, seeds, rows.astype(np.uint64), samples=samples)
+            groups.append((Group(cohort, one.requests, owners, rows), one.passes))
+        return groups
+
+    def _run_deterministic(self, beginning: "_Beginning", report: StepReport) -> None:
+        outcome = self._steps.deterministic(_joined(beginning.inputs()))
+        owners, rows = beginning.members()
+        for request, part in split_by_owner(beginning.requests, owners, rows, outcome):
+            if request.add(part):
+                report.finished.append(request)
+
+    @staticmethod
+    def _settle(group: Group, now: float, report: StepReport) -> None:
+        """Hand out what is finished of a group."""
+        done = group.finished(now)
+        if not done.any():
+            return
+        for request, part in group.parts(slice(None) if done.all() else done):
+            if request.add(part):
+                report.finished.append(request)
+        group.drop(~done)
+
+    def _learn(self, work: Work, report: StepReport, total: float) -> None:
+        """Set the size of the next steps by the time of this one."""
+        self.time += total
+        self._last_seconds += _SMOOTHING * (total - self._last_seconds)
+        if work.begun:
+            self.sizes.rows.learn(work.begun, report.seconds["prefix"], self._step_seconds)
+        if report.passes:
+            self.sizes.pairs.learn(report.passes, total - report.seconds["prefix"], self._step_seconds)
+
+
+def _joined(pieces: list[tuple[Array, ...]]) -> tuple[Array, ...]:
+    """Inputs behind one another."""
+    return pieces[0] if len(pieces) == 1 else tuple(np.concatenate(parts) for parts in zip(*pieces, strict=True))

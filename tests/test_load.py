@@ -1,0 +1,199 @@
+"""Under load: passes as many as needed, answers in time, clients that leave, and a server that does not fall over."""
+
+import concurrent.futures
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.bundles import CLASSIFIER, write_bundle
+from tests.servers import Server, serving
+
+ROWS = np.random.default_rng(4).normal(size=(30, 4)).round(3).tolist()
+# A number no example has makes it never return; a branch on values keeps it from being compiled.
+STUCK = CLASSIFIER.replace(
+    "return self.layers(x)",
+    """
+            import time
+            while x.max() > 1e6:
+                time.sleep(0.1)
+            return self.layers(x)""",
+)
+SLOW = CLASSIFIER.replace(
+    "return self.layers(x)",
+    """
+            import time
+            if x.max() > 1e6:
+                time.sleep(0.05)
+            return self.layers(x)""",
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server on a quick model and one that can be made slow, with room for few rows."""
+    models = tmp_path_factory.mktemp("models")
+    write_bundle(models, "quick", passes={"default": 20, "maximum": 1_000_000})
+    write_bundle(models, "slow", SLOW, passes={"default": 20, "maximum": 1_000_000})
+    limits = {"MCDROPOUT_MAX_QUEUE_ROWS": "200", "MCDROPOUT_MAX_BATCH_ROWS": "64"}
+    with serving(models, tmp_path_factory.mktemp("log"), "--default", "quick", **limits) as running:
+        running.wait_until_ready()
+        yield running
+
+
+def ask(server: Server, model: str = "quick", rows: Any = ROWS, **query: Any) -> httpx.Response:
+    return server.client.post(f"/models/{model}/predict", params=query, json={"inputs": rows})
+
+
+def gauge(server: Server, name: str) -> float:
+    found = re.search(rf"^{name} (\S+)$", server.client.get("/metrics").text, re.MULTILINE)
+    assert found is not None
+    return float(found[1])
+
+
+def wait_for(condition: Any, seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_auto_gives_each_row_the_passes_that_it_needs_and_says_what_it_reached(server: Server) -> None:
+    answer = ask(server, mc="auto", tolerance=0.02, seed=3).json()
+    assert (answer["mc"], answer["tolerance"], answer["seed"]) == ("auto", 0.02, 3)
+    passes = [row["passes"] for row in answer["predictions"]]
+    assert min(passes) >= 8
+    assert len(set(passes)) > 3
+    assert all(max(row["std_error"]) <= 0.02 for row in answer["predictions"])
+    fixed = ask(server, mc=passes[0], seed=3, rows=ROWS).json()["predictions"][0]
+    np.testing.assert_allclose(fixed["mean"], answer["predictions"][0]["mean"], atol=1e-9)
+    tighter = ask(server, mc="auto", seed=3).json()
+    assert tighter["tolerance"] == 0.01
+    assert sum(row["passes"] for row in tighter["predictions"]) > sum(passes)
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ({"mc": "often"}, ["mc"]),
+        ({"mc": "auto", "tolerance": 0}, ["tolerance", "greater than 0"]),
+        ({"mc": "auto", "tolerance": "nan"}, ["tolerance", "finite"]),
+        ({"mc": 5, "tolerance": 0.1}, ["tolerance is 0.1", "mc=auto"]),
+        ({"mc": "auto", "samples": True}, ["samples", "deadline"]),
+        ({"mc": 5, "deadline_ms": -1}, ["deadline_ms"]),
+        ({"mc": 5, "deadline_ms": 10, "samples": True}, ["samples"]),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(server: Server, query: dict[str, Any], said: list[str]) -> None:
+    refused = ask(server, **query)
+    assert refused.status_code == 422
+    for words in said:
+        assert words in refused.json()["detail"]
+
+
+def test_a_deadline_is_kept_with_the_passes_that_there_are(server: Server) -> None:
+    began = time.monotonic()
+    answer = ask(server, mc=1_000_000, deadline_ms=150, seed=1)
+    assert answer.status_code == 200, answer.text
+    assert time.monotonic() - began < 2.0
+    passes = [row["passes"] for row in answer.json()["predictions"]]
+    assert 8 <= min(passes) <= max(passes) < 1_000_000
+    assert answer.json()["mc"] == 1_000_000
+
+
+def test_a_deadline_that_cannot_be_kept_is_a_504(server: Server) -> None:
+    refused = ask(server, mc=50, deadline_ms=0.001)
+    assert refused.status_code == 504
+    assert "later deadline_ms is accepted" in refused.json()["detail"]
+
+
+def test_too_much_is_refused_at_once_with_when_to_come_back(server: Server) -> None:
+    stop = threading.Event()
+
+    def hold() -> None:
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            while not stop.is_set():
+                client.post("/models/slow/predict?mc=20", json={"inputs": [[2e6, 0, 0, 0]] * 30})
+
+    with concurrent.futures.ThreadPoolExecutor(16) as clients:
+        waiting = [clients.submit(hold) for _ in range(16)]
+        try:
+            wait_for(lambda: gauge(server, "mcdropout_queue_rows") >= 180)
+            refused: list[tuple[float, httpx.Response]] = []
+            while len(refused) < 20:
+                began = time.perf_counter()
+                answer = ask(server, rows=ROWS)
+                if answer.status_code == 503:
+                    refused.append((time.perf_counter() - began, answer))
+            assert np.median([seconds for seconds, _ in refused]) < 0.25
+            assert all(1 <= int(answer.headers["retry-after"]) <= 60 for _, answer in refused)
+            assert "rows wait already" in refused[0][1].json()["detail"]
+            assert server.client.get("/health/live").status_code == 200
+        finally:
+            stop.set()
+        concurrent.futures.wait(waiting)
+    wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 0)
+    assert ask(server).status_code == 200
+    assert 'mcdropout_refused_total{model="quick",reason="queue"}' in server.client.get("/metrics").text
+
+
+def test_rows_of_clients_that_leave_are_let_go(server: Server) -> None:
+    body = b'{"inputs": [[2000000.0, 0, 0, 0]]}'
+    head = b"POST /models/slow/predict?mc=1000000 HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    descriptors = Path(f"/proc/{server.process.pid}/fd")
+    wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 0)
+    before = len(os.listdir(descriptors))
+    leaving = []
+    for _ in range(50):
+        connection = socket.create_connection(("127.0.0.1", server.port))
+        connection.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+        leaving.append(connection)
+    wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 50)
+    for connection in leaving:
+        connection.close()
+    wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 0)
+    wait_for(lambda: len(os.listdir(descriptors)) <= before + 2)
+    assert 'mcdropout_cancelled_total{model="slow"} 50.0' in server.client.get("/metrics").text
+    assert ask(server).status_code == 200
+
+
+def test_passes_are_reduced_before_requests_are_refused_where_that_is_set(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "models", "slow", SLOW)
+    limits = {"MCDROPOUT_SHED": "reduce", "MCDROPOUT_SHED_FLOOR": "4", "MCDROPOUT_MAX_QUEUE_ROWS": "100"}
+    with serving(tmp_path / "models", tmp_path, **limits) as server, httpx.Client(timeout=60) as client:
+        server.wait_until_ready()
+
+        def post(_: int) -> dict[str, Any]:
+            answer = client.post(f"{server.url}/predict?mc=40", json={"inputs": [[2e6, 0, 0, 0]] * 10})
+            return answer.json() | {"status": answer.status_code}
+
+        with concurrent.futures.ThreadPoolExecutor(16) as clients:
+            answers = list(clients.map(post, range(40)))
+    given = [answer for answer in answers if answer["status"] == 200]
+    reduced = [answer for answer in given if "reduced_to" in answer]
+    assert reduced
+    assert len(reduced) < len(given)
+    for answer in reduced:
+        assert 4 <= answer["reduced_to"] < 40
+        assert answer["mc"] == 40
+        assert {row["passes"] for row in answer["predictions"]} == {answer["reduced_to"]}
+
+
+def test_a_runtime_that_is_stuck_is_told_and_ends_the_process(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "models", "stuck", STUCK)
+    with serving(tmp_path / "models", tmp_path, MCDROPOUT_WATCHDOG_SECONDS="1") as server:
+        server.wait_until_ready()
+        assert ask(server, "stuck", ROWS).status_code == 200
+        assert server.client.get("/health/live").status_code == 200
+        with pytest.raises(httpx.TransportError):
+            ask(server, "stuck", [[2e6, 0, 0, 0]])
+        assert server.process.wait(10) == 70
+        assert "a step does not end" in server.log
