@@ -1,9 +1,54 @@
 """Structured logs, ours and those of the libraries alike, on standard error."""
 
+import atexit
 import logging
 import sys
+import threading
+import time
 
 import structlog
+
+LOG_SECONDS = 0.1
+"""How long lines are gathered before they are written, in seconds."""
+
+
+class _Gathered(logging.Handler):
+    """Writes lines to standard error some at a time, from a thread: a write for each would keep the event loop waiting,
+    and be much of what a small prediction costs. Errors, and what is left at the end, are written at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: list[str] = []
+        self._writing = threading.Lock()
+        self._some = threading.Event()
+        atexit.register(self.flush)
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.append(self.format(record))
+        except Exception:  # as logging's own handlers do
+            self.handleError(record)
+            return
+        if record.levelno >= logging.ERROR:
+            self.flush()
+        elif len(self._lines) == 1:
+            self._some.set()
+
+    def flush(self) -> None:
+        """Write what there is."""
+        with self._writing:
+            lines, self._lines = self._lines, []
+            if lines:
+                sys.stderr.write("\n".join([*lines, ""]))
+                sys.stderr.flush()
+
+    def _write(self) -> None:
+        while True:
+            self._some.wait()
+            time.sleep(LOG_SECONDS)
+            self._some.clear()
+            self.flush()
 
 
 def configure(log_format: str, level: str) -> None:
@@ -29,7 +74,7 @@ def configure(log_format: str, level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler()
+    handler = _Gathered()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last], foreign_pre_chain=shared

@@ -3,6 +3,7 @@
 Nothing within a process can be done about native code that does not return. Whoever supervises it starts another.
 """
 
+import logging
 import os
 import threading
 import time
@@ -48,6 +49,7 @@ class Watchdog:
         while not self._stopped.wait(min(1.0, self._most_seconds / 4)):
             if self.stuck:
                 _log.critical("a step does not end; the process does", seconds=self._most_seconds)
+                logging.shutdown()  # what is logged is written
                 self._stopped.wait(_TOLD_SECONDS)
                 if self.stuck:
                     self._end(STUCK_STATUS)

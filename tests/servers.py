@@ -12,6 +12,8 @@ from pathlib import Path
 
 import httpx
 
+from service.log import LOG_SECONDS
+
 ROOT = Path(__file__).resolve().parent.parent
 MCDROPOUT = Path(sys.executable).with_name("mcdropout")
 _READY_WITHIN = 180.0  # seconds
@@ -29,6 +31,7 @@ class Server:
 
     @property
     def log(self) -> str:
+        time.sleep(2 * LOG_SECONDS)  # its lines are written a few at a time
         return self._log.read_text()
 
     def wait_until_listening(self) -> None:

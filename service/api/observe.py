@@ -1,8 +1,9 @@
 """Around every request: an id, a log line, and the metrics of predictions."""
 
+import itertools
 import re
+import secrets
 import time
-import uuid
 from typing import Any
 
 import structlog
@@ -14,6 +15,8 @@ from service.metrics import Metrics
 _log = structlog.get_logger("http")
 _ID_HEADER = "X-Request-ID"
 _GOOD_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
+# Of requests that come without one: drawn once, and counted.
+_PROCESS, _NUMBERS = secrets.token_hex(8), itertools.count(1)
 _QUIET_PATHS = ("/health/", "/metrics")
 
 
@@ -30,7 +33,7 @@ class ObserveMiddleware:
             return
         started = time.perf_counter()
         offered = Headers(scope=scope).get(_ID_HEADER, "")
-        request_id = offered if _GOOD_ID.fullmatch(offered) else uuid.uuid4().hex
+        request_id = offered if offered and _GOOD_ID.fullmatch(offered) else f"{_PROCESS}-{next(_NUMBERS):x}"
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
         status = 500
