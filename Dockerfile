@@ -22,6 +22,7 @@ ENV PATH=/venv/bin:$PATH \
     MCDROPOUT_PORT=8000 \
     MCDROPOUT_MODELS=/app/models \
     MCDROPOUT_DEFAULT=mnist-cnn \
+    MCDROPOUT_ADMIN=false \
     MCDROPOUT_LOG_FORMAT=json
 USER mcdropout
 EXPOSE 8000

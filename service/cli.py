@@ -40,9 +40,11 @@ def serve(
     port: Annotated[int, _option("port")] = _DEFAULTS.port,
     models: Annotated[Path, _option("models")] = _DEFAULTS.models,
     default: Annotated[str | None, _option("default")] = _DEFAULTS.default,
+    watch: Annotated[float, _option("watch")] = _DEFAULTS.watch,
     device: Annotated[str, _option("device")] = _DEFAULTS.device,
     provider: Annotated[str, _option("provider")] = _DEFAULTS.provider,
     threads: Annotated[int | None, _option("threads")] = _DEFAULTS.threads,
+    workers: Annotated[int, _option("workers")] = _DEFAULTS.workers,
     compile_: Annotated[bool, _option("compile", "--compile/--no-compile")] = _DEFAULTS.compile,
     log_format: Annotated[str, _option("log_format")] = _DEFAULTS.log_format,
 ) -> None:
@@ -51,16 +53,18 @@ def serve(
     Further settings, by environment variable: MCDROPOUT_MAX_BODY_BYTES, MCDROPOUT_MAX_ROWS,
     MCDROPOUT_MAX_SAMPLES, MCDROPOUT_MAX_QUEUE_ROWS, MCDROPOUT_MAX_BATCH_ROWS, MCDROPOUT_GRACE_SECONDS,
     MCDROPOUT_GRAPH_OPTIMIZATION, MCDROPOUT_ARENA, MCDROPOUT_COMPILE_MEMORY_BYTES, MCDROPOUT_COMPILE_SECONDS,
-    MCDROPOUT_LOG_LEVEL.
+    MCDROPOUT_LOG_LEVEL, MCDROPOUT_ADMIN.
     """
     given: dict[str, Any] = {
         "host": host,
         "port": port,
         "models": models,
         "default": default,
+        "watch": watch,
         "device": device,
         "provider": provider,
         "threads": threads,
+        "workers": workers,
         "compile": compile_,
         "log_format": log_format,
     }
@@ -71,6 +75,10 @@ def serve(
             field = "_".join(map(str, problem["loc"]))
             typer.echo(f"error: {field} is {problem['input']!r}; {problem['msg']}", err=True)
         raise typer.Exit(2) from error
+    if len(settings.devices) > 1:
+        from service.workers import supervise
+
+        raise typer.Exit(supervise(settings))
     # Imported here, so that `--help` and a wrong flag are answered at once.
     from service.server import run
 
@@ -143,18 +151,21 @@ def compile_(
     from service import log
     from service.bundle import Bundle, BundleError
     from service.compilation import COMPILED, compile_bundle, install, stale_parts
+    from service.contents import check_unchanged, sources, stamps_of
     from service.engine.errors import EngineError
 
     log.configure("console", "error")
     refused = False
     for text in _folders(bundles):
         try:
+            before = sources(stamps_of(Path(text)))
             bundle = Bundle(Path(text))
             if not force and not stale_parts(bundle):
                 typer.echo(f"{bundle.manifest.name}: is compiled already")
                 continue
             with tempfile.TemporaryDirectory(prefix="mcdropout-") as folder:
                 compile_bundle(bundle, Path(folder))
+                check_unchanged(bundle.folder, before)
                 install(Path(folder), bundle)
             typer.echo(f"{bundle.manifest.name}: compiled into {bundle.folder / COMPILED}")
         except (BundleError, EngineError, OSError) as error:

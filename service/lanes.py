@@ -194,6 +194,11 @@ class _Limit:
         self._now = self._ceiling = self._most
 
     @property
+    def most(self) -> int:
+        """What a step may hold whatever time it takes."""
+        return int(self._most)
+
+    @property
     def now(self) -> int:
         """What the next step may hold; at least 1."""
         return max(1, int(self._now))
@@ -257,6 +262,10 @@ class Sizes:
     def of(cls, model: Model, max_rows: int) -> "Sizes":
         """As large as memory allows; what they should be is learned."""
         return cls(_Limit(max_rows, _LEAST_ROWS), _Limit(model.engine.steps.most_pairs, _LEAST_PAIRS))
+
+    def suit(self, model: Model) -> bool:
+        """Whether they are of a model whose steps take as much memory: another version of it may take more."""
+        return self.pairs.most == model.engine.steps.most_pairs
 
 
 class Lane:

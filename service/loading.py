@@ -1,7 +1,13 @@
 """Loading: from a bundle's folder to a model that may serve."""
 
+import fcntl
+import os
+import shutil
 import tempfile
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +16,7 @@ import structlog
 
 from service.bundle import Bundle, BundleError
 from service.compilation import COMPILED, Limits, compile_bundle, install, stale_parts
+from service.contents import Stamps, check_unchanged, sources, stamps_of
 from service.engine import Engine, UnsupportedModelError
 from service.engine.errors import CompiledError
 from service.engine.runtimes.sessions import SessionOptions
@@ -20,6 +27,9 @@ from service.subjects import subject_of
 _log = structlog.get_logger("loading")
 
 _WARM_ROWS = (1, 8)
+_POLL_SECONDS = 0.1
+# Compiling a network, or preparing one on PyTorch, takes all cores and much memory: one at a time.
+_preparing = threading.Lock()
 
 
 class StaleError(BundleError):
@@ -62,6 +72,8 @@ class Model:
 def load(folder: Path, loading: Loading, stop: threading.Event | None = None) -> Model:
     """Load a bundle, make its engine, verify it, and run it once so that the first request finds it warm.
 
+    Nothing that is done to the folder later touches the model. Safe from any thread.
+
     Args:
         folder: the bundle.
         loading: how.
@@ -69,12 +81,14 @@ def load(folder: Path, loading: Loading, stop: threading.Event | None = None) ->
 
     Raises:
         StaleError: it would have to be compiled, and `loading` does not allow it.
-        BundleError: the bundle is wrong.
+        BundleError: the bundle is wrong, or was changed while it was loaded.
         EngineError: its network cannot be served.
     """
+    before = sources(stamps_of(folder))
     bundle = Bundle(folder)
     manifest = bundle.manifest
-    engine = _engine_of(bundle, loading, stop)
+    engine = _engine_of(bundle, before, loading, stop)
+    check_unchanged(bundle.folder, before)
     examples = bundle.examples(max(_WARM_ROWS))
     for count in _WARM_ROWS:
         rows = [x[np.arange(count) % len(x)] for x in examples]
@@ -88,14 +102,16 @@ def load(folder: Path, loading: Loading, stop: threading.Event | None = None) ->
     return Model(bundle, engine)
 
 
-def _engine_of(bundle: Bundle, loading: Loading, stop: threading.Event | None) -> Engine:
+def _engine_of(bundle: Bundle, before: Stamps, loading: Loading, stop: threading.Event | None) -> Engine:
     """A bundle's engine, compiled where that can be; compiled anew, and kept, where the bundle has changed."""
     if loading.device != "cpu" and not bundle.manifest.is_onnx:
-        return _on_pytorch(bundle, loading)
+        with _one_at_a_time(bundle, stop):
+            return _on_pytorch(bundle, loading)
     stale = stale_parts(bundle)
+    changed = bool(stale)
     if not stale:
         try:
-            return _load(bundle.folder / COMPILED, bundle, loading)
+            return _load_copy(bundle, loading)
         except CompiledError as error:
             stale = [str(error)]
     if not loading.compiles:
@@ -103,19 +119,74 @@ def _engine_of(bundle: Bundle, loading: Loading, stop: threading.Event | None) -
             f"{bundle.folder}: it has to be compiled ({'; '.join(stale)}), which --no-compile forbids; "
             f"`mcdropout compile {bundle.folder}` does it"
         )
-    _log.info("model is compiled", model=bundle.manifest.name, because="; ".join(stale))
-    with tempfile.TemporaryDirectory(prefix="mcdropout-") as folder:
+    with _one_at_a_time(bundle, stop), tempfile.TemporaryDirectory(prefix="mcdropout-") as folder:
+        if changed and not stale_parts(bundle):  # another worker did it meanwhile
+            return _load_copy(bundle, loading)
+        _log.info("model is compiled", model=bundle.manifest.name, because="; ".join(stale))
         try:
             compile_bundle(bundle, Path(folder), loading.limits, stop)
         except UnsupportedModelError as error:
             _log.info("model runs on PyTorch", model=bundle.manifest.name, because=str(error))
             return _on_pytorch(bundle, loading)
+        # Before it is kept: where a file was replaced after it was read, its new hash would stand for the old network.
+        check_unchanged(bundle.folder, before)
         engine = _load(Path(folder), bundle, loading)
         try:
             install(Path(folder), bundle)
         except OSError as error:
             _log.info("compiled model is not kept", model=bundle.manifest.name, because=str(error))
     return engine
+
+
+@contextmanager
+def _one_at_a_time(bundle: Bundle, stop: threading.Event | None) -> Iterator[None]:
+    """In this process and, where the file system has locks, among all that serve the same folder of models."""
+    while not _preparing.acquire(timeout=_POLL_SECONDS):
+        _check_not_stopped(bundle, stop)
+    try:
+        lock = os.open(bundle.folder.parent, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # the file system has none: then several processes may do the same work
+                while not _lock(lock):
+                    _check_not_stopped(bundle, stop)
+                    time.sleep(_POLL_SECONDS)
+            yield
+        finally:
+            os.close(lock)
+    finally:
+        _preparing.release()
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether it could be locked; raises OSError where it never can."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _check_not_stopped(bundle: Bundle, stop: threading.Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise BundleError(f"{bundle.folder}: the server stopped before it was this bundle's turn")
+
+
+def _load_copy(bundle: Bundle, loading: Loading) -> Engine:
+    """The engine of a bundle's `compiled/`, from a copy of it that nobody else has.
+
+    ONNX Runtime maps weights into memory: were they overwritten in place while they serve, answers would change, and
+    the process end by SIGBUS where the file got shorter.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix="mcdropout-") as folder:
+            copy = Path(folder) / COMPILED
+            shutil.copytree(bundle.folder / COMPILED, copy)
+            return _load(copy, bundle, loading)
+    except OSError as error:
+        _log.warning(
+            "model is read in place, where it must not be overwritten", model=bundle.manifest.name, because=str(error)
+        )
+    return _load(bundle.folder / COMPILED, bundle, loading)
 
 
 def _load(folder: Path, bundle: Bundle, loading: Loading) -> Engine:

@@ -1,6 +1,14 @@
 """Metrics: what Prometheus reads, in base units."""
 
-from collections.abc import Iterable
+import fcntl
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -11,6 +19,10 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client import values as value_classes
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
 # A time of creation beside every series would double what Prometheus stores, and nothing here reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -20,6 +32,74 @@ _ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _STEP_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 _PASSES_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _ENTROPY_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 2.5, 3.0, 5.0, 7.0)
+# The value of a gauge that is not told, where it cannot be taken out of a file; of several processes' the least counts.
+_FORGOTTEN = math.inf
+_FOLDER_PREFIX = "mcdropout-metrics-"
+_ABANDONED_SECONDS = 60.0
+
+
+class _Folder:
+    path: Path | None = None
+
+
+_folder = _Folder()
+
+
+@contextmanager
+def shared_folder() -> Iterator[Path]:
+    """A folder for the metrics of several processes, gone afterwards.
+
+    So are those of earlier ones that were killed before they could see to it.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
+        with suppress(OSError):
+            # A new one is not locked at once.
+            if left.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
+                with _locked(left):
+                    shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX) as made, _locked(Path(made)):
+        yield Path(made)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Nobody else has the folder locked meanwhile; raises OSError where somebody has."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def share(folder: Path, process: str) -> None:
+    """Keep this process's metrics in files of `folder`, and tell those of all processes that do. Before the first one.
+
+    Args:
+        folder: where; a process has some files of 64 KiB each, or of less than twice what they hold.
+        process: its name among them. Another process that is given the name after it continues its counters.
+    """
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    value_classes.ValueClass = value_classes.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call]
+    _folder.path = folder
+
+
+def forget_process(folder: Path, process: str) -> None:
+    """Tell no more of the state that a process was in which has ended; what it counted stays counted."""
+    mark_process_dead(process, str(folder))  # type: ignore[no-untyped-call]
+
+
+def restart_counter(workers: Iterable[str]) -> Counter:
+    """How often the supervisor started each worker again."""
+    counter = Counter(
+        "mcdropout_worker_restarts",
+        "Times that a worker was started again after it had ended.",
+        ("worker",),
+        registry=None,
+    )
+    for worker in workers:
+        counter.labels(worker)
+    return counter
 
 
 class Metrics:
@@ -27,13 +107,18 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._by_model: list[tuple[Counter | Gauge | Histogram, tuple[str, ...]]] = []
         by_request = ("model", "mode", "status")
 
         def histogram(name: str, text: str, labels: Iterable[str], buckets: Iterable[float]) -> Histogram:
-            return Histogram(f"mcdropout_{name}", text, labels, buckets=tuple(buckets), registry=self.registry)
+            made = Histogram(f"mcdropout_{name}", text, labels, buckets=tuple(buckets), registry=self.registry)
+            self._by_model.append((made, tuple(labels)))
+            return made
 
         def counter(name: str, text: str, labels: Iterable[str]) -> Counter:
-            return Counter(f"mcdropout_{name}", text, labels, registry=self.registry)
+            made = Counter(f"mcdropout_{name}", text, labels, registry=self.registry)
+            self._by_model.append((made, tuple(labels)))
+            return made
 
         self.requests = counter("requests", "Prediction requests answered.", by_request)
         self.request_duration = histogram(
@@ -60,10 +145,16 @@ class Metrics:
         self.cancelled = counter("cancelled", "Requests whose client went away.", ("model",))
         self.step_failures = counter("step_failures", "Steps that raised an error.", ("model",))
         self.queue_rows = Gauge(
-            "mcdropout_queue_rows", "Rows that were taken and are not answered yet.", registry=self.registry
+            "mcdropout_queue_rows",
+            "Rows that were taken and are not answered yet.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self.queue_bytes = Gauge(
-            "mcdropout_queue_bytes", "Memory of the inputs of those rows, in bytes.", registry=self.registry
+            "mcdropout_queue_bytes",
+            "Memory of the inputs of those rows, in bytes.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self.predictive_entropy = histogram(
             "predictive_entropy_nats", "Predictive entropy of each row.", ("model",), _ENTROPY_BUCKETS
@@ -76,8 +167,49 @@ class Metrics:
             "1 where the model is loaded, verified and warm, else 0.",
             ("model",),
             registry=self.registry,
+            multiprocess_mode="livemin",  # 1 where each living worker's is
+        )
+        self._by_model.append((self.model_ready, ("model",)))
+        self.reloads = counter(
+            "reloads", 'Models loaded or reloaded while serving: "succeeded", "refused".', ("model", "outcome")
         )
 
+    def forget_readiness(self, model: str) -> None:
+        """Tell no more whether a model is ready that is not meant to be."""
+        if _folder.path is not None:
+            self.model_ready.labels(model).set(_FORGOTTEN)
+            return
+        with suppress(KeyError):
+            self.model_ready.remove(model)
+
+    def forget(self, model: str) -> None:
+        """Tell no more of a model that is gone: with ever new names, series would pile up.
+
+        Where processes share their metrics, what was counted stays: files of Prometheus's client only grow.
+        """
+        if _folder.path is not None:
+            self.forget_readiness(model)
+            return
+        for metric, names in self._by_model:
+            samples = [sample.labels for family in metric.collect() for sample in family.samples]
+            for values in {tuple(labels[name] for name in names) for labels in samples if labels["model"] == model}:
+                with suppress(KeyError):
+                    metric.remove(*values)
+
     def exposition(self) -> tuple[bytes, str]:
-        """The metrics in Prometheus's text format, and its content type."""
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+        """The metrics in Prometheus's text format, and its content type; of all processes, where they share theirs."""
+        told = self.registry if _folder.path is None else _Shared(_folder.path)
+        return generate_latest(told), CONTENT_TYPE_LATEST
+
+
+class _Shared(Collector):
+    """The metrics of all processes, without what was forgotten."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in MultiProcessCollector(None, str(self._folder)).collect():  # type: ignore[no-untyped-call]
+            if metric.type == "gauge":
+                metric.samples = [sample for sample in metric.samples if sample.value != _FORGOTTEN]
+            yield metric

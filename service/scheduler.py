@@ -137,27 +137,34 @@ class Scheduler:
         """A model's lane. One that had nothing to do has no credit for that."""
         lane = self._lanes.get(id(model))
         if lane is None:
-            sizes = self._sizes.get(model.name) or Sizes.of(model, self._max_batch_rows)
+            sizes = self._sizes.get(model.name)
+            if sizes is None or not sizes.suit(model):
+                sizes = Sizes.of(model, self._max_batch_rows)
             since = min((other.time for other in self._lanes.values()), default=0.0)
             lane = self._lanes[id(model)] = Lane(model, self._step_seconds, sizes, since)
         return lane
 
     def _work(self) -> None:
         while (lane := self._next()) is not None:
-            work = Work()
-            try:
-                with self._changed:
-                    work = lane.plan()
-                self._leave(lane, work.late)
-                if work.requests:
-                    self._run(lane, work)
-            except Exception as error:  # whatever it is: it is this step's, and the thread must live
-                self.step_started = None
-                _log.exception("a step failed", model=lane.model.name, requests=len(work.requests))
-                self._metrics.step_failures.labels(lane.model.name).inc()
-                with self._changed:
-                    failed = lane.fail(work)
-                self._settle([(request, error) for request in failed])
+            self._step(lane)
+            del lane  # while nothing is to be done, no model is kept
+
+    def _step(self, lane: Lane) -> None:
+        """Plan and run a step of a model."""
+        work = Work()
+        try:
+            with self._changed:
+                work = lane.plan()
+            self._leave(lane, work.late)
+            if work.requests:
+                self._run(lane, work)
+        except Exception as error:  # whatever it is: it is this step's, and the thread must live
+            self.step_started = None
+            _log.exception("a step failed", model=lane.model.name, requests=len(work.requests))
+            self._metrics.step_failures.labels(lane.model.name).inc()
+            with self._changed:
+                failed = lane.fail(work)
+            self._settle([(request, error) for request in failed])
 
     def _run(self, lane: Lane, work: Work) -> None:
         """Run a step, and answer the requests that it finished."""
@@ -174,14 +181,17 @@ class Scheduler:
         with self._changed:
             while True:
                 self._forget_cancelled()
-                for key, lane in [(key, lane) for key, lane in self._lanes.items() if not lane.busy]:
-                    self._sizes[lane.model.name] = lane.sizes
-                    del self._lanes[key]
+                self._drop_idle()
                 if self._lanes:
                     return min(self._lanes.values(), key=lambda lane: lane.time)
                 if self._stopping:
                     return None
                 self._changed.wait(_LOOK_SECONDS if self._active else None)
+
+    def _drop_idle(self) -> None:
+        for key, lane in [(key, lane) for key, lane in self._lanes.items() if not lane.busy]:
+            self._sizes[lane.model.name] = lane.sizes
+            del self._lanes[key]
 
     def _forget_cancelled(self) -> None:
         now = time.perf_counter()

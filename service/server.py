@@ -1,19 +1,40 @@
-"""The server process: the app under uvicorn."""
+"""The server process: the app under uvicorn; alone, or as one of several workers."""
 
+import asyncio
+import ctypes
+import logging
+import os
+import pickle
 import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service import log
+from service import log, workers
 from service.api import create_app
 from service.bundle import BundleError
 from service.engine import InvalidInputError
 from service.engine.runtimes.sessions import SessionOptions, share_pool
-from service.engine.threads import use_threads
+from service.engine.threads import physical_cores, use_threads
+from service.metrics import share
+from service.registry import Registry
 from service.settings import Settings
+from service.workers import Assignment
 
 _log = structlog.get_logger("server")
+
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+_LINGER_SECONDS = 0.5
+_LOADING_POLL_SECONDS, _READY_POLL_SECONDS = 0.05, 1.0
 
 
 def run(settings: Settings) -> int:
@@ -23,28 +44,219 @@ def run(settings: Settings) -> int:
         The exit status: 0 after a signal, 2 where the settings name nothing to serve, 1 where it cannot listen.
     """
     log.configure(settings.log_format, settings.log_level)
+    app = _app(settings, settings.threads)
+    if app is None:
+        return 2
+    return _run(uvicorn.Server(_config(settings, app)))
+
+
+def _app(settings: Settings, threads: int | None) -> FastAPI | None:
+    """The app, with `threads` to compute on; None, and why in the log, where there is nothing to serve."""
     try:
         SessionOptions(settings.provider).check()
-        if settings.threads is not None:
-            use_threads(settings.threads)
+        if threads is not None:
+            use_threads(threads)
         share_pool()
-        app = create_app(settings)
+        return create_app(settings)
     except (BundleError, InvalidInputError) as error:
         _log.error("nothing to serve", error=str(error))
-        return 2
-    config = uvicorn.Config(
+        return None
+
+
+def _config(settings: Settings, app: ASGIApp, **others: Any) -> uvicorn.Config:
+    given: dict[str, Any] = {"host": settings.host, "port": settings.port, "http": "httptools"} | others
+    return uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
         loop="uvloop",
-        http="httptools",
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=round(settings.grace_seconds),
+        **given,
     )
-    server = uvicorn.Server(config)
+
+
+def _run(server: uvicorn.Server) -> int:
     # uvicorn stops gracefully at a signal, then raises it again; to have been asked to stop is no failure.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     server.run()
     return 0 if server.started else 1
+
+
+def work(channel: socket.socket, assignment: Assignment) -> int:
+    """Serve the connections that a supervisor hands over, until it or a signal says to stop.
+
+    Returns:
+        The exit status, as `run` does.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != assignment.supervisor:  # it has gone already
+        return 1
+    settings = assignment.settings
+    log.configure(settings.log_format, settings.log_level)
+    _tell_worker(assignment.number)
+    share(assignment.metrics, str(assignment.number))
+    app = _app(settings, settings.threads or max(1, physical_cores() // settings.workers))
+    if app is None:
+        return 2
+    leaving = _Leaving()
+    supervisor = _Supervisor(channel)
+    config = _config(settings, leaving.around(app), http=_counted(supervisor.tell))
+    return _run(_Worker(config, supervisor, leaving, app.state.registry))
+
+
+def _tell_worker(number: int) -> None:
+    """Have every log line, of libraries too, tell which worker's it is."""
+
+    def told(_logger: Any, _name: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        line["worker"] = number
+        return line
+
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, structlog.stdlib.ProcessorFormatter):
+            handler.formatter.processors = (told, *handler.formatter.processors)
+
+
+class _Supervisor:
+    """The supervisor, as a worker sees it: a socket."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        channel.setblocking(False)
+        self.channel = channel
+
+    def tell(self, what: bytes) -> None:
+        with suppress(OSError):  # where it has gone, or hangs, there is nobody to tell
+            self.channel.send(what)
+
+    def next(self) -> tuple[bytes, socket.socket | None] | None:
+        """What it says, and the connection that comes with it; None if there is nothing now, b"" at its end."""
+        try:
+            what, handed, _, _ = socket.recv_fds(self.channel, 1, 1)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b"", None
+        if not handed:
+            return what, None
+        connection = socket.socket(fileno=handed[0])
+        connection.set_inheritable(False)
+        connection.setblocking(False)
+        return what, connection
+
+
+class _Leaving:
+    """How many clients are to be told, with their next answer, that it is the last one on its connection."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.all = False
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """The app, telling them."""
+
+        async def telling(scope: Scope, receive: Receive, send: Send) -> None:
+            async def tell(message: Message) -> None:
+                if message["type"] == "http.response.start" and (self.all or self.count):
+                    self.count = max(0, self.count - 1)
+                    MutableHeaders(scope=message)["connection"] = "close"
+                await send(message)
+
+            await app(scope, receive, tell)
+
+        return telling
+
+
+def _counted(tell: Callable[[bytes], None]) -> type[asyncio.Protocol]:
+    """uvicorn's protocol, telling when a connection ends."""
+
+    class Counted(HttpToolsProtocol):
+        def connection_lost(self, exc: Exception | None) -> None:
+            tell(workers.ENDED)
+            super().connection_lost(exc)
+
+    return Counted
+
+
+class _Worker(uvicorn.Server):
+    """uvicorn's server on connections that are handed to it, instead of a socket of its own."""
+
+    def __init__(self, config: uvicorn.Config, supervisor: _Supervisor, leaving: _Leaving, registry: Registry) -> None:
+        super().__init__(config)
+        self._supervisor = supervisor
+        self._leaving = leaving
+        self._registry = registry
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=[])
+        self._supervisor.tell(workers.STARTED)
+        asyncio.get_running_loop().add_reader(self._supervisor.channel, self._hear)
+        self._keep(self._tell_stage())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what was handed over and has not been asked yet, then what uvicorn does.
+
+        It closes connections that it has no request of, although one may be on its way.
+        """
+        self._supervisor.tell(workers.LEAVING)
+        self._leaving.all = True
+        deadline = asyncio.get_running_loop().time() + _LINGER_SECONDS
+        while asyncio.get_running_loop().time() < deadline and not self.force_exit:
+            await asyncio.sleep(0.02)
+        asyncio.get_running_loop().remove_reader(self._supervisor.channel)
+        for task in self._tasks:
+            task.cancel()
+        await super().shutdown(sockets=[])
+
+    def _hear(self) -> None:
+        while (heard := self._supervisor.next()) is not None:
+            what, connection = heard
+            if connection is not None:
+                self._keep(self._take(connection))
+            elif what == workers.LET_GO:
+                self._leaving.count += 1
+            elif what == workers.CONNECTION:  # it was lost on the way: too many files are open
+                self._supervisor.tell(workers.TAKEN + workers.ENDED)
+            else:
+                asyncio.get_running_loop().remove_reader(self._supervisor.channel)
+                self.should_exit = True
+                return
+
+    async def _take(self, connection: socket.socket) -> None:
+        self._supervisor.tell(workers.TAKEN)
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(self._protocol, connection)
+        except OSError:
+            connection.close()
+            self._supervisor.tell(workers.ENDED)
+
+    def _protocol(self) -> asyncio.Protocol:
+        config = self.config
+        made: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg]
+            config=config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
+
+    async def _tell_stage(self) -> None:
+        """Tell whenever the models are loaded, ready, or no longer ready."""
+        told = workers.STARTED
+        while True:
+            stage = workers.STARTED
+            if self._registry.begun:
+                stage = workers.READY if self._registry.ready else workers.LOADED
+            if stage != told:
+                self._supervisor.tell(stage)
+                told = stage
+            await asyncio.sleep(_LOADING_POLL_SECONDS if told == workers.STARTED else _READY_POLL_SECONDS)
+
+    def _keep(self, what: Any) -> None:
+        task = asyncio.get_running_loop().create_task(what)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+if __name__ == "__main__":
+    with socket.socket(fileno=int(sys.argv[1])) as given:
+        sys.exit(work(given, pickle.load(sys.stdin.buffer)))

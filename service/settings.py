@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from service.engine.runtimes.sessions import Optimization, Provider
+# As in service.engine.runtimes.sessions, which loads ONNX Runtime; `--help` and a supervisor do without that.
+Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
+Optimization = Literal["all", "extended", "basic", "none"]
 
 
 class Settings(BaseSettings):
@@ -25,10 +27,20 @@ class Settings(BaseSettings):
         description="Time between two looks for changes in the folder of models, in seconds; 0 for none.",
     )
     admin: bool = Field(True, description="Whether POST /models/{name}/reload, /load and /unload are answered.")
-    device: str = Field("cpu", description='Where PyTorch models run: "cpu", "cuda" or "cuda:N".')
+    device: str = Field(
+        "cpu",
+        description='Where PyTorch models run: "cpu", "cuda" or "cuda:N"; several, with commas between, for a process '
+        "on each.",
+    )
     provider: Provider = Field("cpu", description="What executes ONNX graphs, where its package is installed.")
     threads: int | None = Field(
-        None, ge=1, le=1024, description="Threads that compute; one for each physical core if not given."
+        None,
+        ge=1,
+        le=1024,
+        description="Threads that compute, in each process; the physical cores, divided among processes, if not given.",
+    )
+    workers: int = Field(
+        1, ge=1, le=256, description="Processes that serve, each with its own engine; so many for each device."
     )
     graph_optimization: Optimization = Field("all", description="How far ONNX Runtime rewrites graphs.")
     arena: bool = Field(True, description="Whether ONNX Runtime keeps the memory of values from run to run.")
@@ -56,3 +68,15 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(
         30.0, ge=0, description="Time for requests in flight when the server stops, in seconds."
     )
+
+    @field_validator("device")
+    @classmethod
+    def _names_devices(cls, device: str) -> str:
+        if not all(name.strip() for name in device.split(",")):
+            raise ValueError('one device, or several with one comma between two, such as "cuda:0,cuda:1", are accepted')
+        return device
+
+    @property
+    def devices(self) -> list[str]:
+        """The device of each process that serves."""
+        return [name.strip() for name in self.device.split(",")] * self.workers

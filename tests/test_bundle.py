@@ -1,6 +1,8 @@
 """Bundles: what a model's folder may hold, and what is refused, named by file and field."""
 
+import os
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from service.bundle import Bundle, BundleError, find_bundles
 from service.inputs import Input
@@ -246,3 +249,27 @@ def test_the_network_gets_its_inputs_by_keyword_or_position_with_the_rows_where_
 def test_a_folder_without_bundles_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"model\.yaml"):
         find_bundles(tmp_path)
+
+
+def test_code_is_what_its_files_hold_now_whatever_bytecode_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file may be replaced by another of the same size and time, which Python's bytecode is told from by no more."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    folder = write_bundle(tmp_path, "model")
+    (folder / "parts").mkdir()
+    for place in (folder / "layers.py", folder / "parts" / "more.py"):
+        place.write_text("RATE = 0.5\n")
+    code = "from .layers import RATE\nfrom .parts.more import RATE as MORE\n" + (folder / "network.py").read_text()
+    (folder / "network.py").write_text(code.replace("nn.Dropout(0.5)", "nn.Dropout(RATE * MORE)"))
+
+    def rate() -> float:
+        (drop,) = [part for part in load_network(Bundle(folder)).modules() if isinstance(part, nn.Dropout)]
+        return drop.p
+
+    assert rate() == 0.25
+    for file in ("layers.py", "parts/more.py"):
+        stat = (folder / file).stat()
+        (folder / file).write_text("RATE = 0.1\n")
+        os.utime(folder / file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert rate() == pytest.approx(0.01)

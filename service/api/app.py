@@ -1,5 +1,6 @@
 """The app factory."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -16,6 +17,8 @@ from service.metrics import Metrics
 from service.registry import Registry
 from service.scheduler import Scheduler
 from service.settings import Settings
+from service.watchdog import Watchdog
+from service.watching import Watch
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -32,14 +35,28 @@ def create_app(settings: Settings) -> FastAPI:
         limits=Limits(settings.compile_memory_bytes, settings.compile_seconds),
     )
     registry = Registry(settings.models, loading, metrics, settings.default)
+    watch = Watch(registry, settings.watch) if settings.watch else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.scheduler = Scheduler(metrics, settings.max_queue_rows, settings.max_batch_rows)
+        app.state.scheduler = Scheduler(
+            metrics,
+            max_queue_rows=settings.max_queue_rows,
+            max_queue_bytes=settings.max_queue_bytes,
+            max_batch_rows=settings.max_batch_rows,
+            step_seconds=settings.step_seconds,
+            deliver=asyncio.get_running_loop().call_soon_threadsafe,
+        )
+        app.state.watchdog = Watchdog(app.state.scheduler, settings.watchdog_seconds)
         registry.start()
+        if watch:
+            watch.start()
         yield
         registry.stop()
+        if watch:
+            watch.stop()
         app.state.scheduler.stop()
+        app.state.watchdog.stop()
 
     app = FastAPI(
         title="mcdropout",

@@ -11,17 +11,22 @@ from service.registry import Registry
 router = APIRouter(tags=["operation"])
 
 
-@router.get("/health/live", summary="Whether the process lives")
-async def live() -> Health:
-    """200 while the server answers at all."""
+@router.get("/health/live", summary="Whether the process lives", responses={503: {"description": "Stuck."}})
+async def live(request: Request) -> Health:
+    """200 while the server answers at all, and its engine does not hang."""
+    if request.app.state.watchdog.stuck:
+        raise ProblemError(503, "a step of the engine does not end; the process will")
     return Health(status="live")
 
 
 @router.get("/health/ready", summary="Whether the models may serve", responses={503: {"description": "Not ready."}})
 async def ready(request: Request) -> Health:
-    """200 once every model has been loaded, verified and warmed or refused, and the default one may serve."""
+    """200 once every model that was there at the start was loaded or refused, and while the default one may serve.
+
+    What is loaded, reloaded or unloaded later does not change that.
+    """
     registry: Registry = request.app.state.registry
-    states: dict[str, str] = {name: entry.state for name in registry.names if (entry := registry.entry(name))}
+    states: dict[str, str] = {name: entry.state for name, entry in registry.entries.items()}
     if not registry.ready:
         told = ", ".join(f"{name} is {state}" for name, state in states.items())
         raise ProblemError(503, f"not ready: {told}", {"Retry-After": "1"})

@@ -155,7 +155,7 @@ def find_model(registry: Registry, name: str) -> Model:
     if entry is None:
         raise ProblemError(404, f"there is no model {name!r}; one of {registry.names} is accepted")
     if entry.model is None:
-        reason = "is still loading" if entry.error is None else f"failed to load: {entry.error}"
+        reason = "is still loading" if entry.error is None else f"does not serve: {entry.error}"
         raise ProblemError(503, f"the model {name!r} {reason}", {"Retry-After": "5"})
     return entry.model
 

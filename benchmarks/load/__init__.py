@@ -1,0 +1,1 @@
+"""The service under load, against LitServe and FastAPI, on the same cores as the clients."""
