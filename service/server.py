@@ -47,7 +47,8 @@ def run(settings: Settings) -> int:
     app = _app(settings, settings.threads)
     if app is None:
         return 2
-    return _run(uvicorn.Server(_config(settings, app)))
+    leaving = _Leaving()
+    return _run(_Single(_config(settings, leaving.around(app)), leaving))
 
 
 def _app(settings: Settings, threads: int | None) -> FastAPI | None:
@@ -178,6 +179,28 @@ def _counted(tell: Callable[[bytes], None]) -> type[asyncio.Protocol]:
     return Counted
 
 
+async def _linger(server: uvicorn.Server, leaving: _Leaving) -> None:
+    """Answer what is on its way and tell its clients to go: uvicorn closes those that it has no request of yet."""
+    leaving.all = True
+    deadline = asyncio.get_running_loop().time() + _LINGER_SECONDS
+    while asyncio.get_running_loop().time() < deadline and not server.force_exit:
+        await asyncio.sleep(0.02)
+
+
+class _Single(uvicorn.Server):
+    """uvicorn's server, that lets clients go before it stops."""
+
+    def __init__(self, config: uvicorn.Config, leaving: _Leaving) -> None:
+        super().__init__(config)
+        self._leaving = leaving
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for listening in self.servers:
+            listening.close()
+        await _linger(self, self._leaving)
+        await super().shutdown(sockets)
+
+
 class _Worker(uvicorn.Server):
     """uvicorn's server on connections that are handed to it, instead of a socket of its own."""
 
@@ -200,10 +223,7 @@ class _Worker(uvicorn.Server):
         It closes connections that it has no request of, although one may be on its way.
         """
         self._supervisor.tell(workers.LEAVING)
-        self._leaving.all = True
-        deadline = asyncio.get_running_loop().time() + _LINGER_SECONDS
-        while asyncio.get_running_loop().time() < deadline and not self.force_exit:
-            await asyncio.sleep(0.02)
+        await _linger(self, self._leaving)
         asyncio.get_running_loop().remove_reader(self._supervisor.channel)
         for task in self._tasks:
             task.cancel()

@@ -23,6 +23,11 @@ def _may_change(request: Request) -> None:
     settings: Settings = request.app.state.settings
     if not settings.admin:
         raise ProblemError(403, "models may not be changed over HTTP here; with MCDROPOUT_ADMIN=true they may")
+    if settings.workers > 1:
+        raise ProblemError(
+            409,
+            f"{settings.workers} processes serve, and this would reach one; with --watch all follow the folder of models",
+        )
     # A browser lets any page post to any server, this one behind the firewall included, and says whose page it was.
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):

@@ -1,0 +1,47 @@
+"""SIGTERM under load: every request that was sent is answered."""
+
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import httpx
+
+from tests.conftest import MODELS
+from tests.servers import serving
+
+
+def test_a_server_that_is_told_to_stop_under_load_loses_no_request(tmp_path: Path) -> None:
+    shutil.copytree(MODELS / "concrete-mlp", tmp_path / "models" / "concrete-mlp")
+    body = (MODELS / "concrete-mlp" / "example.json").read_bytes()
+    with serving(tmp_path / "models", tmp_path) as server:
+        server.wait_until_ready()
+        lost: list[str] = []
+        answered = [0] * 8
+
+        def client(number: int) -> None:
+            headers = {"content-type": "application/json"}
+            with httpx.Client(base_url=server.url, timeout=30) as asking:
+                while True:
+                    try:
+                        answer = asking.post("/predict", content=body, headers=headers)
+                    except httpx.ConnectError:  # nobody listens any more
+                        return
+                    except httpx.TransportError as error:
+                        lost.append(repr(error))
+                        return
+                    if answer.status_code != 200:
+                        lost.append(answer.text)
+                    answered[number] += 1
+
+        clients = [threading.Thread(target=client, args=(number,)) for number in range(8)]
+        for one in clients:
+            one.start()
+        time.sleep(1.0)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0
+        for one in clients:
+            one.join(30)
+    assert lost == []
+    assert min(answered) > 5
