@@ -77,7 +77,7 @@ class Group:
         done = np.zeros(count, bool)
         if self.cohort.passes < self.fewest:
             return done
-        if self._stops:
+        if self._stops and is_look(self.cohort.passes, self.fewest):
             tolerances = self._of_each([request.plan.tolerance for request in self.requests])
             errors = self._std_errors().reshape(count, -1).max(axis=1)
             done |= errors <= tolerances
@@ -92,15 +92,13 @@ class Group:
         return [request for request in self.requests if request.is_late(now)]
 
     def next_passes(self, most: int) -> int:
-        """How many passes it takes in its next turn, of at most so many."""
+        """How many passes it takes in its next turn, of at most so many.
+
+        Rows that may stop by themselves are looked at after the same numbers of passes whatever shares their steps, so
+        that the same seed gives the same answer.
+        """
         most = min(most, self.left)
-        if not self._stops or self.cohort.passes < self.fewest:
-            return most
-        # As many as the row that is nearest to its tolerance seems to lack: an error falls as the root of the passes.
-        errors = self._std_errors().reshape(len(self.cohort), -1).max(axis=1)
-        tolerances = self._of_each([request.plan.tolerance for request in self.requests])
-        lacking = self.cohort.passes * (float(np.square(errors / tolerances).min()) - 1.0)
-        return min(most, max(self.fewest, int(np.ceil(lacking))))
+        return min(most, next_look(self.cohort.passes, self.fewest) - self.cohort.passes) if self._stops else most
 
     def parts(self, rows: Rows) -> Iterable[tuple[Request, Part]]:
         """What was found of some rows, for each request."""
@@ -118,6 +116,19 @@ class Group:
     def _of_each(self, values: list[float | None]) -> npt.NDArray[np.float64]:
         """A value of each request, for each row."""
         return np.array([np.inf if value is None else value for value in values])[self.owners]
+
+
+def next_look(passes: int, fewest: int) -> int:
+    """After how many passes, more than so many, it is seen next whether rows may stop: by a quarter more each time."""
+    look = fewest
+    while look <= passes:
+        look += max(1, look // 4)
+    return look
+
+
+def is_look(passes: int, fewest: int) -> bool:
+    """Whether it is seen after so many passes."""
+    return next_look(passes - 1, fewest) == passes
 
 
 def split_by_owner(

@@ -239,6 +239,19 @@ class TestStoppingEarly:
             n = int(passes[row])
             np.testing.assert_allclose(errors[row], np.sqrt(squares / (n * (n - 1))), rtol=1e-6)
 
+    def test_the_same_seed_gives_the_same_passes_whatever_shares_the_steps(
+        self, model: Model, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        x = rows(40)
+        alone = ask(scheduler, model, x, 3, passes=5000, tolerance=0.02).result(60).prediction
+        gate, _ = held(scheduler, model, monkeypatch)
+        others = [ask(scheduler, model, rows(5, seed), seed, passes=5000, tolerance=0.01) for seed in range(6)]
+        shared = ask(scheduler, model, x, 3, passes=5000, tolerance=0.02)
+        gate.open()
+        assert shared.result(60).prediction.passes.tolist() == alone.passes.tolist()
+        np.testing.assert_allclose(shared.result(60).prediction.mean, alone.mean, atol=1e-6)
+        assert all(other.result(60) for other in others)
+
     def test_a_row_gets_no_more_than_the_most_and_says_what_it_reached(
         self, model: Model, scheduler: Scheduler
     ) -> None:
@@ -250,6 +263,14 @@ class TestStoppingEarly:
         still = np.zeros((1, 4), np.float32)
         answer = ask(scheduler, model, still, passes=1000, tolerance=0.01).result(60)
         assert (answer.prediction.std_error >= 0.005 / np.sqrt(8 * 7)).all() or answer.prediction.passes[0] > 8
+
+    def test_what_is_found_can_be_written_as_json(self, model: Model, scheduler: Scheduler) -> None:
+        """orjson writes arrays only that lie in memory in the order of their entries."""
+        for tolerance in (0.9, 0.02):
+            prediction = ask(scheduler, model, rows(7), passes=300, tolerance=tolerance).result(60).prediction
+            for name, value in vars(prediction).items():
+                if isinstance(value, np.ndarray):
+                    assert value[0].flags.c_contiguous, name
 
     def test_regressions_stop_too(self, regression: Model, scheduler: Scheduler) -> None:
         answer = ask(scheduler, regression, rows(10), passes=10_000, tolerance=0.01).result(60)

@@ -26,7 +26,7 @@ def _may_change(request: Request) -> None:
     if settings.workers > 1:
         raise ProblemError(
             409,
-            f"{settings.workers} processes serve, and this would reach one; with --watch all follow the folder of models",
+            f"{settings.workers} processes serve, and this reaches one; with --watch all follow the folder of models",
         )
     # A browser lets any page post to any server, this one behind the firewall included, and says whose page it was.
     origin = request.headers.get("origin")

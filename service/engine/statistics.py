@@ -156,8 +156,7 @@ class RunningMoments:
         if self.count < 2:
             return np.full(self.mean.shape, np.inf)
         squares = self._squares + np.square(prior).reshape(-1, *[1] * (self.mean.ndim - 1))
-        error: Floats = np.sqrt(squares / ((self.count - 1) * self.count))
-        return error
+        return np.ascontiguousarray(np.sqrt(squares / ((self.count - 1) * self.count)))
 
 
 class ClassificationStatistics:
