@@ -22,6 +22,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.engine --peers $(VENV)/peers
 	$(BIN)/python -m benchmarks.zoo
 	$(BIN)/python -m benchmarks.http
+	$(BIN)/python -m benchmarks.load --peers $(VENV)/peers
 	$(BIN)/python -m benchmarks.start --plain $(VENV)/plain/bin/python
 
 $(VENV)/bin/python:
