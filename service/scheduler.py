@@ -46,7 +46,7 @@ class Scheduler:
         max_queue_rows: int,
         max_queue_bytes: int = 2**30,
         max_batch_rows: int = 1024,
-        step_seconds: float = 0.006,
+        step_seconds: float = 0.004,
         deliver: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         """

@@ -23,7 +23,7 @@ from service import log, workers
 from service.api import create_app
 from service.bundle import BundleError
 from service.engine import InvalidInputError
-from service.engine.runtimes.sessions import SessionOptions, share_pool
+from service.engine.runtimes.sessions import SessionOptions
 from service.engine.threads import physical_cores, use_threads
 from service.metrics import share
 from service.registry import Registry
@@ -34,6 +34,7 @@ _log = structlog.get_logger("server")
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _LINGER_SECONDS = 0.5
+_SWITCH_SECONDS = 0.001
 _LOADING_POLL_SECONDS, _READY_POLL_SECONDS = 0.05, 1.0
 
 
@@ -57,7 +58,9 @@ def _app(settings: Settings, threads: int | None) -> FastAPI | None:
         SessionOptions(settings.provider).check()
         if threads is not None:
             use_threads(threads)
-        share_pool()
+        # Between them event loop and steps hold the interpreter's lock for microseconds; what goes on for longer, such as
+        # lists that are read and written, is to wait for them.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         return create_app(settings)
     except (BundleError, InvalidInputError) as error:
         _log.error("nothing to serve", error=str(error))

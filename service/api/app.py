@@ -10,6 +10,7 @@ from service import __version__
 from service.api import health, models, predict
 from service.api.errors import add_error_handlers
 from service.api.observe import ObserveMiddleware
+from service.api.shortcut import ShortcutMiddleware
 from service.compilation import Limits
 from service.engine.runtimes.sessions import SessionOptions
 from service.loading import Loading
@@ -67,6 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.registry = registry
+    app.add_middleware(ShortcutMiddleware, owner=app, predict=predict.predict)
     app.add_middleware(ObserveMiddleware, metrics=metrics)
     add_error_handlers(app)
     for router in (predict.router, models.router, health.router):

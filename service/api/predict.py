@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from service.loading import Model
 from service.metrics import Metrics
 from service.registry import Registry
 from service.requests import DEFAULT_TOLERANCE, Answer, Plan
-from service.rows import RowsError, read_rows
+from service.rows import RowsError, read_many_rows, read_rows
 from service.scheduler import OverloadedError, Scheduler
 from service.settings import Settings
 
@@ -36,6 +37,10 @@ _JSON_SAFE_SEED = 2**53
 _UNWATCHED_SECONDS = 0.05
 # From this share of the queue on, shed="reduce" takes passes away.
 _SHED_FROM = 0.5
+# A thread that pauses for less finds the interpreter's lock free again before another has woken up.
+_PAUSE_SECONDS = 0.0001
+# What is written of an answer between two pauses, in numbers.
+_PART_NUMBERS = 2048
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
     for status, text in {
@@ -68,13 +73,13 @@ def _documentation(*path: str) -> dict[str, Any]:
 @router.post("/predict", summary="Predict with the default model", **_documentation())
 async def predict_default(request: Request) -> Response:
     """The default model's prediction for each row, and how far to trust it."""
-    return await _predict(request, request.app.state.registry.default)
+    return await predict(request, request.app.state.registry.default)
 
 
 @router.post("/models/{name}/predict", summary="Predict with a model", **_documentation("name"))
 async def predict_named(request: Request) -> Response:
     """A model's prediction for each row, and how far to trust it."""
-    return await _predict(request, request.path_params["name"])
+    return await predict(request, request.path_params["name"])
 
 
 def _query(request: Request) -> PredictQuery:
@@ -86,7 +91,8 @@ def _query(request: Request) -> PredictQuery:
         raise RequestValidationError(problems) from error
 
 
-async def _predict(request: Request, name: str) -> Response:
+async def predict(request: Request, name: str) -> Response:
+    """A model's prediction for each row of a request; errors are the app's to explain."""
     query = _query(request)
     state = request.app.state
     settings: Settings = state.settings
@@ -113,8 +119,7 @@ async def _predict(request: Request, name: str) -> Response:
     answer = await _awaited(request, future)
     request.state.rows = len(inputs[0])
     size = answer.prediction.mean.size + (0 if answer.samples is None else answer.samples.size)
-    content = await _where_it_belongs(size * 64, _write, model, seed, answer)
-    _observe(metrics, model, answer)
+    content = await _where_it_belongs(size * 64, _write, model, seed, answer, metrics)
     return Response(content, media_type="application/json")
 
 
@@ -224,27 +229,73 @@ async def _body(request: Request, limit: int) -> bytes:
     return b"".join(parts)
 
 
-async def _where_it_belongs(size: int, function: Any, *arguments: Any) -> Any:
-    """Call `function` at once where `size`, in bytes, is small, else in a thread that leaves the event loop free."""
+async def _where_it_belongs(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call `function` at once where `size`, in bytes, is small, else in a thread that leaves the event loop free.
+
+    It is told what to call between its parts: a thread that never waits holds the interpreter's lock for milliseconds,
+    which everybody else needs for microseconds.
+    """
     if size <= _INLINE_BYTES:
-        return function(*arguments)
-    return await run_in_threadpool(function, *arguments)
+        return function(*arguments, _no_pause)
+    return await run_in_threadpool(function, *arguments, _pause)
 
 
-def _parse(body: bytes, model: Model, max_rows: int) -> tuple[Array, ...]:
+def _no_pause() -> None:
+    pass
+
+
+def _pause() -> None:
+    """Let other threads go on."""
+    time.sleep(_PAUSE_SECONDS)
+
+
+def _parse(body: bytes, model: Model, max_rows: int, pause: Callable[[], None]) -> tuple[Array, ...]:
     """The rows of a body, as the network takes them."""
+    takes = model.bundle.manifest.takes
     try:
-        return read_rows(body, model.bundle.manifest.takes, max_rows)
+        if len(body) <= _INLINE_BYTES:
+            return read_rows(body, takes, max_rows)
+        return read_many_rows(body, takes, max_rows, pause)
     except RowsError as error:
         raise ProblemError(422, str(error)) from error
 
 
-def _write(model: Model, seed: int, answer: Answer) -> bytes:
-    """The answer as JSON; a NaN in it becomes null."""
-    prediction, plan = answer.prediction, answer.plan
+def _write(model: Model, seed: int, answer: Answer, metrics: Metrics, pause: Callable[[], None]) -> bytes:
+    """The answer as JSON, in which a NaN becomes null; and what it says of its rows, told to the metrics."""
+    plan = answer.plan
+    content: dict[str, Any] = {
+        "model": model.name,
+        "version": model.version,
+        "mc": "auto" if plan.tolerance is not None else plan.passes if plan.asked is None else plan.asked,
+        "seed": seed,
+        "timing": {"queue_seconds": answer.queue_seconds, "compute_seconds": answer.compute_seconds},
+    }
+    if plan.tolerance is not None:
+        content["tolerance"] = plan.tolerance
+    if plan.asked is not None:
+        content["reduced_to"] = plan.passes
+    parts: list[bytes] = []
+    for rows in _parts(answer):
+        parts.append(orjson.dumps(_rows(model, answer, rows), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1])
+        _observe(metrics, model, answer, rows)
+        pause()
+    return b'%b,"predictions":[%b]}' % (orjson.dumps(content)[:-1], b",".join(parts))
+
+
+def _parts(answer: Answer) -> Iterator[slice]:
+    """The rows, some at a time."""
+    count, size = len(answer.prediction.mean), answer.prediction.mean.size
+    size += 0 if answer.samples is None else answer.samples.size
+    step = max(1, _PART_NUMBERS * count // max(1, size))
+    return (slice(start, start + step) for start in range(0, count, step))
+
+
+def _rows(model: Model, answer: Answer, which: slice) -> list[dict[str, Any]]:
+    """Some rows, for JSON."""
+    prediction = answer.prediction
     columns = {name: value for name, value in vars(prediction).items() if name not in ("seed", "label")}
     rows: list[dict[str, Any]] = []
-    for index in range(len(prediction.mean)):
+    for index in range(*which.indices(len(prediction.mean))):
         row: dict[str, Any] = {}
         if isinstance(prediction, ClassificationPrediction):
             row["label"] = _label(model, prediction.label[index])
@@ -252,19 +303,7 @@ def _write(model: Model, seed: int, answer: Answer) -> bytes:
         if answer.samples is not None:
             row["samples"] = np.ascontiguousarray(answer.samples[index])
         rows.append(row)
-    content: dict[str, Any] = {
-        "model": model.name,
-        "version": model.version,
-        "mc": "auto" if plan.tolerance is not None else plan.passes if plan.asked is None else plan.asked,
-        "seed": seed,
-        "predictions": rows,
-        "timing": {"queue_seconds": answer.queue_seconds, "compute_seconds": answer.compute_seconds},
-    }
-    if plan.tolerance is not None:
-        content["tolerance"] = plan.tolerance
-    if plan.asked is not None:
-        content["reduced_to"] = plan.passes
-    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+    return rows
 
 
 def _label(model: Model, label: Any) -> Any:
@@ -272,10 +311,11 @@ def _label(model: Model, label: Any) -> Any:
     return label if labels is None else np.asarray(labels, object)[label].tolist() if np.ndim(label) else labels[label]
 
 
-def _observe(metrics: Metrics, model: Model, answer: Answer) -> None:
+def _observe(metrics: Metrics, model: Model, answer: Answer, rows: slice) -> None:
+    """Count what some rows used, and how sure they are."""
     prediction = answer.prediction
     observe_passes = metrics.passes_used.labels(model.name).observe
-    for passes in prediction.passes.tolist():
+    for passes in prediction.passes[rows].tolist():
         observe_passes(passes)
     if not isinstance(prediction, ClassificationPrediction):
         return
@@ -285,5 +325,5 @@ def _observe(metrics: Metrics, model: Model, answer: Answer) -> None:
     ):
         if values is not None:
             observe = histogram.labels(model.name).observe
-            for value in values.reshape(len(values), -1).mean(axis=1).tolist():
+            for value in values[rows].reshape(len(values[rows]), -1).mean(axis=1).tolist():
                 observe(value)

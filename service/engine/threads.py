@@ -1,6 +1,6 @@
 """Threads: how many this process computes on, and the pool of them for masks and the native runtime.
 
-ONNX Runtime's sessions have as many; in a server they share one pool too (`runtimes/sessions.py`).
+ONNX Runtime's sessions have as many, each of its own, which sleep between runs (`runtimes/sessions.py`).
 """
 
 import math

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from service.engine.program import Graph, Graphs, Outline
 from service.engine.runtimes import Array, Frontier
-from service.engine.runtimes.sessions import Session, SessionOptions, pool_is_shared
+from service.engine.runtimes.sessions import Session, SessionOptions
 
 # Where the values of a suffix take no more memory than this, in bytes, it is done before a second thread has woken up:
 # 800 pairs of mnist-cnn take 0.067 ms on one thread, and 0.093 to 0.128 on two. A session for that is worth its memory
@@ -31,7 +31,7 @@ class OnnxRuntime:
         self._prefix = OnnxPrefix(graphs.prefix, graphs.outline, options)
         self._suffix = self._suffix_of_few = Session(graphs.suffix, options)
         self._few_pairs = _FEW_BYTES // max(1, graphs.outline.suffix_bytes)
-        if self._few_pairs >= _FEWEST_PAIRS and options.provider == "cpu" and not pool_is_shared():
+        if self._few_pairs >= _FEWEST_PAIRS and options.provider == "cpu":
             self._suffix_of_few = Session(graphs.suffix, options, one_thread=True)
 
     def prefix(self, inputs: tuple[Array, ...]) -> Frontier:

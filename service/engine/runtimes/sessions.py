@@ -28,29 +28,6 @@ _LEVELS: dict[str, Any] = {
 }
 
 
-class _Pool:
-    shared = False
-
-
-_pool = _Pool()
-
-
-def share_pool() -> None:
-    """Let all sessions of this process, whoever makes them, compute on one pool of threads. Before the first of them.
-
-    For a process of one's own: from then on ONNX Runtime refuses sessions that ask for threads of their own, as any
-    other code in the process would by default. Without it each session has as many threads as may compute.
-    """
-    if not _pool.shared:
-        onnxruntime.set_global_thread_pool_sizes(thread_count(), 1)
-        _pool.shared = True
-
-
-def pool_is_shared() -> bool:
-    """Whether sessions share their threads."""
-    return _pool.shared
-
-
 @dataclass(frozen=True)
 class SessionOptions:
     """How ONNX Runtime runs graphs.
@@ -92,13 +69,12 @@ class Session:
         Args:
             graph: what to load.
             options: how to run it.
-            one_thread: run it on the thread that asks, instead of on all; of no effect where a pool is shared.
+            one_thread: run it on the thread that asks, instead of on all.
         """
         settings = onnxruntime.SessionOptions()
-        if _pool.shared:
-            settings.use_per_session_threads = False
-        else:
-            settings.intra_op_num_threads = 1 if one_thread else thread_count()
+        # Threads of its own: ONNX Runtime's shared pool cannot be told to stop spinning, and takes whole cores from the
+        # rest of a server: half of the processor time of one with 32 clients and two cores.
+        settings.intra_op_num_threads = 1 if one_thread else thread_count()
         # A thread that spins after a run keeps a core from whoever has the next work: the other session, the drawing
         # of masks, the event loop. Measured on two cores, 8 rows and 100 passes of mnist-cnn: 7.4 ms where threads
         # spin on, 3.7 where they never do, 2.9 where they stop with the run.

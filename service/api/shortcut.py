@@ -1,0 +1,56 @@
+"""The shortest way to a prediction: past FastAPI's routing, middleware and dependencies.
+
+These take longer than a small model does over a row. FastAPI's own routes for the same paths answer what comes another
+way, and say in `/docs` what there is.
+"""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+Predict = Callable[[Request, str], Awaitable[Response]]
+
+_PATH = re.compile(r"(?:/models/(?P<name>[^/]+))?/predict")
+
+
+class ShortcutMiddleware:
+    """Answers predictions, and hands everything else on."""
+
+    def __init__(self, app: ASGIApp, owner: FastAPI, predict: Predict) -> None:
+        """
+        Args:
+            app: what answers everything else.
+            owner: whose models and error handlers are used.
+            predict: answers a request with a model's predictions.
+        """
+        self._app = app
+        self._owner = owner
+        self._predict = predict
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        found = None
+        if scope["type"] == "http" and scope["method"] == "POST" and not scope.get("root_path"):
+            found = _PATH.fullmatch(scope["path"])
+        if found is None:
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        name = found["name"]
+        try:
+            response = await self._predict(request, self._owner.state.registry.default if name is None else name)
+        except Exception as error:
+            response = await self._explain(request, error)
+        await response(scope, receive, send)
+
+    async def _explain(self, request: Request, error: Exception) -> Response:
+        """What the app's handler makes of an error; one that no handler but the last expects goes on."""
+        for kind in type(error).__mro__:
+            handler = self._owner.exception_handlers.get(kind)
+            if handler is not None and kind is not Exception:
+                explained: Any = handler(request, error)
+                return cast("Response", await explained)
+        raise error
