@@ -58,8 +58,8 @@ def _app(settings: Settings, threads: int | None) -> FastAPI | None:
         SessionOptions(settings.provider).check()
         if threads is not None:
             use_threads(threads)
-        # Between them event loop and steps hold the interpreter's lock for microseconds; what goes on for longer, such as
-        # lists that are read and written, is to wait for them.
+        # Event loop and steps hold the interpreter's lock for microseconds; what goes on for longer, such as lists that
+        # are read and written, is to wait for them.
         sys.setswitchinterval(_SWITCH_SECONDS)
         return create_app(settings)
     except (BundleError, InvalidInputError) as error:

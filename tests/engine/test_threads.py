@@ -44,20 +44,20 @@ from service.engine import Engine
 from service.engine.threads import use_threads
 use_threads(4)
 engine = Engine.load(Path("models/mnist-cnn/compiled"))
-idle = 0.0
+idle = []
 for _ in range(10):
     engine.predict(np.zeros((8, 1, 28, 28), np.float32), 50, 1)
     began = time.process_time()
     time.sleep(0.05)
-    idle += time.process_time() - began
-print(len(os.listdir("/proc/self/task")), idle)
+    idle.append(time.process_time() - began)
+print(len(os.listdir("/proc/self/task")), np.median(idle))
 """
 
 
 def test_threads_take_no_processor_time_between_runs():
     threads, idle = run(SPIN)
     assert int(threads) > 4
-    assert float(idle) < 0.05  # a tenth of what one thread would take that spins meanwhile
+    assert float(idle) < 0.01  # a fifth of what one thread would take that spins meanwhile
 
 
 def test_another_number_is_refused_once_something_was_computed():
