@@ -116,7 +116,7 @@ class Input(Record):
             return rows.astype(self.dtype)
         steps = self.preprocessing
         with np.errstate(over="ignore"):
-            scaled = rows.astype(np.float64) * steps.scale
+            scaled: npt.NDArray[np.float64] = np.multiply(rows, steps.scale, dtype=np.float64)
             if steps.mean != 0.0 or steps.std != 1.0:
                 per_channel = [-1] + [1] * (len(self.shape) - 1)
                 mean, std = (

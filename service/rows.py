@@ -1,5 +1,6 @@
 """Rows: from JSON, `{"inputs": ...}`, to what a network takes. A request and a bundle's example are read alike."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -150,8 +151,6 @@ def _take(label: str, value: Any, spec: Input, words: bool) -> _Given:
     mixed = words and spec.kind != "b" and any(word in orjson.dumps(value) for word in _WORDS)
     if values.dtype.kind not in kinds or mixed:
         raise RowsError(f"{label} holds {_first_unfit(value, spec.kind)}; {called}")
-    if spec.kind == "f" and not np.isfinite(values).all():
-        raise RowsError(f"{label} holds a number too large for a float; finite numbers are accepted")
     if spec.kind != "b":
         _check_bounds(label, values, spec)
     return _Given(label, spec, values if listed else values[None], listed)
@@ -163,6 +162,8 @@ def _check_bounds(label: str, values: npt.NDArray[Any], spec: Input) -> None:
         lowest, highest = spec.bounds_of_dtype
         low, high = lowest if low is None else int(low), highest if high is None else int(high)
     least, most = values.min().item(), values.max().item()
+    if not math.isfinite(least) or not math.isfinite(most):
+        raise RowsError(f"{label} holds a number too large for a float; finite numbers are accepted")
     if (low is None or least >= low) and (high is None or most <= high):
         return
     found = f"{least} to {most}" if spec.kind == "i" else f"{least:g} to {most:g}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import gc
 import logging
 import os
 import pickle
@@ -35,6 +36,8 @@ _log = structlog.get_logger("server")
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _LINGER_SECONDS = 0.5
 _SWITCH_SECONDS = 0.001
+# What is on its way for dozens of requests is no garbage; by Python's own number it is looked through all the time.
+_COLLECTED_AFTER = 20_000
 _LOADING_POLL_SECONDS, _READY_POLL_SECONDS = 0.05, 1.0
 
 
@@ -61,6 +64,7 @@ def _app(settings: Settings, threads: int | None) -> FastAPI | None:
         # Event loop and steps hold the interpreter's lock for microseconds; what goes on for longer, such as lists that
         # are read and written, is to wait for them.
         sys.setswitchinterval(_SWITCH_SECONDS)
+        gc.set_threshold(_COLLECTED_AFTER)
         return create_app(settings)
     except (BundleError, InvalidInputError) as error:
         _log.error("nothing to serve", error=str(error))
