@@ -15,7 +15,6 @@ worker ends, the connections that it had not come to yet. Handing one over took 
 Imports no ONNX Runtime: the supervisor is small, and stays alive whatever a model does.
 """
 
-import errno
 import math
 import os
 import pickle
@@ -34,6 +33,7 @@ from pathlib import Path
 import structlog
 
 from service import log
+from service.listening import BACKLOG, address_of, listen
 from service.metrics import forget_process, restart_counter, share, shared_folder
 from service.settings import Settings
 
@@ -45,7 +45,6 @@ STARTED, LOADED, READY, LEAVING, TAKEN, ENDED = b"s", b"l", b"r", b"x", b"+", b"
 CONNECTION, LET_GO = b"c", b"."
 
 _RANKS = {READY: 0, LOADED: 1, STARTED: 2}
-_BACKLOG = 2048
 _MOST_ACCEPTED = 64  # at once, before anything else is looked at
 _MOST_UNTAKEN = 64  # of one worker; further ones wait in the kernel's queue
 _LATE_SECONDS = 1.0  # to take a connection; one that has not gets others only where all are late
@@ -92,31 +91,6 @@ def supervise(settings: Settings) -> int:
         return _Supervisor(settings, listeners, folder).run()
 
 
-def listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen on each address of a host that this machine has; with port 0, on one free port.
-
-    Raises:
-        OSError: there is none, or one is in use.
-    """
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    addresses = list(dict.fromkeys((family, address[:2]) for family, _, _, _, address in found))
-    listeners: list[socket.socket] = []
-    for family, address in addresses:
-        try:
-            listener = socket.create_server((str(address[0]), port), family=family, backlog=_BACKLOG)
-        except OSError as error:
-            last = (family, address) == addresses[-1] and not listeners
-            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) and not last:  # as where there is no IPv6
-                continue
-            for other in listeners:
-                other.close()
-            raise
-        listener.setblocking(False)
-        listeners.append(listener)
-        port = listener.getsockname()[1]
-    return listeners
-
-
 class _Worker:
     """A worker's place: the process that fills it, and what is known of that."""
 
@@ -127,7 +101,7 @@ class _Worker:
         self.channel: socket.socket | None = None
         self.stage: bytes | None = None  # None: not there, or leaving
         self.connections = 0
-        self.untaken: deque[float] = deque()  # when each was handed over
+        self.untaken: deque[tuple[float, socket.socket]] = deque()  # when each was handed over, and what
         self.handed = 0.0  # when one was, last
         self.begun = 0.0
         self.failures = 0  # in a row
@@ -135,7 +109,7 @@ class _Worker:
 
     def rank(self, now: float) -> tuple[int, bool, int, float]:
         """Smallest for the one to hand the next connection to."""
-        late = bool(self.untaken) and now - self.untaken[0] > _LATE_SECONDS
+        late = bool(self.untaken) and now - self.untaken[0][0] > _LATE_SECONDS
         return _RANKS[self.stage or STARTED], late, self.connections, self.handed
 
     @property
@@ -165,6 +139,7 @@ class _Supervisor:
         self._restarts = restart_counter(str(worker.number) for worker in self._workers)
         self._selector = selectors.DefaultSelector()
         self._signals: deque[int] = deque()
+        self._waiting: deque[socket.socket] = deque()  # accepted, but for nobody to take yet
         self._accepting = False
         self._others_started = False
         self._loaded_once = False
@@ -181,7 +156,7 @@ class _Supervisor:
             signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
                 signal.signal(number, lambda number, _: self._signals.append(number))
-            _log.info("listening", urls=[_url(x) for x in self._listeners], workers=len(self._workers))
+            _log.info("listening", urls=[address_of(x) for x in self._listeners], workers=len(self._workers))
             # The first one loads alone: what has to be compiled is compiled once, and the others find it.
             self._start(self._workers[0])
             while not self._done():
@@ -245,13 +220,14 @@ class _Supervisor:
             for worker in self._workers[1:]:
                 self._start(worker)
 
-    def _hear(self, worker: _Worker) -> None:
+    def _hear(self, worker: _Worker) -> bool:
+        """Take in what a worker tells; whether it told anything."""
         if worker.channel is None:
-            return
+            return False
         try:
             told = worker.channel.recv(4096)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             told = b""
         if not told:
@@ -259,13 +235,14 @@ class _Supervisor:
         for code in told:
             what = bytes([code])
             if what == TAKEN:
-                worker.untaken.popleft()
+                worker.untaken.popleft()[1].close()
             elif what == ENDED:
                 worker.connections -= 1
             elif what == LEAVING:
                 worker.stage = None
             else:
                 self._advanced(worker, what)
+        return bool(told)
 
     def _advanced(self, worker: _Worker, stage: bytes) -> None:
         """A worker is further than it was, or no longer ready."""
@@ -292,6 +269,8 @@ class _Supervisor:
 
     def _listen_or_not(self) -> None:
         """Accept where a worker can take a connection; until then they wait in the kernel's queue."""
+        while self._waiting and any(worker.takes for worker in self._workers):
+            self._hand_over(self._waiting.popleft())
         wanted = not self._stopping and any(worker.takes for worker in self._workers)
         if wanted != self._accepting:
             self._accepting = wanted
@@ -315,30 +294,39 @@ class _Supervisor:
                 _log.error("a connection cannot be accepted", error=str(error))
                 time.sleep(0.01)  # there may be too many open files, on the machine; then there is no hurry
                 return
-            with connection:
-                self._hand_over(connection)
+            self._hand_over(connection)
 
     def _hand_over(self, connection: socket.socket) -> None:
+        """Hand a connection to a worker, and keep it until that has it: one that ends before has not read from it."""
         now = time.monotonic()
         for worker in sorted((x for x in self._workers if x.takes), key=lambda x: x.rank(now)):
             if worker.send(CONNECTION, connection):
                 worker.connections += 1
-                worker.untaken.append(now)
+                worker.untaken.append((now, connection))
                 worker.handed = now
                 return
             worker.stage = None  # it is ending; what is left to know comes with its status
+        if self._stopping:
+            connection.close()
+        else:
+            self._waiting.append(connection)
 
     def _hang_up(self, worker: _Worker) -> None:
+        """Hear no more of a worker, whose end of the channel is closed; others get what it has not taken."""
         if worker.channel is not None:
             self._selector.unregister(worker.channel)
             worker.channel.close()
             worker.channel = None
         worker.stage = None
         worker.connections = 0
-        worker.untaken.clear()
+        untaken, worker.untaken = worker.untaken, deque()
+        for _, connection in untaken:
+            self._hand_over(connection)
 
     def _ended(self, worker: _Worker, status: int) -> None:
         """A worker's process is no more."""
+        while self._hear(worker):
+            pass
         self._hang_up(worker)
         worker.process = None
         forget_process(self._metrics, str(worker.number))
@@ -378,7 +366,7 @@ class _Supervisor:
             return
         _log.info("stopping", signal=signal.Signals(number).name)
         for listener in self._listeners:  # these clients have been let in already
-            self._accept(listener, _BACKLOG)
+            self._accept(listener, BACKLOG)
         self._end(0)
 
     def _end(self, status: int) -> None:
@@ -387,8 +375,9 @@ class _Supervisor:
             for listener in self._listeners:
                 self._selector.unregister(listener)
             self._accepting = False
-        for listener in self._listeners:
-            listener.close()
+        for listening in (*self._listeners, *self._waiting):
+            listening.close()
+        self._waiting.clear()
         self._status = status
         self._deadline = time.monotonic() + self._settings.grace_seconds + _LEFT_SECONDS
         for worker in self._workers:
@@ -434,8 +423,3 @@ def _launch(assignment: Assignment) -> tuple["subprocess.Popen[bytes]", socket.s
 
 def _how(status: int) -> str:
     return f"with status {status}" if status >= 0 else f"by {signal.Signals(-status).name}"
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -171,6 +171,18 @@ def test_only_what_a_killed_worker_had_in_flight_is_lost_and_it_is_back_with_its
         assert server.stop() == 0
 
 
+def test_what_a_killed_worker_had_not_taken_is_answered_by_the_other(models: Path, tmp_path: Path) -> None:
+    with two_workers(models, tmp_path) as server:
+        os.kill(pids(server)[2], signal.SIGSTOP)
+        asking = Load(server, 8, keep=False)  # some are handed to worker 2, which takes none
+        until(lambda: len(asking.outcomes) > 20, server)
+        os.kill(pids(server)[2], signal.SIGKILL)
+        until(lambda: len(told(server, "worker ready")) == 3, server)
+        asking.stop()
+        assert set(asking.outcomes) == {200}
+        assert server.stop() == 0
+
+
 def test_a_signal_under_load_loses_no_request(models: Path, tmp_path: Path) -> None:
     with two_workers(models, tmp_path) as server:
         kept, fresh = Load(server, 6), Load(server, 4, keep=False)

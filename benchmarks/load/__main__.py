@@ -1,4 +1,4 @@
-"""The service under load: against its peers, mixed, overloaded, stopped, and left by its clients.
+"""The service under load: against its peers, mixed, overloaded, stopped, reloaded, killed in part, left by its clients.
 
     python -m benchmarks.load --peers .venv/peers
 
@@ -24,8 +24,10 @@ from benchmarks.bundles import REPOSITORY
 from benchmarks.engine import _machine
 from benchmarks.load.auto import auto
 from benchmarks.load.generator import Generator
+from benchmarks.load.kill import kill
 from benchmarks.load.mixed import mixed
 from benchmarks.load.overload import overload
+from benchmarks.load.reload import reload
 from benchmarks.load.stop import stop
 from benchmarks.load.throughput import MODELS, ceiling, throughput
 from benchmarks.load.vanish import vanish
@@ -39,6 +41,8 @@ SECTIONS: dict[str, tuple[str, _Section]] = {
     "auto": ("Passes until the standard error is small enough", auto),
     "overload": ("Ten times the capacity", overload),
     "stop": ("SIGTERM under load", stop),
+    "reload": ("Reloads under load, good and bad ones mixed", reload),
+    "kill": ("SIGKILL of one of two workers under load", kill),
     "vanish": ("Clients that vanish", vanish),
 }
 
@@ -88,6 +92,7 @@ def _arguments() -> argparse.Namespace:
     add("--digits", type=int, default=10_000, help="test digits of `auto` (default: %(default)s)")
     add("--overload", default="mnist-mlp:200", help="what is asked for tenfold, model:mc (default: %(default)s)")
     add("--overload-seconds", type=float, default=60.0, help="how long (default: %(default)s)")
+    add("--reloads", type=int, default=200, help="reloads under load (default: %(default)s)")
     add("--minutes", type=float, default=2.0, help="how long clients vanish (default: %(default)s)")
     add("--json", type=Path, help="file to write the figures to")
     return parser.parse_args()

@@ -204,9 +204,9 @@ async def _run(job: Job) -> Run:
     await asyncio.sleep(job.warm_up)
     while not all(driver.warm for driver in first) and _now() - began < _WARM_UP_AT_MOST:
         await asyncio.sleep(0.01)
-    own, others, begin = _own_seconds(), _seconds_of(job.pids), _now()
+    own, others, begin = _own_seconds(), seconds_of(job.pids), _now()
     await asyncio.gather(*(_drive(driver, begin, job.seconds) for driver in drivers))
-    end, own, others = _now(), _own_seconds() - own, _seconds_of(job.pids) - others
+    end, own, others = _now(), _own_seconds() - own, seconds_of(job.pids) - others
     while any(driver.busy for driver in drivers) and _now() - end < job.drain:
         await asyncio.sleep(0.01)
     return Run(begin, end, tuple(driver.close() for driver in drivers), own, others)
@@ -497,7 +497,8 @@ def _own_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _seconds_of(pids: Sequence[int]) -> float:
+def seconds_of(pids: Sequence[int]) -> float:
+    """Processor time that processes have taken, in seconds; those that are gone count for nothing."""
     total = 0.0
     for pid in pids:
         try:

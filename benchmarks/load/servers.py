@@ -117,9 +117,11 @@ def running(
         process.wait()
 
 
-def ours(folder: Path, *flags: str, **environment: str) -> AbstractContextManager[Server]:
-    """`mcdropout serve` on `models/`, quiet."""
-    command = [sys.executable, "-m", "service", "serve", "--models", str(MODELS), "--default", "mnist-cnn", *flags]
+def ours(
+    folder: Path, *flags: str, models: Path = MODELS, default: str = "mnist-cnn", **environment: str
+) -> AbstractContextManager[Server]:
+    """`mcdropout serve`, quiet; on `models/` where no other folder of bundles is given."""
+    command = [sys.executable, "-m", "service", "serve", "--models", str(models), "--default", default, *flags]
     return running(command, folder, "/health/ready", None, {"MCDROPOUT_LOG_LEVEL": "warning"} | environment)
 
 

@@ -3,9 +3,10 @@
 import argparse
 import random
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from benchmarks.engine import _print_table
 from benchmarks.load.digits import digits, one_each
-from benchmarks.load.generator import Generator, Job, Run, Stream, encode
+from benchmarks.load.generator import Generator, Job, Run, Stream, encode, seconds_of
 from benchmarks.load.peers import PASSES
 from benchmarks.load.servers import Server, ours, running
 from benchmarks.timing import Spread
@@ -26,7 +27,9 @@ TIMES_LITSERVE, SHARE_OF_DETERMINISTIC = 30, 0.6
 _GOAL_MODEL, _GOAL_CLIENTS = "mnist-cnn", 32
 _DIGITS = 500
 _TRIAL_SECONDS = 2.0
+_LOOK_SECONDS, _IDLE_SHARE, _IDLE_WITHIN = 1.0, 0.1, 60.0
 _PEERS_TAKE = 2  # times as long to measure, since they answer few requests
+_OUR_SETTINGS = {"one process": (), "two workers of one thread": ("--workers", "2")}
 _SETTINGS = {
     LITSERVE: {
         "one worker": ("lit", "--threads", "2"),
@@ -113,13 +116,18 @@ def throughput(generator: Generator, folder: Path, arguments: argparse.Namespace
 def _compare(model: str, generator: Generator, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     bodies = one_each(digits(arguments.data_dir, _DIGITS))
     with ExitStack() as stack:
-        server = stack.enter_context(ours(folder))
-        server.pause()
-        mine = {
-            name: Contestant(server, f"/models/{model}/predict?mc={mc}")
-            for name, mc in ((OURS, PASSES), (DETERMINISTIC, 0))
-        }
-        best: dict[int, dict[str, Contestant]] = {clients: dict(mine) for clients in CLIENTS}
+        best: dict[int, dict[str, Contestant]] = {clients: {} for clients in CLIENTS}
+        mine = {}
+        for setting, flags in _OUR_SETTINGS.items():
+            print(f"trying {OURS}, {setting}", file=sys.stderr)
+            server = stack.enter_context(ours(folder, *flags))
+            _wait_until_idle(server, 1 + (len(flags) and int(flags[-1])))
+            server.pause()
+            mine[setting] = Contestant(server, _path(model, PASSES), setting)
+        one, many = (_fastest(generator, mine, bodies, clients) for clients in (1, _GOAL_CLIENTS))
+        for clients in CLIENTS:
+            chosen = one if clients == 1 else many
+            best[clients] |= {OURS: chosen, DETERMINISTIC: replace(chosen, path=_path(model, 0))}
         for peer, settings in _SETTINGS.items():
             tried = {}
             for setting, command in settings.items():
@@ -138,6 +146,22 @@ def _compare(model: str, generator: Generator, folder: Path, arguments: argparse
         "points": {f"{name}, {clients}": _spreads(found) for (name, clients), found in points.items()},
         "goals": _goals(model, points),
     }
+
+
+def _path(model: str, mc: int) -> str:
+    return f"/models/{model}/predict?mc={mc}"
+
+
+def _wait_until_idle(server: Server, processes: int) -> None:
+    """Wait until all its processes have loaded their models: one is ready before the others."""
+    deadline = time.monotonic() + _IDLE_WITHIN
+    while time.monotonic() < deadline:
+        pids = server.pids
+        before = seconds_of(pids)
+        time.sleep(_LOOK_SECONDS)
+        if len(pids) >= processes and seconds_of(pids) - before < _IDLE_SHARE * _LOOK_SECONDS:
+            return
+    raise RuntimeError(f"{server.process.args!r} is not idle within {_IDLE_WITHIN:g} s")
 
 
 def _fastest(generator: Generator, tried: dict[str, Contestant], bodies: list[bytes], clients: int) -> Contestant:

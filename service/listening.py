@@ -1,0 +1,36 @@
+"""Sockets that listen, one for each address of a host."""
+
+import errno
+import socket
+
+BACKLOG = 2048
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen on each address of a host that this machine has; with port 0, on one free port.
+
+    Raises:
+        OSError: there is none, or one is in use.
+    """
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses = list(dict.fromkeys((family, address[:2]) for family, _, _, _, address in found))
+    listeners: list[socket.socket] = []
+    for family, address in addresses:
+        try:
+            listener = socket.create_server((str(address[0]), port), family=family, backlog=BACKLOG)
+        except OSError as error:
+            last = (family, address) == addresses[-1] and not listeners
+            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT) and not last:  # as where there is no IPv6
+                continue
+            for other in listeners:
+                other.close()
+            raise
+        listener.setblocking(False)
+        listeners.append(listener)
+        port = listener.getsockname()[1]
+    return listeners
+
+
+def address_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
