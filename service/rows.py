@@ -14,8 +14,9 @@ from service.engine.runtimes import Array
 from service.inputs import Input
 
 _WORDS = (b"true", b"false")
-_OPENING = re.compile(rb'\s*\{\s*"inputs"\s*:\s*\[')
-_CLOSING = re.compile(rb"\]\s*\}\s*\Z")
+_SPACE = rb"[ \t\n\r]*"  # JSON's, which is not Python's
+_OPENING = re.compile(_SPACE.join([b"", rb"\{", b'"inputs"', b":", rb"\["]))
+_CLOSING = re.compile(_SPACE.join([rb"\]", rb"\}", rb"\Z"]))
 _CLOSING_BYTES = 64
 _PART_BYTES = 32 * 1024
 # By the kind of an input's dtype: the kinds of array that its values make, and what they are called.
@@ -90,30 +91,36 @@ def read_many_rows(
     rows: list[Array] = []
     try:
         for part in _parts(text, inputs):
-            rows += read_rows(b'{"inputs":[' + part + b"]}", inputs, most)
+            rows += read_rows(b'{"inputs":[' + part + b"]}", inputs)
+            if most is not None and sum(map(len, rows)) > most:
+                raise RowsError("these are too many")
             pause()
     except RowsError:  # told of the whole
         rows = []
-    if not rows or (most is not None and sum(map(len, rows)) > most):
-        return read_rows(text, inputs, most)
-    return (np.concatenate(rows),)
+    return (np.concatenate(rows),) if rows else read_rows(text, inputs, most)
 
 
 def _parts(text: bytes, inputs: Sequence[Input]) -> Iterator[bytes]:
     """The rows of a text that is a list of them, some at a time; nothing where it is none, or something else.
 
-    Where each part is a list of rows, so is the whole.
+    Where each part is a list of rows, so is the whole: between two brackets of it there are lists of numbers only.
     """
     opening = _OPENING.match(text)
     closing = _CLOSING.search(text, max(0, len(text) - _CLOSING_BYTES))
-    if len(inputs) > 1 or opening is None or closing is None:
+    if len(inputs) > 1 or opening is None or closing is None or text.find(b'"', opening.end()) >= 0:
         return
-    between = re.compile(rb"\]\s*" * len(inputs[0].shape) + rb",")
+    depth = len(inputs[0].shape)
+    begins = re.compile((_SPACE + rb"\[") * depth)
+    between = re.compile((rb"\]" + _SPACE) * depth + b",")
     start, end = opening.end(), closing.start()
-    while (found := between.search(text, start + _PART_BYTES, end)) is not None:
+    while begins.match(text, start, end) is not None:
+        found = between.search(text, start + _PART_BYTES, end)
+        if found is None:
+            yield text[start:end]
+            return
         yield text[start : found.end() - 1]
         start = found.end()
-    yield text[start:end]
+    raise RowsError("what begins here is no row")
 
 
 def _by_input(given: Any, inputs: Sequence[Input]) -> list[tuple[str, Any, Input]]:

@@ -10,7 +10,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -39,6 +38,7 @@ _SWITCH_SECONDS = 0.001
 # What is on its way for dozens of requests is no garbage; by Python's own number it is looked through all the time.
 _COLLECTED_AFTER = 20_000
 _LOADING_POLL_SECONDS, _READY_POLL_SECONDS = 0.05, 1.0
+_TOLD_POLL_SECONDS = 0.001
 
 
 def run(settings: Settings) -> int:
@@ -132,10 +132,35 @@ class _Supervisor:
     def __init__(self, channel: socket.socket) -> None:
         channel.setblocking(False)
         self.channel = channel
+        self._untold = bytearray()  # since it did not listen: it has to learn of everything, in order
 
     def tell(self, what: bytes) -> None:
-        with suppress(OSError):  # where it has gone, or hangs, there is nobody to tell
-            self.channel.send(what)
+        """Tell it something, later if not now."""
+        was_waiting = bool(self._untold)
+        self._untold += what
+        if not was_waiting:
+            self._send()
+            if self._untold:
+                asyncio.get_running_loop().add_writer(self.channel, self._send_rest)
+
+    async def told(self) -> None:
+        """Wait until it has been told everything."""
+        while self._untold:
+            await asyncio.sleep(_TOLD_POLL_SECONDS)
+
+    def _send_rest(self) -> None:
+        self._send()
+        if not self._untold:
+            asyncio.get_running_loop().remove_writer(self.channel)
+
+    def _send(self) -> None:
+        try:
+            sent = self.channel.send(self._untold)
+        except BlockingIOError:
+            return
+        except OSError:  # where it has gone there is nobody to tell
+            sent = len(self._untold)
+        del self._untold[:sent]
 
     def next(self) -> tuple[bytes, socket.socket | None] | None:
         """What it says, and the connection that comes with it; None if there is nothing now, b"" at its end."""
@@ -240,6 +265,7 @@ class _Worker(uvicorn.Server):
         while (heard := self._supervisor.next()) is not None:
             what, connection = heard
             if connection is not None:
+                self._supervisor.tell(workers.TAKEN)
                 self._keep(self._take(connection))
             elif what == workers.LET_GO:
                 self._leaving.count += 1
@@ -251,7 +277,8 @@ class _Worker(uvicorn.Server):
                 return
 
     async def _take(self, connection: socket.socket) -> None:
-        self._supervisor.tell(workers.TAKEN)
+        """Serve a connection, once the supervisor knows: until then it would hand it on, where this process ends."""
+        await self._supervisor.told()
         loop = asyncio.get_running_loop()
         try:
             await loop.connect_accepted_socket(self._protocol, connection)

@@ -72,6 +72,25 @@ def test_what_is_wrong_is_told_as_of_the_whole(inputs):
     assert 500 < wrong < 3000  # both kinds were seen
 
 
+@pytest.mark.parametrize(
+    ("inputs", "text"),
+    [
+        (PIXELS, '\x0c{"inputs": [ROWS]}'),
+        (PIXELS, '{"inputs": [ROWS]}\x0b'),
+        (PIXELS, '{"inputs": [ROWS], "inputs": [ROWS]}'),
+        (PIXELS, '{"inputs": [ROWS], "\\u0069nputs": [ROWS]}'),
+        (PIXELS, '{"inputs": [ROWS, [1, 2, 3], [4, 5, 6]]}'),
+        (TOKENS, '{"inputs": [ROWS, 1, 2, 3, 4]}'),
+        (PIXELS, '{"inputs": [ROWS,]}'),
+    ],
+)
+def test_what_only_looks_like_rows_is_read_as_the_whole(inputs, text):
+    listed = json.dumps(some(inputs, 20)["inputs"])[1:-1]
+    for wrong in (text.replace("ROWS", listed), text.replace("ROWS", listed).replace(" ", "")):
+        expected = outcome(read_rows, wrong.encode(), inputs)
+        assert same(outcome(read_many_rows, wrong.encode(), inputs, None, lambda: None), expected)
+
+
 def test_too_many_rows_are_told_as_of_the_whole():
     text = json.dumps(some(PIXELS, 20)).encode()
     expected = "inputs holds 20 rows; 1 to 19 are accepted"

@@ -61,7 +61,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def scheduler(metrics: Metrics) -> Iterator[Scheduler]:
-    running = Scheduler(metrics, max_queue_rows=100, max_batch_rows=16)
+    running = Scheduler(metrics, max_queue_rows=100, max_batch_rows=16, step_seconds=10.0)
     yield running
     running.stop()
 

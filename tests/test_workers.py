@@ -165,7 +165,7 @@ def test_only_what_a_killed_worker_had_in_flight_is_lost_and_it_is_back_with_its
         assert len(fresh.failures) <= 2
         assert {x for x in [*kept.outcomes, *fresh.outcomes] if isinstance(x, int)} == {200}
         share = answered_by(server, since)
-        assert min(share[1], share[2]) > 0.25 * sum(share.values())
+        assert min(share[1], share[2]) > 0.15 * sum(share.values())
         sent = len(kept.outcomes) + len(fresh.outcomes) - len(kept.failures) - len(fresh.failures)
         assert metric(server, "mcdropout_requests_total") >= sent
         assert server.stop() == 0

@@ -280,18 +280,18 @@ def _write(model: Model, seed: int, answer: Answer, metrics: Metrics, pause: Cal
         "version": model.version,
         "mc": "auto" if plan.tolerance is not None else plan.passes if plan.asked is None else plan.asked,
         "seed": seed,
-        "timing": {"queue_seconds": answer.queue_seconds, "compute_seconds": answer.compute_seconds},
     }
+    end: dict[str, Any] = {"timing": {"queue_seconds": answer.queue_seconds, "compute_seconds": answer.compute_seconds}}
     if plan.tolerance is not None:
-        content["tolerance"] = plan.tolerance
+        end["tolerance"] = plan.tolerance
     if plan.asked is not None:
-        content["reduced_to"] = plan.passes
+        end["reduced_to"] = plan.passes
     parts: list[bytes] = []
     for rows in _parts(answer):
         parts.append(orjson.dumps(_rows(model, answer, rows), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1])
         _observe(metrics, model, answer, rows)
         pause()
-    return b'%b,"predictions":[%b]}' % (orjson.dumps(content)[:-1], b",".join(parts))
+    return b'%b,"predictions":[%b],%b' % (orjson.dumps(content)[:-1], b",".join(parts), orjson.dumps(end)[1:])
 
 
 def _parts(answer: Answer) -> Iterator[slice]:
