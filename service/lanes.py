@@ -28,6 +28,9 @@ _SHRINK, _GROWTH, _NEARLY = 0.25, 1.25, 0.75
 _RECOVERY = 1.01
 # Steps smaller than this take about as long, for what each costs whatever it holds.
 _LEAST_ROWS, _LEAST_PAIRS = 4, 64
+# With more requests than this, steps may take longer, up to so many times as long: each waits for the others rather than
+# for a step, and small steps would waste what there is to share out.
+_FEW_REQUESTS, _LONGEST = 16, 4.0
 _PRIOR = 0.5
 """What one more deviation is reckoned with, where rows stop early, in tolerances: see `RunningMoments.std_error`."""
 
@@ -299,7 +302,7 @@ class Lane:
         self.time = since
         self.sizes = sizes
         self._steps: Steps = model.engine.steps
-        self._step_seconds = step_seconds
+        self._step_seconds = self._wanted_seconds = step_seconds
         self._new: deque[Request] = deque()
         self._old: deque[Request | Group] = deque()
         self._last_seconds = 0.0
@@ -316,6 +319,8 @@ class Lane:
     def plan(self) -> Work:
         """Whose turns it is in the next step."""
         work = Work()
+        waiting = len(self._new) + sum(1 if isinstance(one, Request) else len(one.requests) for one in self._old)
+        self._wanted_seconds = self._step_seconds * min(_LONGEST, max(1.0, waiting / _FEW_REQUESTS))
         rows, pairs = self.sizes.rows.now, self.sizes.pairs.now
         turn_rows, turn_pairs = max(1, rows // _TURNS_A_STEP), max(1, pairs // _TURNS_A_STEP)
         now = time.perf_counter() + self._last_seconds
@@ -446,9 +451,9 @@ class Lane:
         self.time += total
         self._last_seconds += _SMOOTHING * (total - self._last_seconds)
         if work.begun:
-            self.sizes.rows.learn(work.begun, report.seconds["prefix"], self._step_seconds)
+            self.sizes.rows.learn(work.begun, report.seconds["prefix"], self._wanted_seconds)
         if report.passes:
-            self.sizes.pairs.learn(report.passes, total - report.seconds["prefix"], self._step_seconds)
+            self.sizes.pairs.learn(report.passes, total - report.seconds["prefix"], self._wanted_seconds)
 
 
 def _joined(pieces: list[tuple[Array, ...]]) -> tuple[Array, ...]:
