@@ -28,8 +28,8 @@ _SHRINK, _GROWTH, _NEARLY = 0.25, 1.25, 0.75
 _RECOVERY = 1.01
 # Steps smaller than this take about as long, for what each costs whatever it holds.
 _LEAST_ROWS, _LEAST_PAIRS = 4, 64
-# With more requests than this, steps may take longer, up to so many times as long: each waits for the others rather than
-# for a step, and small steps would waste what there is to share out.
+# With more requests than this, steps may take longer, up to so many times as long: each waits for the others more than
+# for a step, and small steps waste what there is to share out.
 _FEW_REQUESTS, _LONGEST = 16, 4.0
 _PRIOR = 0.5
 """What one more deviation is reckoned with, where rows stop early, in tolerances: see `RunningMoments.std_error`."""

@@ -34,7 +34,7 @@ _log = structlog.get_logger("server")
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _LINGER_SECONDS = 0.5
-_SWITCH_SECONDS = 0.0002
+_SWITCH_SECONDS = 0.001
 # What is on its way for dozens of requests is no garbage; by Python's own number it is looked through all the time.
 _COLLECTED_AFTER = 20_000
 _LOADING_POLL_SECONDS, _READY_POLL_SECONDS = 0.05, 1.0

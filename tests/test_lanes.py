@@ -62,6 +62,18 @@ def test_large_requests_share_each_step_by_turns(lane: Lane) -> None:
         assert counts == {first: 8, second: 8}
 
 
+@pytest.mark.parametrize(("requests", "times"), [(1, 1), (16, 1), (32, 2), (64, 4), (200, 4)])
+def test_steps_may_take_longer_where_many_wait(
+    lane: Lane, requests: int, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[float] = []
+    monkeypatch.setattr(type(lane.sizes.rows), "learn", lambda self, used, seconds, wants: wanted.append(wants))
+    for _ in range(requests):
+        submitted(lane, 1, 2)
+    step(lane)
+    assert wanted == [10.0 * times] * 2
+
+
 def test_a_new_request_is_in_the_next_step_whatever_waits(lane: Lane) -> None:
     large = [submitted(lane, 1000, 2) for _ in range(4)]
     step(lane)

@@ -236,7 +236,7 @@ def _goals(model: str, points: dict[tuple[str, int], list[Point]]) -> dict[str, 
         if p99[OURS, clients] >= p99[peer, clients]
     ]
     tell("lower p99 than both with any number of clients", "; ".join(worse) or "lower", not worse)
-    share = Spread.of([1 / ratio for ratio in _ratios(points, DETERMINISTIC, _GOAL_CLIENTS)])
+    share = _ratio(points, DETERMINISTIC, _GOAL_CLIENTS)
     goal = f"at least {SHARE_OF_DETERMINISTIC} of its own throughput with mc=0, {_GOAL_CLIENTS} clients"
     tell(goal, str(share), share.median >= SHARE_OF_DETERMINISTIC)
     return goals
