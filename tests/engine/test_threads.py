@@ -4,12 +4,9 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
-from service.engine import Engine
 from service.engine.threads import physical_cores
-from tests.conftest import MODELS
 from tests.servers import ROOT
 
 
@@ -61,24 +58,6 @@ def test_threads_take_no_processor_time_between_runs():
     threads, idle = run(SPIN)
     assert int(threads) > 4
     assert float(idle) < 0.01  # a fifth of what one thread would take that spins meanwhile
-
-
-def test_few_rows_run_on_one_thread_and_say_the_same(monkeypatch):
-    prefix = Engine.load(MODELS / "mnist-cnn" / "compiled").steps._runtime._prefix
-    used = []
-    for name in ("_session", "_session_of_few"):
-        session = getattr(prefix, name)
-        monkeypatch.setattr(session, "run", lambda x, name=name, run=session.run: used.append(name) or run(x))
-    x = np.random.default_rng(0).normal(size=(40, 1, 28, 28)).astype(np.float32)
-    frontiers = []
-    for row_seconds in (1e-9, 0.0001):  # a row may be found to be quicker than that, and never slower
-        prefix._row_seconds = row_seconds
-        prefix.run((x[:1],))
-        prefix._row_seconds = row_seconds
-        frontiers.append(prefix.run((x,)))
-    assert used == ["_session_of_few", "_session_of_few", "_session_of_few", "_session"]
-    for few, many in zip(*frontiers, strict=True):
-        np.testing.assert_allclose(few, many, rtol=1e-6, atol=1e-6)
 
 
 def test_another_number_is_refused_once_something_was_computed():

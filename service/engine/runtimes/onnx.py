@@ -1,8 +1,5 @@
 """ONNX Runtime: the embedded default."""
 
-import math
-import time
-
 import numpy as np
 import numpy.typing as npt
 
@@ -15,9 +12,6 @@ from service.engine.runtimes.sessions import Session, SessionOptions
 # where it serves more than a handful of pairs.
 _FEW_BYTES = 4 * 2**20
 _FEWEST_PAIRS = 64
-# A prefix has a session more for few rows, where its file is small: those that take less than so many seconds.
-_SMALL_GRAPH_BYTES = 8 * 2**20
-_FEW_SECONDS = 0.002
 
 
 class OnnxRuntime:
@@ -49,36 +43,13 @@ class OnnxRuntime:
 
 
 class OnnxPrefix:
-    """Runs a prefix as a session, or hands the inputs on where there is nothing to compute.
-
-    Few rows of a small network are done sooner on one thread, in a server above all, whose other threads are busy: what
-    a row takes there, at best, is measured as it goes.
-    """
+    """Runs a prefix as a session, or hands the inputs on where there is nothing to compute."""
 
     def __init__(self, graph: Graph | None, outline: Outline, options: SessionOptions) -> None:
         self._passed_on = [value.input for value in outline.frontier if value.input is not None]
         self._session = None if graph is None else Session(graph, options)
-        self._session_of_few: Session | None = None
-        self._row_seconds = math.inf
-        if graph is not None and options.provider == "cpu" and _file_bytes(graph) <= _SMALL_GRAPH_BYTES:
-            self._session_of_few = Session(graph, options, one_thread=True)
-            self._warm = False
 
     def run(self, inputs: tuple[Array, ...]) -> Frontier:
         if self._session is None:
             return tuple(inputs[index] for index in self._passed_on)
-        rows = len(inputs[0])
-        measured = self._row_seconds < math.inf
-        if self._session_of_few is None or (measured and rows * self._row_seconds > _FEW_SECONDS):
-            return self._session.run(inputs)
-        started = time.perf_counter()
-        frontier = self._session_of_few.run(inputs)
-        if self._warm:
-            self._row_seconds = min(self._row_seconds, (time.perf_counter() - started) / max(1, rows))
-        self._warm = True
-        return frontier
-
-
-def _file_bytes(graph: Graph) -> int:
-    """The size of a graph's file, and of those beside it that hold its tensors."""
-    return sum(file.stat().st_size for file in graph.path.parent.glob(f"{graph.path.name}*"))
+        return self._session.run(inputs)
