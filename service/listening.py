@@ -32,5 +32,6 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 
 def address_of(listener: socket.socket) -> str:
+    """Where a socket listens, as a URL."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

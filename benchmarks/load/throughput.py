@@ -29,7 +29,7 @@ _DIGITS = 500
 _TRIAL_SECONDS = 2.0
 _LOOK_SECONDS, _IDLE_SHARE, _IDLE_WITHIN = 1.0, 0.1, 60.0
 _PEERS_TAKE = 2  # times as long to measure, since they answer few requests
-_OUR_SETTINGS = {"one process": (), "two workers of one thread": ("--workers", "2")}
+_OUR_WORKERS = {"one process": 1, "two workers of one thread": 2}
 _SETTINGS = {
     LITSERVE: {
         "one worker": ("lit", "--threads", "2"),
@@ -118,10 +118,10 @@ def _compare(model: str, generator: Generator, folder: Path, arguments: argparse
     with ExitStack() as stack:
         best: dict[int, dict[str, Contestant]] = {clients: {} for clients in CLIENTS}
         mine = {}
-        for setting, flags in _OUR_SETTINGS.items():
+        for setting, count in _OUR_WORKERS.items():
             print(f"trying {OURS}, {setting}", file=sys.stderr)
-            server = stack.enter_context(ours(folder, *flags))
-            _wait_until_idle(server, 1 + (len(flags) and int(flags[-1])))
+            server = stack.enter_context(ours(folder, "--workers", str(count)))
+            _wait_until_idle(server, 1 if count == 1 else 1 + count)
             server.pause()
             mine[setting] = Contestant(server, _path(model, PASSES), setting)
         one, many = (_fastest(generator, mine, bodies, clients) for clients in (1, _GOAL_CLIENTS))

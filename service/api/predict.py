@@ -26,7 +26,7 @@ from service.loading import Model
 from service.metrics import Metrics
 from service.registry import Registry
 from service.requests import DEFAULT_TOLERANCE, Answer, Plan
-from service.rows import RowsError, read_many_rows, read_rows
+from service.rows import RowsError, read_many_rows
 from service.scheduler import OverloadedError, Scheduler
 from service.settings import Settings
 
@@ -263,11 +263,8 @@ def _pause() -> None:
 
 def _parse(body: bytes, model: Model, max_rows: int, pause: Callable[[], None]) -> tuple[Array, ...]:
     """The rows of a body, as the network takes them."""
-    takes = model.bundle.manifest.takes
     try:
-        if len(body) <= _INLINE_BYTES:
-            return read_rows(body, takes, max_rows)
-        return read_many_rows(body, takes, max_rows, pause)
+        return read_many_rows(body, model.bundle.manifest.takes, max_rows, pause)
     except RowsError as error:
         raise ProblemError(422, str(error)) from error
 
