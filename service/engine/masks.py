@@ -21,9 +21,12 @@ Fewer bits than a fixed 16 were measured on two cores: 400 passes of a 784-1024-
 2.9 times faster.
 """
 
+import functools
 import itertools
+import math
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +44,7 @@ PASS_ROW = 2**64 - 1
 _BLOCK_WORDS = 4
 # Below this many words a second thread costs more than it saves.
 _WORDS_A_THREAD = 16_384
+_LINE = 16  # floats of a cache line
 # Below this many words of one row, leaving the interpreter's lock costs more than holding it.
 _FEW_WORDS = 4096
 
@@ -90,33 +94,42 @@ class MaskSource:
         """The same of what the rows of a pass share."""
         return self._passes.bytes
 
-    def draw(self, seeds: npt.ArrayLike, rows: npt.ArrayLike, first: int, passes: int) -> Masks:
-        """The masks of `passes` passes, from pass `first` on, of each of several rows.
+    def draw(
+        self,
+        seeds: npt.ArrayLike,
+        rows: npt.ArrayLike,
+        first: npt.ArrayLike,
+        passes: npt.ArrayLike,
+        *,
+        overwrite: bool = False,
+    ) -> Masks:
+        """The masks of some passes of each of several rows.
 
         Args:
             seeds: `[rows]`, the seed of the request that each row belongs to.
             rows: `[rows]`, each row's index in its request.
-            first: the first pass, from 0.
-            passes: how many passes.
+            first: `[rows]`, each row's first pass, from 0; or one number for all rows.
+            passes: `[rows]`, how many passes each row has from there on; or one number for all rows.
+            overwrite: whether what this thread drew with it before is needed no more. Its memory is taken again then:
+                to get fresh pages costs several times what it costs to draw.
 
         Returns:
-            One float32 array for each site, in the order of `sites`: `[rows * passes, *mask_shape]`, the passes of a
-            row next to one another. Of a site whose scope is "pass", `[*mask_shape]`: `passes` must be 1 then, and
-            the seeds equal.
+            One float32 array for each site, in the order of `sites`: `[pairs, *mask_shape]`, a pair being a pass of a
+            row; the passes of a row are next to one another. Of a site whose scope is "pass", `[*mask_shape]`: `passes`
+            must be 1 then, and the seeds and first passes equal.
         """
         if not self.shares_rows:
-            if passes != 1:
+            if np.any(np.asarray(passes) != 1):
                 raise ValueError("a mask without a row dimension serves one pass at a time; draw_each draws several")
-            return self.draw_each(seeds, rows, first, 1)[0]
-        drawn = _draw(self._rows, _keys(seeds, rows), first, passes)
-        return [mask.reshape(-1, *mask.shape[2:]) for mask in drawn]
+            return self.draw_each(seeds, rows, int(np.ravel(first)[0]), 1)[0]
+        return _draw(self._rows, _keys(seeds, rows), first, passes, _scratch if overwrite else None)
 
     def draw_each(self, seeds: npt.ArrayLike, rows: npt.ArrayLike, first: int, passes: int) -> list[Masks]:
         """What `draw` returns for each of several passes, drawn together; the seeds must be equal."""
         keys = _keys(seeds, rows)
         if np.any(keys[:, 0] != keys[0, 0]):
             raise ValueError("a mask without a row dimension serves one request at a time")
-        own = _draw(self._rows, keys, first, passes)
+        own = [mask.reshape(-1, passes, *mask.shape[1:]) for mask in _draw(self._rows, keys, first, passes)]
         shared = _draw(self._passes, np.array([[keys[0, 0], PASS_ROW]], np.uint64), first, passes)
         each: list[Masks] = []
         for number in range(passes):
@@ -124,7 +137,7 @@ class MaskSource:
             for place, mask in zip(self._rows.places, own, strict=True):
                 masks[place.index] = mask[:, number]
             for place, mask in zip(self._passes.places, shared, strict=True):
-                masks[place.index] = mask[0, number, ...]
+                masks[place.index] = mask[number, ...]
             each.append(masks)
         return each
 
@@ -161,7 +174,20 @@ class _Layout:
             self.places.append(_Place(index, site, word, words, bits, threshold))
             word += words
         self.stride = -(-word // _BLOCK_WORDS) * _BLOCK_WORDS
+        self.table = self._native() if native.available and sys.byteorder == "little" else None
         self.bytes = 8 * self.stride + sum(4 * int(np.prod(place.site.mask_shape)) for place in self.places)
+
+    def _native(self) -> native.MaskTable | None:
+        """What draws them without NumPy; None where that is not for all of them."""
+        places: list[native.Place] = []
+        for place in self.places:
+            site = place.site
+            if place.threshold is None:
+                return None
+            planes = 2 if site.shifted else 1
+            kept, dropped = site.kept[:planes], site.dropped[:planes]
+            places.append(native.Place(place.word, place.words, site.units, place.bits, place.threshold, kept, dropped))
+        return native.MaskTable(places, self.stride)
 
     def fill(self, words: npt.NDArray[np.uint64], masks: Masks) -> None:
         """Turn words `[rows, passes, stride]` into masks, each `[rows, passes, *mask_shape]`."""
@@ -186,33 +212,88 @@ def _keys(seeds: npt.ArrayLike, rows: npt.ArrayLike) -> npt.NDArray[np.uint64]:
     return np.stack([np.asarray(seeds, np.uint64), np.asarray(rows, np.uint64)], axis=1)
 
 
-def _draw(layout: _Layout, keys: npt.NDArray[np.uint64], first: int, passes: int) -> Masks:
-    """The masks of a layout's sites, `[keys, passes, *mask_shape]`."""
-    masks = [np.empty((len(keys), passes, *place.site.mask_shape), np.float32) for place in layout.places]
+def _draw(
+    layout: _Layout,
+    keys: npt.NDArray[np.uint64],
+    first: npt.ArrayLike,
+    passes: npt.ArrayLike,
+    scratch: "_Scratch | None" = None,
+) -> Masks:
+    """The masks of a layout's sites, `[pairs, *mask_shape]`: each key's `passes` from its `first` on."""
+    firsts = np.ascontiguousarray(np.broadcast_to(np.asarray(first, np.uint64), len(keys)))
+    ends = np.cumsum(np.broadcast_to(np.asarray(passes, np.int64), len(keys)))
+    pairs = int(ends[-1]) if len(keys) else 0
+    shapes = [(pairs, *place.site.mask_shape) for place in layout.places]
+    masks = [np.empty(shape, np.float32) for shape in shapes] if scratch is None else scratch.arrays(shapes)
     if not layout.places:
         return masks
-
-    def draw(part: tuple[slice, slice]) -> None:
-        which, some = part
-        start, count = first + some.start, some.stop - some.start
-        words = _read(keys[which], start * layout.stride, count * layout.stride)
-        layout.fill(words.reshape(-1, count, layout.stride), [mask[part] for mask in masks])
-
-    threads = min(thread_count(), 1 + len(keys) * passes * layout.stride // _WORDS_A_THREAD)
-    if len(keys) >= threads:
-        parts = [(part, slice(0, passes)) for part in _parts(len(keys), threads)]
-    else:
-        parts = [(slice(0, len(keys)), part) for part in _parts(passes, min(threads, passes))]
-    waiting = [pool().submit(draw, part) for part in parts[1:]]
-    draw(parts[0])
-    for future in waiting:
-        future.result()
+    threads = min(thread_count(), 1 + pairs * layout.stride // _WORDS_A_THREAD)
+    if native.available and layout.table is not None:
+        planes = [
+            mask.reshape(pairs, 2 if place.site.shifted else 1, place.site.units)
+            for place, mask in zip(layout.places, masks, strict=True)
+        ]
+        _at_once(threads, pairs, functools.partial(layout.table.draw, keys, firsts, ends, planes))
+        return masks
+    begin = 0
+    for same in _runs(firsts, np.diff(ends, prepend=0)):  # rows with the same passes
+        end, start, count = int(ends[same.stop - 1]), int(firsts[same.start]), (int(ends[same.start]) - begin)
+        shape = same.stop - same.start, count
+        _draw_block(
+            layout, keys[same], start, count, [mask[begin:end].reshape(*shape, *mask.shape[1:]) for mask in masks]
+        )
+        begin = end
     return masks
 
 
-def _parts(count: int, parts: int) -> list[slice]:
-    bounds = [count * part // parts for part in range(parts + 1)]
-    return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
+class _Scratch(threading.local):
+    """Memory of a thread, kept from draw to draw."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.float32)
+
+    def arrays(self, shapes: Sequence[tuple[int, ...]]) -> Masks:
+        """Arrays of these shapes; those of the call before are void."""
+        sizes = [math.prod(shape) for shape in shapes]
+        places = list(itertools.accumulate((-(-size // _LINE) * _LINE for size in sizes), initial=0))
+        if self._memory.size < places[-1]:
+            self._memory = np.empty(places[-1], np.float32)
+        parts = zip(places, sizes, shapes, strict=False)
+        return [self._memory[start : start + size].reshape(shape) for start, size, shape in parts]
+
+
+_scratch = _Scratch()
+
+
+def _draw_block(layout: _Layout, keys: npt.NDArray[np.uint64], first: int, passes: int, masks: Masks) -> None:
+    """Write the masks `[keys, passes, *mask_shape]` with NumPy."""
+
+    def draw(begin: int, end: int) -> None:
+        which, some = (slice(begin, end), slice(0, passes)) if by_rows else (slice(None), slice(begin, end))
+        start, count = first + some.start, some.stop - some.start
+        words = _read(keys[which], start * layout.stride, count * layout.stride)
+        layout.fill(words.reshape(-1, count, layout.stride), [mask[which, some] for mask in masks])
+
+    threads = min(thread_count(), 1 + len(keys) * passes * layout.stride // _WORDS_A_THREAD)
+    by_rows = len(keys) >= threads
+    _at_once(threads, len(keys) if by_rows else passes, draw)
+
+
+def _at_once(threads: int, count: int, draw: Callable[[int, int], None]) -> None:
+    """Call `draw` with parts of `0 .. count`, in so many threads at most."""
+    threads = max(1, min(threads, count))
+    first, *others = itertools.pairwise(count * part // threads for part in range(threads + 1))
+    waiting = [pool().submit(draw, *part) for part in others]
+    draw(*first)
+    for future in waiting:
+        future.result()
+
+
+def _runs(*columns: npt.NDArray[Any]) -> Iterator[slice]:
+    """Where neighbours are equal in all columns."""
+    changes = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    bounds = [0, *(np.flatnonzero(changes) + 1).tolist(), len(columns[0])]
+    return (slice(*pair) for pair in itertools.pairwise(bounds))
 
 
 def _kept(words: npt.NDArray[np.uint64], place: _Place, threshold: int) -> npt.NDArray[np.uint8]:

@@ -1,5 +1,5 @@
 /* Two things that NumPy and PyTorch do slower on the CPU: chains of masked linear layers without the multiplications by
-   zero, and the random words that masks are made of.
+   zero, and the drawing of masks.
 
    Masked linear layers.
 
@@ -220,4 +220,81 @@ static void stream(uint64_t key0, uint64_t key1, uint64_t block, int64_t count, 
 void philox_words(const uint64_t *keys, int64_t streams, uint64_t block, int64_t count, uint64_t *out) {
     for (int64_t i = 0; i < streams; i++)
         stream(keys[2 * i], keys[2 * i + 1], block, count, out + i * count * BLOCK_WORDS);
+}
+
+/* Masks.
+
+   A pass of a row takes `stride` words of its stream; `masks.py` says what each bit of them means. From the words to the
+   numbers that multiply, nothing leaves the L1 cache. */
+
+#define WORDS_AT_ONCE 512
+#define WORD_BITS 64
+#define PLANES 2
+
+/* Where the units of one site lie in the words of a pass: `bits` (1, 8 or 16) each, from word `word` on. A unit whose
+   number is at least `threshold` becomes `kept[0]`, others `dropped[0]`; with two planes, behind these come the units
+   again with `kept[1]` and `dropped[1]`. The numbers are bit patterns of floats. */
+struct place {
+    int64_t word, words, units, planes, bits, threshold;
+    int32_t kept[PLANES], dropped[PLANES];
+};
+
+typedef int32_t eight __attribute__((vector_size(32), aligned(4), may_alias));
+
+INLINE void choose_by_bits(const uint8_t *bytes, int64_t count, int32_t kept, int32_t dropped, int32_t *out) {
+    const eight bit = {1, 2, 4, 8, 16, 32, 64, 128}, none = {0};
+    int64_t whole = count / 8;
+    for (int64_t i = 0; i < whole; i++) {
+        eight one = ((bit & (none + bytes[i])) != none);
+        *(eight *)(out + 8 * i) = (one & kept) | (~one & dropped);
+    }
+    for (int64_t i = 8 * whole; i < count; i++) out[i] = bytes[i / 8] >> (i % 8) & 1 ? kept : dropped;
+}
+
+/* The units of a place that lie in words `at` .. `at + count` of the pass. */
+INLINE void fill(const struct place *place, const uint64_t *words, int64_t at, int64_t count, int32_t *out) {
+    int64_t first = at > place->word ? at : place->word, last = lesser(at + count, place->word + place->words);
+    if (first >= last) return;
+    int64_t a_word = WORD_BITS / place->bits, unit = (first - place->word) * a_word;
+    int64_t units = lesser(place->units, (last - place->word) * a_word) - unit;
+    const void *from = words + (first - at);
+    int32_t threshold = (int32_t)place->threshold;
+    for (int64_t plane = 0; plane < place->planes; plane++) {
+        int32_t *to = out + plane * place->units + unit, kept = place->kept[plane], dropped = place->dropped[plane];
+        if (threshold <= 0 || threshold >> place->bits) /* every number is at least 0, and none is 2 ** bits */
+            for (int64_t i = 0; i < units; i++) to[i] = threshold <= 0 ? kept : dropped;
+        else if (place->bits == 1)
+            choose_by_bits(from, units, kept, dropped, to);
+        else if (place->bits == 8)
+            for (int64_t i = 0; i < units; i++) to[i] = ((const uint8_t *)from)[i] >= threshold ? kept : dropped;
+        else
+            for (int64_t i = 0; i < units; i++) to[i] = ((const uint16_t *)from)[i] >= threshold ? kept : dropped;
+    }
+}
+
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
+__attribute__((target_clones("avx2", "default")))
+#endif
+/* Draw the masks of pairs begin..end: `masks`, one a place, are [pairs, planes, units].
+
+   Row r has the key `keys[2r]`, `keys[2r + 1]`; its pairs are its passes from number `firsts[r]` on, and end where
+   `ends[r]` says. Calls on different pairs may run at once. */
+void draw_masks(const struct place *places, int64_t count, int64_t stride, const uint64_t *keys, const uint64_t *firsts,
+                const int64_t *ends, int64_t begin, int64_t end, int32_t *const *masks) {
+    uint64_t words[WORDS_AT_ONCE];
+    int64_t row = 0;
+    while (begin < end) {
+        while (ends[row] <= begin) row++;
+        uint64_t block = (firsts[row] + (uint64_t)(begin - (row ? ends[row - 1] : 0))) * (uint64_t)(stride / BLOCK_WORDS);
+        int64_t passes = lesser(lesser(ends[row], end) - begin, stride < WORDS_AT_ONCE ? WORDS_AT_ONCE / stride : 1);
+        for (int64_t at = 0; at < stride; at += WORDS_AT_ONCE) {
+            int64_t taken = lesser(WORDS_AT_ONCE, stride - at);
+            stream(keys[2 * row], keys[2 * row + 1], block + (uint64_t)(at / BLOCK_WORDS), passes * taken / BLOCK_WORDS, words);
+            for (int64_t i = 0; i < count; i++)
+                for (int64_t pass = 0; pass < passes; pass++)
+                    fill(places + i, words + pass * taken, at, taken,
+                         masks[i] + (begin + pass) * places[i].planes * places[i].units);
+        }
+        begin += passes;
+    }
 }

@@ -1,8 +1,8 @@
-"""The C extension `native.c`: chains of masked linear layers without the multiplications by zero, and random words.
+"""The C extension `native.c`: chains of masked linear layers without the multiplications by zero, and drawn masks.
 
 It is optional. Installing the package compiles it where there is a C compiler; where there is none, `available` is
 false and other runtimes do its work. It is a plain shared library, called through ctypes, which lets other threads of
-Python run meanwhile.
+Python run meanwhile, unless the call is short.
 """
 
 import ctypes
@@ -20,6 +20,8 @@ SCRATCH_BYTES = 8 * 2**20
 """The memory that one thread may take for intermediate values, in bytes (more where a single pair does)."""
 _MOST_PAIRS_A_BLOCK = 512
 _LINE = 64  # bytes of a cache line
+# Masks of fewer bytes are written in less time than it takes to get the interpreter's lock back from another thread.
+_FEW_BYTES = 2**18
 
 Floats = npt.NDArray[np.float32]
 
@@ -34,24 +36,39 @@ class _Layer(ctypes.Structure):
     )
 
 
-def _load() -> ctypes.CDLL | None:
+class _Place(ctypes.Structure):
+    _fields_ = (
+        ("word", ctypes.c_int64),
+        ("words", ctypes.c_int64),
+        ("units", ctypes.c_int64),
+        ("planes", ctypes.c_int64),
+        ("bits", ctypes.c_int64),
+        ("threshold", ctypes.c_int64),
+        ("kept", ctypes.c_float * 2),
+        ("dropped", ctypes.c_float * 2),
+    )
+
+
+def _load(kind: type[ctypes.CDLL] = ctypes.CDLL) -> ctypes.CDLL | None:
     found = importlib.util.find_spec("service.engine._native")
     if found is None or found.origin is None:
         return None
     try:
-        library = ctypes.CDLL(found.origin)
-        functions = library.masked_chain, library.masked_chain_scratch, library.philox_words
+        library = kind(found.origin)
+        functions = library.masked_chain, library.masked_chain_scratch, library.philox_words, library.draw_masks
     except (OSError, AttributeError):  # built for another machine, or of another version
         return None
     address, number = ctypes.c_void_p, ctypes.c_int64
-    chain, scratch, words = functions
+    chain, scratch, words, masks = functions
     chain.argtypes, chain.restype = [address, number, *[address] * 3, *[number] * 3, *[address] * 2], None
     scratch.argtypes, scratch.restype = [address, number, number], number
     words.argtypes, words.restype = [address, number, ctypes.c_uint64, number, address], None
+    masks.argtypes, masks.restype = [address, number, number, *[address] * 3, number, number, address], None
     return library
 
 
 _library = _load()
+_locked = _load(ctypes.PyDLL)  # the same functions, called without leaving the interpreter's lock
 _scratch = threading.local()
 
 available = _library is not None
@@ -151,6 +168,90 @@ class MaskedChain:
     def _bytes(self, block: int) -> int:
         assert _library is not None
         return int(_library.masked_chain_scratch(self._table, len(self._layers), block))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the units of a site lie in the random words of a pass, and what becomes of them.
+
+    Attributes:
+        word, words: which words they take.
+        units: how many units.
+        bits: how many bits a unit takes: 1, 8 or 16.
+        threshold: the least number of these that is kept.
+        kept, dropped: what a unit becomes in each plane of the mask, one or two.
+    """
+
+    word: int
+    words: int
+    units: int
+    bits: int
+    threshold: int
+    kept: Sequence[float]
+    dropped: Sequence[float]
+
+
+class MaskTable:
+    """Draws the masks of some sites. Thread-safe."""
+
+    def __init__(self, places: Sequence[Place], stride: int) -> None:
+        """
+        Args:
+            places: of each site.
+            stride: how many words a pass takes, a multiple of four.
+        """
+        self._places, self._stride = tuple(places), stride
+        self._table = (_Place * len(places))(
+            *(
+                _Place(p.word, p.words, p.units, len(p.kept), p.bits, p.threshold, tuple(p.kept), tuple(p.dropped))
+                for p in places
+            )
+        )
+
+    def draw(
+        self,
+        keys: npt.NDArray[np.uint64],
+        firsts: npt.NDArray[np.uint64],
+        ends: npt.NDArray[np.int64],
+        masks: Sequence[Floats],
+        begin: int,
+        end: int,
+    ) -> None:
+        """Write the masks of the pairs `begin` to `end`.
+
+        Args:
+            keys: `[rows, 2]`, of each row's stream.
+            firsts: `[rows]`, each row's first pass.
+            ends: `[rows]`, behind which pair the passes of each row end; those of the next follow.
+            masks: for each place, `[pairs, planes, units]`, to be written to.
+            begin, end: of the pairs. Different threads may draw different parts at once.
+
+        Raises:
+            ValueError: an array has another shape, dtype or memory order.
+        """
+        rows = len(keys)
+        _check(keys, np.uint64, (rows, 2))
+        _check(firsts, np.uint64, (rows,))
+        _check(ends, np.int64, (rows,))
+        pairs = int(ends[-1]) if rows else 0
+        for mask, place in zip(masks, self._places, strict=True):
+            _check(mask, np.float32, (pairs, len(place.kept), place.units))
+        if not 0 <= begin <= end <= pairs or (rows and (ends[0] < 0 or np.any(ends[1:] < ends[:-1]))):
+            raise ValueError(f"the pairs {begin} to {end} of rows that end at {ends.tolist()} were asked for")
+        few = (end - begin) * sum(4 * len(place.kept) * place.units for place in self._places) <= _FEW_BYTES
+        library = _locked if few else _library
+        assert library is not None
+        library.draw_masks(
+            self._table,
+            len(self._places),
+            self._stride,
+            keys.ctypes.data,
+            firsts.ctypes.data,
+            ends.ctypes.data,
+            begin,
+            end,
+            (ctypes.c_void_p * len(masks))(*(mask.ctypes.data for mask in masks)),
+        )
 
 
 def philox_words(keys: npt.NDArray[np.uint64], block: int, count: int) -> npt.NDArray[np.uint64]:

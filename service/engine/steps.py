@@ -122,8 +122,13 @@ class Steps:
         return Outcome(self._reading.statistics().deterministic(blocks), None, failed)
 
     def _masks(self, work: Sequence[tuple[Cohort, int]]) -> Masks:
-        drawn = [self._source.draw(cohort.seeds, cohort.indices, cohort.passes, passes) for cohort, passes in work]
-        return drawn[0] if len(drawn) == 1 else [np.concatenate(parts) for parts in zip(*drawn, strict=True)]
+        """Of all pairs, drawn together."""
+        cohorts = [cohort for cohort, _ in work]
+        sizes = [len(cohort) for cohort in cohorts]
+        seeds, indices = (_joined([getattr(c, name) for c in cohorts]) for name in ("seeds", "indices"))
+        firsts = np.repeat([cohort.passes for cohort in cohorts], sizes)
+        counts = np.repeat([passes for _, passes in work], sizes)
+        return self._source.draw(seeds, indices, firsts, counts, overwrite=True)
 
     def _gathered(self, work: Sequence[tuple[Cohort, int]]) -> tuple[Frontier, npt.NDArray[np.int64]]:
         """One frontier for all cohorts, and which of its rows each pair takes."""

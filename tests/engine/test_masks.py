@@ -180,6 +180,33 @@ def test_a_mask_does_not_depend_on_how_passes_are_cut_into_steps():
     assert_equal_masks([np.concatenate(parts) for parts in zip(*steps, strict=True)], whole)
 
 
+@pytest.mark.parametrize("extension", [True, False])
+def test_rows_that_are_at_different_passes_are_drawn_together(extension, monkeypatch):
+    if extension and not native.available:
+        pytest.skip("the C extension was not built")
+    monkeypatch.setattr(native, "available", extension)
+    source = MaskSource([site(0.1, 3000), site(0.5, 40), site(0.25, (3, 7)), site(0.3, 9, kind="alpha")])
+    seeds, rows, firsts, passes = [1, 2, 2, 2, 5], [0, 3, 4, 0, 1], [5, 0, 0, 0, 17], [6, 2, 2, 1, 300]
+    together = source.draw(seeds, rows, firsts, passes)
+    apart = [source.draw([one[0]], [one[1]], *one[2:]) for one in zip(seeds, rows, firsts, passes, strict=True)]
+    for number, mask in enumerate(together):
+        np.testing.assert_array_equal(mask, np.concatenate([masks[number] for masks in apart]))
+
+
+def test_drawing_over_the_last_masks_gives_the_same_and_leaves_others_alone():
+    source = MaskSource([site(0.5, 40), site(0.25, (3, 7))])
+    kept = source.draw([1], [0], 0, 9)
+    for passes in (9, 4, 30):
+        before = source.draw([1], [0], 2, passes, overwrite=True)
+        again = source.draw([1], [0], 2, passes, overwrite=True)
+        for mask, other, fresh in zip(again, before, source.draw([1], [0], 2, passes), strict=True):
+            np.testing.assert_array_equal(mask, fresh)
+            assert np.shares_memory(mask, other)
+            assert not np.shares_memory(mask, fresh)
+    for mask, other in zip(kept, source.draw([1], [0], 0, 9), strict=True):
+        np.testing.assert_array_equal(mask, other)
+
+
 def test_a_mask_does_not_depend_on_the_threads_that_draw_it():
     source = MaskSource([site(0.5, 5000), site(0.1, 5000)])
     seeds, rows = [1] * 12, list(range(12))
@@ -262,7 +289,9 @@ def test_the_words_of_the_c_extension_are_those_of_numpy(block, count):
 
 
 def test_masks_are_the_same_without_the_c_extension(monkeypatch):
-    source = MaskSource([site(0.1, 3000), site(0.5, 40)])
+    probabilities, kinds = (0.1, 0.5, 0.25, 1.0), ("element", "alpha")
+    many = [site(p, units, kind=kind) for p in probabilities for units in (3000, 7) for kind in kinds]
+    source = MaskSource([*many, site(0.5, 40_000), site(0.1, 9_001)])
     drawn = source.draw([1, 2], [0, 3], 5, 6)
     monkeypatch.setattr(native, "available", False)
     for mask, other in zip(source.draw([1, 2], [0, 3], 5, 6), drawn, strict=True):
