@@ -1,8 +1,9 @@
 """Lanes: one model's requests, cut into steps of the engine.
 
-Requests take turns (deficit round robin, Shreedhar & Varghese 1996): in each turn one gets a share of the step, and
-those that are new go before those that have had a turn, so that a small request does not wait for large ones. What a
-turn takes of a request's rows begins; it goes on, with what began beside it, in a group, until each row has its passes.
+Requests take turns, each a share of the step, and three rules say who is next: what has waited longest of those that
+have begun gets a share in any case; then comes what a turn can finish, which makes room; then what is new, so that a
+small request does not wait for large ones; and then the others, round robin. What a turn takes of a request's rows
+begins; it goes on, with what began beside it, in a group, until each row has its passes.
 """
 
 import time
@@ -22,6 +23,8 @@ from service.requests import Part, Request
 
 _TURNS_A_STEP = 4
 _SMOOTHING = 0.2
+# Of a step in which a request ends that few others wait beside: how much may be in it. It ends the sooner.
+_FULL_ENOUGH = 0.5
 # Of the size of steps: what a step makes of it that took too long, at most, or that was full and took less.
 _SHRINK, _GROWTH, _NEARLY = 0.25, 1.25, 0.75
 # Of the largest size that is tried again, after a step that failed: with each that does not.
@@ -260,6 +263,48 @@ class Work:
         return list(dict.fromkeys([*beginning, *(request for group, _ in self.going for request in group.requests)]))
 
 
+class _Room:
+    """What a step has room for.
+
+    Attributes:
+        rows, pairs: that may still be added.
+        ends: whether a request that is in it ends with it.
+    """
+
+    def __init__(self, rows: int, pairs: int) -> None:
+        self.rows, self.pairs = rows, pairs
+        self.ends = False
+        self._rows, self._pairs = rows, pairs
+
+    @property
+    def left(self) -> bool:
+        """Whether there is any."""
+        return self.rows > 0 and self.pairs > 0
+
+    @property
+    def turn_pairs(self) -> int:
+        """How many pairs a turn of what does not end gets."""
+        return min(self.pairs, max(1, self._pairs // _TURNS_A_STEP))
+
+    def ends_with(self, group: Group) -> bool:
+        """Whether what a group lacks, as far as that is known, fits into a turn."""
+        return len(group.cohort) * group.next_passes(group.left) <= max(1, self._pairs // _TURNS_A_STEP)
+
+    def share(self, request: Request) -> tuple[int, int]:
+        """How many rows and pairs a request may take that has rows to begin."""
+        return min(self.rows, max(1, self._rows // _TURNS_A_STEP)), self.turn_pairs
+
+    def take(self, rows: int, pairs: int, *, ends: bool) -> None:
+        """Something was added."""
+        self.rows, self.pairs = self.rows - rows, self.pairs - pairs
+        self.ends = self.ends or ends
+
+    def fill(self, share: float) -> None:
+        """Let no more in than up to a share of the whole."""
+        self.rows -= round(self._rows * (1.0 - share))
+        self.pairs -= round(self._pairs * (1.0 - share))
+
+
 @dataclass(frozen=True)
 class Sizes:
     """How large a model's steps may be.
@@ -321,30 +366,50 @@ class Lane:
         work = Work()
         waiting = len(self._new) + sum(1 if isinstance(one, Request) else len(one.requests) for one in self._old)
         self._wanted_seconds = self._step_seconds * min(_LONGEST, max(1.0, waiting / _FEW_REQUESTS))
-        rows, pairs = self.sizes.rows.now, self.sizes.pairs.now
-        turn_rows, turn_pairs = max(1, rows // _TURNS_A_STEP), max(1, pairs // _TURNS_A_STEP)
         now = time.perf_counter() + self._last_seconds
+        room = _Room(self.sizes.rows.now, self.sizes.pairs.now)
+        for one in self._first(room):
+            self._turn(one, work, room, now)
+        while self._new and room.left:
+            self._turn(self._new.popleft(), work, room, now)
         again: list[Group] = []
-        while (self._new or self._old) and rows > 0 and pairs > 0:
-            one = self._new.popleft() if self._new else self._old.popleft()
-            if isinstance(one, Group):
-                one.drop_cancelled()
-                if any(one is other for other, _ in work.going):
-                    again.append(one)
-                    break
-                if len(one.cohort):
-                    passes = one.next_passes(self._most_passes(len(one.cohort), min(turn_pairs, pairs)))
-                    work.going.append((one, passes))
-                    pairs -= passes * len(one.cohort)
-            elif one.is_late(now):
-                work.late.append(one)
-            elif not one.over:
-                used_rows, used_pairs = self._begin(one, work, min(turn_rows, rows), min(turn_pairs, pairs))
-                rows, pairs = rows - used_rows, pairs - used_pairs
-                if one.admitted < one.rows:
-                    self._old.append(one)
+        while self._old and room.left and not again:
+            one = self._old.popleft()
+            if isinstance(one, Group) and any(one is other for other, _ in work.going):
+                again.append(one)
+            else:
+                self._turn(one, work, room, now)
         self._old.extendleft(again)
         return work
+
+    def _first(self, room: "_Room") -> list[Request | Group]:
+        """Whose turn is before that of new requests: who has waited longest, and what a turn can finish."""
+        first: list[Request | Group] = [self._old.popleft()] if self._old else []
+        ending = [one for one in self._old if isinstance(one, Group) and room.ends_with(one)]
+        if ending:
+            gone = set(map(id, ending))
+            self._old = deque(one for one in self._old if id(one) not in gone)
+        return [*first, *ending]
+
+    def _turn(self, one: Request | Group, work: Work, room: "_Room", now: float) -> None:
+        """Let a request or a group have its share of a step, as far as there is room."""
+        if not room.left:
+            self._old.append(one)
+        elif isinstance(one, Group):
+            one.drop_cancelled()
+            if len(one.cohort):
+                pairs = room.pairs if room.ends_with(one) else room.turn_pairs
+                passes = one.next_passes(self._most_passes(len(one.cohort), pairs))
+                work.going.append((one, passes))
+                room.take(0, passes * len(one.cohort), ends=passes == one.left)
+        elif one.is_late(now):
+            work.late.append(one)
+        elif not one.over:
+            rows, pairs = self._begin(one, work, *room.share(one))
+            ends = one.admitted == one.rows and pairs == rows * one.plan.passes
+            room.take(rows, pairs, ends=ends)
+            if one.admitted < one.rows:
+                self._old.append(one)
 
     def _begin(self, request: Request, work: Work, rows: int, pairs: int) -> tuple[int, int]:
         """Let rows of a request begin: at most so many, that take so many pairs; how many of both it is."""

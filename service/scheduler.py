@@ -80,9 +80,14 @@ class Scheduler:
         """How full the queue is, 0 to 1."""
         return max(self._queue_rows / self._max_queue_rows, self._queue_bytes / self._max_queue_bytes)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one more row may be taken."""
+        return self._queue_rows < self._max_queue_rows and self._queue_bytes < self._max_queue_bytes
+
     def check_room(self) -> None:
         """Raise OverloadedError where not one more row is taken."""
-        if self._queue_rows >= self._max_queue_rows or self._queue_bytes >= self._max_queue_bytes:
+        if not self.has_room:
             raise self._overloaded()
 
     def submit(

@@ -9,7 +9,6 @@ import pickle
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -17,15 +16,16 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service import log, workers
 from service.api import create_app
+from service.api.refusals import Refusals
 from service.bundle import BundleError
 from service.engine import InvalidInputError
 from service.engine.runtimes.sessions import SessionOptions
 from service.engine.threads import physical_cores, use_threads
 from service.metrics import share
+from service.protocol import protocol
 from service.registry import Registry
 from service.settings import Settings
 from service.workers import Assignment
@@ -52,7 +52,7 @@ def run(settings: Settings) -> int:
     if app is None:
         return 2
     leaving = _Leaving()
-    return _run(_Single(_config(settings, leaving.around(app)), leaving))
+    return _run(_Single(_config(settings, leaving.around(app), http=_protocol(app, leaving)), leaving))
 
 
 def _app(settings: Settings, threads: int | None) -> FastAPI | None:
@@ -72,7 +72,7 @@ def _app(settings: Settings, threads: int | None) -> FastAPI | None:
 
 
 def _config(settings: Settings, app: ASGIApp, **others: Any) -> uvicorn.Config:
-    given: dict[str, Any] = {"host": settings.host, "port": settings.port, "http": "httptools"} | others
+    given: dict[str, Any] = {"host": settings.host, "port": settings.port} | others
     return uvicorn.Config(
         app,
         loop="uvloop",
@@ -81,6 +81,16 @@ def _config(settings: Settings, app: ASGIApp, **others: Any) -> uvicorn.Config:
         timeout_graceful_shutdown=round(settings.grace_seconds),
         **given,
     )
+
+
+def _protocol(app: FastAPI, leaving: "_Leaving", supervisor: "_Supervisor | None" = None) -> type[asyncio.Protocol]:
+    """The class of connections: clients that are told to go are answered by the app, which does that."""
+    refusals = Refusals(app)
+
+    def refuse(scope: Scope) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+        return None if leaving.any else refusals.of(scope)
+
+    return protocol(refuse, None if supervisor is None else lambda: supervisor.tell(workers.ENDED))
 
 
 def _run(server: uvicorn.Server) -> int:
@@ -110,7 +120,7 @@ def work(channel: socket.socket, assignment: Assignment) -> int:
         return 2
     leaving = _Leaving()
     supervisor = _Supervisor(channel)
-    config = _config(settings, leaving.around(app), http=_counted(supervisor.tell))
+    config = _config(settings, leaving.around(app), http=_protocol(app, leaving, supervisor))
     return _run(_Worker(config, supervisor, leaving, app.state.registry))
 
 
@@ -185,12 +195,17 @@ class _Leaving:
         self.count = 0
         self.all = False
 
+    @property
+    def any(self) -> bool:
+        """Whether there are such clients."""
+        return self.all or self.count > 0
+
     def around(self, app: ASGIApp) -> ASGIApp:
         """The app, telling them."""
 
         async def telling(scope: Scope, receive: Receive, send: Send) -> None:
             async def tell(message: Message) -> None:
-                if message["type"] == "http.response.start" and (self.all or self.count):
+                if message["type"] == "http.response.start" and self.any:
                     self.count = max(0, self.count - 1)
                     MutableHeaders(scope=message)["connection"] = "close"
                 await send(message)
@@ -198,17 +213,6 @@ class _Leaving:
             await app(scope, receive, tell)
 
         return telling
-
-
-def _counted(tell: Callable[[bytes], None]) -> type[asyncio.Protocol]:
-    """uvicorn's protocol, telling when a connection ends."""
-
-    class Counted(HttpToolsProtocol):
-        def connection_lost(self, exc: Exception | None) -> None:
-            tell(workers.ENDED)
-            super().connection_lost(exc)
-
-    return Counted
 
 
 async def _linger(server: uvicorn.Server, leaving: _Leaving) -> None:

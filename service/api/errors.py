@@ -50,14 +50,22 @@ class ProblemError(Exception):
 
 def problem(request: Request, status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
     """A problem as a response."""
-    content = Problem(
-        type="about:blank",
-        title=_PHRASES.get(status, "Client Closed Request"),
-        status=status,
-        detail=detail,
-        request_id=getattr(request.state, "request_id", None),
+    content = problem_content(status, detail, getattr(request.state, "request_id", None))
+    return Response(content, status, headers, "application/problem+json")
+
+
+def problem_content(status: int, detail: str, request_id: str | None) -> bytes:
+    """A `Problem` as JSON."""
+    title = _PHRASES.get(status, "Client Closed Request")
+    return orjson.dumps(
+        {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
     )
-    return Response(orjson.dumps(content.model_dump()), status, headers, "application/problem+json")
+
+
+def overload_details(error: OverloadedError) -> tuple[str, dict[str, str]]:
+    """The detail of the problem that a refused request gets, and its headers."""
+    wait = {"Retry-After": str(math.ceil(error.retry_after))}
+    return f"the server is overloaded: {error}; try again", wait
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -83,8 +91,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(OverloadedError)
     async def on_overload(request: Request, error: OverloadedError) -> Response:
-        wait = {"Retry-After": str(math.ceil(error.retry_after))}
-        return problem(request, 503, f"the server is overloaded: {error}; try again", wait)
+        return problem(request, 503, *overload_details(error))
 
     @app.exception_handler(DeadlineError)
     async def on_deadline(request: Request, error: DeadlineError) -> Response:

@@ -7,13 +7,14 @@ import time
 from typing import Any
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import Metrics
 
 _log = structlog.get_logger("http")
 _ID_HEADER = "X-Request-ID"
+_ID_NAME = _ID_HEADER.lower().encode()
 _GOOD_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 # Of requests that come without one: drawn once, and counted.
 _PROCESS, _NUMBERS = secrets.token_hex(8), itertools.count(1)
@@ -32,8 +33,7 @@ class ObserveMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        offered = Headers(scope=scope).get(_ID_HEADER, "")
-        request_id = offered if offered and _GOOD_ID.fullmatch(offered) else f"{_PROCESS}-{next(_NUMBERS):x}"
+        request_id = request_id_of(scope)
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
         status = 500
@@ -49,14 +49,22 @@ class ObserveMiddleware:
             try:
                 await self._app(scope, receive, send_with_id)
             finally:
-                self._tell(scope, state, status, time.perf_counter() - started)
+                seen: dict[str, Any] = {key: state[key] for key in ("model", "mode", "rows") if key in state}
+                tell(self._metrics, scope, seen, status, time.perf_counter() - started)
 
-    def _tell(self, scope: Scope, state: dict[str, Any], status: int, seconds: float) -> None:
-        path: str = scope["path"]
-        seen = {key: state[key] for key in ("model", "mode", "rows") if key in state}
-        if scope["method"] == "POST" and path.endswith("/predict"):
-            labels = (seen.get("model", "unknown"), seen.get("mode", "unknown"), str(status))
-            self._metrics.requests.labels(*labels).inc()
-            self._metrics.request_duration.labels(*labels).observe(seconds)
-        tell = _log.debug if path.startswith(_QUIET_PATHS) else _log.info
-        tell("request", method=scope["method"], path=path, status=status, seconds=round(seconds, 6), **seen)
+
+def request_id_of(scope: Scope) -> str:
+    """The client's id of a request where it sent a usable one, or else a new one."""
+    offered = next((value.decode("latin-1") for name, value in scope["headers"] if name == _ID_NAME), "")
+    return offered if offered and _GOOD_ID.fullmatch(offered) else f"{_PROCESS}-{next(_NUMBERS):x}"
+
+
+def tell(metrics: Metrics, scope: Scope, seen: dict[str, Any], status: int, seconds: float, **more: Any) -> None:
+    """Tell the log, and of a prediction the metrics, of a request that was answered."""
+    path: str = scope["path"]
+    if scope["method"] == "POST" and path.endswith("/predict"):
+        labels = (seen.get("model", "unknown"), seen.get("mode", "unknown"), str(status))
+        metrics.requests.labels(*labels).inc()
+        metrics.request_duration.labels(*labels).observe(seconds)
+    write = _log.debug if path.startswith(_QUIET_PATHS) else _log.info
+    write("request", method=scope["method"], path=path, status=status, seconds=round(seconds, 6), **seen, **more)

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
-from starlette.datastructures import QueryParams
+from starlette.datastructures import QueryParams, State
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
@@ -85,9 +85,8 @@ async def predict_named(request: Request) -> Response:
     return await predict(request, request.path_params["name"])
 
 
-def _query(request: Request) -> PredictQuery:
+def _query(text: bytes) -> PredictQuery:
     """The query, checked: here and not by FastAPI, which takes longer over it than the model over a row."""
-    text: bytes = request.scope.get("query_string", b"")
     read = _read_again if len(text) <= _SHORT_QUERY_BYTES else _read_query
     try:
         return read(text)
@@ -105,7 +104,7 @@ _read_again = lru_cache(maxsize=1024)(_read_query)  # most clients ask the same 
 
 async def predict(request: Request, name: str) -> Response:
     """A model's prediction for each row of a request; errors are the app's to explain."""
-    query = _query(request)
+    query = _query(request.scope.get("query_string", b""))
     state = request.app.state
     settings: Settings = state.settings
     scheduler: Scheduler = state.scheduler
@@ -114,7 +113,7 @@ async def predict(request: Request, name: str) -> Response:
     model = find_model(state.registry, name)
     request.state.model = model.name
     plan = _plan(model, query, arrived)
-    request.state.mode = "deterministic" if plan.passes == 0 else "mc" if plan.tolerance is None else "auto"
+    request.state.mode = _mode(plan)
     try:
         scheduler.check_room()  # before anything is done for a request that cannot be taken
         body = await _body(request, settings.max_body_bytes)
@@ -175,6 +174,20 @@ def find_model(registry: Registry, name: str) -> Model:
         reason = "is still loading" if entry.error is None else f"does not serve: {entry.error}"
         raise ProblemError(503, f"the model {name!r} {reason}", {"Retry-After": "5"})
     return entry.model
+
+
+def model_of(state: State, name: str) -> Model:
+    """The model of that name, the default one where it is empty; raises as `find_model` does."""
+    return find_model(state.registry, name or state.registry.default)
+
+
+def mode_of(model: Model, query: bytes) -> str:
+    """How a request with that query is answered by a model; raises where it cannot be."""
+    return _mode(_plan(model, _query(query), 0.0))
+
+
+def _mode(plan: Plan) -> str:
+    return "deterministic" if plan.passes == 0 else "mc" if plan.tolerance is None else "auto"
 
 
 def _plan(model: Model, query: PredictQuery, arrived: float) -> Plan:

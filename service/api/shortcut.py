@@ -17,6 +17,14 @@ Predict = Callable[[Request, str], Awaitable[Response]]
 _PATH = re.compile(r"(?:/models/(?P<name>[^/]+))?/predict")
 
 
+def predicted_by(scope: Scope) -> str | None:
+    """The model that a request wants a prediction of, "" for the default one; None where it wants something else."""
+    if scope["type"] != "http" or scope["method"] != "POST" or scope.get("root_path"):
+        return None
+    found = _PATH.fullmatch(scope["path"])
+    return None if found is None else found["name"] or ""
+
+
 class ShortcutMiddleware:
     """Answers predictions, and hands everything else on."""
 
@@ -32,16 +40,13 @@ class ShortcutMiddleware:
         self._predict = predict
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = None
-        if scope["type"] == "http" and scope["method"] == "POST" and not scope.get("root_path"):
-            found = _PATH.fullmatch(scope["path"])
+        found = predicted_by(scope)
         if found is None:
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)
-        name = found["name"]
         try:
-            response = await self._predict(request, self._owner.state.registry.default if name is None else name)
+            response = await self._predict(request, found or self._owner.state.registry.default)
         except Exception as error:
             response = await self._explain(request, error)
         await response(scope, receive, send)
