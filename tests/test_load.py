@@ -1,6 +1,7 @@
 """Under load: passes as many as needed, answers in time, clients that leave, and a server that does not fall over."""
 
 import concurrent.futures
+import json
 import os
 import re
 import socket
@@ -143,6 +144,71 @@ def test_too_much_is_refused_at_once_with_when_to_come_back(server: Server) -> N
     wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 0)
     assert ask(server).status_code == 200
     assert 'mcdropout_refused_total{model="quick",reason="queue"}' in server.client.get("/metrics").text
+
+
+def received(connection: socket.socket, answers: int) -> list[tuple[bytes, bytes]]:
+    """Status line with headers, and body, of so many answers."""
+    found: list[tuple[bytes, bytes]] = []
+    data = b""
+    while len(found) < answers:
+        head, end, rest = data.partition(b"\r\n\r\n")
+        length = int(re.search(rb"content-length: (\d+)", head)[1]) if end else 0  # type: ignore[index]
+        if end and len(rest) >= length:
+            found.append((head, rest[:length]))
+            data = rest[length:]
+            continue
+        part = connection.recv(65536)
+        assert part, (found, data)
+        data += part
+    assert not data
+    return found
+
+
+def test_refusals_leave_the_connection_as_it_was_and_errors_to_the_app(server: Server) -> None:
+    body = b'{"inputs": [[1, 0, 0, 0]]}'
+    head = b"POST /predict%b HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n"
+    plain = head % (b"", b"x-request-id: mine\r\n", len(body)) + body
+    held = json.dumps({"inputs": [[2e6, 0, 0, 0]] * 250}).encode()  # more rows than may wait: the queue is full
+    wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 0)
+    address = ("127.0.0.1", server.port)
+    with socket.create_connection(address) as holder, socket.create_connection(address, timeout=30) as client:
+        slow = (head % (b"", b"", len(held))).replace(b"/predict", b"/models/slow/predict?mc=1000000")
+        holder.sendall(slow + held)
+        wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 250)
+        client.sendall(plain + plain)  # the second before the first is answered
+        long = b" " * 300_000 + body
+        client.sendall(head % (b"?mc=0", b"expect: 100-continue\r\n", len(long)) + long[:150_000])
+        refused = received(client, 3)
+        client.sendall(long[150_000:] + head % (b"?mc=-1", b"", len(body)) + body)
+        refused += received(client, 1)
+        assert [answer[0].split()[1] for answer in refused] == [b"503", b"503", b"503", b"422"]
+        for answer, content in refused[:2]:
+            assert b"x-request-id: mine" in answer
+            assert re.search(rb"retry-after: [1-9]\d?(\r|$)", answer)
+            assert b"content-type: application/problem+json" in answer
+            assert json.loads(content) == {
+                "type": "about:blank",
+                "title": "Service Unavailable",
+                "status": 503,
+                "detail": "the server is overloaded: 250 rows wait already; "
+                "200 rows and 1073741824 bytes are accepted; try again",
+                "request_id": "mine",
+            }
+        assert ask(server, "nobody").status_code == 404
+        with socket.create_connection(address, timeout=30) as other:
+            other.sendall(head % (b"", b"connection: close\r\n", len(body)) + body)
+            answer, _ = received(other, 1)[0]
+            assert b"connection: close" in answer
+            assert other.recv(1) == b""
+        holder.close()
+        wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 0)
+        client.sendall(plain)
+        assert received(client, 1)[0][0].split()[1] == b"200"
+    told = server.client.get("/metrics").text
+    assert re.search(r'mcdropout_requests_total\{mode="deterministic",model="quick",status="503"\} 1.0', told)
+    lines = [line for line in server.log.splitlines() if "request_id=mine" in line]
+    assert [line.rpartition("status=")[2] for line in lines] == ["503", "503", "200"]
+    assert "mode=mc model=quick path=/predict" in lines[0]
 
 
 def test_rows_of_clients_that_leave_are_let_go(server: Server) -> None:

@@ -21,6 +21,7 @@ MOST_GROWTH = 1.05
 MOST_DESCRIPTORS = 5
 _MODEL, _MC = "mnist-mlp", 1000
 _PROBES = 10.0  # a second
+_WARM_UP = 100  # waves
 _GIVE_UP = 60.0  # seconds
 # Closed with this, a connection is reset rather than ended in order.
 _RESET = struct.pack("ii", 1, 0)
@@ -35,8 +36,9 @@ def vanish(generator: Generator, folder: Path, arguments: argparse.Namespace) ->
     freed: list[float] = []
     seen: list[tuple[int, float]] = []
     with ours(folder) as server:
-        _wave(server, request)  # makes what stays: threads, buffers, caches
-        _wait_until_free(server)
+        for _ in range(_WARM_UP):  # makes what stays: threads, buffers, caches
+            _wave(server, request)
+            _wait_until_free(server)
         base = server.descriptors
         began = time.perf_counter()
         generator.start(Job(server.port, (probe,), seconds))
