@@ -23,8 +23,6 @@ from service.requests import Part, Request
 
 _TURNS_A_STEP = 4
 _SMOOTHING = 0.2
-# Of a step in which a request ends that few others wait beside: how much may be in it. It ends the sooner.
-_FULL_ENOUGH = 0.5
 # Of the size of steps: what a step makes of it that took too long, at most, or that was full and took less.
 _SHRINK, _GROWTH, _NEARLY = 0.25, 1.25, 0.75
 # Of the largest size that is tried again, after a step that failed: with each that does not.
@@ -268,12 +266,10 @@ class _Room:
 
     Attributes:
         rows, pairs: that may still be added.
-        ends: whether a request that is in it ends with it.
     """
 
     def __init__(self, rows: int, pairs: int) -> None:
         self.rows, self.pairs = rows, pairs
-        self.ends = False
         self._rows, self._pairs = rows, pairs
 
     @property
@@ -283,26 +279,22 @@ class _Room:
 
     @property
     def turn_pairs(self) -> int:
-        """How many pairs a turn of what does not end gets."""
+        """How many pairs a turn gets."""
         return min(self.pairs, max(1, self._pairs // _TURNS_A_STEP))
 
-    def ends_with(self, group: Group) -> bool:
-        """Whether what a group lacks, as far as that is known, fits into a turn."""
-        return len(group.cohort) * group.next_passes(group.left) <= max(1, self._pairs // _TURNS_A_STEP)
+    @property
+    def ending_pairs(self) -> int:
+        """How many pairs what ends gets before what is new."""
+        return self._pairs // 2
 
-    def share(self, request: Request) -> tuple[int, int]:
-        """How many rows and pairs a request may take that has rows to begin."""
-        return min(self.rows, max(1, self._rows // _TURNS_A_STEP)), self.turn_pairs
+    @property
+    def turn_rows(self) -> int:
+        """How many rows begin in a turn."""
+        return min(self.rows, max(1, self._rows // _TURNS_A_STEP))
 
-    def take(self, rows: int, pairs: int, *, ends: bool) -> None:
+    def take(self, rows: int, pairs: int) -> None:
         """Something was added."""
         self.rows, self.pairs = self.rows - rows, self.pairs - pairs
-        self.ends = self.ends or ends
-
-    def fill(self, share: float) -> None:
-        """Let no more in than up to a share of the whole."""
-        self.rows -= round(self._rows * (1.0 - share))
-        self.pairs -= round(self._pairs * (1.0 - share))
 
 
 @dataclass(frozen=True)
@@ -368,46 +360,47 @@ class Lane:
         self._wanted_seconds = self._step_seconds * min(_LONGEST, max(1.0, waiting / _FEW_REQUESTS))
         now = time.perf_counter() + self._last_seconds
         room = _Room(self.sizes.rows.now, self.sizes.pairs.now)
-        for one in self._first(room):
-            self._turn(one, work, room, now)
+        first = self._first(room)
+        try:
+            while first and room.left:
+                self._turn(first[0], work, room, now)
+                first.popleft()
+        finally:  # whose turn did not come, where it cannot be planned
+            self._old.extendleft(reversed(first))
         while self._new and room.left:
             self._turn(self._new.popleft(), work, room, now)
-        again: list[Group] = []
-        while self._old and room.left and not again:
-            one = self._old.popleft()
-            if isinstance(one, Group) and any(one is other for other, _ in work.going):
-                again.append(one)
-            else:
-                self._turn(one, work, room, now)
-        self._old.extendleft(again)
+        while self._old and room.left:
+            self._turn(self._old.popleft(), work, room, now)
         return work
 
-    def _first(self, room: "_Room") -> list[Request | Group]:
+    def _first(self, room: "_Room") -> deque[Request | Group]:
         """Whose turn is before that of new requests: who has waited longest, and what a turn can finish."""
-        first: list[Request | Group] = [self._old.popleft()] if self._old else []
-        ending = [one for one in self._old if isinstance(one, Group) and room.ends_with(one)]
-        if ending:
-            gone = set(map(id, ending))
-            self._old = deque(one for one in self._old if id(one) not in gone)
-        return [*first, *ending]
+        first = deque([self._old.popleft()]) if self._old else deque()
+        left: deque[Request | Group] = deque()
+        pairs = room.ending_pairs
+        for one in self._old:
+            needed = len(one.cohort) * one.left if isinstance(one, Group) else pairs + 1
+            if needed <= min(pairs, room.turn_pairs):
+                first.append(one)
+                pairs -= needed
+            else:
+                left.append(one)
+        self._old = left
+        return first
 
     def _turn(self, one: Request | Group, work: Work, room: "_Room", now: float) -> None:
         """Let a request or a group have its share of a step, as far as there is room."""
-        if not room.left:
-            self._old.append(one)
-        elif isinstance(one, Group):
+        if isinstance(one, Group):
             one.drop_cancelled()
             if len(one.cohort):
-                pairs = room.pairs if room.ends_with(one) else room.turn_pairs
-                passes = one.next_passes(self._most_passes(len(one.cohort), pairs))
+                passes = one.next_passes(self._most_passes(len(one.cohort), room.turn_pairs))
                 work.going.append((one, passes))
-                room.take(0, passes * len(one.cohort), ends=passes == one.left)
+                room.take(0, passes * len(one.cohort))
         elif one.is_late(now):
             work.late.append(one)
         elif not one.over:
-            rows, pairs = self._begin(one, work, *room.share(one))
-            ends = one.admitted == one.rows and pairs == rows * one.plan.passes
-            room.take(rows, pairs, ends=ends)
+            rows, pairs = self._begin(one, work, room.turn_rows, room.turn_pairs)
+            room.take(rows, pairs)
             if one.admitted < one.rows:
                 self._old.append(one)
 

@@ -26,8 +26,12 @@ def protocol(refuse: Refuse, ended: Callable[[], None] | None = None) -> type[as
             super().connection_lost(exc)
 
         def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-            refusal = refuse(cycle.scope)
+            if self.transport.is_closing():
+                return
+            # A client that sends ahead, or does not read, is the app's: that waits until each answer is on its way.
+            refusal = None if self.pipeline or self.flow.write_paused else refuse(cycle.scope)
             if refusal is None:
+                self._unset_keepalive_if_required()  # by a refusal in the same read
                 super()._start_asgi_task(cycle, app)
                 return
             headers, body = refusal
@@ -42,5 +46,13 @@ def protocol(refuse: Refuse, ended: Callable[[], None] | None = None) -> type[as
             if not cycle.keep_alive:
                 self.transport.close()
             self.on_response_complete()
+
+        def on_message_complete(self) -> None:
+            super().on_message_complete()
+            answered = self.cycle is not None and self.cycle.response_complete and not self.pipeline
+            if answered and self.timeout_keep_alive_task is None and not self.transport.is_closing():
+                # The rest of a request that was answered before it was read has put an end to the wait for the next.
+                wait, over = self.timeout_keep_alive, self.timeout_keep_alive_handler
+                self.timeout_keep_alive_task = self.loop.call_later(wait, over)
 
     return Connection

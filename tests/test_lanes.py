@@ -6,7 +6,7 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
-from service.lanes import Lane, Sizes
+from service.lanes import Lane, Sizes, _Limit
 from service.loading import Loading, Model, load
 from service.requests import Plan, Request
 from tests.bundles import CLASSIFIER, write_bundle
@@ -81,3 +81,57 @@ def test_a_new_request_is_in_the_next_step_whatever_waits(lane: Lane) -> None:
     counts = step(lane)
     assert counts[small] == 1
     assert counts[large[0]] > 1
+
+
+class TestTurns:
+    """Steps of 64 pairs, a turn of which is 16."""
+
+    @pytest.fixture
+    def lane(self, model: Model) -> Lane:
+        return Lane(model, 10.0, Sizes(_Limit(16, 16), _Limit(64, 64)))
+
+    def test_what_a_turn_can_finish_goes_before_what_is_new(self, lane: Lane) -> None:
+        large, small = submitted(lane, 1000, 100), submitted(lane, 1, 24)
+        step(lane)
+        assert small.left == 1
+        new = [submitted(lane, 1, 16) for _ in range(20)]
+        counts = step(lane)
+        assert small.left == 0
+        assert counts[large] >= 1
+        assert [request for request in new if request in counts] == new[:3]
+
+    def test_what_has_waited_longest_has_a_turn_however_much_is_new(self, lane: Lane) -> None:
+        large = [submitted(lane, 1000, 100) for _ in range(2)]
+        step(lane)
+        seen = dict.fromkeys(large, 0)
+        for _ in range(10):
+            for _ in range(8):
+                submitted(lane, 1, 16)
+            for request in {*step(lane)} & {*large}:
+                seen[request] += 1
+        assert all(count >= 3 for count in seen.values())
+
+    def test_rows_that_may_stop_early_do_not_keep_new_ones_waiting(self, lane: Lane) -> None:
+        x = np.zeros((1000, 4), np.float32)
+        auto = Plan(PASSES, tolerance=1e-9)
+        for _ in range(4):
+            lane.submit(Request(lane.model, (x,), 0, auto, Future(), time.perf_counter()))
+        for _ in range(10):
+            step(lane)
+        for passes in (0, 16):
+            assert step_with(lane, submitted(lane, 1, passes)) == 1
+
+
+def step_with(lane: Lane, request: Request) -> int:
+    """How many rows of a request the next step takes."""
+    work = lane.plan()
+    beginnings = [work.deterministic, *work.beginnings.values()]
+    counts = [
+        end - first
+        for one in beginnings
+        for owner, (first, end) in zip(one.requests, one.slices, strict=True)
+        if owner is request
+    ]
+    lane.run(work)
+    lane.end(work)
+    return sum(counts)

@@ -1,6 +1,7 @@
 """Under load: passes as many as needed, answers in time, clients that leave, and a server that does not fall over."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import re
@@ -146,6 +147,26 @@ def test_too_much_is_refused_at_once_with_when_to_come_back(server: Server) -> N
     assert 'mcdropout_refused_total{model="quick",reason="queue"}' in server.client.get("/metrics").text
 
 
+def test_rows_of_clients_that_leave_are_let_go(server: Server) -> None:
+    body = b'{"inputs": [[2000000.0, 0, 0, 0]]}'
+    head = b"POST /models/slow/predict?mc=1000000 HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    descriptors = Path(f"/proc/{server.process.pid}/fd")
+    wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 0)
+    before = len(os.listdir(descriptors))
+    leaving = []
+    for _ in range(50):
+        connection = socket.create_connection(("127.0.0.1", server.port))
+        connection.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+        leaving.append(connection)
+    wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 50)
+    for connection in leaving:
+        connection.close()
+    wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 0)
+    wait_for(lambda: len(os.listdir(descriptors)) <= before + 2)
+    assert 'mcdropout_cancelled_total{model="slow"} 50.0' in server.client.get("/metrics").text
+    assert ask(server).status_code == 200
+
+
 def received(connection: socket.socket, answers: int) -> list[tuple[bytes, bytes]]:
     """Status line with headers, and body, of so many answers."""
     found: list[tuple[bytes, bytes]] = []
@@ -194,9 +215,11 @@ def test_refusals_leave_the_connection_as_it_was_and_errors_to_the_app(server: S
                 "200 rows and 1073741824 bytes are accepted; try again",
                 "request_id": "mine",
             }
+        client.sendall(plain * 600)  # more than Python may call within one another
+        assert {answer.split()[1] for answer, _ in received(client, 600)} == {b"503"}
         assert ask(server, "nobody").status_code == 404
         with socket.create_connection(address, timeout=30) as other:
-            other.sendall(head % (b"", b"connection: close\r\n", len(body)) + body)
+            other.sendall(head % (b"", b"connection: close\r\n", len(body)) + body + plain)
             answer, _ = received(other, 1)[0]
             assert b"connection: close" in answer
             assert other.recv(1) == b""
@@ -207,27 +230,34 @@ def test_refusals_leave_the_connection_as_it_was_and_errors_to_the_app(server: S
     told = server.client.get("/metrics").text
     assert re.search(r'mcdropout_requests_total\{mode="deterministic",model="quick",status="503"\} 1.0', told)
     lines = [line for line in server.log.splitlines() if "request_id=mine" in line]
-    assert [line.rpartition("status=")[2] for line in lines] == ["503", "503", "200"]
+    assert [line.rpartition("status=")[2] for line in lines] == ["503"] * 602 + ["200"]
     assert "mode=mc model=quick path=/predict" in lines[0]
 
 
-def test_rows_of_clients_that_leave_are_let_go(server: Server) -> None:
-    body = b'{"inputs": [[2000000.0, 0, 0, 0]]}'
-    head = b"POST /models/slow/predict?mc=1000000 HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-    descriptors = Path(f"/proc/{server.process.pid}/fd")
+def test_refusals_wait_for_a_client_that_does_not_read_and_their_connections_end(server: Server) -> None:
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+    held = json.dumps({"inputs": [[2e6, 0, 0, 0]] * 250}).encode()
     wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 0)
-    before = len(os.listdir(descriptors))
-    leaving = []
-    for _ in range(50):
-        connection = socket.create_connection(("127.0.0.1", server.port))
-        connection.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body)
-        leaving.append(connection)
-    wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 50)
-    for connection in leaving:
-        connection.close()
+    address = ("127.0.0.1", server.port)
+    with socket.create_connection(address) as holder, socket.create_connection(address) as client:
+        slow = b"POST /models/slow/predict?mc=1000000 HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        holder.sendall(slow + b"content-length: %d\r\n\r\n" % len(held) + held)
+        wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 250)
+        with socket.create_connection(address, timeout=20) as idle:
+            idle.sendall(head % 5)
+            received(idle, 1)
+            idle.sendall(b"later")
+            assert idle.recv(1) == b""  # after the time that connections are kept
+        client.setblocking(False)
+        ahead = head % 0 * 100
+        until, sent = time.monotonic() + 10, 0
+        with contextlib.suppress(BlockingIOError):
+            while time.monotonic() < until:
+                sent += client.send(ahead)
+                time.sleep(0.001)
+        assert time.monotonic() < until, f"{sent} bytes were read, though no answer to them was"
+        holder.close()
     wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 0)
-    wait_for(lambda: len(os.listdir(descriptors)) <= before + 2)
-    assert 'mcdropout_cancelled_total{model="slow"} 50.0' in server.client.get("/metrics").text
     assert ask(server).status_code == 200
 
 

@@ -27,6 +27,7 @@ import math
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -225,7 +226,7 @@ def _draw(
     pairs = int(ends[-1]) if len(keys) else 0
     shapes = [(pairs, *place.site.mask_shape) for place in layout.places]
     masks = [np.empty(shape, np.float32) for shape in shapes] if scratch is None else scratch.arrays(shapes)
-    if not layout.places:
+    if not pairs * layout.stride:
         return masks
     threads = min(thread_count(), 1 + pairs * layout.stride // _WORDS_A_THREAD)
     if native.available and layout.table is not None:
@@ -233,7 +234,8 @@ def _draw(
             mask.reshape(pairs, 2 if place.site.shifted else 1, place.site.units)
             for place, mask in zip(layout.places, masks, strict=True)
         ]
-        _at_once(threads, pairs, functools.partial(layout.table.draw, keys, firsts, ends, planes))
+        draw = functools.partial(layout.table.draw, keys, firsts, ends, planes, locked=threads == 1)
+        _at_once(threads, pairs, draw)
         return masks
     begin = 0
     for same in _runs(firsts, np.diff(ends, prepend=0)):  # rows with the same passes
@@ -284,7 +286,10 @@ def _at_once(threads: int, count: int, draw: Callable[[int, int], None]) -> None
     threads = max(1, min(threads, count))
     first, *others = itertools.pairwise(count * part // threads for part in range(threads + 1))
     waiting = [pool().submit(draw, *part) for part in others]
-    draw(*first)
+    try:
+        draw(*first)
+    finally:  # whatever happens, nobody writes into the masks afterwards
+        wait(waiting)
     for future in waiting:
         future.result()
 

@@ -239,6 +239,7 @@ struct place {
     int32_t kept[PLANES], dropped[PLANES];
 };
 
+typedef uint16_t sixteen_bits __attribute__((may_alias));
 typedef int32_t eight __attribute__((vector_size(32), aligned(4), may_alias));
 
 INLINE void choose_by_bits(const uint8_t *bytes, int64_t count, int32_t kept, int32_t dropped, int32_t *out) {
@@ -268,7 +269,7 @@ INLINE void fill(const struct place *place, const uint64_t *words, int64_t at, i
         else if (place->bits == 8)
             for (int64_t i = 0; i < units; i++) to[i] = ((const uint8_t *)from)[i] >= threshold ? kept : dropped;
         else
-            for (int64_t i = 0; i < units; i++) to[i] = ((const uint16_t *)from)[i] >= threshold ? kept : dropped;
+            for (int64_t i = 0; i < units; i++) to[i] = ((const sixteen_bits *)from)[i] >= threshold ? kept : dropped;
     }
 }
 

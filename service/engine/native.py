@@ -201,6 +201,7 @@ class MaskTable:
             stride: how many words a pass takes, a multiple of four.
         """
         self._places, self._stride = tuple(places), stride
+        self._bytes = 8 * stride + sum(4 * len(place.kept) * place.units for place in places)
         self._table = (_Place * len(places))(
             *(
                 _Place(p.word, p.words, p.units, len(p.kept), p.bits, p.threshold, tuple(p.kept), tuple(p.dropped))
@@ -216,6 +217,8 @@ class MaskTable:
         masks: Sequence[Floats],
         begin: int,
         end: int,
+        *,
+        locked: bool = False,
     ) -> None:
         """Write the masks of the pairs `begin` to `end`.
 
@@ -225,6 +228,7 @@ class MaskTable:
             ends: `[rows]`, behind which pair the passes of each row end; those of the next follow.
             masks: for each place, `[pairs, planes, units]`, to be written to.
             begin, end: of the pairs. Different threads may draw different parts at once.
+            locked: whether to keep the interpreter's lock, if it does not take long.
 
         Raises:
             ValueError: an array has another shape, dtype or memory order.
@@ -238,8 +242,8 @@ class MaskTable:
             _check(mask, np.float32, (pairs, len(place.kept), place.units))
         if not 0 <= begin <= end <= pairs or (rows and (ends[0] < 0 or np.any(ends[1:] < ends[:-1]))):
             raise ValueError(f"the pairs {begin} to {end} of rows that end at {ends.tolist()} were asked for")
-        few = (end - begin) * sum(4 * len(place.kept) * place.units for place in self._places) <= _FEW_BYTES
-        library = _locked if few else _library
+        few = (end - begin) * self._bytes <= _FEW_BYTES
+        library = _locked if locked and few else _library
         assert library is not None
         library.draw_masks(
             self._table,
