@@ -268,23 +268,29 @@ class _Room:
         rows, pairs: that may still be added.
     """
 
-    def __init__(self, rows: int, pairs: int) -> None:
+    def __init__(self, rows: int, pairs: int, *, crowded: bool) -> None:
+        """
+        Args:
+            rows, pairs: that may be added.
+            crowded: whether so many wait that what fits into the step is better done one after another.
+        """
         self.rows, self.pairs = rows, pairs
         self._rows, self._pairs = rows, pairs
+        self._crowded = crowded
 
     @property
     def left(self) -> bool:
         """Whether there is any."""
         return self.rows > 0 and self.pairs > 0
 
-    @property
-    def turn_pairs(self) -> int:
-        """How many pairs a turn gets."""
-        return min(self.pairs, max(1, self._pairs // _TURNS_A_STEP))
+    def turn_pairs(self, needed: int) -> int:
+        """How many pairs a turn gets of what is needed until the end."""
+        whole = self._crowded and needed <= self._pairs
+        return min(self.pairs, needed if whole else max(1, self._pairs // _TURNS_A_STEP))
 
     @property
     def ending_pairs(self) -> int:
-        """How many pairs what ends gets before what is new."""
+        """How many pairs what ends gets before what is new, about."""
         return self._pairs // 2
 
     @property
@@ -359,7 +365,7 @@ class Lane:
         waiting = len(self._new) + sum(1 if isinstance(one, Request) else len(one.requests) for one in self._old)
         self._wanted_seconds = self._step_seconds * min(_LONGEST, max(1.0, waiting / _FEW_REQUESTS))
         now = time.perf_counter() + self._last_seconds
-        room = _Room(self.sizes.rows.now, self.sizes.pairs.now)
+        room = _Room(self.sizes.rows.now, self.sizes.pairs.now, crowded=waiting > _FEW_REQUESTS)
         first = self._first(room)
         try:
             while first and room.left:
@@ -379,8 +385,8 @@ class Lane:
         left: deque[Request | Group] = deque()
         pairs = room.ending_pairs
         for one in self._old:
-            needed = len(one.cohort) * one.left if isinstance(one, Group) else pairs + 1
-            if needed <= min(pairs, room.turn_pairs):
+            needed = len(one.cohort) * one.left if isinstance(one, Group) else 0
+            if needed and pairs > 0 and needed <= room.turn_pairs(needed):
                 first.append(one)
                 pairs -= needed
             else:
@@ -393,13 +399,15 @@ class Lane:
         if isinstance(one, Group):
             one.drop_cancelled()
             if len(one.cohort):
-                passes = one.next_passes(self._most_passes(len(one.cohort), room.turn_pairs))
+                pairs = room.turn_pairs(len(one.cohort) * one.left)
+                passes = one.next_passes(self._most_passes(len(one.cohort), pairs))
                 work.going.append((one, passes))
                 room.take(0, passes * len(one.cohort))
         elif one.is_late(now):
             work.late.append(one)
         elif not one.over:
-            rows, pairs = self._begin(one, work, room.turn_rows, room.turn_pairs)
+            needed = (one.rows - one.admitted) * one.plan.passes
+            rows, pairs = self._begin(one, work, room.turn_rows, room.turn_pairs(needed))
             room.take(rows, pairs)
             if one.admitted < one.rows:
                 self._old.append(one)
