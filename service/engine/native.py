@@ -114,6 +114,7 @@ class MaskedChain:
         self._table = (_Layer * len(layers))(
             *(_Layer(x.inputs, x.outputs, x.relu, x.bias.ctypes.data, x.weights.ctypes.data) for x in layers)
         )
+        self._addresses = ctypes.c_void_p * len(layers)  # a class, which is garbage of the slow kind if it is not kept
         self._block = max(1, min(_MOST_PAIRS_A_BLOCK, SCRATCH_BYTES // self._bytes(1)))
 
     def run(
@@ -150,7 +151,7 @@ class MaskedChain:
         if taken.size and (taken.min() < 0 or taken.max() >= len(x)):
             raise ValueError(f"the pairs take rows {taken.min()} to {taken.max()} of {len(x)}")
         block = max(1, min(self._block, end - begin))
-        addresses = (ctypes.c_void_p * len(masks))(*(None if mask is None else mask.ctypes.data for mask in masks))
+        addresses = self._addresses(*(None if mask is None else mask.ctypes.data for mask in masks))
         assert _library is not None
         _library.masked_chain(
             self._table,
@@ -201,6 +202,7 @@ class MaskTable:
             stride: how many words a pass takes, a multiple of four.
         """
         self._places, self._stride = tuple(places), stride
+        self._addresses = ctypes.c_void_p * len(places)  # a class, which is garbage of the slow kind if it is not kept
         self._bytes = 8 * stride + sum(4 * len(place.kept) * place.units for place in places)
         self._table = (_Place * len(places))(
             *(
@@ -254,7 +256,7 @@ class MaskTable:
             ends.ctypes.data,
             begin,
             end,
-            (ctypes.c_void_p * len(masks))(*(mask.ctypes.data for mask in masks)),
+            self._addresses(*(mask.ctypes.data for mask in masks)),
         )
 
 
