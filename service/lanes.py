@@ -2,8 +2,9 @@
 
 Requests take turns, each a share of the step, and three rules say who is next: what has waited longest of those that
 have begun gets a share in any case; then comes what a turn can finish, which makes room; then what is new, so that a
-small request does not wait for large ones; and then the others, round robin. What a turn takes of a request's rows
-begins; it goes on, with what began beside it, in a group, until each row has its passes.
+small request does not wait for large ones; and then the others, round robin. Where many wait, a turn is all that a
+request needs, if a step holds that: one after another they wait less than all at once. What a turn takes of a request's
+rows begins; it goes on, with what began beside it, in a group, until each row has its passes.
 """
 
 import time
@@ -20,15 +21,9 @@ from service.engine.statistics import Prediction, Rows, take
 from service.engine.steps import Outcome, Steps
 from service.loading import Model
 from service.requests import Part, Request
+from service.sizes import Room, Sizes
 
-_TURNS_A_STEP = 4
 _SMOOTHING = 0.2
-# Of the size of steps: what a step makes of it that took too long, at most, or that was full and took less.
-_SHRINK, _GROWTH, _NEARLY = 0.25, 1.25, 0.75
-# Of the largest size that is tried again, after a step that failed: with each that does not.
-_RECOVERY = 1.01
-# Steps smaller than this take about as long, for what each costs whatever it holds.
-_LEAST_ROWS, _LEAST_PAIRS = 4, 64
 # With more requests than this, steps may take longer, up to so many times as long: each waits for the others more than
 # for a step, and small steps waste what there is to share out.
 _FEW_REQUESTS, _LONGEST = 16, 4.0
@@ -201,37 +196,6 @@ class _Beginning:
         return owners, np.concatenate([np.arange(first, end, dtype=np.int64) for first, end in self.slices])
 
 
-class _Limit:
-    """How much a step may hold, so that it takes the time that it should: learned from what steps took."""
-
-    def __init__(self, most: int, least: int) -> None:
-        self._least, self._most = float(min(least, most)), float(most)
-        self._now = self._ceiling = self._most
-
-    @property
-    def most(self) -> int:
-        """What a step may hold whatever time it takes."""
-        return int(self._most)
-
-    @property
-    def now(self) -> int:
-        """What the next step may hold; at least 1."""
-        return max(1, int(self._now))
-
-    def learn(self, used: int, seconds: float, wanted: float) -> None:
-        """A step that held `used` took so many seconds, and should take `wanted`."""
-        if seconds > wanted:
-            self._now = max(self._least, min(self._now, used) * max(_SHRINK, wanted / seconds))
-        elif used >= _NEARLY * self.now:
-            self._now = min(self._ceiling, self._now * _GROWTH)
-        self._ceiling = min(self._most, self._ceiling * _RECOVERY)
-
-    def halve(self) -> None:
-        """A step failed: it may have been too large, whatever is worth while."""
-        self._now = self._ceiling = max(1.0, self._now / 2)
-        self._least = min(self._least, self._now)
-
-
 class Work:
     """What a step is to do.
 
@@ -261,70 +225,6 @@ class Work:
         return list(dict.fromkeys([*beginning, *(request for group, _ in self.going for request in group.requests)]))
 
 
-class _Room:
-    """What a step has room for.
-
-    Attributes:
-        rows, pairs: that may still be added.
-    """
-
-    def __init__(self, rows: int, pairs: int, *, crowded: bool) -> None:
-        """
-        Args:
-            rows, pairs: that may be added.
-            crowded: whether so many wait that what fits into the step is better done one after another.
-        """
-        self.rows, self.pairs = rows, pairs
-        self._rows, self._pairs = rows, pairs
-        self._crowded = crowded
-
-    @property
-    def left(self) -> bool:
-        """Whether there is any."""
-        return self.rows > 0 and self.pairs > 0
-
-    def turn_pairs(self, needed: int) -> int:
-        """How many pairs a turn gets of what is needed until the end."""
-        whole = self._crowded and needed <= self._pairs
-        return min(self.pairs, needed if whole else max(1, self._pairs // _TURNS_A_STEP))
-
-    @property
-    def ending_pairs(self) -> int:
-        """How many pairs what ends gets before what is new, about."""
-        return self._pairs // 2
-
-    @property
-    def turn_rows(self) -> int:
-        """How many rows begin in a turn."""
-        return min(self.rows, max(1, self._rows // _TURNS_A_STEP))
-
-    def take(self, rows: int, pairs: int) -> None:
-        """Something was added."""
-        self.rows, self.pairs = self.rows - rows, self.pairs - pairs
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How large a model's steps may be.
-
-    Attributes:
-        rows: how many rows may begin in one.
-        pairs: how many passes, each of one row, may be in one.
-    """
-
-    rows: _Limit
-    pairs: _Limit
-
-    @classmethod
-    def of(cls, model: Model, max_rows: int) -> "Sizes":
-        """As large as memory allows; what they should be is learned."""
-        return cls(_Limit(max_rows, _LEAST_ROWS), _Limit(model.engine.steps.most_pairs, _LEAST_PAIRS))
-
-    def suit(self, model: Model) -> bool:
-        """Whether they are of a model whose steps take as much memory: another version of it may take more."""
-        return self.pairs.most == model.engine.steps.most_pairs
-
-
 class Lane:
     """One model's requests. Everything but `run` is called with the lock of the scheduler held.
 
@@ -333,7 +233,7 @@ class Lane:
         time: how long its steps took so far, in seconds: the model that had least is next.
     """
 
-    def __init__(self, model: Model, step_seconds: float, sizes: "Sizes", since: float = 0.0) -> None:
+    def __init__(self, model: Model, step_seconds: float, sizes: Sizes, since: float = 0.0) -> None:
         """
         Args:
             model: which model.
@@ -365,7 +265,7 @@ class Lane:
         waiting = len(self._new) + sum(1 if isinstance(one, Request) else len(one.requests) for one in self._old)
         self._wanted_seconds = self._step_seconds * min(_LONGEST, max(1.0, waiting / _FEW_REQUESTS))
         now = time.perf_counter() + self._last_seconds
-        room = _Room(self.sizes.rows.now, self.sizes.pairs.now, crowded=waiting > _FEW_REQUESTS)
+        room = Room(self.sizes.rows.now, self.sizes.pairs.now, crowded=waiting > _FEW_REQUESTS)
         first = self._first(room)
         try:
             while first and room.left:
@@ -379,7 +279,7 @@ class Lane:
             self._turn(self._old.popleft(), work, room, now)
         return work
 
-    def _first(self, room: "_Room") -> deque[Request | Group]:
+    def _first(self, room: Room) -> deque[Request | Group]:
         """Whose turn is before that of new requests: who has waited longest, and what a turn can finish."""
         first = deque([self._old.popleft()]) if self._old else deque()
         left: deque[Request | Group] = deque()
@@ -394,7 +294,7 @@ class Lane:
         self._old = left
         return first
 
-    def _turn(self, one: Request | Group, work: Work, room: "_Room", now: float) -> None:
+    def _turn(self, one: Request | Group, work: Work, room: Room, now: float) -> None:
         """Let a request or a group have its share of a step, as far as there is room."""
         if isinstance(one, Group):
             one.drop_cancelled()

@@ -7,15 +7,17 @@ from typing import Any
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-Refuse = Callable[[Scope], tuple[list[tuple[bytes, bytes]], bytes] | None]
+Refusal = tuple[list[tuple[bytes, bytes]], bytes]
+"""The headers and the body of a 503."""
 
 
-def protocol(refuse: Refuse, ended: Callable[[], None] | None = None) -> type[asyncio.Protocol]:
+def protocol(
+    refuse: Callable[[Scope], Refusal | None], ended: Callable[[], None] | None = None
+) -> type[asyncio.Protocol]:
     """The class of connections.
 
     Args:
-        refuse: called with each request's scope before a task is made for it: the headers and the body of the 503 that
-            it gets instead, or None.
+        refuse: called with each request's scope before a task is made for it: what it gets instead, or None.
         ended: called when a connection has ended.
     """
 
@@ -26,8 +28,6 @@ def protocol(refuse: Refuse, ended: Callable[[], None] | None = None) -> type[as
             super().connection_lost(exc)
 
         def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-            if self.transport.is_closing():
-                return
             # A client that sends ahead, or does not read, is the app's: that waits until each answer is on its way.
             refusal = None if self.pipeline or self.flow.write_paused else refuse(cycle.scope)
             if refusal is None:

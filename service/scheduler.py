@@ -8,10 +8,11 @@ from concurrent.futures import Future as ThreadFuture
 import structlog
 
 from service.engine.runtimes import Array
-from service.lanes import Lane, Sizes, StepReport, Work
+from service.lanes import Lane, StepReport, Work
 from service.loading import Model
 from service.metrics import Metrics
 from service.requests import Answer, DeadlineError, Future, Plan, Request
+from service.sizes import Sizes
 
 _log = structlog.get_logger("scheduler")
 
@@ -80,15 +81,15 @@ class Scheduler:
         """How full the queue is, 0 to 1."""
         return max(self._queue_rows / self._max_queue_rows, self._queue_bytes / self._max_queue_bytes)
 
-    @property
-    def has_room(self) -> bool:
-        """Whether one more row may be taken."""
-        return self._queue_rows < self._max_queue_rows and self._queue_bytes < self._max_queue_bytes
+    def refusal(self) -> OverloadedError | None:
+        """Why not one more row is taken; None where one is."""
+        full = self._queue_rows >= self._max_queue_rows or self._queue_bytes >= self._max_queue_bytes
+        return self._overloaded() if full else None
 
     def check_room(self) -> None:
         """Raise OverloadedError where not one more row is taken."""
-        if not self.has_room:
-            raise self._overloaded()
+        if (error := self.refusal()) is not None:
+            raise error
 
     def submit(
         self, model: Model, inputs: tuple[Array, ...], *, seed: int, plan: Plan, future: Future | None = None

@@ -25,7 +25,7 @@ from service.engine import InvalidInputError
 from service.engine.runtimes.sessions import SessionOptions
 from service.engine.threads import physical_cores, use_threads
 from service.metrics import share
-from service.protocol import protocol
+from service.protocol import Refusal, protocol
 from service.registry import Registry
 from service.settings import Settings
 from service.workers import Assignment
@@ -87,7 +87,7 @@ def _protocol(app: FastAPI, leaving: "_Leaving", supervisor: "_Supervisor | None
     """The class of connections: clients that are told to go are answered by the app, which does that."""
     refusals = Refusals(app)
 
-    def refuse(scope: Scope) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
+    def refuse(scope: Scope) -> Refusal | None:
         return None if leaving.any else refusals.of(scope)
 
     return protocol(refuse, None if supervisor is None else lambda: supervisor.tell(workers.ENDED))

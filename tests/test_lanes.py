@@ -6,9 +6,10 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
-from service.lanes import Lane, Sizes, _Limit
+from service.lanes import Lane
 from service.loading import Loading, Model, load
 from service.requests import Plan, Request
+from service.sizes import Limit, Sizes
 from tests.bundles import CLASSIFIER, write_bundle
 
 PASSES = 10_000
@@ -88,7 +89,7 @@ class TestTurns:
 
     @pytest.fixture
     def lane(self, model: Model) -> Lane:
-        return Lane(model, 10.0, Sizes(_Limit(16, 16), _Limit(64, 64)))
+        return Lane(model, 10.0, Sizes(Limit(16, 16), Limit(64, 64)))
 
     def test_what_a_turn_can_finish_goes_before_what_is_new(self, lane: Lane) -> None:
         large, small = submitted(lane, 1000, 100), submitted(lane, 1, 24)

@@ -156,7 +156,7 @@ def test_answers_do_not_depend_on_what_shares_their_steps(
 ) -> None:
     """Small steps, so that requests meet others in the middle of their passes."""
     for name, most in (("_LEAST_PAIRS", 8), ("_LEAST_ROWS", 2)):
-        monkeypatch.setattr(f"service.lanes.{name}", most)
+        monkeypatch.setattr(f"service.sizes.{name}", most)
     scheduler = Scheduler(metrics, max_queue_rows=10_000, max_batch_rows=8, step_seconds=1e-5)
     generator = np.random.default_rng(5)
     asked = [

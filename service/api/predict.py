@@ -76,7 +76,7 @@ def _documentation(*path: str) -> dict[str, Any]:
 @router.post("/predict", summary="Predict with the default model", **_documentation())
 async def predict_default(request: Request) -> Response:
     """The default model's prediction for each row, and how far to trust it."""
-    return await predict(request, request.app.state.registry.default)
+    return await predict(request, "")
 
 
 @router.post("/models/{name}/predict", summary="Predict with a model", **_documentation("name"))
@@ -103,14 +103,17 @@ _read_again = lru_cache(maxsize=1024)(_read_query)  # most clients ask the same 
 
 
 async def predict(request: Request, name: str) -> Response:
-    """A model's prediction for each row of a request; errors are the app's to explain."""
+    """A model's prediction, the default one's where no name is given, for each row of a request.
+
+    Errors are the app's to explain.
+    """
     query = _query(request.scope.get("query_string", b""))
     state = request.app.state
     settings: Settings = state.settings
     scheduler: Scheduler = state.scheduler
     metrics: Metrics = state.metrics
     arrived = time.perf_counter()
-    model = find_model(state.registry, name)
+    model = model_of(state, name)
     request.state.model = model.name
     plan = _plan(model, query, arrived)
     request.state.mode = _mode(plan)
@@ -161,12 +164,14 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def find_model(registry: Registry, name: str) -> Model:
-    """The model of that name.
+def model_of(state: State, name: str) -> Model:
+    """The model of that name, the default one where it is empty.
 
     Raises:
         ProblemError: 404 where there is none, 503 where it is not ready.
     """
+    registry: Registry = state.registry
+    name = name or registry.default
     entry = registry.entry(name)
     if entry is None:
         raise ProblemError(404, f"there is no model {name!r}; one of {registry.names} is accepted")
@@ -174,11 +179,6 @@ def find_model(registry: Registry, name: str) -> Model:
         reason = "is still loading" if entry.error is None else f"does not serve: {entry.error}"
         raise ProblemError(503, f"the model {name!r} {reason}", {"Retry-After": "5"})
     return entry.model
-
-
-def model_of(state: State, name: str) -> Model:
-    """The model of that name, the default one where it is empty; raises as `find_model` does."""
-    return find_model(state.registry, name or state.registry.default)
 
 
 def mode_of(model: Model, query: bytes) -> str:

@@ -13,7 +13,8 @@ from service.api.errors import overload_details, problem_content
 from service.api.observe import request_id_of, tell
 from service.api.predict import mode_of, model_of
 from service.api.shortcut import predicted_by
-from service.scheduler import OverloadedError, Scheduler
+from service.protocol import Refusal
+from service.scheduler import Scheduler
 
 
 class Refusals:
@@ -22,32 +23,26 @@ class Refusals:
     def __init__(self, app: FastAPI) -> None:
         self._state: State = app.state
 
-    def of(self, scope: Scope) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
-        """The headers and the body of the 503 that a request gets; None where the app is to answer it.
+    def of(self, scope: Scope) -> Refusal | None:
+        """What a request is told that is refused; None where the app is to answer it.
 
         The app answers all that is no prediction, and what is wrong with one.
         """
         scheduler: Scheduler | None = getattr(self._state, "scheduler", None)
-        if scheduler is None or scheduler.has_room:
-            return None
-        found = predicted_by(scope)
-        if found is None:
+        error = None if scheduler is None else scheduler.refusal()
+        if error is None or (name := predicted_by(scope)) is None:
             return None
         started = time.perf_counter()
         try:
-            model = model_of(self._state, found)
+            model = model_of(self._state, name)
             mode = mode_of(model, scope.get("query_string", b""))
         except Exception:  # it is the app's to explain
             return None
-        try:
-            scheduler.check_room()
-        except OverloadedError as error:
-            self._state.metrics.refused.labels(model.name, error.reason).inc()
-            request_id = request_id_of(scope)
-            detail, headers = overload_details(error)
-            body = problem_content(503, detail, request_id)
-            seen = {"model": model.name, "mode": mode}
-            tell(self._state.metrics, scope, seen, 503, time.perf_counter() - started, request_id=request_id)
-            sent = {"content-type": "application/problem+json", "x-request-id": request_id, **headers}
-            return [(name.lower().encode(), value.encode()) for name, value in sent.items()], body
-        return None
+        self._state.metrics.refused.labels(model.name, error.reason).inc()
+        request_id = request_id_of(scope)
+        detail, headers = overload_details(error)
+        body = problem_content(503, detail, request_id)
+        seen = {"model": model.name, "mode": mode}
+        tell(self._state.metrics, scope, seen, 503, time.perf_counter() - started, request_id=request_id)
+        sent = {"content-type": "application/problem+json", "x-request-id": request_id, **headers}
+        return [(header.lower().encode(), value.encode()) for header, value in sent.items()], body

@@ -46,7 +46,7 @@ class ShortcutMiddleware:
             return
         request = Request(scope, receive)
         try:
-            response = await self._predict(request, found or self._owner.state.registry.default)
+            response = await self._predict(request, found)
         except Exception as error:
             response = await self._explain(request, error)
         await response(scope, receive, send)

@@ -35,6 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.engine import native
+from service.engine.scratch import Scratch
 from service.engine.sites import UNIFORM, Site
 from service.engine.threads import pool, thread_count
 
@@ -45,11 +46,13 @@ PASS_ROW = 2**64 - 1
 _BLOCK_WORDS = 4
 # Below this many words a second thread costs more than it saves.
 _WORDS_A_THREAD = 16_384
-_LINE = 16  # floats of a cache line
+_LINE = 64  # bytes of a cache line
 # Below this many words of one row, leaving the interpreter's lock costs more than holding it.
 _FEW_WORDS = 4096
 
 Masks = list[npt.NDArray[np.float32]]
+
+_scratch = Scratch()
 
 
 @dataclass(frozen=True)
@@ -218,14 +221,14 @@ def _draw(
     keys: npt.NDArray[np.uint64],
     first: npt.ArrayLike,
     passes: npt.ArrayLike,
-    scratch: "_Scratch | None" = None,
+    scratch: Scratch | None = None,
 ) -> Masks:
     """The masks of a layout's sites, `[pairs, *mask_shape]`: each key's `passes` from its `first` on."""
     firsts = np.ascontiguousarray(np.broadcast_to(np.asarray(first, np.uint64), len(keys)))
     ends = np.cumsum(np.broadcast_to(np.asarray(passes, np.int64), len(keys)))
     pairs = int(ends[-1]) if len(keys) else 0
     shapes = [(pairs, *place.site.mask_shape) for place in layout.places]
-    masks = [np.empty(shape, np.float32) for shape in shapes] if scratch is None else scratch.arrays(shapes)
+    masks = [np.empty(shape, np.float32) for shape in shapes] if scratch is None else _arrays(scratch, shapes)
     if not pairs * layout.stride:
         return masks
     threads = min(thread_count(), 1 + pairs * layout.stride // _WORDS_A_THREAD)
@@ -248,23 +251,13 @@ def _draw(
     return masks
 
 
-class _Scratch(threading.local):
-    """Memory of a thread, kept from draw to draw."""
-
-    def __init__(self) -> None:
-        self._memory = np.empty(0, np.float32)
-
-    def arrays(self, shapes: Sequence[tuple[int, ...]]) -> Masks:
-        """Arrays of these shapes; those of the call before are void."""
-        sizes = [math.prod(shape) for shape in shapes]
-        places = list(itertools.accumulate((-(-size // _LINE) * _LINE for size in sizes), initial=0))
-        if self._memory.size < places[-1]:
-            self._memory = np.empty(places[-1], np.float32)
-        parts = zip(places, sizes, shapes, strict=False)
-        return [self._memory[start : start + size].reshape(shape) for start, size, shape in parts]
-
-
-_scratch = _Scratch()
+def _arrays(scratch: Scratch, shapes: Sequence[tuple[int, ...]]) -> Masks:
+    """Arrays of these shapes, each from the beginning of a cache line of the memory on."""
+    sizes = [4 * math.prod(shape) for shape in shapes]
+    places = list(itertools.accumulate((-(-size // _LINE) * _LINE for size in sizes), initial=0))
+    memory = scratch.memory(places[-1])
+    parts = zip(places, sizes, shapes, strict=False)
+    return [memory[start : start + size].view(np.float32).reshape(shape) for start, size, shape in parts]
 
 
 def _draw_block(layout: _Layout, keys: npt.NDArray[np.uint64], first: int, passes: int, masks: Masks) -> None:

@@ -7,12 +7,13 @@ Python run meanwhile, unless the call is short.
 
 import ctypes
 import importlib.util
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from service.engine.scratch import Scratch
 
 PANEL = 64
 """How many outputs are summed at once: layers are padded to a multiple of it."""
@@ -69,7 +70,7 @@ def _load(kind: type[ctypes.CDLL] = ctypes.CDLL) -> ctypes.CDLL | None:
 
 _library = _load()
 _locked = _load(ctypes.PyDLL)  # the same functions, called without leaving the interpreter's lock
-_scratch = threading.local()
+_scratch = Scratch()
 
 available = _library is not None
 """Whether the extension was built."""
@@ -162,7 +163,7 @@ class MaskedChain:
             begin,
             end,
             block,
-            _scratch_memory(self._bytes(block)).ctypes.data,
+            _scratch.memory(self._bytes(block)).ctypes.data,
             out.ctypes.data,
         )
 
@@ -274,14 +275,6 @@ def philox_words(keys: npt.NDArray[np.uint64], block: int, count: int) -> npt.ND
     assert _library is not None
     _library.philox_words(keys.ctypes.data, len(keys), block, count, words.ctypes.data)
     return words
-
-
-def _scratch_memory(size: int) -> npt.NDArray[np.uint8]:
-    """This thread's scratch memory, kept from call to call: fresh pages would cost more than the arithmetic on them."""
-    memory: npt.NDArray[np.uint8] | None = getattr(_scratch, "memory", None)
-    if memory is None or memory.size < size:
-        memory = _scratch.memory = np.empty(size, np.uint8)
-    return memory
 
 
 def _aligned(shape: tuple[int, ...]) -> Floats:

@@ -125,7 +125,8 @@ class Steps:
         """Of all pairs, drawn together."""
         cohorts = [cohort for cohort, _ in work]
         sizes = [len(cohort) for cohort in cohorts]
-        seeds, indices = (_joined([getattr(c, name) for c in cohorts]) for name in ("seeds", "indices"))
+        seeds = np.concatenate([cohort.seeds for cohort in cohorts])
+        indices = np.concatenate([cohort.indices for cohort in cohorts])
         firsts = np.repeat([cohort.passes for cohort in cohorts], sizes)
         counts = np.repeat([passes for _, passes in work], sizes)
         return self._source.draw(seeds, indices, firsts, counts, overwrite=True)
