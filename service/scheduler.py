@@ -81,9 +81,9 @@ class Scheduler:
         """How full the queue is, 0 to 1."""
         return max(self._queue_rows / self._max_queue_rows, self._queue_bytes / self._max_queue_bytes)
 
-    def refusal(self) -> OverloadedError | None:
-        """Why not one more row is taken; None where one is."""
-        full = self._queue_rows >= self._max_queue_rows or self._queue_bytes >= self._max_queue_bytes
+    def refusal(self, coming: int = 0) -> OverloadedError | None:
+        """Why not one more row is taken, where `coming` are on their way already; None where one is."""
+        full = self._queue_rows + coming >= self._max_queue_rows or self._queue_bytes >= self._max_queue_bytes
         return self._overloaded() if full else None
 
     def check_room(self) -> None:

@@ -3,6 +3,7 @@
 Most requests are refused then, and what each costs is taken from those that are answered.
 """
 
+import asyncio
 import time
 
 from fastapi import FastAPI
@@ -22,6 +23,7 @@ class Refusals:
 
     def __init__(self, app: FastAPI) -> None:
         self._state: State = app.state
+        self._coming = 0  # let in since the event loop last came to its tasks
 
     def of(self, scope: Scope) -> Refusal | None:
         """What a request is told that is refused; None where the app is to answer it.
@@ -29,8 +31,13 @@ class Refusals:
         The app answers all that is no prediction, and what is wrong with one.
         """
         scheduler: Scheduler | None = getattr(self._state, "scheduler", None)
-        error = None if scheduler is None else scheduler.refusal()
-        if error is None or (name := predicted_by(scope)) is None:
+        if scheduler is None or (name := predicted_by(scope)) is None:
+            return None
+        error = scheduler.refusal(self._coming)
+        if error is None:
+            # Many connections are read before the first task gets to the queue; it does before this call comes back.
+            self._coming += 1
+            asyncio.get_running_loop().call_soon(self._came)
             return None
         started = time.perf_counter()
         try:
@@ -46,3 +53,6 @@ class Refusals:
         tell(self._state.metrics, scope, seen, 503, time.perf_counter() - started, request_id=request_id)
         sent = {"content-type": "application/problem+json", "x-request-id": request_id, **headers}
         return [(header.lower().encode(), value.encode()) for header, value in sent.items()], body
+
+    def _came(self) -> None:
+        self._coming -= 1
