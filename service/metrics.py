@@ -137,7 +137,7 @@ class Metrics:
         self.step_passes = histogram("step_passes", "Passes, each of one row, of a step.", ("model",), _ROW_BUCKETS)
         self.step_duration = histogram(
             "step_duration_seconds",
-            'Time of a step, by stage: "prefix", "masks", "suffix", "statistics".',
+            'Time of a step, by stage: "prefix", "masks" (but for those that a suffix draws), "suffix", "statistics".',
             ("model", "stage"),
             _STEP_BUCKETS,
         )

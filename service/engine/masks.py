@@ -126,15 +126,23 @@ class MaskSource:
             if np.any(np.asarray(passes) != 1):
                 raise ValueError("a mask without a row dimension serves one pass at a time; draw_each draws several")
             return self.draw_each(seeds, rows, int(np.ravel(first)[0]), 1)[0]
-        return _draw(self._rows, _keys(seeds, rows), first, passes, _scratch if overwrite else None)
+        return self.undrawn(seeds, rows, first, passes).draw(overwrite=overwrite)
+
+    def undrawn(
+        self, seeds: npt.ArrayLike, rows: npt.ArrayLike, first: npt.ArrayLike, passes: npt.ArrayLike
+    ) -> "Undrawn":
+        """What `draw` would draw, for a runtime that does it itself; only where rows are shared."""
+        return Undrawn(self._rows, _passes(_keys(seeds, rows), first, passes))
 
     def draw_each(self, seeds: npt.ArrayLike, rows: npt.ArrayLike, first: int, passes: int) -> list[Masks]:
         """What `draw` returns for each of several passes, drawn together; the seeds must be equal."""
         keys = _keys(seeds, rows)
         if np.any(keys[:, 0] != keys[0, 0]):
             raise ValueError("a mask without a row dimension serves one request at a time")
-        own = [mask.reshape(-1, passes, *mask.shape[1:]) for mask in _draw(self._rows, keys, first, passes)]
-        shared = _draw(self._passes, np.array([[keys[0, 0], PASS_ROW]], np.uint64), first, passes)
+        drawn = _draw(self._rows, _passes(keys, first, passes))
+        own = [mask.reshape(-1, passes, *mask.shape[1:]) for mask in drawn]
+        key = np.array([[keys[0, 0], PASS_ROW]], np.uint64)
+        shared = _draw(self._passes, _passes(key, first, passes))
         each: list[Masks] = []
         for number in range(passes):
             masks: Masks = [np.empty(0, np.float32)] * len(self.sites)
@@ -212,34 +220,53 @@ class _Layout:
                 _choose(kept, summand, dropped_summand, planes[:, :, 1])
 
 
+@dataclass(frozen=True)
+class Undrawn:
+    """The masks of some passes of each of several rows, which are not drawn yet.
+
+    Attributes:
+        passes: which.
+    """
+
+    _layout: _Layout
+    passes: native.Passes
+
+    @property
+    def table(self) -> native.MaskTable | None:
+        """What draws them natively, one place a site; None where NumPy has to."""
+        return self._layout.table if native.available else None
+
+    def draw(self, *, overwrite: bool = False) -> Masks:
+        """The masks; see `MaskSource.draw`."""
+        return _draw(self._layout, self.passes, _scratch if overwrite else None)
+
+
 def _keys(seeds: npt.ArrayLike, rows: npt.ArrayLike) -> npt.NDArray[np.uint64]:
     return np.stack([np.asarray(seeds, np.uint64), np.asarray(rows, np.uint64)], axis=1)
 
 
-def _draw(
-    layout: _Layout,
-    keys: npt.NDArray[np.uint64],
-    first: npt.ArrayLike,
-    passes: npt.ArrayLike,
-    scratch: Scratch | None = None,
-) -> Masks:
-    """The masks of a layout's sites, `[pairs, *mask_shape]`: each key's `passes` from its `first` on."""
+def _passes(keys: npt.NDArray[np.uint64], first: npt.ArrayLike, passes: npt.ArrayLike) -> native.Passes:
+    """Each key's `passes` from its `first` on."""
     firsts = np.ascontiguousarray(np.broadcast_to(np.asarray(first, np.uint64), len(keys)))
-    ends = np.cumsum(np.broadcast_to(np.asarray(passes, np.int64), len(keys)))
-    pairs = int(ends[-1]) if len(keys) else 0
+    return native.Passes(keys, firsts, np.cumsum(np.broadcast_to(np.asarray(passes, np.int64), len(keys))))
+
+
+def _draw(layout: _Layout, passes: native.Passes, scratch: Scratch | None = None) -> Masks:
+    """The masks of a layout's sites, `[pairs, *mask_shape]`."""
+    pairs = len(passes)
     shapes = [(pairs, *place.site.mask_shape) for place in layout.places]
     masks = [np.empty(shape, np.float32) for shape in shapes] if scratch is None else _arrays(scratch, shapes)
     if not pairs * layout.stride:
         return masks
-    threads = min(thread_count(), 1 + pairs * layout.stride // _WORDS_A_THREAD)
     if native.available and layout.table is not None:
         planes = [
             mask.reshape(pairs, 2 if place.site.shifted else 1, place.site.units)
             for place, mask in zip(layout.places, masks, strict=True)
         ]
-        draw = functools.partial(layout.table.draw, keys, firsts, ends, planes, locked=threads == 1)
-        _at_once(threads, pairs, draw)
+        threads = min(thread_count(), 1 + pairs * layout.stride // _WORDS_A_THREAD)
+        _at_once(threads, pairs, functools.partial(layout.table.draw, passes, planes, locked=threads == 1))
         return masks
+    keys, firsts, ends = passes.keys, passes.firsts, passes.ends
     begin = 0
     for same in _runs(firsts, np.diff(ends, prepend=0)):  # rows with the same passes
         end, start, count = int(ends[same.stop - 1]), int(firsts[same.start]), (int(ends[same.start]) - begin)

@@ -1,4 +1,4 @@
-"""The C extension `native.c`: chains of masked linear layers without the multiplications by zero, and drawn masks.
+"""The C extension `native.c`: drawn masks, and chains of masked linear layers without the multiplications by zero.
 
 It is optional. Installing the package compiles it where there is a C compiler; where there is none, `available` is
 false and other runtimes do its work. It is a plain shared library, called through ctypes, which lets other threads of
@@ -9,17 +9,23 @@ import ctypes
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from service.engine.scratch import Scratch
+from service.engine.threads import pool, thread_count
 
 PANEL = 64
 """How many outputs are summed at once: layers are padded to a multiple of it."""
 SCRATCH_BYTES = 8 * 2**20
 """The memory that one thread may take for intermediate values, in bytes (more where a single pair does)."""
-_MOST_PAIRS_A_BLOCK = 512
+# With fewer pairs than this, a second thread reads the weights again for too few of them.
+_PAIRS_A_THREAD = 16
+# Blocks of about so many pairs take the least time: larger ones leave the caches, smaller ones read the weights again.
+_PAIRS_A_BLOCK = 96
+_PROGRESS = 16  # two cache lines
 _LINE = 64  # bytes of a cache line
 # Masks of fewer bytes are written in less time than it takes to get the interpreter's lock back from another thread.
 _FEW_BYTES = 2**18
@@ -35,6 +41,10 @@ class _Layer(ctypes.Structure):
         ("bias", ctypes.c_void_p),
         ("weights", ctypes.c_void_p),
     )
+
+
+class _Passes(ctypes.Structure):
+    _fields_ = (("keys", ctypes.c_void_p), ("firsts", ctypes.c_void_p), ("ends", ctypes.c_void_p))
 
 
 class _Place(ctypes.Structure):
@@ -54,17 +64,25 @@ def _load(kind: type[ctypes.CDLL] = ctypes.CDLL) -> ctypes.CDLL | None:
     found = importlib.util.find_spec("service.engine._native")
     if found is None or found.origin is None:
         return None
+    address, number = ctypes.c_void_p, ctypes.c_int64
+    chain: tuple[list[Any], list[Any]] = ([address, number, *[address] * 2], [number, number, *[address] * 3])
+    taken: dict[str, list[Any]] = {
+        "masked_chain": [*chain[0], address, *chain[1]],
+        "drawn_chain": [*chain[0], address, address, number, address, *chain[1]],
+        "wait_for": [address, number],
+        "draw_masks": [address, number, number, address, number, number, address],
+        "philox_words": [address, number, ctypes.c_uint64, number, address],
+    }
     try:
         library = kind(found.origin)
-        functions = library.masked_chain, library.masked_chain_scratch, library.philox_words, library.draw_masks
+        for name, types in taken.items():
+            function = library[name]
+            function.argtypes, function.restype = types, None
+            setattr(library, name, function)
+        scratch = library.masked_chain_scratch
     except (OSError, AttributeError):  # built for another machine, or of another version
         return None
-    address, number = ctypes.c_void_p, ctypes.c_int64
-    chain, scratch, words, masks = functions
-    chain.argtypes, chain.restype = [address, number, *[address] * 3, *[number] * 3, *[address] * 2], None
-    scratch.argtypes, scratch.restype = [address, number, number], number
-    words.argtypes, words.restype = [address, number, ctypes.c_uint64, number, address], None
-    masks.argtypes, masks.restype = [address, number, number, *[address] * 3, number, number, address], None
+    scratch.argtypes, scratch.restype = [address, number, number, number], number
     return library
 
 
@@ -108,7 +126,7 @@ class Linear:
 
 
 class MaskedChain:
-    """Layers, one after another. Thread-safe."""
+    """Layers, one after another, computed on all threads. Thread-safe."""
 
     def __init__(self, layers: Sequence[Linear]) -> None:
         self._layers = tuple(layers)  # keeps alive what the addresses below point at
@@ -116,60 +134,98 @@ class MaskedChain:
             *(_Layer(x.inputs, x.outputs, x.relu, x.bias.ctypes.data, x.weights.ctypes.data) for x in layers)
         )
         self._addresses = ctypes.c_void_p * len(layers)  # a class, which is garbage of the slow kind if it is not kept
-        self._block = max(1, min(_MOST_PAIRS_A_BLOCK, SCRATCH_BYTES // self._bytes(1)))
 
-    def run(
-        self,
-        x: Floats,
-        rows: npt.NDArray[np.int64],
-        masks: Sequence[Floats | None],
-        out: Floats,
-        begin: int,
-        end: int,
-    ) -> None:
-        """Write the outputs of the pairs `begin` to `end`.
+    def run(self, x: Floats, rows: npt.NDArray[np.int64], masks: Sequence[Floats | None], out: Floats) -> None:
+        """Write the outputs of some pairs.
 
         Args:
             x: `[rows, inputs]`.
             rows: `[pairs]`, which row each pair takes.
             masks: for each layer, `[pairs, inputs]`, or None where nothing is masked.
             out: `[pairs, outputs]`, to be written to.
-            begin, end: of `pairs`. Different threads may run different parts at once.
 
         Raises:
             ValueError: an array has another shape, dtype or memory order; or a row is none of `x`.
         """
-        first, last = self._layers[0], self._layers[-1]
-        _check(x, np.float32, (len(x), first.inputs))
-        _check(rows, np.int64, (len(rows),))
-        _check(out, np.float32, (len(rows), last.outputs))
+        self._check(x, rows, out)
         for mask, layer in zip(masks, self._layers, strict=True):
             if mask is not None:
                 _check(mask, np.float32, (len(rows), layer.inputs))
-        if not 0 <= begin <= end <= len(rows):
-            raise ValueError(f"the pairs {begin} to {end} of {len(rows)} were asked for")
-        taken = rows[begin:end]
-        if taken.size and (taken.min() < 0 or taken.max() >= len(x)):
-            raise ValueError(f"the pairs take rows {taken.min()} to {taken.max()} of {len(x)}")
-        block = max(1, min(self._block, end - begin))
         addresses = self._addresses(*(None if mask is None else mask.ctypes.data for mask in masks))
         assert _library is not None
-        _library.masked_chain(
-            self._table,
-            len(self._layers),
-            x.ctypes.data,
-            rows.ctypes.data,
-            addresses,
-            begin,
-            end,
-            block,
-            _scratch.memory(self._bytes(block)).ctypes.data,
-            out.ctypes.data,
-        )
+        self._share(_library.masked_chain, x, rows, (addresses,), 0, out)
 
-    def _bytes(self, block: int) -> int:
+    def run_drawn(
+        self,
+        x: Floats,
+        rows: npt.NDArray[np.int64],
+        table: "MaskTable",
+        sites: npt.NDArray[np.int64],
+        passes: "Passes",
+        out: Floats,
+    ) -> None:
+        """The same under masks that are drawn meanwhile, to the bit those that `table` draws.
+
+        Args:
+            x: `[rows, inputs]`.
+            rows: `[pairs]`, which row each pair takes.
+            table: draws masks.
+            sites: `[layers]`, which of its places each layer's mask is; -1 where nothing is masked.
+            passes: which pass each pair is.
+            out: `[pairs, outputs]`, to be written to.
+
+        Raises:
+            ValueError: an array has another shape, dtype or memory order; a row is none of `x`, or a mask none of a
+                layer's.
+        """
+        self._check(x, rows, out)
+        _check(sites, np.int64, (len(self._layers),))
+        if len(passes) != len(rows):
+            raise ValueError(f"there are {len(passes)} passes for {len(rows)} pairs; as many are accepted")
+        for site, layer in zip(sites.tolist(), self._layers, strict=True):
+            table.check_place(site, layer.inputs)
+        drawn = sites.ctypes.data, table.address, table.stride, passes.address
         assert _library is not None
-        return int(_library.masked_chain_scratch(self._table, len(self._layers), block))
+        self._share(_library.drawn_chain, x, rows, drawn, table.stride, out)
+
+    def _check(self, x: Floats, rows: npt.NDArray[np.int64], out: Floats) -> None:
+        _check(x, np.float32, (len(x), self._layers[0].inputs))
+        _check(rows, np.int64, (len(rows),))
+        _check(out, np.float32, (len(rows), self._layers[-1].outputs))
+        if rows.size and (rows.min() < 0 or rows.max() >= len(x)):
+            raise ValueError(f"the pairs take rows {rows.min()} to {rows.max()} of {len(x)}")
+
+    def _share(
+        self,
+        function: Any,
+        x: Floats,
+        rows: npt.NDArray[np.int64],
+        masks: tuple[Any, ...],
+        stride: int,
+        out: Floats,
+    ) -> None:
+        """Have some threads take blocks of the pairs until there are none left."""
+        pairs = len(rows)
+        count = max(1, min(thread_count(), pairs // _PAIRS_A_THREAD))
+        rounds = max(1, pairs // (count * _PAIRS_A_BLOCK))
+        block = max(1, min(-(-pairs // (count * rounds)), SCRATCH_BYTES // self._bytes(1, stride)))
+        progress = np.zeros(_PROGRESS, np.int64)
+
+        def run() -> None:
+            memory = _scratch.memory(self._bytes(block, stride)).ctypes.data
+            into = progress.ctypes.data, memory, out.ctypes.data
+            function(self._table, len(self._layers), x.ctypes.data, rows.ctypes.data, *masks, pairs, block, *into)
+
+        for _ in range(count - 1):
+            pool().submit(run)
+        run()
+        # Not for the others to end: where they did not even begin, or wait for the interpreter, all may be done.
+        assert _library is not None
+        _library.wait_for(progress.ctypes.data, pairs)
+
+    def _bytes(self, block: int, stride: int) -> int:
+        assert _library is not None
+        return int(_library.masked_chain_scratch(self._table, len(self._layers), block, stride))
 
 
 @dataclass(frozen=True)
@@ -193,8 +249,45 @@ class Place:
     dropped: Sequence[float]
 
 
+class Passes:
+    """Some passes of each of several rows; those of a row are next to one another. One of them is a pair.
+
+    Attributes:
+        keys: `[rows, 2]`, of each row's stream of random words.
+        firsts: `[rows]`, each row's first pass.
+        ends: `[rows]`, behind which pair the passes of each row end.
+    """
+
+    def __init__(
+        self, keys: npt.NDArray[np.uint64], firsts: npt.NDArray[np.uint64], ends: npt.NDArray[np.int64]
+    ) -> None:
+        """
+        Raises:
+            ValueError: an array has another shape, dtype or memory order; or a row ends before it begins.
+        """
+        rows = len(keys)
+        _check(keys, np.uint64, (rows, 2))
+        _check(firsts, np.uint64, (rows,))
+        _check(ends, np.int64, (rows,))
+        if rows and (ends[0] < 0 or np.any(ends[1:] < ends[:-1])):
+            raise ValueError(f"the passes of rows end at {ends.tolist()}; ascending order is accepted")
+        self.keys, self.firsts, self.ends = keys, firsts, ends
+        self._pairs = int(ends[-1]) if rows else 0
+        self._fields = _Passes(keys.ctypes.data, firsts.ctypes.data, ends.ctypes.data)
+        self.address = ctypes.addressof(self._fields)
+
+    def __len__(self) -> int:
+        """How many pairs."""
+        return self._pairs
+
+
 class MaskTable:
-    """Draws the masks of some sites. Thread-safe."""
+    """Draws the masks of some sites. Thread-safe.
+
+    Attributes:
+        stride: how many words a pass takes, a multiple of four.
+        address: of the places in memory.
+    """
 
     def __init__(self, places: Sequence[Place], stride: int) -> None:
         """
@@ -202,7 +295,7 @@ class MaskTable:
             places: of each site.
             stride: how many words a pass takes, a multiple of four.
         """
-        self._places, self._stride = tuple(places), stride
+        self._places, self.stride = tuple(places), stride
         self._addresses = ctypes.c_void_p * len(places)  # a class, which is garbage of the slow kind if it is not kept
         self._bytes = 8 * stride + sum(4 * len(place.kept) * place.units for place in places)
         self._table = (_Place * len(places))(
@@ -211,54 +304,37 @@ class MaskTable:
                 for p in places
             )
         )
+        self.address = ctypes.addressof(self._table)
 
-    def draw(
-        self,
-        keys: npt.NDArray[np.uint64],
-        firsts: npt.NDArray[np.uint64],
-        ends: npt.NDArray[np.int64],
-        masks: Sequence[Floats],
-        begin: int,
-        end: int,
-        *,
-        locked: bool = False,
-    ) -> None:
+    def check_place(self, index: int, units: int) -> None:
+        """Raise ValueError unless a place has so many units in one plane, or the index is -1."""
+        if index == -1:
+            return
+        place = self._places[index] if 0 <= index < len(self._places) else None
+        if place is None or place.units != units or len(place.kept) != 1:
+            raise ValueError(f"the mask {index} is not one of {units} units")
+
+    def draw(self, passes: Passes, masks: Sequence[Floats], begin: int, end: int, *, locked: bool = False) -> None:
         """Write the masks of the pairs `begin` to `end`.
 
         Args:
-            keys: `[rows, 2]`, of each row's stream.
-            firsts: `[rows]`, each row's first pass.
-            ends: `[rows]`, behind which pair the passes of each row end; those of the next follow.
+            passes: which pass each pair is.
             masks: for each place, `[pairs, planes, units]`, to be written to.
             begin, end: of the pairs. Different threads may draw different parts at once.
             locked: whether to keep the interpreter's lock, if it does not take long.
 
         Raises:
-            ValueError: an array has another shape, dtype or memory order.
+            ValueError: a mask has another shape, dtype or memory order.
         """
-        rows = len(keys)
-        _check(keys, np.uint64, (rows, 2))
-        _check(firsts, np.uint64, (rows,))
-        _check(ends, np.int64, (rows,))
-        pairs = int(ends[-1]) if rows else 0
         for mask, place in zip(masks, self._places, strict=True):
-            _check(mask, np.float32, (pairs, len(place.kept), place.units))
-        if not 0 <= begin <= end <= pairs or (rows and (ends[0] < 0 or np.any(ends[1:] < ends[:-1]))):
-            raise ValueError(f"the pairs {begin} to {end} of rows that end at {ends.tolist()} were asked for")
+            _check(mask, np.float32, (len(passes), len(place.kept), place.units))
+        if not 0 <= begin <= end <= len(passes):
+            raise ValueError(f"the pairs {begin} to {end} of {len(passes)} were asked for")
         few = (end - begin) * self._bytes <= _FEW_BYTES
         library = _locked if locked and few else _library
         assert library is not None
-        library.draw_masks(
-            self._table,
-            len(self._places),
-            self._stride,
-            keys.ctypes.data,
-            firsts.ctypes.data,
-            ends.ctypes.data,
-            begin,
-            end,
-            self._addresses(*(mask.ctypes.data for mask in masks)),
-        )
+        addresses = self._addresses(*(mask.ctypes.data for mask in masks))
+        library.draw_masks(self._table, len(self._places), self.stride, passes.address, begin, end, addresses)
 
 
 def philox_words(keys: npt.NDArray[np.uint64], block: int, count: int) -> npt.NDArray[np.uint64]:

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from service.engine.cohort import Cohort, cleared
-from service.engine.masks import Masks
+from service.engine.masks import Undrawn
 from service.engine.preparation import Prepared
 from service.engine.reading import Reading
-from service.engine.runtimes import Array, Frontier
+from service.engine.runtimes import Array, DrawingRuntime, Frontier
 from service.engine.statistics import Prediction
 from service.engine.verify import run_pairs
 
@@ -40,7 +40,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Seconds:
-    """Where the time of a step went."""
+    """Where the time of a step went; that of a suffix that draws its masks itself is all the suffix's."""
 
     masks: float
     suffix: float
@@ -57,6 +57,7 @@ class Steps:
 
     def __init__(self, prepared: Prepared, reading: Reading, step_bytes: int) -> None:
         self._source, self._runtime, self._baseline = prepared.source, prepared.runtime, prepared.baseline
+        self._drawing = self._runtime if isinstance(self._runtime, DrawingRuntime) else None
         self._reading = reading
         self._per_row = [value.per_row for value in prepared.outline.frontier]
         self.shares_rows = prepared.source.shares_rows
@@ -104,9 +105,13 @@ class Steps:
                 cohort.update(blocks)
             return Seconds(0.0, ran - started, time.perf_counter() - ran)
         masks = self._masks(work)
+        drawing = self._drawing
+        given = [] if drawing else masks.draw(overwrite=True)
         drawn = time.perf_counter()
         frontier, rows = self._gathered(work)
-        outputs = list(self._parted(self._runtime.suffix(frontier, rows, masks), work))
+        suffix = self._runtime.suffix
+        found = drawing.suffix_drawing(frontier, rows, masks) if drawing else suffix(frontier, rows, given)
+        outputs = self._parted(found, work)
         ran = time.perf_counter()
         for (cohort, _), blocks in zip(work, outputs, strict=True):
             cohort.update(blocks)
@@ -121,15 +126,15 @@ class Steps:
         blocks = cleared([out[:, None] for out in outputs], failed)
         return Outcome(self._reading.statistics().deterministic(blocks), None, failed)
 
-    def _masks(self, work: Sequence[tuple[Cohort, int]]) -> Masks:
-        """Of all pairs, drawn together."""
+    def _masks(self, work: Sequence[tuple[Cohort, int]]) -> Undrawn:
+        """Of all pairs."""
         cohorts = [cohort for cohort, _ in work]
         sizes = [len(cohort) for cohort in cohorts]
         seeds = np.concatenate([cohort.seeds for cohort in cohorts])
         indices = np.concatenate([cohort.indices for cohort in cohorts])
         firsts = np.repeat([cohort.passes for cohort in cohorts], sizes)
         counts = np.repeat([passes for _, passes in work], sizes)
-        return self._source.draw(seeds, indices, firsts, counts, overwrite=True)
+        return self._source.undrawn(seeds, indices, firsts, counts)
 
     def _gathered(self, work: Sequence[tuple[Cohort, int]]) -> tuple[Frontier, npt.NDArray[np.int64]]:
         """One frontier for all cohorts, and which of its rows each pair takes."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from service.engine.errors import VerificationError
 from service.engine.masks import Masks, MaskSource
-from service.engine.runtimes import Array, Runtime
+from service.engine.runtimes import Array, DrawingRuntime, Runtime
 from service.engine.sites import UNIFORM
 
 EVAL_TOLERANCE = 1e-5
@@ -194,8 +194,25 @@ def check_program(runtime: Runtime, baseline: Runtime, source: MaskSource, refer
             reference.tolerance,
         ),
     ]
+    if isinstance(runtime, DrawingRuntime):
+        checks.append(_check_drawing(runtime, source, reference))
     raise_if_failed(checks)
     return checks
+
+
+def _check_drawing(runtime: DrawingRuntime, source: MaskSource, reference: Reference) -> Check:
+    """Whether a runtime draws the masks that are drawn for others; each row has its own passes, one or more."""
+    rows = reference.rows
+    counts = 1 + np.arange(rows) % 3
+    taken = np.repeat(np.arange(rows, dtype=np.int64), counts)
+    frontier = runtime.prefix(reference.inputs)
+    found, wanted = [], []
+    for number in reference.passes:
+        masks = source.undrawn([_SEED] * rows, range(rows), number + np.arange(rows), counts)
+        found.append(runtime.suffix_drawing(frontier, taken, masks))
+        wanted.append(runtime.suffix(frontier, taken, list(masks.draw())))
+    name = "masks that are drawn while it runs are those drawn before"
+    return close(name, _one_after_another(found), _one_after_another(wanted), 0.0)
 
 
 def raise_if_failed(checks: Sequence[Check]) -> None:

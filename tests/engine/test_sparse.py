@@ -1,6 +1,7 @@
 """The native runtime: chains of masked linear layers without the multiplications by zero."""
 
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from service.engine.pytorch.program import EXAMPLE_PAIRS, example_masks, export,
 from service.engine.runtimes.sparse import SparseRuntime
 from service.engine.runtimes.torch import EagerRuntime
 from service.engine.subject import EXAMPLE_ROWS
+from service.engine.threads import pool, thread_count
 from tests.engine.networks import Custom
 
 needs_extension = pytest.mark.skipif(
@@ -159,6 +161,60 @@ class TestOutputs:
             together = threads.map(lambda size: outputs(sparse, x, *tasks[size]), sizes)
             assert all(np.array_equal(out, alone[size]) for size, out in zip(sizes, together, strict=True))
 
+    def test_do_not_wait_for_threads_that_are_busy(self):
+        x = random(2, 150)
+        sparse, _, source = both(chain([150, 200, 4], [0.5, 0.5]), torch.from_numpy(x))
+        task = np.arange(300) % 2, draw(source, 300)
+        wanted = outputs(sparse, x, *task)
+        go_on = threading.Event()
+        busy = [pool().submit(go_on.wait) for _ in range(2 * thread_count())]
+        try:
+            found = outputs(sparse, x, *task)
+            assert not any(one.done() for one in busy)
+        finally:
+            go_on.set()
+        wait(busy)
+        assert np.array_equal(found, wanted)
+
+
+@needs_extension
+class TestDrawing:
+    """Masks that are drawn while the chain runs are to the bit those that are drawn before."""
+
+    @pytest.mark.parametrize(
+        ("widths", "rates"),
+        [
+            ([128, 192, 10], [0.5, 0.5]),
+            ([5, 63, 65, 2], [0.1, 0.5, 0.3]),
+            ([129, 300, 257, 127, 3], [0.25, 0.5, 0.0, 0.9]),
+            ([1000, 1030, 3], [1.0, 0.001]),
+        ],
+    )
+    @pytest.mark.parametrize("passes", [[1, 1, 1], [7, 1, 40], [200, 0, 3]])
+    def test_gives_the_same_outputs(self, widths, rates, passes):
+        x = random(3, widths[0])
+        sparse, _, source = both(chain(widths, rates), torch.from_numpy(x))
+        self.check(sparse, source, x, passes)
+
+    def test_gives_the_same_behind_a_prefix(self):
+        x = random(3, 1, 8, 8)
+        sparse, _, source = both(conv_then_chain(), torch.from_numpy(x))
+        self.check(sparse, source, x, [9, 30, 1])
+
+    def test_gives_the_same_without_what_draws_natively(self, monkeypatch):
+        x = random(3, 90)
+        sparse, _, source = both(chain([90, 200, 5], [0.5, 0.25]), torch.from_numpy(x))
+        monkeypatch.setattr(native, "available", False)
+        self.check(sparse, source, x, [9, 30, 1])
+
+    def check(self, sparse, source, x, passes):
+        taken = np.repeat([2, 0, 1], passes)
+        undrawn = source.undrawn([9, 2**63, 9], [5, 0, 3], [2, 0, 1000], passes)
+        found = sparse.suffix_drawing(sparse.prefix((x,)), taken, undrawn)[0]
+        drawn = source.draw([9, 2**63, 9], [5, 0, 3], [2, 0, 1000], passes)
+        assert np.array_equal(found, outputs(sparse, x, taken, drawn))
+        assert len(np.unique(found, axis=0)) > 1
+
 
 @needs_extension
 class TestArrays:
@@ -171,10 +227,23 @@ class TestArrays:
             "rows": np.array([0, 1, 1]),
             "masks": [random(3, 5)],
             "out": np.empty((3, 3), np.float32),
-            "begin": 0,
-            "end": 3,
         }
         layers.run(**{**arguments, **changed})
+
+    def run_drawn(self, units=5, stride=4, **changed):
+        layers = native.MaskedChain([native.Linear.pack(random(3, 5), None, relu=False)])
+        arguments = {
+            "x": random(2, 5),
+            "rows": np.array([0, 1, 1]),
+            "table": native.MaskTable([native.Place(0, 1, units, 1, 1, [2.0], [0.0])], stride),
+            "sites": np.array([0]),
+            "passes": self.passes([3]),
+            "out": np.empty((3, 3), np.float32),
+        }
+        layers.run_drawn(**{**arguments, **changed})
+
+    def passes(self, ends):
+        return native.Passes(np.zeros((len(ends), 2), np.uint64), np.zeros(len(ends), np.uint64), np.array(ends))
 
     @pytest.mark.parametrize(
         "changed",
@@ -188,14 +257,27 @@ class TestArrays:
             {"masks": [random(2, 5)]},
             {"masks": []},
             {"out": np.empty((3, 4), np.float32)},
-            {"end": 4},
-            {"begin": -1},
         ],
     )
     def test_of_another_shape_dtype_or_range_are_refused(self, changed):
         self.run()
         with pytest.raises(ValueError, match=r"accepted|rows|pairs|zip"):
             self.run(**changed)
+
+    @pytest.mark.parametrize(
+        "changed", [{"sites": [1]}, {"sites": [-2]}, {"sites": [0, 0]}, {"units": 4}, {"ends": [2]}]
+    )
+    def test_masks_that_are_none_of_the_layers_are_refused(self, changed):
+        self.run_drawn()
+        self.run_drawn(sites=np.array([-1]))
+        sites, ends, units = changed.get("sites", [0]), changed.get("ends", [3]), changed.get("units", 5)
+        with pytest.raises(ValueError, match=r"accepted|is not one of"):
+            self.run_drawn(sites=np.array(sites), passes=self.passes(ends), units=units)
+
+    @pytest.mark.parametrize("ends", [[-1], [3, 2]])
+    def test_rows_that_end_before_they_begin_are_refused(self, ends):
+        with pytest.raises(ValueError, match="ascending order is accepted"):
+            self.passes(ends)
 
 
 @needs_extension

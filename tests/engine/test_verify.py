@@ -21,6 +21,7 @@ PROGRAM_LOOP = "the program equals the eager loop under the same masks"
 DIFFERENT = "two passes with different masks differ"
 SAME = "two passes with the same masks agree"
 ROWS = "a row's answer does not depend on the rows beside it"
+DRAWING = "masks that are drawn while it runs are those drawn before"
 MODES = "modules without a site stay in eval mode"
 STILL = "no parameter and no buffer moved by a bit"
 EVERY = [EVAL, MODES, STILL, PROGRAM_EVAL, PROGRAM_LOOP, DIFFERENT, SAME, ROWS]
@@ -152,6 +153,29 @@ def test_a_runtime_that_gives_masks_to_other_rows_is_refused():
         return again(lambda masks: [mask[::-1].copy() for mask in masks])
 
     assert verified(mlp(), spoil=spoil) == [PROGRAM_LOOP, ROWS]
+
+
+class Drawing(Faulty):
+    """A runtime that draws its masks itself, as `draw` does."""
+
+    def __init__(self, real, draw):
+        super().__init__(real, lambda call, outputs, again: outputs)
+        self.draw = draw
+
+    def suffix_drawing(self, frontier, rows, masks):
+        return self.suffix(frontier, rows, self.draw(masks))
+
+
+def test_a_runtime_that_draws_other_masks_is_refused():
+    subject = understand(mlp(), X)
+    runtime = TorchRuntime(split(export(subject.network, (torch.from_numpy(X),), subject.source), 1), "cpu")
+    wanted = subject.eval_outputs()
+    reference = take_reference(subject.eager, subject.source, subject.arrays, wanted, subject.tolerance)
+    sound = Drawing(runtime, lambda masks: masks.draw())
+    assert [check.name for check in check_program(sound, sound, subject.source, reference)][-1] == DRAWING
+    shifted = Drawing(runtime, lambda masks: [np.roll(mask, 1, axis=0) for mask in masks.draw()])
+    with pytest.raises(VerificationError, match=DRAWING):
+        check_program(shifted, shifted, subject.source, reference)
 
 
 def test_a_runtime_that_does_not_repeat_itself_is_refused():

@@ -4,10 +4,12 @@
 on the CPU or CUDA, and holds the eager loop against which all are checked.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+
+from service.engine.masks import Undrawn
 
 Array = npt.NDArray[Any]
 Frontier = tuple[Any, ...]
@@ -15,7 +17,11 @@ Frontier = tuple[Any, ...]
 
 
 class Runtime(Protocol):
-    """Runs a program split into prefix and suffix. Both calls may be made from several threads at once."""
+    """Runs a program split into prefix and suffix. Both calls may be made from several threads at once.
+
+    Attributes:
+        name, device: what it is, and where it computes.
+    """
 
     name: str
     device: str
@@ -25,3 +31,11 @@ class Runtime(Protocol):
 
     def suffix(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: list[Array]) -> tuple[Array, ...]:
         """The outputs, `[pairs, ...]` each, of the pairs of row `rows[i]` and the `i`-th of each mask."""
+
+
+@runtime_checkable
+class DrawingRuntime(Runtime, Protocol):
+    """Draws masks itself while it runs, which is faster than to be given them."""
+
+    def suffix_drawing(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: Undrawn) -> tuple[Array, ...]:
+        """What `suffix` returns under these masks, to the bit."""

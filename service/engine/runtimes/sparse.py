@@ -6,21 +6,16 @@ the weights of the others. A prefix runs on ONNX Runtime, as it does in `onnx.py
 suffixes are chains is found in `graphs/chain.py`.
 """
 
-import itertools
-
 import numpy as np
 import numpy.typing as npt
 
 from service.engine import native
 from service.engine.chain import Chain
+from service.engine.masks import Undrawn
 from service.engine.program import Graphs
 from service.engine.runtimes import Array, Frontier
 from service.engine.runtimes.onnx import OnnxPrefix
 from service.engine.runtimes.sessions import SessionOptions
-from service.engine.threads import pool, thread_count
-
-# With fewer pairs than this, a second thread reads the weights again for too few of them.
-_PAIRS_A_THREAD = 16
 
 
 def requirement() -> str:
@@ -50,6 +45,7 @@ class SparseRuntime:
         if chain.input is None:
             self._prefix = OnnxPrefix(graphs.prefix, graphs.outline, options or SessionOptions())
         self._masks = [layer.mask for layer in chain.layers]
+        self._sites = np.array([-1 if layer.mask is None else layer.mask for layer in chain.layers], np.int64)
         self._outputs = len(chain.layers[-1].weight)
         self._chain = native.MaskedChain(
             [native.Linear.pack(layer.weight, layer.bias, relu=layer.relu) for layer in chain.layers]
@@ -62,15 +58,19 @@ class SparseRuntime:
         return self._prefix.run(inputs)
 
     def suffix(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: list[Array]) -> tuple[Array, ...]:
-        x = np.ascontiguousarray(frontier[0], np.float32).reshape(len(frontier[0]), -1)
-        rows = np.ascontiguousarray(rows, np.int64)
+        x, rows, out = self._arrays(frontier, rows)
         used = [None if index is None else np.ascontiguousarray(masks[index], np.float32) for index in self._masks]
-        out = np.empty((len(rows), self._outputs), np.float32)
-        threads = max(1, min(thread_count(), len(rows) // _PAIRS_A_THREAD))
-        bounds = [len(rows) * part // threads for part in range(threads + 1)]
-        first, *others = itertools.pairwise(bounds)
-        waiting = [pool().submit(self._chain.run, x, rows, used, out, *part) for part in others]
-        self._chain.run(x, rows, used, out, *first)
-        for future in waiting:
-            future.result()
+        self._chain.run(x, rows, used, out)
         return (out,)
+
+    def suffix_drawing(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: Undrawn) -> tuple[Array, ...]:
+        if masks.table is None:
+            return self.suffix(frontier, rows, masks.draw(overwrite=True))
+        x, rows, out = self._arrays(frontier, rows)
+        self._chain.run_drawn(x, rows, masks.table, self._sites, masks.passes, out)
+        return (out,)
+
+    def _arrays(self, frontier: Frontier, rows: npt.NDArray[np.int64]) -> tuple[Array, Array, Array]:
+        """What the chain takes, and what it writes to."""
+        x = np.ascontiguousarray(frontier[0], np.float32).reshape(len(frontier[0]), -1)
+        return x, np.ascontiguousarray(rows, np.int64), np.empty((len(rows), self._outputs), np.float32)
