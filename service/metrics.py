@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -36,6 +37,9 @@ _ENTROPY_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5,
 _FORGOTTEN = math.inf
 _FOLDER_PREFIX = "mcdropout-metrics-"
 _ABANDONED_SECONDS = 60.0
+
+
+_Metric = TypeVar("_Metric", Counter, Gauge, Histogram)
 
 
 class _Folder:
@@ -107,6 +111,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._series: dict[tuple[object, ...], Any] = {}
         self._by_model: list[tuple[Counter | Gauge | Histogram, tuple[str, ...]]] = []
         by_request = ("model", "mode", "status")
 
@@ -174,6 +179,13 @@ class Metrics:
             "reloads", 'Models loaded or reloaded while serving: "succeeded", "refused".', ("model", "outcome")
         )
 
+    def of(self, metric: "_Metric", *labels: str) -> "_Metric":
+        """The series of one of these metrics with these labels; what `labels` returns, found sooner."""
+        found: _Metric | None = self._series.get((metric, *labels))
+        if found is None:
+            found = self._series[metric, *labels] = metric.labels(*labels)
+        return found
+
     def forget_readiness(self, model: str) -> None:
         """Tell no more whether a model is ready that is not meant to be."""
         if _folder.path is not None:
@@ -195,6 +207,7 @@ class Metrics:
             for values in {tuple(labels[name] for name in names) for labels in samples if labels["model"] == model}:
                 with suppress(KeyError):
                     metric.remove(*values)
+        self._series.clear()
 
     def exposition(self) -> tuple[bytes, str]:
         """The metrics in Prometheus's text format, and its content type; of all processes, where they share theirs."""

@@ -120,8 +120,7 @@ class Registry:
 
     def entry(self, name: str) -> Entry | None:
         """What is known of the model `name`; None if there is none."""
-        with self._lock:
-            return self._entries.get(name)
+        return self._entries.get(name)
 
     @property
     def begun(self) -> bool:

@@ -7,6 +7,7 @@ from concurrent.futures import Future as ThreadFuture
 
 import structlog
 
+from service.admission import Limits, OverloadedError, Queue
 from service.engine.runtimes import Array
 from service.lanes import Lane, StepReport, Work
 from service.loading import Model
@@ -16,25 +17,9 @@ from service.sizes import Sizes
 
 _log = structlog.get_logger("scheduler")
 
-_SMOOTHING = 0.1
 _LOOK_SECONDS = 0.05  # between looks for requests that nobody waits for any more
-_LEAST_WAIT, _MOST_WAIT = 1.0, 60.0  # seconds, of a client that is told to come back
 
 Settled = list[tuple[Future, Answer | BaseException]]
-
-
-class OverloadedError(Exception):
-    """The request was not taken.
-
-    Attributes:
-        retry_after: in how many seconds it may be, by the rate at which rows are answered now.
-        reason: a short name.
-    """
-
-    def __init__(self, message: str, retry_after: float = _LEAST_WAIT, reason: str = "queue") -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-        self.reason = reason
 
 
 class Scheduler:
@@ -46,6 +31,7 @@ class Scheduler:
         *,
         max_queue_rows: int,
         max_queue_bytes: int = 2**30,
+        max_queue_seconds: float | None = None,
         max_batch_rows: int = 1024,
         step_seconds: float = 0.004,
         deliver: Callable[[Callable[[], None]], object] | None = None,
@@ -55,19 +41,19 @@ class Scheduler:
             metrics: where steps are counted.
             max_queue_rows: how many rows may be on their way.
             max_queue_bytes: how much memory their inputs may take.
+            max_queue_seconds: how long they may take, by the rate at which rows are answered now; None for any time.
             max_batch_rows: how many rows may begin in a step.
             step_seconds: how long a step should take.
             deliver: calls a function, which settles futures, where these may be settled; here and now if None.
         """
         self._metrics = metrics
-        self._max_queue_rows, self._max_queue_bytes = max_queue_rows, max_queue_bytes
+        self._queue = Queue(Limits(max_queue_rows, max_queue_bytes, max_queue_seconds), metrics)
         self._max_batch_rows, self._step_seconds = max_batch_rows, step_seconds
         self._deliver = deliver or (lambda call: call())
         self._lanes: dict[int, Lane] = {}
         self._sizes: dict[str, Sizes] = {}  # of each model's steps, which its next lane begins with
         self._active: set[Request] = set()
-        self._queue_rows = self._queue_bytes = 0
-        self._rows_a_second = 0.0
+        self._last_end = 0.0  # of a step, behind which there was more to do
         self._look_again = 0.0
         self._changed = threading.Condition()
         self._stopping = False
@@ -79,12 +65,11 @@ class Scheduler:
     @property
     def load(self) -> float:
         """How full the queue is, 0 to 1."""
-        return max(self._queue_rows / self._max_queue_rows, self._queue_bytes / self._max_queue_bytes)
+        return self._queue.load
 
     def refusal(self, coming: int = 0) -> OverloadedError | None:
         """Why not one more row is taken, where `coming` are on their way already; None where one is."""
-        full = self._queue_rows + coming >= self._max_queue_rows or self._queue_bytes >= self._max_queue_bytes
-        return self._overloaded() if full else None
+        return self._queue.refusal(coming=coming)
 
     def check_room(self) -> None:
         """Raise OverloadedError where not one more row is taken."""
@@ -114,12 +99,11 @@ class Scheduler:
         with self._changed:
             if self._stopping:
                 raise OverloadedError("the server is stopping", reason="stopping")
-            full = self._queue_rows + request.rows > self._max_queue_rows
-            if self._active and (full or self._queue_bytes + request.bytes > self._max_queue_bytes):
-                raise self._overloaded()
+            if (error := self._queue.refusal(request.rows, request.bytes)) is not None:
+                raise error
             self._lane_of(model).submit(request)
             self._active.add(request)
-            self._count(request.rows, request.bytes)
+            self._queue.add(request.rows, request.bytes)
             self._changed.notify()
         return request.future
 
@@ -129,15 +113,6 @@ class Scheduler:
             self._stopping = True
             self._changed.notify()
         self._thread.join()
-
-    def _overloaded(self) -> OverloadedError:
-        rate = self._rows_a_second
-        wait = self._queue_rows / rate if rate else _LEAST_WAIT
-        return OverloadedError(
-            f"{self._queue_rows} rows wait already; {self._max_queue_rows} rows and {self._max_queue_bytes} bytes are "
-            "accepted",
-            min(_MOST_WAIT, max(_LEAST_WAIT, wait)),
-        )
 
     def _lane_of(self, model: Model) -> Lane:
         """A model's lane. One that had nothing to do has no credit for that."""
@@ -167,7 +142,7 @@ class Scheduler:
         except Exception as error:  # whatever it is: it is this step's, and the thread must live
             self.step_started = None
             _log.exception("a step failed", model=lane.model.name, requests=len(work.requests))
-            self._metrics.step_failures.labels(lane.model.name).inc()
+            self._metrics.of(self._metrics.step_failures, lane.model.name).inc()
             with self._changed:
                 failed = lane.fail(work)
             self._settle([(request, error) for request in failed])
@@ -180,7 +155,7 @@ class Scheduler:
         with self._changed:
             lane.end(work)
         self._leave(lane, report.late)
-        self._answer(lane, report, time.perf_counter() - started)
+        self._answer(lane, report, started)
 
     def _next(self) -> Lane | None:
         """Whose step is next; None when the scheduler stops."""
@@ -192,6 +167,7 @@ class Scheduler:
                     return min(self._lanes.values(), key=lambda lane: lane.time)
                 if self._stopping:
                     return None
+                self._last_end = 0.0
                 self._changed.wait(_LOOK_SECONDS if self._active else None)
 
     def _drop_idle(self) -> None:
@@ -205,33 +181,27 @@ class Scheduler:
             return
         self._look_again = now + _LOOK_SECONDS
         for request in [request for request in self._active if request.future.cancelled()]:
-            self._metrics.cancelled.labels(request.model.name).inc()
+            self._metrics.of(self._metrics.cancelled, request.model.name).inc()
             self._forget(request)
 
     def _forget(self, request: Request) -> None:
         if request in self._active:
             self._active.discard(request)
-            self._count(-request.rows, -request.bytes)
-
-    def _count(self, rows: int, size: int) -> None:
-        self._queue_rows += rows
-        self._queue_bytes += size
-        self._metrics.queue_rows.set(self._queue_rows)
-        self._metrics.queue_bytes.set(self._queue_bytes)
+            self._queue.add(-request.rows, -request.bytes)
 
     def _leave(self, lane: Lane, late: list[Request]) -> None:
         """Tell requests that their time is over."""
         if late:
-            self._metrics.refused.labels(lane.model.name, "deadline").inc(len(late))
+            self._metrics.of(self._metrics.refused, lane.model.name, "deadline").inc(len(late))
             self._settle([(request, DeadlineError()) for request in late])
 
-    def _answer(self, lane: Lane, report: StepReport, seconds: float) -> None:
+    def _answer(self, lane: Lane, report: StepReport, started: float) -> None:
         name, metrics = lane.model.name, self._metrics
-        metrics.step_rows.labels(name).observe(report.rows)
-        metrics.step_passes.labels(name).observe(report.passes)
+        metrics.of(metrics.step_rows, name).observe(report.rows)
+        metrics.of(metrics.step_passes, name).observe(report.passes)
         for stage, spent in report.seconds.items():
-            metrics.step_duration.labels(name, stage).observe(spent)
-        metrics.passes.labels(name).inc(max(report.passes, report.rows))
+            metrics.of(metrics.step_duration, name, stage).observe(spent)
+        metrics.of(metrics.passes, name).inc(max(report.passes, report.rows))
         now = time.perf_counter()
         answers: list[tuple[Request, Answer | BaseException]] = []
         for request in report.finished:
@@ -239,13 +209,13 @@ class Scheduler:
                 answer: Answer | BaseException = request.answer(now)
             except Exception as error:  # a network that answered NaN
                 answer = error
-            metrics.queue_duration.labels(name).observe((request.started or now) - request.submitted)
-            metrics.compute_duration.labels(name).observe(now - (request.started or now))
-            metrics.rows.labels(name).inc(request.rows)
+            metrics.of(metrics.queue_duration, name).observe((request.started or now) - request.submitted)
+            metrics.of(metrics.compute_duration, name).observe(now - (request.started or now))
+            metrics.of(metrics.rows, name).inc(request.rows)
             answers.append((request, answer))
-        rate = sum(request.rows for request in report.finished) / max(seconds, 1e-9)
-        self._rows_a_second += _SMOOTHING * (rate - self._rows_a_second)
+        self._queue.answered(sum(request.rows for request in report.finished), now - (self._last_end or started))
         self._settle(answers)
+        self._last_end = now
 
     def _settle(self, answers: list[tuple[Request, Answer | BaseException]]) -> None:
         """Hand out answers, all at once."""

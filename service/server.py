@@ -28,13 +28,13 @@ from service.metrics import share
 from service.protocol import Refusal, protocol
 from service.registry import Registry
 from service.settings import Settings
+from service.switching import Switching
 from service.workers import Assignment
 
 _log = structlog.get_logger("server")
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _LINGER_SECONDS = 0.5
-_SWITCH_SECONDS = 0.001
 # What is on its way for dozens of requests is no garbage; by Python's own number it is looked through all the time.
 _COLLECTED_AFTER = 20_000
 _LOADING_POLL_SECONDS, _READY_POLL_SECONDS = 0.05, 1.0
@@ -61,9 +61,7 @@ def _app(settings: Settings, threads: int | None) -> FastAPI | None:
         SessionOptions(settings.provider).check()
         if threads is not None:
             use_threads(threads)
-        # Event loop and steps hold the interpreter's lock for microseconds; what goes on for longer, such as lists that
-        # are read and written, is to wait for them.
-        sys.setswitchinterval(_SWITCH_SECONDS)
+        Switching.begin()
         gc.set_threshold(_COLLECTED_AFTER)
         return create_app(settings)
     except (BundleError, InvalidInputError) as error:

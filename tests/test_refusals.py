@@ -1,6 +1,7 @@
 """Refusals: who is let in to the app while the queue is nearly full."""
 
 import asyncio
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -8,6 +9,7 @@ from typing import Any, cast
 import pytest
 from fastapi import FastAPI
 
+from service import switching
 from service.api.refusals import Refusals
 from service.metrics import Metrics
 from service.scheduler import Scheduler
@@ -52,3 +54,29 @@ def test_what_asks_for_no_prediction_takes_no_room(refusals: Refusals) -> None:
         return [refusals.of(scope()) is None for _ in range(4)]
 
     assert asyncio.run(others()) == [True, True, True, False]
+
+
+def test_threads_hand_over_more_often_until_nothing_has_been_refused_for_a_while(
+    refusals: Refusals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switching, "_CALM_SECONDS", 0.05)
+    before = sys.getswitchinterval()
+
+    async def flood() -> list[float]:
+        switching.Switching.begin()
+        seen = [sys.getswitchinterval()]
+        for _ in range(3):
+            assert [refusals.of(scope()) is None for _ in range(4)] == [True, True, True, False]
+            seen.append(sys.getswitchinterval())
+            await asyncio.sleep(0.04)
+            seen.append(sys.getswitchinterval())
+        await asyncio.sleep(0.15)
+        return [*seen, sys.getswitchinterval()]
+
+    try:
+        usual, *hurried, last = asyncio.run(flood())
+    finally:
+        sys.setswitchinterval(before)
+    assert last == usual
+    assert set(hurried) == {hurried[0]}
+    assert hurried[0] < usual

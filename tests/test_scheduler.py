@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from service.admission import OverloadedError
 from service.engine import NonFiniteOutputError
 from service.engine.cohort import Cohort
 from service.engine.statistics import ClassificationPrediction
 from service.loading import Loading, Model, load
 from service.metrics import Metrics
 from service.requests import Answer, DeadlineError, Plan
-from service.scheduler import OverloadedError, Scheduler
+from service.scheduler import Scheduler
 from tests.bundles import CLASSIFIER, REGRESSION, write_bundle
 
 FRAGILE = CLASSIFIER.replace("return self.layers(x)", "return self.layers(x) / (x[:, :1] != 9.0)")
@@ -187,10 +189,10 @@ def test_a_small_request_does_not_wait_for_large_ones(
     while len(gate.steps) < 5:
         time.sleep(0.001)
     small = ask(scheduler, model, rows(1), passes=50)
-    small.add_done_callback(lambda _: order.append("small"))
-    began = len(gate.steps)
+    began, ended = len(gate.steps), []
+    small.add_done_callback(lambda _: (order.append("small"), ended.append(len(gate.steps))))
     assert small.result(30)
-    assert len(gate.steps) - began <= 3
+    assert ended[0] - began <= 3
     for future in (first, *large):
         assert future.result(60)
     assert order[0] == "small"
@@ -445,3 +447,30 @@ def test_a_bundles_path_does_not_matter(tmp_path: Path) -> None:
     here = load(write_bundle(tmp_path / "a", "same"), Loading()).engine.predict(rows(3), passes=5, seed=1)
     there = load(write_bundle(tmp_path / "b", "same"), Loading()).engine.predict(rows(3), passes=5, seed=1)
     assert np.array_equal(here.mean, there.mean)
+
+
+def test_time_that_waits_is_bounded_where_that_is_set(
+    model: Model, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = Scheduler(metrics, max_queue_rows=100_000, max_queue_seconds=0.5, max_batch_rows=8)
+    slow = model.engine.steps.run
+
+    def run(work: Work) -> Any:
+        time.sleep(0.05)
+        return slow(work)
+
+    monkeypatch.setattr(model.engine.steps, "run", run)
+    assert ask(scheduler, model, rows(8), passes=3).result(30)  # 8 rows in about 0.05 s
+    taken = []
+    with suppress(OverloadedError):
+        while len(taken) < 100:
+            taken.append(ask(scheduler, model, rows(8), len(taken), passes=3))
+    assert 1 <= len(taken) <= 12
+    with pytest.raises(OverloadedError, match=r"0.5 s are accepted"):
+        ask(scheduler, model, rows(8), passes=3)
+    assert all(future.result(30) for future in taken)
+    time.sleep(1.0)  # is no time in which rows might have been answered
+    assert ask(scheduler, model, rows(8), passes=3).result(30)
+    assert ask(scheduler, model, rows(8), passes=3)
+    assert ask(scheduler, model, rows(8), passes=3)
+    scheduler.stop()

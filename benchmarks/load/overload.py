@@ -43,7 +43,8 @@ def overload(generator: Generator, folder: Path, arguments: argparse.Namespace) 
         f"   {model}, mc={mc}: capacity {capacity:.0f}/s; {TIMES_CAPACITY * capacity:.0f}/s for {length:g} s, a queue"
         f" of {rows} rows, {_CONNECTIONS} connections; {_PROBES:g}/s with mc={_PROBE_MC} all the time"
     )
-    with ours(folder, MCDROPOUT_MAX_QUEUE_ROWS=str(rows)) as server:
+    limits = {"MCDROPOUT_MAX_QUEUE_ROWS": str(rows), "MCDROPOUT_MAX_QUEUE_SECONDS": str(_QUEUE_SECONDS)}
+    with ours(folder, **limits) as server:
         resident = _Resident(server)
         run = generator.run(Job(server.port, streams, _CALM + length + _AFTER, warm_up=2.0))
         memory = resident.stop()

@@ -44,6 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
             metrics,
             max_queue_rows=settings.max_queue_rows,
             max_queue_bytes=settings.max_queue_bytes,
+            max_queue_seconds=settings.max_queue_seconds,
             max_batch_rows=settings.max_batch_rows,
             step_seconds=settings.step_seconds,
             deliver=asyncio.get_running_loop().call_soon_threadsafe,

@@ -12,9 +12,9 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from service.admission import OverloadedError
 from service.engine import NonFiniteOutputError
 from service.requests import FEWEST_PASSES, DeadlineError
-from service.scheduler import OverloadedError
 
 _log = structlog.get_logger("api")
 

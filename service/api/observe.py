@@ -64,7 +64,7 @@ def tell(metrics: Metrics, scope: Scope, seen: dict[str, Any], status: int, seco
     path: str = scope["path"]
     if scope["method"] == "POST" and path.endswith("/predict"):
         labels = (seen.get("model", "unknown"), seen.get("mode", "unknown"), str(status))
-        metrics.requests.labels(*labels).inc()
-        metrics.request_duration.labels(*labels).observe(seconds)
+        metrics.of(metrics.requests, *labels).inc()
+        metrics.of(metrics.request_duration, *labels).observe(seconds)
     write = _log.debug if path.startswith(_QUIET_PATHS) else _log.info
     write("request", method=scope["method"], path=path, status=status, seconds=round(seconds, 6), **seen, **more)

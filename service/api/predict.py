@@ -18,6 +18,7 @@ from starlette.datastructures import QueryParams, State
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from service.admission import OverloadedError
 from service.api.errors import Problem, ProblemError
 from service.api.schemas import PredictQuery, PredictRequest, PredictResponse
 from service.engine import ClassificationPrediction
@@ -27,7 +28,7 @@ from service.metrics import Metrics
 from service.registry import Registry
 from service.requests import DEFAULT_TOLERANCE, Answer, Plan
 from service.rows import RowsError, read_many_rows
-from service.scheduler import OverloadedError, Scheduler
+from service.scheduler import Scheduler
 from service.settings import Settings
 
 router = APIRouter(tags=["predictions"])
@@ -128,7 +129,7 @@ async def predict(request: Request, name: str) -> Response:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         scheduler.submit(model, inputs, seed=seed, plan=plan, future=future)
     except OverloadedError as error:
-        metrics.refused.labels(model.name, error.reason).inc()
+        metrics.of(metrics.refused, model.name, error.reason).inc()
         raise
     answer = await _awaited(request, future)
     request.state.rows = len(inputs[0])
@@ -336,7 +337,7 @@ def _label(model: Model, label: Any) -> Any:
 def _observe(metrics: Metrics, model: Model, answer: Answer, rows: slice) -> None:
     """Count what some rows used, and how sure they are."""
     prediction = answer.prediction
-    observe_passes = metrics.passes_used.labels(model.name).observe
+    observe_passes = metrics.of(metrics.passes_used, model.name).observe
     for passes in prediction.passes[rows].tolist():
         observe_passes(passes)
     if not isinstance(prediction, ClassificationPrediction):
@@ -346,7 +347,7 @@ def _observe(metrics: Metrics, model: Model, answer: Answer, rows: slice) -> Non
         (metrics.mutual_information, prediction.mutual_information),
     ):
         if values is not None:
-            observe = histogram.labels(model.name).observe
+            observe = metrics.of(histogram, model.name).observe
             some = values[rows]
             for value in (some if some.ndim == 1 else some.reshape(len(some), -1).mean(axis=1)).tolist():
                 observe(value)

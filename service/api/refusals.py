@@ -14,8 +14,10 @@ from service.api.errors import overload_details, problem_content
 from service.api.observe import request_id_of, tell
 from service.api.predict import mode_of, model_of
 from service.api.shortcut import predicted_by
+from service.metrics import Metrics
 from service.protocol import Refusal
 from service.scheduler import Scheduler
+from service.switching import Switching
 
 
 class Refusals:
@@ -23,6 +25,7 @@ class Refusals:
 
     def __init__(self, app: FastAPI) -> None:
         self._state: State = app.state
+        self._switching = Switching()
         self._coming = 0  # let in since the event loop last came to its tasks
 
     def of(self, scope: Scope) -> Refusal | None:
@@ -45,12 +48,14 @@ class Refusals:
             mode = mode_of(model, scope.get("query_string", b""))
         except Exception:  # it is the app's to explain
             return None
-        self._state.metrics.refused.labels(model.name, error.reason).inc()
+        self._switching.refused()
+        metrics: Metrics = self._state.metrics
+        metrics.of(metrics.refused, model.name, error.reason).inc()
         request_id = request_id_of(scope)
         detail, headers = overload_details(error)
         body = problem_content(503, detail, request_id)
         seen = {"model": model.name, "mode": mode}
-        tell(self._state.metrics, scope, seen, 503, time.perf_counter() - started, request_id=request_id)
+        tell(metrics, scope, seen, 503, time.perf_counter() - started, request_id=request_id)
         sent = {"content-type": "application/problem+json", "x-request-id": request_id, **headers}
         return [(header.lower().encode(), value.encode()) for header, value in sent.items()], body
 
