@@ -7,6 +7,8 @@ from typing import Any
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+_READING_SECONDS = 0.01
+
 Refusal = tuple[list[tuple[bytes, bytes]], bytes]
 """The headers and the body of a 503."""
 
@@ -26,6 +28,11 @@ def protocol(
             if ended is not None:
                 ended()
             super().connection_lost(exc)
+
+        def timeout_keep_alive_handler(self) -> None:
+            # A busy event loop calls this before it reads what has arrived meanwhile: a request is not to be lost so.
+            close = super().timeout_keep_alive_handler
+            self.timeout_keep_alive_task = self.loop.call_later(_READING_SECONDS, close)
 
         def _start_asgi_task(self, cycle: Any, app: Any) -> None:
             # A client that sends ahead, or does not read, is the app's: that waits until each answer is on its way.
