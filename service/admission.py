@@ -1,19 +1,21 @@
 """Admission: how much may wait for the engine, in rows, bytes and time, and what is told to requests beyond that."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from service.metrics import Metrics
 
 _LEAST_WAIT, _MOST_WAIT = 1.0, 60.0  # seconds, of a client that is told to come back
-_MEMORY_SECONDS = 1.0  # of work, that the rate is taken from
+_MEMORY_SECONDS = 1.0  # of steps, that a rate is taken from
+_SMOOTHING = 0.1
+_MOST_MODELS = 256  # that are remembered while nothing of theirs waits
 
 
 class OverloadedError(Exception):
     """The request was not taken.
 
     Attributes:
-        retry_after: in how many seconds it may be, by the rate at which rows are answered now.
+        retry_after: in how many seconds it may be, by the rate of the steps now.
         reason: a short name.
     """
 
@@ -30,12 +32,37 @@ class Limits:
     Attributes:
         rows: how many rows.
         bytes: how much memory their inputs may take.
-        seconds: how long these rows may take, by the rate at which rows are answered now; None for any time.
+        seconds: how long their passes may take, by the rate of the steps now; None for any time.
     """
 
     rows: int
     bytes: int = 2**30
     seconds: float | None = None
+
+
+@dataclass
+class _Load:
+    """What waits for a model, and how fast it goes.
+
+    Attributes:
+        passes: what waits, each of one row.
+        auto_passes: how many a row takes that stops by itself; 0 where nothing tells.
+    """
+
+    passes: float = 0.0
+    auto_passes: float = 0.0
+    _rate: float = field(default=0.0, repr=False)
+    _weight: float = field(default=0.0, repr=False)
+
+    def learn(self, passes: int, seconds: float) -> None:
+        """So many passes took so much time."""
+        kept = math.exp(-seconds / _MEMORY_SECONDS)
+        self._rate = self._rate * kept + passes / seconds * (1.0 - kept)
+        self._weight = self._weight * kept + 1.0 - kept
+
+    def seconds(self, passes: float) -> float:
+        """How long so many passes take; 0 where nothing tells."""
+        return passes * self._weight / self._rate if self._rate else 0.0
 
 
 class Queue:
@@ -44,55 +71,92 @@ class Queue:
     Attributes:
         rows: how many rows.
         bytes: the memory of their inputs.
+        seconds: how long their passes take, by the rate of the steps of the last second or so; what a request has
+            behind it counts until it is answered.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self._limits, self._metrics = limits, metrics
         self.rows = self.bytes = 0
-        self._done_rows = self._done_seconds = 0.0
+        self.seconds = 0.0
+        self._loads: dict[str, _Load] = {}
 
-    def add(self, rows: int, size: int) -> None:
+    def passes(self, model: str, rows: int, most: int, fewest: int | None, seconds: float | None) -> float:
+        """The passes that a request is expected to take.
+
+        Args:
+            model: whose.
+            rows: how many rows it has.
+            most: the passes of each row, at most.
+            fewest: where rows stop by themselves, the passes of each at least; else None.
+            seconds: where it has to be answered in some time, that.
+        """
+        load = self._of(model)
+        each = max(1, most) if fewest is None else min(most, max(fewest, load.auto_passes))
+        expected = float(rows * each)
+        if seconds is not None and (all_of_it := load.seconds(expected)) > seconds:
+            expected *= max(0.0, seconds) / all_of_it
+        return expected
+
+    def add(self, model: str, rows: int, size: int, passes: float) -> None:
         """Something came; or left, where the numbers are negative."""
         self.rows += rows
         self.bytes += size
+        self._of(model).passes += passes
         self._metrics.queue_rows.set(self.rows)
         self._metrics.queue_bytes.set(self.bytes)
+        self._reckon()
 
-    def answered(self, rows: int, seconds: float) -> None:
-        """Learn that so many rows were answered in so much time, in which there were some all along."""
-        kept = math.exp(-seconds / _MEMORY_SECONDS)
-        self._done_rows = self._done_rows * kept + rows
-        self._done_seconds = self._done_seconds * kept + seconds
+    def ran(self, model: str, passes: int, seconds: float) -> None:
+        """Learn that so many passes of a model were run in so much time."""
+        if passes and seconds > 0.0:
+            self._of(model).learn(passes, seconds)
+            self._reckon()
 
-    def seconds(self, more: int = 0) -> float:
-        """How long it takes until what is on its way, and so many rows more, is answered; 0 where nothing tells."""
-        return (self.rows + more) * self._done_seconds / self._done_rows if self._done_rows else 0.0
+    def stopped(self, model: str, passes: float) -> None:
+        """Learn how many passes rows took that stopped by themselves, on average."""
+        load = self._of(model)
+        load.auto_passes += (_SMOOTHING if load.auto_passes else 1.0) * (passes - load.auto_passes)
 
     @property
     def load(self) -> float:
         """How full it is, 0 to 1."""
         limits = self._limits
-        spent = 0.0 if limits.seconds is None else self.seconds() / limits.seconds
+        spent = 0.0 if limits.seconds is None else self.seconds / limits.seconds
         return min(1.0, max(self.rows / limits.rows, self.bytes / limits.bytes, spent))
 
-    def refusal(self, rows: int = 1, size: int = 1, coming: int = 0) -> OverloadedError | None:
-        """Why a request is not taken; None where it is.
+    def refusal(self, coming: int = 0) -> OverloadedError | None:
+        """Why not one more row is taken, where `coming` are about to be taken before; None where one is."""
+        expected = self.seconds * (1.0 + (1.0 + coming) / self.rows) if self.rows else 0.0
+        return self._refusal(coming, 1, 1, expected)
 
-        Args:
-            rows: how many rows it has.
-            size: the memory of their inputs, in bytes.
-            coming: how many rows are about to be taken before it.
-        """
+    def refusal_of(self, model: str, rows: int, size: int, passes: float) -> OverloadedError | None:
+        """Why a request of so many rows is not taken; None where it is."""
+        return self._refusal(0, rows, size, self.seconds + self._of(model).seconds(passes))
+
+    def _refusal(self, coming: int, rows: int, size: int, seconds: float) -> OverloadedError | None:
         limits, waiting = self._limits, self.rows + coming
         if not waiting:
             return None
+        retry_after = min(_MOST_WAIT, max(_LEAST_WAIT, self.seconds))
         if waiting + rows > limits.rows or self.bytes + size > limits.bytes:
             told = f"{waiting} rows wait already; {limits.rows} rows and {limits.bytes} bytes are accepted"
-            return OverloadedError(told, self._retry_after())
-        if limits.seconds is not None and (wait := self.seconds(coming + rows)) > limits.seconds:
-            told = f"{waiting} rows wait already, {wait:.3g} s to go with these; {limits.seconds:g} s are accepted"
-            return OverloadedError(told, self._retry_after(), "wait")
+            return OverloadedError(told, retry_after)
+        if limits.seconds is not None and seconds > limits.seconds:
+            told = f"{waiting} rows wait already, {seconds:.3g} s to go with these; {limits.seconds:g} s are accepted"
+            return OverloadedError(told, retry_after, "wait")
         return None
 
-    def _retry_after(self) -> float:
-        return min(_MOST_WAIT, max(_LEAST_WAIT, self.seconds()))
+    def _of(self, model: str) -> _Load:
+        load = self._loads.get(model)
+        if load is None:
+            if len(self._loads) >= _MOST_MODELS:
+                self._loads = {name: one for name, one in self._loads.items() if one.passes}
+            load = self._loads[model] = _Load()
+        return load
+
+    def _reckon(self) -> None:
+        if not self.rows:  # nor anything of theirs; what is left is rounding
+            for load in self._loads.values():
+                load.passes = 0.0
+        self.seconds = sum(load.seconds(load.passes) for load in self._loads.values())

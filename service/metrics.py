@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -112,6 +113,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._series: dict[tuple[object, ...], Any] = {}
+        self._finding = threading.Lock()
         self._by_model: list[tuple[Counter | Gauge | Histogram, tuple[str, ...]]] = []
         by_request = ("model", "mode", "status")
 
@@ -183,7 +185,8 @@ class Metrics:
         """The series of one of these metrics with these labels; what `labels` returns, found sooner."""
         found: _Metric | None = self._series.get((metric, *labels))
         if found is None:
-            found = self._series[metric, *labels] = metric.labels(*labels)
+            with self._finding:  # or what is being forgotten might be kept
+                found = self._series[metric, *labels] = metric.labels(*labels)
         return found
 
     def forget_readiness(self, model: str) -> None:
@@ -202,12 +205,16 @@ class Metrics:
         if _folder.path is not None:
             self.forget_readiness(model)
             return
+        with self._finding:
+            self._forget(model)
+            self._series.clear()
+
+    def _forget(self, model: str) -> None:
         for metric, names in self._by_model:
             samples = [sample.labels for family in metric.collect() for sample in family.samples]
             for values in {tuple(labels[name] for name in names) for labels in samples if labels["model"] == model}:
                 with suppress(KeyError):
                     metric.remove(*values)
-        self._series.clear()
 
     def exposition(self) -> tuple[bytes, str]:
         """The metrics in Prometheus's text format, and its content type; of all processes, where they share theirs."""

@@ -111,6 +111,7 @@ class Request:
         started: when its first step began; None before.
         admitted: how many of its rows have begun.
         parts: what was found.
+        expected: the passes that it was expected to take, each of one row.
     """
 
     model: Model
@@ -122,6 +123,7 @@ class Request:
     started: float | None = None
     admitted: int = 0
     parts: list[Part] = field(default_factory=list)
+    expected: float = 0.0
 
     def __post_init__(self) -> None:
         self.rows = len(self.inputs[0])
@@ -142,6 +144,11 @@ class Request:
         self.parts.append(part)
         self.left -= len(part.rows)
         return self.left == 0
+
+    @property
+    def mean_passes(self) -> float:
+        """How many passes its rows took on average, now that it is answered."""
+        return sum(float(part.prediction.passes.sum()) for part in self.parts) / self.rows
 
     def answer(self, now: float) -> Answer:
         """What it gets.

@@ -41,7 +41,7 @@ class Scheduler:
             metrics: where steps are counted.
             max_queue_rows: how many rows may be on their way.
             max_queue_bytes: how much memory their inputs may take.
-            max_queue_seconds: how long they may take, by the rate at which rows are answered now; None for any time.
+            max_queue_seconds: how long their passes may take, by the rate of the steps now; None for any time.
             max_batch_rows: how many rows may begin in a step.
             step_seconds: how long a step should take.
             deliver: calls a function, which settles futures, where these may be settled; here and now if None.
@@ -69,7 +69,7 @@ class Scheduler:
 
     def refusal(self, coming: int = 0) -> OverloadedError | None:
         """Why not one more row is taken, where `coming` are on their way already; None where one is."""
-        return self._queue.refusal(coming=coming)
+        return self._queue.refusal(coming)
 
     def check_room(self) -> None:
         """Raise OverloadedError where not one more row is taken."""
@@ -99,11 +99,15 @@ class Scheduler:
         with self._changed:
             if self._stopping:
                 raise OverloadedError("the server is stopping", reason="stopping")
-            if (error := self._queue.refusal(request.rows, request.bytes)) is not None:
+            fewest = None if plan.tolerance is None else plan.fewest
+            seconds = None if plan.deadline is None else plan.deadline - request.submitted
+            request.expected = self._queue.passes(model.name, request.rows, plan.passes, fewest, seconds)
+            error = self._queue.refusal_of(model.name, request.rows, request.bytes, request.expected)
+            if error is not None:
                 raise error
             self._lane_of(model).submit(request)
             self._active.add(request)
-            self._queue.add(request.rows, request.bytes)
+            self._queue.add(model.name, request.rows, request.bytes, request.expected)
             self._changed.notify()
         return request.future
 
@@ -187,7 +191,7 @@ class Scheduler:
     def _forget(self, request: Request) -> None:
         if request in self._active:
             self._active.discard(request)
-            self._queue.add(-request.rows, -request.bytes)
+            self._queue.add(request.model.name, -request.rows, -request.bytes, -request.expected)
 
     def _leave(self, lane: Lane, late: list[Request]) -> None:
         """Tell requests that their time is over."""
@@ -213,7 +217,11 @@ class Scheduler:
             metrics.of(metrics.compute_duration, name).observe(now - (request.started or now))
             metrics.of(metrics.rows, name).inc(request.rows)
             answers.append((request, answer))
-        self._queue.answered(sum(request.rows for request in report.finished), now - (self._last_end or started))
+        with self._changed:
+            self._queue.ran(name, max(report.passes, report.rows), now - (self._last_end or started))
+            for request in report.finished:
+                if request.plan.tolerance is not None:
+                    self._queue.stopped(name, request.mean_passes)
         self._settle(answers)
         self._last_end = now
 

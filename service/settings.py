@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     max_queue_rows: int = Field(65_536, gt=0, description="Rows that may wait; requests beyond them are refused.")
     max_queue_bytes: int = Field(2**30, gt=0, description="Memory of the inputs that may wait, in bytes.")
     max_queue_seconds: float | None = Field(
-        None, gt=0, description="Time that they may take, by the rate of the last second; any time if not given."
+        None, gt=0, description="Time that their passes may take, by the rate of the last second; any if not given."
     )
     max_batch_rows: int = Field(1024, gt=0, description="Most rows of several requests that are run together.")
     step_seconds: float = Field(0.004, gt=0, description="Time that a step of the engine should take, in seconds.")

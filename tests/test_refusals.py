@@ -13,6 +13,7 @@ from service import switching
 from service.api.refusals import Refusals
 from service.metrics import Metrics
 from service.scheduler import Scheduler
+from service.switching import Switching
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def refusals() -> Iterator[Refusals]:
     registry = SimpleNamespace(default="net", entry=lambda name: entry)
     metrics = Metrics()
     scheduler = Scheduler(metrics, max_queue_rows=3)
-    state: Any = SimpleNamespace(registry=registry, metrics=metrics, scheduler=scheduler)
+    state: Any = SimpleNamespace(registry=registry, metrics=metrics, scheduler=scheduler, switching=Switching())
     yield Refusals(cast("FastAPI", SimpleNamespace(state=state)))
     scheduler.stop()
 
@@ -59,18 +60,18 @@ def test_what_asks_for_no_prediction_takes_no_room(refusals: Refusals) -> None:
 def test_threads_hand_over_more_often_until_nothing_has_been_refused_for_a_while(
     refusals: Refusals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switching, "_CALM_SECONDS", 0.05)
+    monkeypatch.setattr(switching, "_CALM_SECONDS", 0.6)
     before = sys.getswitchinterval()
 
     async def flood() -> list[float]:
-        switching.Switching.begin()
+        Switching.begin()
         seen = [sys.getswitchinterval()]
         for _ in range(3):
             assert [refusals.of(scope()) is None for _ in range(4)] == [True, True, True, False]
             seen.append(sys.getswitchinterval())
-            await asyncio.sleep(0.04)
+            await asyncio.sleep(0.4)
             seen.append(sys.getswitchinterval())
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(1.5)
         return [*seen, sys.getswitchinterval()]
 
     try:

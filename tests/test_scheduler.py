@@ -189,10 +189,12 @@ def test_a_small_request_does_not_wait_for_large_ones(
     while len(gate.steps) < 5:
         time.sleep(0.001)
     small = ask(scheduler, model, rows(1), passes=50)
-    began, ended = len(gate.steps), []
-    small.add_done_callback(lambda _: (order.append("small"), ended.append(len(gate.steps))))
-    assert small.result(30)
-    assert ended[0] - began <= 3
+    began, ended = len(gate.steps), threading.Event()
+    steps: list[int] = []
+    small.add_done_callback(lambda _: (order.append("small"), steps.append(len(gate.steps)), ended.set()))
+    assert ended.wait(30)
+    assert small.result()
+    assert steps[0] - began <= 3
     for future in (first, *large):
         assert future.result(60)
     assert order[0] == "small"
@@ -452,25 +454,33 @@ def test_a_bundles_path_does_not_matter(tmp_path: Path) -> None:
 def test_time_that_waits_is_bounded_where_that_is_set(
     model: Model, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scheduler = Scheduler(metrics, max_queue_rows=100_000, max_queue_seconds=0.5, max_batch_rows=8)
-    slow = model.engine.steps.run
+    scheduler = Scheduler(metrics, max_queue_rows=100_000, max_queue_seconds=1.0, max_batch_rows=8)
+    try:
+        gate, first = held(scheduler, model, monkeypatch)
+        scheduler._queue.ran("fragile", 300, 30.0)  # ten passes a second
+        assert scheduler.refusal() is None
+        second = ask(scheduler, model, rows(2), passes=3)
+        with pytest.raises(OverloadedError, match=r"1 s are accepted"):
+            ask(scheduler, model, rows(2), passes=3)
+        third = ask(scheduler, model, rows(1), passes=1_000_000, deadline=time.perf_counter() + 0.05)
+        gate.open()
+        assert all(future.result(30) for future in (first, second))
+        with suppress(DeadlineError):
+            third.result(30)
+        time.sleep(0.1)
+        assert scheduler._queue.seconds == 0.0
+    finally:
+        scheduler.stop()
 
-    def run(work: Work) -> Any:
-        time.sleep(0.05)
-        return slow(work)
 
-    monkeypatch.setattr(model.engine.steps, "run", run)
-    assert ask(scheduler, model, rows(8), passes=3).result(30)  # 8 rows in about 0.05 s
-    taken = []
-    with suppress(OverloadedError):
-        while len(taken) < 100:
-            taken.append(ask(scheduler, model, rows(8), len(taken), passes=3))
-    assert 1 <= len(taken) <= 12
-    with pytest.raises(OverloadedError, match=r"0.5 s are accepted"):
-        ask(scheduler, model, rows(8), passes=3)
-    assert all(future.result(30) for future in taken)
-    time.sleep(1.0)  # is no time in which rows might have been answered
-    assert ask(scheduler, model, rows(8), passes=3).result(30)
-    assert ask(scheduler, model, rows(8), passes=3)
-    assert ask(scheduler, model, rows(8), passes=3)
+def test_time_in_which_nothing_waits_is_no_time_of_steps(model: Model, metrics: Metrics) -> None:
+    scheduler = Scheduler(metrics, max_queue_rows=100_000, max_batch_rows=8)
+    told: list[float] = []
+    ran = scheduler._queue.ran
+    scheduler._queue.ran = lambda name, passes, seconds: (told.append(seconds), ran(name, passes, seconds))
+    for _ in range(2):
+        assert ask(scheduler, model, rows(8), passes=3).result(30)
+        time.sleep(0.5)
     scheduler.stop()
+    assert len(told) >= 2
+    assert max(told) < 0.4

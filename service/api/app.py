@@ -18,6 +18,7 @@ from service.metrics import Metrics
 from service.registry import Registry
 from service.scheduler import Scheduler
 from service.settings import Settings
+from service.switching import Switching
 from service.watchdog import Watchdog
 from service.watching import Watch
 
@@ -69,6 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.registry = registry
+    app.state.switching = Switching()
     app.add_middleware(ShortcutMiddleware, owner=app, predict=predict.predict)
     app.add_middleware(ObserveMiddleware, metrics=metrics)
     add_error_handlers(app)

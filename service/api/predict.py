@@ -130,6 +130,7 @@ async def predict(request: Request, name: str) -> Response:
         scheduler.submit(model, inputs, seed=seed, plan=plan, future=future)
     except OverloadedError as error:
         metrics.of(metrics.refused, model.name, error.reason).inc()
+        state.switching.refused()
         raise
     answer = await _awaited(request, future)
     request.state.rows = len(inputs[0])

@@ -17,7 +17,6 @@ from service.api.shortcut import predicted_by
 from service.metrics import Metrics
 from service.protocol import Refusal
 from service.scheduler import Scheduler
-from service.switching import Switching
 
 
 class Refusals:
@@ -25,7 +24,6 @@ class Refusals:
 
     def __init__(self, app: FastAPI) -> None:
         self._state: State = app.state
-        self._switching = Switching()
         self._coming = 0  # let in since the event loop last came to its tasks
 
     def of(self, scope: Scope) -> Refusal | None:
@@ -38,7 +36,8 @@ class Refusals:
             return None
         error = scheduler.refusal(self._coming)
         if error is None:
-            # Many connections are read before the first task gets to the queue; it does before this call comes back.
+            # Many connections are read before the first task gets to the queue. It does right after this call comes
+            # back, unless its body is still to come: that may take any time, in which it holds no place.
             self._coming += 1
             asyncio.get_running_loop().call_soon(self._came)
             return None
@@ -48,7 +47,7 @@ class Refusals:
             mode = mode_of(model, scope.get("query_string", b""))
         except Exception:  # it is the app's to explain
             return None
-        self._switching.refused()
+        self._state.switching.refused()
         metrics: Metrics = self._state.metrics
         metrics.of(metrics.refused, model.name, error.reason).inc()
         request_id = request_id_of(scope)

@@ -270,6 +270,8 @@ def _draw(layout: _Layout, passes: native.Passes, scratch: Scratch | None = None
     begin = 0
     for same in _runs(firsts, np.diff(ends, prepend=0)):  # rows with the same passes
         end, start, count = int(ends[same.stop - 1]), int(firsts[same.start]), (int(ends[same.start]) - begin)
+        if not count:
+            continue
         shape = same.stop - same.start, count
         _draw_block(
             layout, keys[same], start, count, [mask[begin:end].reshape(*shape, *mask.shape[1:]) for mask in masks]

@@ -26,6 +26,7 @@ _PAIRS_A_THREAD = 16
 # Blocks of about so many pairs take the least time: larger ones leave the caches, smaller ones read the weights again.
 _PAIRS_A_BLOCK = 96
 _PROGRESS = 16  # two cache lines
+_BLOCK_WORDS = 4  # of Philox
 _LINE = 64  # bytes of a cache line
 # Masks of fewer bytes are written in less time than it takes to get the interpreter's lock back from another thread.
 _FEW_BYTES = 2**18
@@ -153,7 +154,7 @@ class MaskedChain:
                 _check(mask, np.float32, (len(rows), layer.inputs))
         addresses = self._addresses(*(None if mask is None else mask.ctypes.data for mask in masks))
         assert _library is not None
-        self._share(_library.masked_chain, x, rows, (addresses,), 0, out)
+        self._share(_library.masked_chain, x, rows, (addresses,), 0, out, tuple(masks))
 
     def run_drawn(
         self,
@@ -186,7 +187,7 @@ class MaskedChain:
             table.check_place(site, layer.inputs)
         drawn = sites.ctypes.data, table.address, table.stride, passes.address
         assert _library is not None
-        self._share(_library.drawn_chain, x, rows, drawn, table.stride, out)
+        self._share(_library.drawn_chain, x, rows, drawn, table.stride, out, (table, sites, passes))
 
     def _check(self, x: Floats, rows: npt.NDArray[np.int64], out: Floats) -> None:
         _check(x, np.float32, (len(x), self._layers[0].inputs))
@@ -203,22 +204,33 @@ class MaskedChain:
         masks: tuple[Any, ...],
         stride: int,
         out: Floats,
+        owners: tuple[Any, ...],
     ) -> None:
-        """Have some threads take blocks of the pairs until there are none left."""
+        """Have some threads take blocks of the pairs until there are none left.
+
+        `masks` are arguments of the function, and `owners` what holds the memory that they point at.
+        """
         pairs = len(rows)
         count = max(1, min(thread_count(), pairs // _PAIRS_A_THREAD))
         rounds = max(1, pairs // (count * _PAIRS_A_BLOCK))
         block = max(1, min(-(-pairs // (count * rounds)), SCRATCH_BYTES // self._bytes(1, stride)))
         progress = np.zeros(_PROGRESS, np.int64)
+        size = self._bytes(block, stride)
+        memory = _scratch.memory(size)
 
-        def run() -> None:
-            memory = _scratch.memory(self._bytes(block, stride)).ctypes.data
-            into = progress.ctypes.data, memory, out.ctypes.data
+        def run(memory: npt.NDArray[np.uint8]) -> None:
+            into = progress.ctypes.data, memory.ctypes.data, out.ctypes.data
             function(self._table, len(self._layers), x.ctypes.data, rows.ctypes.data, *masks, pairs, block, *into)
 
+        def help_out(_owners: tuple[Any, ...] = owners) -> None:  # which live as long as this may be called
+            run(_scratch.memory(size))
+
         for _ in range(count - 1):
-            pool().submit(run)
-        run()
+            try:
+                pool().submit(help_out)
+            except RuntimeError:  # there is no other thread, so this one does it all
+                break
+        run(memory)
         # Not for the others to end: where they did not even begin, or wait for the interpreter, all may be done.
         assert _library is not None
         _library.wait_for(progress.ctypes.data, pairs)
@@ -294,7 +306,16 @@ class MaskTable:
         Args:
             places: of each site.
             stride: how many words a pass takes, a multiple of four.
+
+        Raises:
+            ValueError: a place lies outside, or has no room for its units.
         """
+        if stride % _BLOCK_WORDS:
+            raise ValueError(f"the stride is {stride}; a multiple of {_BLOCK_WORDS} is accepted")
+        for place in places:
+            inside = 0 <= place.word <= place.word + place.words <= stride
+            if not inside or place.bits not in (1, 8, 16) or not 0 <= place.units * place.bits <= 64 * place.words:
+                raise ValueError(f"{place} does not fit into {stride} words of 64 bits; 1, 8 or 16 bits are accepted")
         self._places, self.stride = tuple(places), stride
         self._addresses = ctypes.c_void_p * len(places)  # a class, which is garbage of the slow kind if it is not kept
         self._bytes = 8 * stride + sum(4 * len(place.kept) * place.units for place in places)

@@ -102,10 +102,16 @@ class TestOutputs:
     def test_do_not_depend_on_how_many_pairs_are_taken_at_a_time(self, monkeypatch):
         x, module = random(3, 90), chain([90, 200, 5], [0.5, 0.5])
         sparse, _, source = both(module, torch.from_numpy(x))
-        monkeypatch.setattr(native, "SCRATCH_BYTES", 20_000)
-        small, _, _ = both(module, torch.from_numpy(x))
         rows, masks = np.arange(100) % 3, draw(source, 100)
-        assert np.array_equal(outputs(sparse, x, rows, masks), outputs(small, x, rows, masks))
+        wanted = outputs(sparse, x, rows, masks)
+        taken: list[int] = []
+        scratch = sparse._chain._bytes
+        monkeypatch.setattr(
+            sparse._chain, "_bytes", lambda block, stride: taken.append(block) or scratch(block, stride)
+        )
+        monkeypatch.setattr(native, "SCRATCH_BYTES", 20_000)
+        assert np.array_equal(outputs(sparse, x, rows, masks), wanted)
+        assert 1 < taken[-1] < 100 // thread_count()
 
     def test_are_right_where_rows_are_repeated_skipped_and_out_of_order(self):
         x = random(5, 40)
@@ -161,17 +167,19 @@ class TestOutputs:
             together = threads.map(lambda size: outputs(sparse, x, *tasks[size]), sizes)
             assert all(np.array_equal(out, alone[size]) for size, out in zip(sizes, together, strict=True))
 
-    def test_do_not_wait_for_threads_that_are_busy(self):
+    def test_do_not_wait_for_threads_that_are_busy(self, monkeypatch):
         x = random(2, 150)
         sparse, _, source = both(chain([150, 200, 4], [0.5, 0.5]), torch.from_numpy(x))
         task = np.arange(300) % 2, draw(source, 300)
         wanted = outputs(sparse, x, *task)
         go_on = threading.Event()
-        busy = [pool().submit(go_on.wait) for _ in range(2 * thread_count())]
+        monkeypatch.setattr(native, "thread_count", lambda: 2)
+        busy = [pool().submit(go_on.wait, 30) for _ in range(2 * thread_count())]
         try:
             found = outputs(sparse, x, *task)
             assert not any(one.done() for one in busy)
         finally:
+            del task
             go_on.set()
         wait(busy)
         assert np.array_equal(found, wanted)
@@ -206,6 +214,7 @@ class TestDrawing:
         sparse, _, source = both(chain([90, 200, 5], [0.5, 0.25]), torch.from_numpy(x))
         monkeypatch.setattr(native, "available", False)
         self.check(sparse, source, x, [9, 30, 1])
+        self.check(sparse, source, x, [9, 0, 1])
 
     def check(self, sparse, source, x, passes):
         taken = np.repeat([2, 0, 1], passes)
@@ -241,6 +250,24 @@ class TestArrays:
             "out": np.empty((3, 3), np.float32),
         }
         layers.run_drawn(**{**arguments, **changed})
+
+    @pytest.mark.parametrize(
+        "place",
+        [
+            native.Place(3, 2, 5, 1, 1, [2.0], [0.0]),
+            native.Place(-1, 2, 5, 1, 1, [2.0], [0.0]),
+            native.Place(0, 1, 65, 1, 1, [2.0], [0.0]),
+            native.Place(0, 1, 9, 8, 1, [2.0], [0.0]),
+            native.Place(0, 4, 5, 32, 1, [2.0], [0.0]),
+            native.Place(0, 4, 5, 0, 1, [2.0], [0.0]),
+        ],
+    )
+    def test_places_that_do_not_fit_are_refused(self, place):
+        native.MaskTable([native.Place(3, 1, 64, 1, 1, [2.0], [0.0])], 4)
+        with pytest.raises(ValueError, match="does not fit"):
+            native.MaskTable([place], 4)
+        with pytest.raises(ValueError, match="multiple of 4"):
+            native.MaskTable([], 3)
 
     def passes(self, ends):
         return native.Passes(np.zeros((len(ends), 2), np.uint64), np.zeros(len(ends), np.uint64), np.array(ends))
