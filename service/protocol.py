@@ -9,8 +9,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 _READING_SECONDS = 0.01
 
-Refusal = tuple[list[tuple[bytes, bytes]], bytes]
-"""The headers and the body of a 503."""
+Refusal = tuple[bytes, bytes]
+"""The headers, each a line with its end, and the body of a 503."""
 
 
 def protocol(
@@ -42,11 +42,11 @@ def protocol(
                 super()._start_asgi_task(cycle, app)
                 return
             headers, body = refusal
-            length = (b"content-length", b"%d" % len(body))
             parts = [STATUS_LINE[503]]
-            for name, value in (*self.server_state.default_headers, *headers, length):
-                parts += [name, b": ", value, b"\r\n"]
-            parts += [b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n", body]
+            for name, value in self.server_state.default_headers:
+                parts += (name, b": ", value, b"\r\n")
+            end = b"" if cycle.keep_alive else b"connection: close\r\n"
+            parts += (headers, b"content-length: %d\r\n%b\r\n" % (len(body), end), body)
             # What is left of the request is read and thrown away, as after any answer that did not wait for it.
             cycle.response_started = cycle.response_complete = True
             self.transport.write(b"".join(parts))

@@ -16,11 +16,15 @@ from service.scheduler import Scheduler
 from service.switching import Switching
 
 
+class _Model(SimpleNamespace):
+    """It can be referred to weakly, which a namespace cannot."""
+
+
 @pytest.fixture
 def refusals() -> Iterator[Refusals]:
     """Of an app with one model and room for three rows."""
     passes = SimpleNamespace(default=10, maximum=10)
-    model = SimpleNamespace(name="net", bundle=SimpleNamespace(manifest=SimpleNamespace(passes=passes)))
+    model = _Model(name="net", bundle=SimpleNamespace(manifest=SimpleNamespace(passes=passes)))
     entry = SimpleNamespace(model=model, error=None)
     registry = SimpleNamespace(default="net", entry=lambda name: entry)
     metrics = Metrics()

@@ -1,6 +1,7 @@
 """Around every request: an id, a log line, and the metrics of predictions."""
 
 import itertools
+import logging
 import re
 import secrets
 import time
@@ -12,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import Metrics
 
-_log = structlog.get_logger("http")
+_log, _logger = structlog.get_logger("http"), logging.getLogger("http")
 _ID_HEADER = "X-Request-ID"
 _ID_NAME = _ID_HEADER.lower().encode()
 _GOOD_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
@@ -66,5 +67,8 @@ def tell(metrics: Metrics, scope: Scope, seen: dict[str, Any], status: int, seco
         labels = (seen.get("model", "unknown"), seen.get("mode", "unknown"), str(status))
         metrics.of(metrics.requests, *labels).inc()
         metrics.of(metrics.request_duration, *labels).observe(seconds)
-    write = _log.debug if path.startswith(_QUIET_PATHS) else _log.info
+    level = logging.DEBUG if path.startswith(_QUIET_PATHS) else logging.INFO
+    if not _logger.isEnabledFor(level):  # which would be found out later, at many times the cost
+        return
+    write = _log.debug if level == logging.DEBUG else _log.info
     write("request", method=scope["method"], path=path, status=status, seconds=round(seconds, 6), **seen, **more)

@@ -5,6 +5,7 @@ Most requests are refused then, and what each costs is taken from those that are
 
 import asyncio
 import time
+import weakref
 
 from fastapi import FastAPI
 from starlette.datastructures import State
@@ -14,9 +15,12 @@ from service.api.errors import overload_details, problem_content
 from service.api.observe import request_id_of, tell
 from service.api.predict import mode_of, model_of
 from service.api.shortcut import predicted_by
+from service.loading import Model
 from service.metrics import Metrics
 from service.protocol import Refusal
 from service.scheduler import Scheduler
+
+_MOST_MODES = 1024
 
 
 class Refusals:
@@ -24,6 +28,7 @@ class Refusals:
 
     def __init__(self, app: FastAPI) -> None:
         self._state: State = app.state
+        self._modes: dict[bytes, tuple[weakref.ref[Model], str]] = {}
         self._coming = 0  # let in since the event loop last came to its tasks
 
     def of(self, scope: Scope) -> Refusal | None:
@@ -44,7 +49,7 @@ class Refusals:
         started = time.perf_counter()
         try:
             model = model_of(self._state, name)
-            mode = mode_of(model, scope.get("query_string", b""))
+            mode = self._mode_of(model, scope.get("query_string", b""))
         except Exception:  # it is the app's to explain
             return None
         self._state.switching.refused()
@@ -55,8 +60,19 @@ class Refusals:
         body = problem_content(503, detail, request_id)
         seen = {"model": model.name, "mode": mode}
         tell(metrics, scope, seen, 503, time.perf_counter() - started, request_id=request_id)
-        sent = {"content-type": "application/problem+json", "x-request-id": request_id, **headers}
-        return [(header.lower().encode(), value.encode()) for header, value in sent.items()], body
+        lines = [b"content-type: application/problem+json\r\nx-request-id: ", request_id.encode(), b"\r\n"]
+        for header, value in headers.items():
+            lines.append(f"{header.lower()}: {value}\r\n".encode())
+        return b"".join(lines), body
+
+    def _mode_of(self, model: Model, query: bytes) -> str:
+        """How a request is answered; most clients ask the same way each time."""
+        known = self._modes.get(query)
+        if known is None or known[0]() is not model:
+            if len(self._modes) >= _MOST_MODES:
+                self._modes.clear()
+            known = self._modes[query] = weakref.ref(model), mode_of(model, query)
+        return known[1]
 
     def _came(self) -> None:
         self._coming -= 1
