@@ -5,6 +5,7 @@ import logging
 import sys
 import threading
 import time
+from collections import deque
 
 import structlog
 
@@ -18,7 +19,7 @@ class _Gathered(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self._lines: list[str] = []
+        self._lines: deque[str] = deque()
         self._writing = threading.Lock()
         self._some = threading.Event()
         atexit.register(self.flush)
@@ -38,7 +39,9 @@ class _Gathered(logging.Handler):
     def flush(self) -> None:
         """Write what there is."""
         with self._writing:
-            lines, self._lines = self._lines, []
+            lines: list[str] = []
+            while self._lines:  # which others add to meanwhile
+                lines.append(self._lines.popleft())
             if lines:
                 sys.stderr.write("\n".join([*lines, ""]))
                 sys.stderr.flush()
