@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from service.engine.threads import physical_cores
+from service.engine.threads import physical_cores, pool
 from tests.servers import ROOT
 
 
@@ -96,3 +96,11 @@ for name in "mnist-mlp", "mnist-vit", "mnist-dropconnect":
 """
     one, three = (run(code.replace("{threads}", str(threads))) for threads in (1, 3))
     assert one == three
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_threads_that_compute_give_way_and_others_do_not():
+    here = os.getpriority(os.PRIO_PROCESS, 0)
+    there = pool().submit(os.getpriority, os.PRIO_PROCESS, 0).result()
+    assert here < there <= here + 5
+    assert os.getpriority(os.PRIO_PROCESS, 0) == here
