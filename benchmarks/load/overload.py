@@ -25,7 +25,10 @@ _DIGITS = 200
 
 
 def overload(generator: Generator, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The queue holds half a second's worth of rows; a few requests of fewer passes go along all the time."""
+    """The queue holds half a second's worth of rows, and is told that time too, since the rate falls meanwhile.
+
+    A few requests of fewer passes go along all the time.
+    """
     model, _, mc = arguments.overload.partition(":")
     bodies = one_each(digits(arguments.data_dir, _DIGITS))
     requests = tuple(encode(f"/models/{model}/predict?mc={mc}", body) for body in bodies)
@@ -41,7 +44,8 @@ def overload(generator: Generator, folder: Path, arguments: argparse.Namespace) 
     )
     print(
         f"   {model}, mc={mc}: capacity {capacity:.0f}/s; {TIMES_CAPACITY * capacity:.0f}/s for {length:g} s, a queue"
-        f" of {rows} rows, {_CONNECTIONS} connections; {_PROBES:g}/s with mc={_PROBE_MC} all the time"
+        f" of {rows} rows and {_QUEUE_SECONDS:g} s, {_CONNECTIONS} connections; {_PROBES:g}/s with mc={_PROBE_MC}"
+        " all the time"
     )
     limits = {"MCDROPOUT_MAX_QUEUE_ROWS": str(rows), "MCDROPOUT_MAX_QUEUE_SECONDS": str(_QUEUE_SECONDS)}
     with ours(folder, **limits) as server:
