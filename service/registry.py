@@ -64,6 +64,9 @@ class Entry:
         return None if self.model is None else self.model.version
 
 
+_NOT_YET = Entry("unloaded", error="it was not loaded yet; loading it brings it")
+
+
 @dataclass(frozen=True)
 class Change:
     """A model that was loaded, reloaded or unloaded.
@@ -84,8 +87,17 @@ class Change:
 class Registry:
     """The models of a folder. Safe from any thread; `load_all` is called once."""
 
-    def __init__(self, folder: Path, loading: Loading, metrics: Metrics, default: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, loading: Loading, metrics: Metrics, default: str | None = None, *, preload: bool = True
+    ) -> None:
         """
+        Args:
+            folder: of the bundles.
+            loading: how they are loaded.
+            metrics: are told which are ready.
+            default: the model that answers where none is named; the first by name where not given.
+            preload: whether `load_all` loads every model, or the default one alone.
+
         Raises:
             BundleError: the folder holds no bundle, or none of the name `default`.
         """
@@ -97,7 +109,8 @@ class Registry:
         self.compiles = loading.compiles
         self._loading = loading
         self._metrics = metrics
-        self._first = sorted(names, key=lambda name: name != self.default)
+        self._preload = preload
+        self._first = sorted(names, key=lambda name: name != self.default) if preload else [self.default]
         self._lock = threading.Condition()
         self._entries: dict[str, Entry] = {}
         self._changing: dict[str, str] = {}
@@ -105,7 +118,7 @@ class Registry:
         self._stopping = threading.Event()
         self._loader = threading.Thread(target=self.load_all, name="loader", daemon=True)
         for name in names:
-            self._set(name, Entry("loading"))
+            self._set(name, Entry("loading") if name in self._first else _NOT_YET)
 
     @property
     def entries(self) -> dict[str, Entry]:
@@ -134,7 +147,7 @@ class Registry:
             return self.begun and self._entries[self.default].state == "ready"
 
     def load_all(self) -> None:
-        """Load, verify and warm every model, the default one first. One that fails is told, and does not serve.
+        """Load, verify and warm what is to be loaded at the start, the default model first. One that fails is told.
 
         Those that have to be compiled come after the others, whom it would keep waiting.
         """
@@ -208,6 +221,17 @@ class Registry:
             entry = replace(entry, state="loading", error=None)
             self._set(name, entry)
             return self._renew(name, entry)
+
+    def appear(self, name: str) -> None:
+        """A bundle is new in the folder: load it, or, where that is left for later, know of it.
+
+        Raises:
+            As `load` does.
+        """
+        if self._preload:
+            self.load(name)
+        else:
+            self._set(name, _NOT_YET)
 
     def unload(self, name: str) -> Change:
         """Let a model serve no more. Requests that began with it end with it; then its memory is free.

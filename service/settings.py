@@ -20,6 +20,9 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
     models: Path = Field(Path("models"), description="Folder of model bundles, one folder each.")
     default: str | None = Field(None, description="Model that answers POST /predict; the first by name if not given.")
+    preload: bool = Field(
+        True, description="Whether every model is loaded at the start; if not, others than the default when asked to be."
+    )
     watch: float = Field(
         0.0,
         ge=0,

@@ -96,7 +96,10 @@ class Watch:
         just_read = entry is not None and entry.stamps is not None and self._counting(entry.stamps) == stamps
         if not just_read and (before is None or found.digests != before.digests):
             try:
-                _ = registry.load(name) if entry is None else registry.reload(name)
+                if entry is None:
+                    registry.appear(name)
+                else:
+                    registry.reload(name)
             except ConflictError:  # somebody else is at it: the next look tells
                 return
             except RegistryError:  # it is logged and told; until it changes, it would be refused again

@@ -36,7 +36,7 @@ def create_app(settings: Settings) -> FastAPI:
         compiles=settings.compile,
         limits=Limits(settings.compile_memory_bytes, settings.compile_seconds),
     )
-    registry = Registry(settings.models, loading, metrics, settings.default)
+    registry = Registry(settings.models, loading, metrics, settings.default, preload=settings.preload)
     watch = Watch(registry, settings.watch) if settings.watch else None
 
     @asynccontextmanager
