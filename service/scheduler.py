@@ -63,6 +63,11 @@ class Scheduler:
         self._thread.start()
 
     @property
+    def queue_rows(self) -> int:
+        """Rows that were taken and are not answered yet."""
+        return self._queue.rows
+
+    @property
     def load(self) -> float:
         """How full the queue is, 0 to 1."""
         return self._queue.load

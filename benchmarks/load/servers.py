@@ -118,10 +118,15 @@ def running(
 
 
 def ours(
-    folder: Path, *flags: str, models: Path = MODELS, default: str = "mnist-cnn", **environment: str
+    folder: Path,
+    *flags: str,
+    models: Path = MODELS,
+    default: str = "mnist-cnn",
+    prefix: Sequence[str] = (),
+    **environment: str,
 ) -> AbstractContextManager[Server]:
-    """`mcdropout serve`, quiet; on `models/` where no other folder of bundles is given."""
-    command = [sys.executable, "-m", "service", "serve", "--models", str(models), "--default", default, *flags]
+    """`mcdropout serve`, quiet, by a command that `prefix` begins; on `models/` where no other folder is given."""
+    command = [*prefix, sys.executable, "-m", "service", "serve", "--models", str(models), "--default", default, *flags]
     return running(command, folder, "/health/ready", None, {"MCDROPOUT_LOG_LEVEL": "warning"} | environment)
 
 

@@ -1,0 +1,14 @@
+"""The service on Ray Serve: the same app on one machine or many, with as many replicas as the rows that wait ask for.
+
+    serve run deploy.ray:app                                        on this machine
+    serve run deploy.ray:app num_gpus=0.5 device=cuda               two replicas on each GPU
+    serve deploy deploy/ray/serve.yaml                              on a cluster that runs
+
+Each replica is a process with its own engine. The default model is on every replica; another is loaded where it is
+first asked for, and requests for it go where it is.
+"""
+
+from deploy.ray.options import Options
+from deploy.ray.replica import application as app
+
+__all__ = ["Options", "app"]

@@ -1,0 +1,152 @@
+"""The service on Ray Serve, on a cluster of this machine alone, for tests and benchmarks."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from tests.servers import ROOT
+
+HOST = "127.0.0.1"
+_READY_WITHIN = 180.0  # seconds
+_ENDS_WITHIN = 20.0
+_REPLICA = "ray::ServeReplica:mcdropout:mcdropout"
+_QUIET = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+
+
+class OnRay:
+    """The service on Ray Serve, and a client of it."""
+
+    def __init__(self, port: int, cluster: "subprocess.Popen[bytes]") -> None:
+        self.port = port
+        self.url = f"http://{HOST}:{port}"
+        self.client = httpx.Client(base_url=self.url, timeout=60)
+        self._cluster = cluster
+
+    @property
+    def replicas(self) -> list[int]:
+        """The process of each replica."""
+        found = []
+        for pid in _descendants(self._cluster.pid):
+            with suppress(OSError):
+                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(_REPLICA.encode()):
+                    found.append(pid)
+        return found
+
+    def wait_for_replicas(self, count: int, within: float = _READY_WITHIN) -> float:
+        """Return how many seconds it took until so many replicas answer, or raise."""
+        began = time.monotonic()
+        while time.monotonic() < began + within:
+            if len(self.replicas) == count and self.answers():
+                return time.monotonic() - began
+            time.sleep(0.2)
+        raise AssertionError(f"{len(self.replicas)} replicas and not {count} after {within:g} s")
+
+    def answers(self) -> bool:
+        """Whether the service is ready."""
+        with suppress(httpx.TransportError):
+            return self.client.get("/health/ready").status_code == 200
+        return False
+
+
+@contextmanager
+def on_ray(log_folder: Path, cpus: int, environment: dict[str, str] | None = None, **options: Any) -> Iterator[OnRay]:
+    """`serve run` on a Ray cluster of so many cores, whatever the machine has; nothing is left of it afterwards.
+
+    Args:
+        log_folder: where the logs go.
+        cpus: what replicas may take together.
+        environment: added to that of this process.
+        options: the application's.
+    """
+    address, port = f"{HOST}:{_free_port()}", _free_port()
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
+        given = os.environ | _QUIET | {"RAY_TMPDIR": temporary} | (environment or {})
+        config = log_folder / f"serve-{port}.yaml"
+        application = {"name": "mcdropout", "route_prefix": "/", "import_path": "deploy.ray:app", "args": options}
+        config.write_text(yaml.safe_dump({"http_options": {"host": HOST, "port": port}, "applications": [application]}))
+        start = ["ray", "start", "--head", "--block", f"--node-ip-address={HOST}", f"--port={address.split(':')[1]}"]
+        start += [f"--num-cpus={cpus}", "--include-dashboard=false", f"--temp-dir={temporary}"]
+        serve = ["serve", "run", f"--address={address}", str(config)]
+        started: list[subprocess.Popen[bytes]] = []
+        with (log_folder / f"ray-{port}.log").open("wb") as log:
+            try:
+                for command in (start, serve):
+                    tool = Path(sys.executable).with_name(command[0])
+                    process = subprocess.Popen(
+                        [str(tool), *command[1:]],
+                        stdout=log,
+                        stderr=log,
+                        cwd=ROOT,
+                        env=given,
+                        start_new_session=True,
+                    )
+                    started.append(process)
+                    if process is started[0]:
+                        _wait_for_port(process, int(address.split(":")[1]), Path(log.name))
+                service = OnRay(port, started[0])
+                _wait_until_ready(started, service, Path(log.name))
+                yield service
+            finally:
+                _end(started)
+
+
+def _wait_until_ready(processes: "list[subprocess.Popen[bytes]]", service: OnRay, log: Path) -> None:
+    deadline = time.monotonic() + _READY_WITHIN
+    while time.monotonic() < deadline and all(process.poll() is None for process in processes):
+        if service.answers():
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"the service on Ray is not ready:\n{log.read_text()[-4000:]}")
+
+
+def _wait_for_port(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+    deadline = time.monotonic() + _READY_WITHIN
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"Ray did not start:\n{log.read_text()[-4000:]}")
+
+
+def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
+    """End them and all that they started: Ray's workers are in process groups of their own."""
+    family = [pid for process in processes for pid in (process.pid, *_descendants(process.pid))]
+    for process in reversed(processes):
+        process.send_signal(signal.SIGINT if process is not processes[0] else signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_ENDS_WITHIN)
+    for pid in family:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for process in processes:
+        process.wait()
+
+
+def _descendants(root: int) -> list[int]:
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    family = [root]
+    for pid in family:
+        family += [child for child, parent in parents.items() if parent == pid]
+    return family[1:]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port

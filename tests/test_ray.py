@@ -1,0 +1,230 @@
+"""Ray Serve: the same app on several replicas gives one process's answers, and outlives a replica."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import yaml
+from pydantic import ValidationError
+from ray.serve.schema import ServeDeploySchema
+
+from deploy.ray import Options, app
+from deploy.ray.routing import ByModel, model_named
+from deploy.ray.scaling import ByQueueRows
+from tests.conftest import MODELS
+from tests.rays import OnRay, on_ray
+from tests.servers import ROOT, Server, serving
+
+_ASKED = ("mnist-cnn", "mnist-mlp", "mnist-vit")
+
+
+@pytest.fixture(scope="module")
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
+    options = {"models": str(MODELS), "default": "mnist-cnn", "min_replicas": 2, "max_replicas": 3, "max_models": 1}
+    options |= {"num_cpus": 0.5, "upscale_delay_s": 1.0, "rows_per_replica": 64}
+    often = {"RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1"}
+    with on_ray(tmp_path_factory.mktemp("ray"), cpus=2, environment=often, **options) as service:
+        service.wait_for_replicas(2)
+        yield service
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(MODELS, tmp_path_factory.mktemp("single"), "--default", "mnist-cnn") as server:
+        server.wait_until_ready()
+        yield server
+
+
+def example(model: str) -> Any:
+    return json.loads((MODELS / model / "example.json").read_text())
+
+
+def predicted(client: httpx.Client, model: str, **query: Any) -> dict[str, Any]:
+    response = client.post(f"/models/{model}/predict", params=query, json=example(model))
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+@pytest.mark.parametrize("model", _ASKED)
+@pytest.mark.parametrize("mc", [0, 50, "auto"])
+def test_answers_are_those_of_a_single_process(ray: OnRay, single: Server, model: str, mc: int | str) -> None:
+    for seed in range(4):  # whichever replica it falls to
+        ours, theirs = (predicted(one.client, model, mc=mc, seed=seed) for one in (ray, single))
+        assert ours["seed"] == theirs["seed"] == seed
+        for mine, its in zip(ours["predictions"], theirs["predictions"], strict=True):
+            assert mine.keys() == its.keys()
+            assert mine["label"] == its["label"]
+            for name in mine.keys() - {"label"}:
+                if mine[name] is None:
+                    assert its[name] is None
+                else:
+                    np.testing.assert_allclose(mine[name], its[name], rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_answers_carry_one_request_id_and_errors_are_the_apps(ray: OnRay) -> None:
+    response = ray.client.post("/predict", json={"inputs": "?"}, headers={"X-Request-ID": "mine"})
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers.get_list("X-Request-ID") == ["mine"]
+    assert ray.client.post("/models/none/predict", json={"inputs": []}).status_code == 404
+    assert ray.client.post("/models/mnist-mlp/reload").status_code == 403
+
+
+def states(ray: OnRay, model: str) -> set[str]:
+    """In what state the replicas say that they have a model."""
+    found = set()
+    for _ in range(20):
+        listed = ray.client.get("/models").json()["models"]
+        found |= {entry["state"] for entry in listed if entry["name"] == model}
+    return found
+
+
+def test_a_model_is_loaded_where_it_is_asked_for_and_asked_for_where_it_is_loaded(ray: OnRay) -> None:
+    predicted(ray.client, "mnist-spatial", mc=2)
+    time.sleep(3)  # Ray tells its proxies every now and then what is where
+    for _ in range(20):
+        predicted(ray.client, "mnist-spatial", mc=2)
+    assert states(ray, "mnist-spatial") == {"ready", "unloaded"}
+    for model in ("mnist-lstm", "mnist-resnet", "mnist-dropconnect"):  # two replicas hold no more than one each
+        predicted(ray.client, model, mc=2)
+    assert states(ray, "mnist-spatial") == {"unloaded"}
+    assert states(ray, "mnist-cnn") == {"ready"}
+
+
+def test_a_killed_replica_is_replaced_and_no_request_fails_that_is_tried_again(ray: OnRay) -> None:
+    ray.wait_for_replicas(2)
+    stopped, failed, answered = threading.Event(), [], []
+
+    def ask() -> None:
+        with httpx.Client(base_url=ray.url, timeout=60) as client:
+            while not stopped.is_set():
+                for _ in range(5):
+                    try:
+                        if (status := client.post("/predict?mc=20", json=example("mnist-cnn")).status_code) == 200:
+                            break
+                    except httpx.TransportError as error:
+                        status = repr(error)
+                    time.sleep(0.2)
+                (answered if status == 200 else failed).append(status)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        time.sleep(1)
+        before = ray.replicas
+        os.kill(before[0], signal.SIGKILL)
+        while ray.replicas == before:
+            time.sleep(0.05)
+        ray.wait_for_replicas(2, within=60)
+    finally:
+        stopped.set()
+        for thread in threads:
+            thread.join()
+    assert not failed
+    assert len(answered) > 20
+    assert len(set(ray.replicas) - set(before)) == 1
+
+
+def test_rows_that_wait_bring_another_replica(ray: OnRay) -> None:
+    ray.wait_for_replicas(2)
+    body = {"inputs": np.zeros((100, 1, 28, 28)).tolist()}
+    stopped, statuses = threading.Event(), set[int]()
+
+    def ask() -> None:
+        with httpx.Client(base_url=ray.url, timeout=60) as client:
+            while not stopped.is_set():
+                statuses.add(client.post("/models/mnist-cnn/predict?mc=1000", json=body).status_code)
+
+    with ExitStack() as stack:
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        stack.callback(lambda: [thread.join() for thread in threads])
+        stack.callback(stopped.set)
+        ray.wait_for_replicas(3, within=60)
+    assert statuses == {200}
+
+
+def replica(name: str, *models: str) -> Any:
+    return SimpleNamespace(replica_id=name, multiplexed_model_ids=set(models))
+
+
+def chosen(path: str, *replicas: Any) -> list[set[str]]:
+    """Every replica that may be chosen, in the order of preference."""
+    router = ByModel.__new__(ByModel)
+    router.initialize_state(default="usual")
+    request = SimpleNamespace(args=[SimpleNamespace(asgi_scope={"path": path})])
+    found: list[set[str]] = []
+    for _ in range(100):
+        coroutine = router.choose_replicas(list(replicas), request)  # type: ignore[arg-type]
+        with pytest.raises(StopIteration) as ended:
+            coroutine.send(None)
+        for index, some in enumerate(ended.value.value):
+            assert len(some) <= 2
+            if index == len(found):
+                found.append(set())
+            found[index] |= {one.replica_id for one in some}
+    return found
+
+
+def test_requests_go_where_their_model_is_then_where_there_are_the_fewest() -> None:
+    replicas = replica("a", "x", "y"), replica("b", "x"), replica("c"), replica("d", "z"), replica("e")
+    everywhere = {"a", "b", "c", "d", "e"}
+    assert chosen("/models/x/predict", *replicas) == [{"a", "b"}, {"c", "e"}, everywhere]
+    assert chosen("/models/y", *replicas)[0] == {"a"}
+    assert chosen("/models/new/predict", *replicas) == [{"c", "e"}, everywhere]
+    assert chosen("/models/usual/predict", *replicas) == [everywhere]
+    assert chosen("/predict", *replicas) == [everywhere]
+    assert model_named("/models/x/reload") is None
+
+
+def test_there_are_as_many_replicas_as_the_rows_ask_for() -> None:
+    def wanted(*rows: float) -> int:
+        context = SimpleNamespace(
+            aggregated_metrics={"queue_rows": dict(enumerate(rows))},
+            capacity_adjusted_min_replicas=2,
+            capacity_adjusted_max_replicas=5,
+        )
+        return ByQueueRows(rows_per_replica=100)(context)[0]  # type: ignore[arg-type]
+
+    assert wanted() == wanted(0, 0) == wanted(90, 110) == 2
+    assert wanted(90, 111) == 3
+    assert wanted(5000, 0) == 5
+
+
+def test_replicas_take_shares_of_gpus() -> None:
+    deployment = app(Options(models=str(MODELS), num_gpus=0.5, num_cpus=4, device="cuda"))._bound_deployment
+    taken = deployment.ray_actor_options
+    assert (taken["num_cpus"], taken["num_gpus"]) == (4, 0.5)
+    (options,) = deployment.init_args
+    assert options.service_settings().device == "cuda"
+
+
+def test_the_config_for_a_cluster_is_as_ray_and_the_application_take_it() -> None:
+    config = ServeDeploySchema.model_validate(yaml.safe_load((ROOT / "deploy" / "ray" / "serve.yaml").read_text()))
+    (application,) = config.applications
+    assert application.import_path == "deploy.ray:app"
+    assert Options.model_validate(application.args).min_replicas == 2
+
+
+@pytest.mark.parametrize("wrong", [{"min_replica": 2}, {"num_gpus": -1}, {"rows_per_replica": 0}])
+def test_options_that_there_are_not_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        Options.model_validate(wrong)
+
+
+def test_a_folder_without_models_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="no bundle"):
+        app(Options(models=str(tmp_path)))
