@@ -21,7 +21,8 @@ class Settings(BaseSettings):
     models: Path = Field(Path("models"), description="Folder of model bundles, one folder each.")
     default: str | None = Field(None, description="Model that answers POST /predict; the first by name if not given.")
     preload: bool = Field(
-        True, description="Whether every model is loaded at the start; if not, others than the default when asked to be."
+        True,
+        description="Whether every model is loaded at the start; if not, others than the default when asked to be.",
     )
     watch: float = Field(
         0.0,

@@ -25,10 +25,11 @@ _QUIET = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDU
 
 
 class OnRay:
-    """The service on Ray Serve, and a client of it."""
+    """The service on Ray Serve, a client of it, and where Ray tells its metrics."""
 
-    def __init__(self, port: int, cluster: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, port: int, metrics: int, cluster: "subprocess.Popen[bytes]") -> None:
         self.port = port
+        self.metrics = f"http://{HOST}:{metrics}/metrics"
         self.url = f"http://{HOST}:{port}"
         self.client = httpx.Client(base_url=self.url, timeout=60)
         self._cluster = cluster
@@ -69,14 +70,19 @@ def on_ray(log_folder: Path, cpus: int, environment: dict[str, str] | None = Non
         environment: added to that of this process.
         options: the application's.
     """
-    address, port = f"{HOST}:{_free_port()}", _free_port()
+    address, port, metrics = f"{HOST}:{_free_port()}", _free_port(), _free_port()
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
         given = os.environ | _QUIET | {"RAY_TMPDIR": temporary} | (environment or {})
         config = log_folder / f"serve-{port}.yaml"
         application = {"name": "mcdropout", "route_prefix": "/", "import_path": "deploy.ray:app", "args": options}
         config.write_text(yaml.safe_dump({"http_options": {"host": HOST, "port": port}, "applications": [application]}))
         start = ["ray", "start", "--head", "--block", f"--node-ip-address={HOST}", f"--port={address.split(':')[1]}"]
-        start += [f"--num-cpus={cpus}", "--include-dashboard=false", f"--temp-dir={temporary}"]
+        start += [
+            f"--metrics-export-port={metrics}",
+            f"--num-cpus={cpus}",
+            "--include-dashboard=false",
+            f"--temp-dir={temporary}",
+        ]
         serve = ["serve", "run", f"--address={address}", str(config)]
         started: list[subprocess.Popen[bytes]] = []
         with (log_folder / f"ray-{port}.log").open("wb") as log:
@@ -94,7 +100,7 @@ def on_ray(log_folder: Path, cpus: int, environment: dict[str, str] | None = Non
                     started.append(process)
                     if process is started[0]:
                         _wait_for_port(process, int(address.split(":")[1]), Path(log.name))
-                service = OnRay(port, started[0])
+                service = OnRay(port, metrics, started[0])
                 _wait_until_ready(started, service, Path(log.name))
                 yield service
             finally:

@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
+import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -100,6 +103,37 @@ def test_a_model_is_loaded_where_it_is_asked_for_and_asked_for_where_it_is_loade
         predicted(ray.client, model, mc=2)
     assert states(ray, "mnist-spatial") == {"unloaded"}
     assert states(ray, "mnist-cnn") == {"ready"}
+
+
+def test_ray_tells_what_each_replica_measures_as_its_prometheus_reads_it(ray: OnRay) -> None:
+    deadline = time.monotonic() + 60
+    found: dict[str, set[str]] = {}
+    while len(found.get("mcdropout_requests_total", ())) < 2:
+        assert time.monotonic() < deadline
+        predicted(ray.client, "mnist-cnn", mc=2)
+        time.sleep(0.5)
+        found = _relabelled(httpx.get(ray.metrics).text)
+    for name in ("request_duration_seconds_bucket", "queue_rows", "predictive_entropy_nats_bucket", "model_ready"):
+        assert found[f"mcdropout_{name}"] == found["mcdropout_requests_total"]
+
+
+def _relabelled(text: str) -> dict[str, set[str]]:
+    """Which replicas tell each series, under the names that the scrape configuration gives them."""
+    (job,) = yaml.safe_load((ROOT / "deploy" / "ray" / "prometheus.yml").read_text())["scrape_configs"]
+    keep, rename, instance, _ = job["metric_relabel_configs"]
+    found: dict[str, set[str]] = {}
+    for line in text.splitlines():
+        name = line.partition("{")[0]
+        if re.fullmatch(keep["regex"], name):
+            (who,) = re.findall(rf'{instance["source_labels"][0]}="([^"]*)"', line)
+            found.setdefault(re.fullmatch(rename["regex"], name)[1], set()).add(who)  # type: ignore[index]
+    return found
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="there is no promtool")
+def test_prometheus_takes_the_scrape_configuration() -> None:
+    file = ROOT / "deploy" / "ray" / "prometheus.yml"
+    subprocess.run(["promtool", "check", "config", str(file)], check=True, capture_output=True)
 
 
 def test_a_killed_replica_is_replaced_and_no_request_fails_that_is_tried_again(ray: OnRay) -> None:

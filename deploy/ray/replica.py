@@ -4,14 +4,15 @@ import asyncio
 import contextlib
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from deploy.ray import routing, scaling
-from deploy.ray.options import Options
 from ray import cloudpickle, serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.schema import LoggingConfig
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deploy.ray import routing, scaling
+from deploy.ray.exporting import Export
+from deploy.ray.options import Options
 from service import log
 from service.api import create_app
 from service.bundle import find_bundles
@@ -33,6 +34,7 @@ class Replica:
         Switching.begin()
         self._app = create_app(settings)
         self._models = _Models(self._app.state.registry, options.max_models)
+        self._export = Export(self._app.state.metrics.registry)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:  # the name is Ray's
         return _Placing(self._app, self._models)

@@ -22,7 +22,9 @@ _STATUS: dict[type[RegistryError], int] = {UnknownModelError: 404, ConflictError
 def _may_change(request: Request) -> None:
     settings: Settings = request.app.state.settings
     if not settings.admin:
-        raise ProblemError(403, "models may not be changed over HTTP here; where one process serves, MCDROPOUT_ADMIN=true allows it")
+        raise ProblemError(
+            403, "models may not be changed over HTTP here; where one process serves, MCDROPOUT_ADMIN=true allows it"
+        )
     if settings.workers > 1:
         raise ProblemError(
             409,
