@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -95,7 +96,6 @@ def states(ray: OnRay, model: str) -> set[str]:
 
 def test_a_model_is_loaded_where_it_is_asked_for_and_asked_for_where_it_is_loaded(ray: OnRay) -> None:
     predicted(ray.client, "mnist-spatial", mc=2)
-    time.sleep(3)  # Ray tells its proxies every now and then what is where
     for _ in range(20):
         predicted(ray.client, "mnist-spatial", mc=2)
     assert states(ray, "mnist-spatial") == {"ready", "unloaded"}
@@ -195,14 +195,20 @@ def replica(name: str, *models: str) -> Any:
     return SimpleNamespace(replica_id=name, multiplexed_model_ids=set(models))
 
 
-def chosen(path: str, *replicas: Any) -> list[set[str]]:
+def request(path: str) -> Any:
+    """One that a proxy took."""
+    handed = pickle.dumps(SimpleNamespace(asgi_scope={"path": path}))
+    return SimpleNamespace(args=[handed], metadata=SimpleNamespace(is_http_request=True))
+
+
+def chosen(path: str, *replicas: Any, router: ByModel | None = None) -> list[set[str]]:
     """Every replica that may be chosen, in the order of preference."""
-    router = ByModel.__new__(ByModel)
-    router.initialize_state(default="usual")
-    request = SimpleNamespace(args=[SimpleNamespace(asgi_scope={"path": path})])
+    if router is None:
+        router = ByModel.__new__(ByModel)
+        router.initialize_state(default="usual")
     found: list[set[str]] = []
     for _ in range(100):
-        coroutine = router.choose_replicas(list(replicas), request)  # type: ignore[arg-type]
+        coroutine = router.choose_replicas(list(replicas), request(path))
         with pytest.raises(StopIteration) as ended:
             coroutine.send(None)
         for index, some in enumerate(ended.value.value):
@@ -222,6 +228,19 @@ def test_requests_go_where_their_model_is_then_where_there_are_the_fewest() -> N
     assert chosen("/models/usual/predict", *replicas) == [everywhere]
     assert chosen("/predict", *replicas) == [everywhere]
     assert model_named("/models/x/reload") is None
+
+
+def test_a_model_is_asked_for_again_where_it_was_just_asked_for() -> None:
+    router = ByModel.__new__(ByModel)
+    router.initialize_state()
+    replicas = replica("a"), replica("b"), replica("c", "y")
+    for number in range(2000):  # names that there are not do not pile up
+        router.on_request_routed(request(f"/models/{number}/predict"), "a", None)  # type: ignore[arg-type]
+    assert len(router._sent) == 1000
+    router.on_request_routed(request("/models/new/predict"), "b", None)  # type: ignore[arg-type]
+    assert chosen("/models/new", *replicas, router=router)[0] == {"b"}
+    router.on_request_routed(request("/models/y/predict"), "b", None)  # type: ignore[arg-type]
+    assert chosen("/models/y", *replicas, router=router)[0] == {"c"}  # as Ray tells by now
 
 
 def test_there_are_as_many_replicas_as_the_rows_ask_for() -> None:

@@ -6,9 +6,11 @@ Ray sends this to its proxies, which need not have the service installed.
 import pickle
 import random
 import re
+from collections import OrderedDict
 
-from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
+from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, RequestRouter, RunningReplica
 
+_REMEMBERED = 1000
 _PATH = re.compile(r"/models/([^/]+)(?:/predict)?")
 
 
@@ -31,6 +33,16 @@ class ByModel(RequestRouter):
             default: the model that is on every replica.
         """
         self._default = default
+        self._sent: OrderedDict[str, ReplicaID] = OrderedDict()
+
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
+        """Remember where a model was asked for: it takes Ray seconds to tell that it is there."""
+        name = model_named(_path(pending_request))
+        if name is not None:
+            self._sent[name] = replica_id
+            self._sent.move_to_end(name)
+            if len(self._sent) > _REMEMBERED:
+                self._sent.popitem(last=False)
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
@@ -41,6 +53,8 @@ class ByModel(RequestRouter):
             return [_two(candidate_replicas)]
         holders = [replica for replica in candidate_replicas if name in replica.multiplexed_model_ids]
         others = [replica for replica in candidate_replicas if name not in replica.multiplexed_model_ids]
+        if not holders:
+            holders = [replica for replica in others if replica.replica_id == self._sent.get(name)]
         fewest = min((len(replica.multiplexed_model_ids) for replica in others), default=0)
         emptiest = [replica for replica in others if len(replica.multiplexed_model_ids) == fewest]
         return [_two(some) for some in (holders, emptiest, candidate_replicas) if some]
@@ -51,9 +65,11 @@ def _two(replicas: list[RunningReplica]) -> list[RunningReplica]:
 
 
 def _path(request: PendingRequest) -> str:
-    """The path of a request that a proxy took, which it hands on pickled."""
-    (handed, *_) = request.args or [None]
+    """The path of an HTTP request, which Ray's proxy hands on pickled; "" for what did not come by HTTP."""
+    if not request.metadata.is_http_request:
+        return ""
+    handed = request.args[0]
     if isinstance(handed, bytes):
         handed = pickle.loads(handed)
-    scope = getattr(handed, "asgi_scope", None)
-    return "" if scope is None else str(scope["path"])
+    path: str = handed.asgi_scope["path"]
+    return path
