@@ -1,5 +1,6 @@
 """Ray Serve: the same app on several replicas gives one process's answers, and outlives a replica."""
 
+import asyncio
 import json
 import os
 import pickle
@@ -23,6 +24,7 @@ from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
 from deploy.ray import Options, app
+from deploy.ray.replica import Replica
 from deploy.ray.routing import ByModel, model_named
 from deploy.ray.scaling import ByQueueRows
 from tests.conftest import MODELS
@@ -189,6 +191,34 @@ def test_rows_that_wait_bring_another_replica(ray: OnRay) -> None:
         stack.callback(stopped.set)
         ray.wait_for_replicas(3, within=60)
     assert statuses == {200}
+
+
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_a_replica_starts_once_its_default_model_is_ready_and_not_where_it_is_refused(
+    tmp_path: Path, spoilt: bool
+) -> None:
+    shutil.copytree(MODELS / "mnist-vit", tmp_path / "models" / "mnist-vit")
+    if spoilt:
+        (tmp_path / "models" / "mnist-vit" / "model.yaml").write_text("name: mnist-vit")
+    part = Replica(Options(models=str(tmp_path / "models")))
+
+    async def started() -> Any:
+        said: asyncio.Queue[Any] = asyncio.Queue()
+        heard: asyncio.Queue[Any] = asyncio.Queue()
+        await heard.put({"type": "lifespan.startup"})
+        life = asyncio.create_task(part.__serve_build_asgi_app__()({"type": "lifespan"}, heard.get, said.put))
+        first, ready = await said.get(), part._app.state.registry.ready
+        await heard.put({"type": "lifespan.shutdown"})
+        await asyncio.wait({life}, timeout=30)
+        return first, ready
+
+    first, ready = asyncio.run(started())
+    assert ready == (not spoilt)
+    if spoilt:
+        assert first["type"] == "lifespan.startup.failed"
+        assert "mnist-vit" in first["message"]
+    else:
+        assert first == {"type": "lifespan.startup.complete"}
 
 
 def replica(name: str, *models: str) -> Any:
