@@ -1,6 +1,8 @@
 """The command line: `mcdropout serve`, `mcdropout inspect` and `mcdropout compile`."""
 
 import json
+import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from enum import StrEnum
@@ -75,6 +77,9 @@ def serve(
             field = "_".join(map(str, problem["loc"]))
             typer.echo(f"error: {field} is {problem['input']!r}; {problem['msg']}", err=True)
         raise typer.Exit(2) from error
+    # What starts can be left as it is. A container's first process is not ended by a signal that it does not handle.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(0))
     if len(settings.devices) > 1:
         from service.workers import supervise
 

@@ -92,11 +92,18 @@ def _protocol(app: FastAPI, leaving: "_Leaving", supervisor: "_Supervisor | None
 
 
 def _run(server: uvicorn.Server) -> int:
-    # uvicorn stops gracefully at a signal, then raises it again; to have been asked to stop is no failure.
+    asked: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        asked.append(number)
+        server.should_exit = True
+
+    # Until uvicorn handles them itself. It stops gracefully at a signal, then raises it again; to have been asked to
+    # stop is no failure.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, stop)
     server.run()
-    return 0 if server.started else 1
+    return 0 if server.started or asked else 1
 
 
 def work(channel: socket.socket, assignment: Assignment) -> int:

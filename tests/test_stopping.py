@@ -1,4 +1,4 @@
-"""SIGTERM under load: every request that was sent is answered."""
+"""SIGTERM: under load every request that was sent is answered, and a server that only starts ends too."""
 
 import shutil
 import signal
@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.conftest import MODELS
 from tests.servers import serving
@@ -45,3 +46,23 @@ def test_a_server_that_is_told_to_stop_under_load_loses_no_request(tmp_path: Pat
             one.join(30)
     assert lost == []
     assert min(answered) > 5
+
+
+@pytest.mark.parametrize("later", [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+def test_a_server_that_is_told_to_stop_while_it_starts_does(tmp_path: Path, later: float) -> None:
+    """It handles the signal: the first process of a container is not ended by one that it does not."""
+    shutil.copytree(MODELS / "concrete-mlp", tmp_path / "models" / "concrete-mlp")
+    with serving(tmp_path / "models", tmp_path) as server:
+        deadline = time.monotonic() + 30
+        while not _handles(server.process.pid, signal.SIGTERM):
+            assert time.monotonic() < deadline
+            assert server.process.poll() is None
+            time.sleep(0.001)
+        time.sleep(later)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+
+
+def _handles(pid: int, number: int) -> bool:
+    (caught,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
