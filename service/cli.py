@@ -33,6 +33,7 @@ def _option(field: str, flag: str | None = None) -> Any:
     )
 
 
+_TORCH = ("torch", "safetensors")  # what the extra `torch` installs
 _DEFAULTS = Settings.model_construct()
 
 
@@ -134,6 +135,11 @@ def inspect(
             found = inspect_network(pointed.understand, pointed.reading, pointed.target, passes=passes)
         except (BundleError, EngineError, TargetError) as error:
             found = Inspection(None, str(error))
+        except ModuleNotFoundError as error:
+            told = f"{text}: inspecting it takes {error.name}, which is not installed"
+            found = Inspection(
+                None, f"{told}; pip install 'mcdropout[torch]' mends it" if error.name in _TORCH else told
+            )
         inspections.append(found)
         documents.append(as_document(name, found))
         if output is Format.TABLE:

@@ -1,7 +1,9 @@
 """Compiled bundles are served without PyTorch, and answer as with it."""
 
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,3 +84,11 @@ def test_a_bundle_that_has_to_be_compiled_is_refused_with_what_to_install(plain:
     assert told["state"] == "failed"
     assert "torch, which is not installed; pip install 'mcdropout[torch]'" in told["error"]
     assert plain.client.get("/health/ready").status_code == 200
+
+
+def test_to_inspect_a_pytorch_network_is_refused_with_what_to_install(python: Path) -> None:
+    command = [str(python), "-m", "service", "inspect", str(MODELS / "mnist-cnn")]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment(python))
+    assert done.returncode == 1
+    assert "torch, which is not installed; pip install 'mcdropout[torch]'" in " ".join(done.stdout.split())
+    assert "Traceback" not in done.stderr
