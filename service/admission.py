@@ -77,6 +77,7 @@ class Queue:
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self._limits, self._metrics = limits, metrics
+        metrics.queue_rows_limit.set(limits.rows)
         self.rows = self.bytes = 0
         self.seconds = 0.0
         self._loads: dict[str, _Load] = {}
@@ -94,8 +95,8 @@ class Queue:
         load = self._of(model)
         each = max(1, most) if fewest is None else min(most, max(fewest, load.auto_passes))
         expected = float(rows * each)
-        if seconds is not None and (all_of_it := load.seconds(expected)) > seconds:
-            expected *= max(0.0, seconds) / all_of_it
+        if seconds is not None and (all_of_it := load.seconds(expected)) > (left := max(0.0, seconds)):
+            expected *= left / all_of_it
         return expected
 
     def add(self, model: str, rows: int, size: int, passes: float) -> None:

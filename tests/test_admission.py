@@ -127,6 +127,7 @@ def test_rows_that_stop_by_themselves_are_expected_to_take_what_others_took() ->
 def test_a_deadline_bounds_what_is_expected() -> None:
     waiting = queue()
     assert waiting.passes(NET, 1, 10**6, None, 0.2) == 10**6  # nothing tells yet
+    assert waiting.passes(NET, 1, 10**6, None, -0.1) == 10**6
     waiting.ran(NET, 100, 0.1)
     assert waiting.passes(NET, 1, 10**6, None, 0.2) == pytest.approx(200)
     assert waiting.passes(NET, 1, 100, None, 0.2) == 100
