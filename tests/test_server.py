@@ -1,5 +1,7 @@
 """Starting, becoming ready, stopping, and what a bad bundle does to the rest."""
 
+import json
+import socket
 import subprocess
 from pathlib import Path
 
@@ -9,6 +11,18 @@ from tests.bundles import CLASSIFIER, REGRESSION, write_bundle
 from tests.servers import MCDROPOUT, serving
 
 ROW = [0.1, -0.2, 0.3, 0.4]
+TEN_WORDS = """
+    from torch import nn
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(10, 8)
+            self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+
+        def forward(self, x):
+            return self.head(self.embedding(x).sum(1))
+"""
 NO_DROPOUT = CLASSIFIER.replace("nn.Dropout(0.5)", "nn.Identity()")
 
 
@@ -70,6 +84,27 @@ def test_a_non_finite_answer_is_an_error_for_that_request_alone(tmp_path: Path) 
         assert response.status_code == 500
         assert "row 1" in response.json()["detail"]
         assert server.client.post("/predict", json={"inputs": ROW}).status_code == 200
+
+
+def test_a_step_that_fails_is_a_500_and_leaves_the_connection_as_it_was(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "models", "fragile", TEN_WORDS, input={"shape": [4], "dtype": "int64"})
+    (bundle / "example.json").write_text('{"inputs": [1, 2, 3, 4]}')
+    with serving(tmp_path / "models", tmp_path) as server:
+        server.wait_until_ready()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+            answers = connection.makefile("rb")
+            for words, status in (([1, 2, 3, 10], 500), ([1, 2, 3, 4], 200)):
+                body = json.dumps({"inputs": words}).encode()
+                head = "POST /predict?mc=20 HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"
+                connection.sendall(head.encode() + b"content-length: %d\r\n\r\n%b" % (len(body), body))
+                assert int(answers.readline().split()[1]) == status
+                length = 0
+                while line := answers.readline().strip().lower():
+                    length = int(line.split()[1]) if line.startswith(b"content-length") else length
+                    assert not line.startswith(b"connection")
+                answer = json.loads(answers.read(length))
+                assert "request's id" in answer["detail"] if status == 500 else answer["predictions"]
+        assert server.log.count("request failed") == 1
 
 
 def test_limits_come_from_the_environment(tmp_path: Path) -> None:

@@ -52,10 +52,13 @@ class ShortcutMiddleware:
         await response(scope, receive, send)
 
     async def _explain(self, request: Request, error: Exception) -> Response:
-        """What the app's handler makes of an error; one that no handler but the last expects goes on."""
+        """What the app's handler makes of an error.
+
+        FastAPI has one that only its last handler expects go on, which closes the connection under the next request.
+        """
         for kind in type(error).__mro__:
             handler = self._owner.exception_handlers.get(kind)
-            if handler is not None and kind is not Exception:
+            if handler is not None:
                 explained: Any = handler(request, error)
                 return cast("Response", await explained)
         raise error
