@@ -136,10 +136,8 @@ def inspect(
         except (BundleError, EngineError, TargetError) as error:
             found = Inspection(None, str(error))
         except ModuleNotFoundError as error:
-            told = f"{text}: inspecting it takes {error.name}, which is not installed"
-            found = Inspection(
-                None, f"{told}; pip install 'mcdropout[torch]' mends it" if error.name in _TORCH else told
-            )
+            mends = "; pip install 'mcdropout[torch]' mends it" if error.name in _TORCH else ""
+            found = Inspection(None, f"{text}: inspecting it takes {error.name}, which is not installed{mends}")
         inspections.append(found)
         documents.append(as_document(name, found))
         if output is Format.TABLE:
