@@ -107,6 +107,17 @@ def restart_counter(workers: Iterable[str]) -> Counter:
     return counter
 
 
+def tell_start(registry: CollectorRegistry | None = None) -> None:
+    """Tell that the server starts now: the process itself where it serves alone, else the supervisor."""
+    start = Gauge(
+        "mcdropout_start_time_seconds",
+        "When the server started, in seconds since the epoch.",
+        registry=registry,
+        multiprocess_mode="livemin",
+    )
+    start.set(time.time())
+
+
 class Metrics:
     """One process's metrics, in a registry of their own."""
 
@@ -157,6 +168,12 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
+        self.queue_rows_limit = Gauge(
+            "mcdropout_queue_rows_limit",
+            "Rows that may be on their way; requests beyond them are refused.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
         self.queue_bytes = Gauge(
             "mcdropout_queue_bytes",
             "Memory of the inputs of those rows, in bytes.",
@@ -177,6 +194,8 @@ class Metrics:
             multiprocess_mode="livemin",  # 1 where each living worker's is
         )
         self._by_model.append((self.model_ready, ("model",)))
+        if _folder.path is None:
+            tell_start(self.registry)
         self.reloads = counter(
             "reloads", 'Models loaded or reloaded while serving: "succeeded", "refused".', ("model", "outcome")
         )

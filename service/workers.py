@@ -34,7 +34,7 @@ import structlog
 
 from service import log
 from service.listening import BACKLOG, address_of, listen
-from service.metrics import forget_process, restart_counter, share, shared_folder
+from service.metrics import forget_process, restart_counter, share, shared_folder, tell_start
 from service.settings import Settings
 
 _log = structlog.get_logger("workers")
@@ -88,6 +88,7 @@ def supervise(settings: Settings) -> int:
             _log.error("cannot listen", host=settings.host, port=settings.port, error=str(error))
             return 1
         share(folder, "supervisor")
+        tell_start()
         return _Supervisor(settings, listeners, folder).run()
 
 

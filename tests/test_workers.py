@@ -155,19 +155,20 @@ def test_only_what_a_killed_worker_had_in_flight_is_lost_and_it_is_back_with_its
     with two_workers(models, tmp_path) as server:
         kept, fresh = Load(server, 6), Load(server, 2, keep=False)
         until(lambda: len(kept.outcomes) > 100, server)
-        before = metric(server, "mcdropout_requests_total")
-        os.kill(pids(server)[2], signal.SIGKILL)
+        before, started = (metric(server, f"mcdropout_{name}") for name in ("requests_total", "start_time_seconds"))
+        os.kill(pids(server)[1], signal.SIGKILL)
         while len(told(server, "worker ready")) < 3:
             counted = metric(server, "mcdropout_requests_total")
             assert counted >= before
             before = counted
         took = until(lambda: metric(server, "mcdropout_worker_restarts_total") == 1, server)
+        assert metric(server, "mcdropout_start_time_seconds") == started
         lived = told(server, "worker ready")[-1]
         assert lived["seconds"] + took < 10
         until(lambda: least_share(server, seconds=1.0) > 0.25, server)
         kept.stop()
         fresh.stop()
-        # Each client has one request in flight; those that worker 2 had are lost, about half of them.
+        # Each client has one request in flight; those that worker 1 had are lost, about half of them.
         assert len(kept.failures) <= 6
         assert len(fresh.failures) <= 2
         assert {x for x in [*kept.outcomes, *fresh.outcomes] if isinstance(x, int)} == {200}
