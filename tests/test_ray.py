@@ -27,6 +27,7 @@ from deploy.ray import Options, app
 from deploy.ray.replica import Replica
 from deploy.ray.routing import ByModel, model_named
 from deploy.ray.scaling import ByQueueRows
+from service.bundle import BundleError
 from tests.conftest import MODELS
 from tests.rays import OnRay, on_ray
 from tests.servers import ROOT, Server, serving
@@ -193,32 +194,24 @@ def test_rows_that_wait_bring_another_replica(ray: OnRay) -> None:
     assert statuses == {200}
 
 
-@pytest.mark.parametrize("spoilt", [False, True])
-def test_a_replica_starts_once_its_default_model_is_ready_and_not_where_it_is_refused(
-    tmp_path: Path, spoilt: bool
-) -> None:
-    shutil.copytree(MODELS / "mnist-vit", tmp_path / "models" / "mnist-vit")
-    if spoilt:
-        (tmp_path / "models" / "mnist-vit" / "model.yaml").write_text("name: mnist-vit")
-    part = Replica(Options(models=str(tmp_path / "models")))
+def test_a_replica_starts_once_its_default_model_is_ready_and_says_why_where_it_is_refused(tmp_path: Path) -> None:
+    folder = shutil.copytree(MODELS / "mnist-vit", tmp_path / "models" / "mnist-vit").parent
 
-    async def started() -> Any:
+    async def started() -> bool:
+        part = Replica(Options(models=str(folder)))
+        built = await part.__serve_build_asgi_app__()
+        ready: bool = part._app.state.registry.ready
         said: asyncio.Queue[Any] = asyncio.Queue()
-        heard: asyncio.Queue[Any] = asyncio.Queue()
-        await heard.put({"type": "lifespan.startup"})
-        life = asyncio.create_task(part.__serve_build_asgi_app__()({"type": "lifespan"}, heard.get, said.put))
-        first, ready = await said.get(), part._app.state.registry.ready
-        await heard.put({"type": "lifespan.shutdown"})
-        await asyncio.wait({life}, timeout=30)
-        return first, ready
+        await said.put({"type": "lifespan.shutdown"})
+        told: asyncio.Queue[Any] = asyncio.Queue()
+        await built({"type": "lifespan"}, said.get, told.put)
+        assert (await told.get()) == {"type": "lifespan.shutdown.complete"}
+        return ready
 
-    first, ready = asyncio.run(started())
-    assert ready == (not spoilt)
-    if spoilt:
-        assert first["type"] == "lifespan.startup.failed"
-        assert "mnist-vit" in first["message"]
-    else:
-        assert first == {"type": "lifespan.startup.complete"}
+    assert asyncio.run(started())
+    (folder / "mnist-vit" / "model.yaml").write_text("name: mnist-vit")
+    with pytest.raises(RuntimeError, match=r"mnist-vit: .*version"):
+        asyncio.run(started())
 
 
 def replica(name: str, *models: str) -> Any:
@@ -231,11 +224,14 @@ def request(path: str) -> Any:
     return SimpleNamespace(args=[handed], metadata=SimpleNamespace(is_http_request=True))
 
 
-def chosen(path: str, *replicas: Any, router: ByModel | None = None) -> list[set[str]]:
+def chosen(
+    path: str, *replicas: Any, router: ByModel | None = None, queued: dict[str, int] | None = None
+) -> list[set[str]]:
     """Every replica that may be chosen, in the order of preference."""
     if router is None:
         router = ByModel.__new__(ByModel)
         router.initialize_state(default="usual")
+    router._replica_queue_len_cache = queued or {}  # type: ignore[assignment]
     found: list[set[str]] = []
     for _ in range(100):
         coroutine = router.choose_replicas(list(replicas), request(path))
@@ -257,7 +253,15 @@ def test_requests_go_where_their_model_is_then_where_there_are_the_fewest() -> N
     assert chosen("/models/new/predict", *replicas) == [{"c", "e"}, everywhere]
     assert chosen("/models/usual/predict", *replicas) == [everywhere]
     assert chosen("/predict", *replicas) == [everywhere]
-    assert model_named("/models/x/reload") is None
+    assert model_named({"path": "/models/x/reload"}) is None
+    assert model_named({"path": "/mc/models/x/predict", "root_path": "/mc"}) == "x"
+
+
+def test_a_model_whose_replicas_are_busy_spreads_to_others() -> None:
+    replicas = replica("a", "x"), replica("b", "x"), replica("c")
+    assert chosen("/models/x", *replicas, queued={"a": 33, "b": 32})[0] == {"a", "b"}
+    assert chosen("/models/x", *replicas, queued={"a": 33, "b": 33})[:2] == [{"c"}, {"a", "b"}]
+    assert chosen("/models/x", *replicas[:2], queued={"a": 33, "b": 33})[0] == {"a", "b"}
 
 
 def test_a_model_is_asked_for_again_where_it_was_just_asked_for() -> None:
@@ -274,17 +278,15 @@ def test_a_model_is_asked_for_again_where_it_was_just_asked_for() -> None:
 
 
 def test_there_are_as_many_replicas_as_the_rows_ask_for() -> None:
-    def wanted(*rows: float) -> int:
+    def wanted(*rows: float, queued: float = 0.0) -> int:
         context = SimpleNamespace(
-            aggregated_metrics={"queue_rows": dict(enumerate(rows))},
-            capacity_adjusted_min_replicas=2,
-            capacity_adjusted_max_replicas=5,
+            aggregated_metrics={"queue_rows": dict(enumerate(rows))}, total_queued_requests=queued
         )
         return ByQueueRows(rows_per_replica=100)(context)[0]  # type: ignore[arg-type]
 
-    assert wanted() == wanted(0, 0) == wanted(90, 110) == 2
-    assert wanted(90, 111) == 3
-    assert wanted(5000, 0) == 5
+    assert wanted() == wanted(0, 0) == 0
+    assert wanted(90, 110) == 2
+    assert wanted(90, 111) == wanted(90, 110, queued=1) == 3
 
 
 def test_replicas_take_shares_of_gpus() -> None:
@@ -302,12 +304,31 @@ def test_the_config_for_a_cluster_is_as_ray_and_the_application_take_it() -> Non
     assert Options.model_validate(application.args).min_replicas == 2
 
 
-@pytest.mark.parametrize("wrong", [{"min_replica": 2}, {"num_gpus": -1}, {"rows_per_replica": 0}])
-def test_options_that_there_are_not_are_refused(wrong: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"min_replica": 2},
+        {"num_gpus": -1},
+        {"num_gpus": 1.5},
+        {"rows_per_replica": 0},
+        {"min_replicas": 11},
+        {"device": "cuda"},
+        {"settings": {"admin": True}},
+    ],
+)
+def test_options_that_there_are_not_or_that_do_not_agree_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         Options.model_validate(wrong)
 
 
-def test_a_folder_without_models_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match="no bundle"):
+def test_a_folder_without_the_models_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no bundle"):
         app(Options(models=str(tmp_path)))
+    with pytest.raises(BundleError, match="'none'"):
+        app(Options(models=str(MODELS), default="none"))
+
+
+def test_all_replicas_are_told_the_same_folder_and_default_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(MODELS.parent)
+    (options,) = app(Options(models=MODELS.name))._bound_deployment.init_args
+    assert (options.models, options.default) == (str(MODELS), "concrete-mlp")

@@ -8,7 +8,7 @@ Each replica is a process with its own engine. The default model is on every rep
 first asked for, and requests for it go where it is.
 """
 
+from deploy.ray.application import application as app
 from deploy.ray.options import Options
-from deploy.ray.replica import application as app
 
 __all__ = ["Options", "app"]

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from ray.serve import metrics
 
 _log = structlog.get_logger("metrics")
-_SECONDS = 5.0
+_SECONDS = 10.0  # as often as Ray tells its agents
 
 
 class Export:

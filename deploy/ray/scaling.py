@@ -18,8 +18,7 @@ class ByQueueRows:
         self._rows_per_replica = rows_per_replica
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-        """The number of replicas, within bounds, and nothing to remember."""
+        """The number of replicas, which Ray keeps within bounds, and nothing to remember."""
         rows = sum((context.aggregated_metrics or {}).get(ROWS, {}).values())
-        wanted = math.ceil(rows / self._rows_per_replica)
-        lowest, highest = context.capacity_adjusted_min_replicas, context.capacity_adjusted_max_replicas
-        return max(lowest, min(highest, wanted)), {}
+        rows += context.total_queued_requests or 0.0  # at Ray's proxies, of a row each at least
+        return math.ceil(rows / self._rows_per_replica), {}
