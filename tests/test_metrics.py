@@ -1,5 +1,11 @@
 """Metrics: series that are found sooner than by their labels, and what is forgotten."""
 
+import asyncio
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from service.api.observe import ObserveMiddleware
 from service.metrics import Metrics
 
 
@@ -32,3 +38,22 @@ def test_a_model_that_comes_back_is_counted_anew() -> None:
         'mcdropout_rows_total{model="b"} 6.0',
         'mcdropout_rows_total{model="a"} 1.0',
     ]
+
+
+def test_a_request_that_its_server_cancels_is_the_clients_end_and_no_failure() -> None:
+    metrics = Metrics()
+
+    async def never(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.Event().wait()
+
+    async def asked() -> None:
+        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
+        task = asyncio.create_task(ObserveMiddleware(never, metrics)(scope, None, None))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(asked())
+    told = metrics.exposition()[0].decode()
+    assert 'mcdropout_requests_total{mode="unknown",model="unknown",status="499"} 1.0' in told

@@ -134,9 +134,11 @@ def _relabelled(text: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="there is no promtool")
-def test_prometheus_takes_the_scrape_configuration() -> None:
-    file = ROOT / "deploy" / "ray" / "prometheus.yml"
-    subprocess.run(["promtool", "check", "config", str(file)], check=True, capture_output=True)
+def test_prometheus_takes_the_configuration_and_its_rules_do_what_their_tests_say() -> None:
+    folder = ROOT / "deploy" / "ray"
+    for command in (["check", "config", "prometheus.yml"], ["test", "rules", "tests/alerts.yml"]):
+        done = subprocess.run(["promtool", *command], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_killed_replica_is_replaced_and_no_request_fails_that_is_tried_again(ray: OnRay) -> None:

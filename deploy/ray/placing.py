@@ -54,11 +54,8 @@ class Models:
 
     def _may_be_here(self, name: str) -> bool:
         entry = self._registry.entry(name)
-        if entry is None:
-            known = is_name(name) and (self._registry.folder / name / MANIFEST).is_file()
-            if known:
-                self._registry.appear(name)
-            return known
+        if entry is None:  # it may have come since the start
+            return is_name(name) and (self._registry.folder / name / MANIFEST).is_file()
         return entry.state != "failed" or time.monotonic() > self._refused.get(name, 0.0) + _TRY_AGAIN_SECONDS
 
     async def _place(self, name: str) -> None:

@@ -1,5 +1,6 @@
 """Around every request: an id, a log line, and the metrics of predictions."""
 
+import asyncio
 import itertools
 import logging
 import re
@@ -19,6 +20,7 @@ _ID_NAME = _ID_HEADER.lower().encode()
 _GOOD_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 # Of requests that come without one: drawn once, and counted.
 _PROCESS, _NUMBERS = secrets.token_hex(8), itertools.count(1)
+_CLIENT_WENT_AWAY = 499
 _QUIET_PATHS = ("/health/", "/metrics")
 
 
@@ -49,6 +51,9 @@ class ObserveMiddleware:
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)
+            except asyncio.CancelledError:  # by a server that does not wait for the app to hear of it, such as Ray's
+                status = _CLIENT_WENT_AWAY
+                raise
             finally:
                 seen: dict[str, Any] = {key: state[key] for key in ("model", "mode", "rows") if key in state}
                 tell(self._metrics, scope, seen, status, time.perf_counter() - started)
