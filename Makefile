@@ -24,6 +24,8 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.zoo
 	$(BIN)/python -m benchmarks.http
 	$(BIN)/python -m benchmarks.load --peers $(VENV)/peers
+	$(BIN)/python -m benchmarks.load.ray
+	$(BIN)/python -m benchmarks.sizing
 	$(BIN)/python -m benchmarks.start --plain $(VENV)/plain/bin/python
 
 $(VENV)/bin/python:

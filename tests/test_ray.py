@@ -1,6 +1,5 @@
 """Ray Serve: the same app on several replicas gives one process's answers, and outlives a replica."""
 
-import asyncio
 import json
 import os
 import pickle
@@ -8,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +24,6 @@ from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
 from deploy.ray import Options, app
-from deploy.ray.replica import Replica
 from deploy.ray.routing import ByModel, model_named
 from deploy.ray.scaling import ByQueueRows
 from service.bundle import BundleError
@@ -196,24 +195,35 @@ def test_rows_that_wait_bring_another_replica(ray: OnRay) -> None:
     assert statuses == {200}
 
 
+# What a replica does, in a process of its own: it sets that up for good.
+STARTING = """
+import asyncio, sys
+from deploy.ray.options import Options
+from deploy.ray.replica import Replica
+
+async def main():
+    part = Replica(Options(models=sys.argv[1]))
+    built = await part.__serve_build_asgi_app__()
+    print("ready", part._app.state.registry.ready)
+    said, told = asyncio.Queue(), asyncio.Queue()
+    await said.put({"type": "lifespan.shutdown"})
+    await built({"type": "lifespan"}, said.get, told.put)
+    print((await told.get())["type"])
+
+asyncio.run(main())
+"""
+
+
 def test_a_replica_starts_once_its_default_model_is_ready_and_says_why_where_it_is_refused(tmp_path: Path) -> None:
     folder = shutil.copytree(MODELS / "mnist-vit", tmp_path / "models" / "mnist-vit").parent
-
-    async def started() -> bool:
-        part = Replica(Options(models=str(folder)))
-        built = await part.__serve_build_asgi_app__()
-        ready: bool = part._app.state.registry.ready
-        said: asyncio.Queue[Any] = asyncio.Queue()
-        await said.put({"type": "lifespan.shutdown"})
-        told: asyncio.Queue[Any] = asyncio.Queue()
-        await built({"type": "lifespan"}, said.get, told.put)
-        assert (await told.get()) == {"type": "lifespan.shutdown.complete"}
-        return ready
-
-    assert asyncio.run(started())
+    command = [sys.executable, "-c", STARTING, str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.stdout.splitlines() == ["ready True", "lifespan.shutdown.complete"], done.stderr
     (folder / "mnist-vit" / "model.yaml").write_text("name: mnist-vit")
-    with pytest.raises(RuntimeError, match=r"mnist-vit: .*version"):
-        asyncio.run(started())
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert re.search(r"RuntimeError: mnist-vit: .*version", done.stderr)
+    assert not done.stdout
 
 
 def replica(name: str, *models: str) -> Any:
