@@ -9,7 +9,6 @@ One process serves on so many cores of this machine; the clients take some of th
 import argparse
 import json
 import os
-import sys
 import tempfile
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from benchmarks.bundles import REPOSITORY
 from benchmarks.load.digits import digits, one_each, together
 from benchmarks.load.generator import Generator, Job, Stream, encode
 from benchmarks.load.servers import Server, ours
+from benchmarks.load.throughput import Point
 from benchmarks.timing import Spread
 
 MODELS = ("mnist-cnn", "mnist-mlp", "mnist-vit")
@@ -46,21 +46,10 @@ def _round(
     generator: Generator, server: Server, requests: tuple[bytes, ...], busy: int, seconds: float
 ) -> tuple[float, ...]:
     """Seconds of an answer to one client, p50 and p99; and answers a second to `busy` clients."""
-    latency, _ = _measured(generator, server, requests, 1, seconds)
-    _, rate = _measured(generator, server, requests, busy, seconds)
-    return *np.quantile(latency, (0.5, 0.99)).tolist(), rate
-
-
-def _measured(
-    generator: Generator, server: Server, requests: tuple[bytes, ...], clients: int, seconds: float
-) -> tuple[np.ndarray, float]:
-    """Seconds of each answer, and answers a second."""
-    run = generator.run(Job(server.port, (Stream(requests, clients),), seconds))
-    answers = run.streams[0]
-    if failed := sorted({*answers.status.tolist()} - {200}):
-        print(f"WARNING: answers were not 200 but {failed}", file=sys.stderr)
-    found = answers.answered(run.begin, run.end)
-    return answers.latency[found], float(found.sum() / (run.end - run.begin))
+    alone, many = (
+        Point.of(generator.run(Job(server.port, (Stream(requests, clients),), seconds))) for clients in (1, busy)
+    )
+    return alone.p50, alone.p99, many.rate
 
 
 def main() -> None:

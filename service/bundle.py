@@ -248,6 +248,22 @@ def find_bundles(folder: Path) -> list[Path]:
     return found
 
 
+def named_bundles(folder: Path, default: str | None) -> tuple[list[str], str]:
+    """The names of a folder's bundles, and of the one that answers where none is named.
+
+    Args:
+        folder: of the bundles.
+        default: that one; the first by name where None.
+
+    Raises:
+        BundleError: the folder holds no bundle, or none of the name `default`.
+    """
+    names = [path.name for path in find_bundles(folder)]
+    if default is not None and default not in names:
+        raise BundleError(f"{folder}: the default model is {default!r}; one of {names} is accepted")
+    return names, default or names[0]
+
+
 def _read_manifest(path: Path) -> Manifest:
     try:
         content = yaml.safe_load(path.read_text())

@@ -11,7 +11,7 @@ from typing import Literal
 
 import structlog
 
-from service.bundle import MANIFEST, BundleError, find_bundles
+from service.bundle import MANIFEST, BundleError, named_bundles
 from service.contents import Stamps, stamps_of
 from service.engine import EngineError
 from service.loading import Loading, Model, StaleError, load
@@ -101,11 +101,8 @@ class Registry:
         Raises:
             BundleError: the folder holds no bundle, or none of the name `default`.
         """
-        names = [path.name for path in find_bundles(folder)]
-        if default is not None and default not in names:
-            raise BundleError(f"{folder}: the default model is {default!r}; one of {names} is accepted")
+        names, self.default = named_bundles(folder, default)
         self.folder = folder
-        self.default = default or names[0]
         self.compiles = loading.compiles
         self._loading = loading
         self._metrics = metrics

@@ -49,6 +49,18 @@ TOKENS = """
             hidden = self.first(self.embedding(input_ids)) * kept
             return {"hidden": hidden, "logits": self.head(hidden.sum(1) / kept.sum(1))}
 """
+TEN_WORDS = """
+    from torch import nn
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(10, 8)
+            self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+
+        def forward(self, x):
+            return self.head(self.embedding(x).sum(1))
+"""
 TOKEN_FIELDS: dict[str, object] = {
     "input": None,
     "inputs": [
@@ -80,6 +92,13 @@ def write_bundle(models: Path, name: str, code: str = CLASSIFIER, **changes: obj
     (folder / "network.py").write_text(dedent(code))
     (folder / "model.yaml").write_text(yaml.safe_dump(manifest(name, **changes)))
     save_file(network_of(folder).state_dict(), folder / "weights.safetensors")
+    return folder
+
+
+def write_ten_words(models: Path, name: str, **changes: object) -> Path:
+    """A bundle whose step fails where a row has another word than 0 to 9."""
+    folder = write_bundle(models, name, TEN_WORDS, **{"input": {"shape": [4], "dtype": "int64"}} | changes)
+    (folder / "example.json").write_text('{"inputs": [[1, 2, 3, 4]]}')
     return folder
 
 

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,11 +16,12 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.servers import ROOT
+from tests.servers import ROOT, family_of, free_port
 
 HOST = "127.0.0.1"
 _READY_WITHIN = 180.0  # seconds
 _ENDS_WITHIN = 20.0
+_TRIES, _RETRY_SECONDS = 5, 0.2
 _REPLICA = "ray::ServeReplica:mcdropout:mcdropout"
 _QUIET = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
 
@@ -38,7 +40,7 @@ class OnRay:
     def replicas(self) -> list[int]:
         """The process of each replica."""
         found = []
-        for pid in _descendants(self._cluster.pid):
+        for pid in family_of(self._cluster.pid):
             with suppress(OSError):
                 if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(_REPLICA.encode()):
                     found.append(pid)
@@ -53,11 +55,52 @@ class OnRay:
             time.sleep(0.2)
         raise AssertionError(f"{len(self.replicas)} replicas and not {count} after {within:g} s")
 
+    def kill_one(self, within: float = _READY_WITHIN) -> float:
+        """Kill a replica, and return how many seconds it took until there were as many again."""
+        before = self.replicas
+        os.kill(before[0], signal.SIGKILL)
+        while self.replicas == before:
+            time.sleep(0.05)
+        return self.wait_for_replicas(len(before), within)
+
     def answers(self) -> bool:
         """Whether the service is ready."""
         with suppress(httpx.TransportError):
             return self.client.get("/health/ready").status_code == 200
         return False
+
+
+class Retrying(threading.Thread):
+    """A client that asks one request after the other, each again where it was not answered with 200.
+
+    Attributes:
+        answered: how many were, again: how often one was asked again, failed: how many never were.
+    """
+
+    def __init__(self, service: OnRay, path: str, body: bytes) -> None:
+        super().__init__()
+        self._url, self._body = service.url + path, body
+        self._stopped = threading.Event()
+        self.answered = self.again = self.failed = 0
+
+    def run(self) -> None:
+        headers = {"content-type": "application/json"}
+        with httpx.Client(timeout=60, headers=headers) as client:
+            while not self._stopped.is_set():
+                for attempt in range(_TRIES):
+                    self.again += attempt > 0
+                    with suppress(httpx.TransportError):
+                        if client.post(self._url, content=self._body).status_code == 200:
+                            self.answered += 1
+                            break
+                    time.sleep(_RETRY_SECONDS)
+                else:
+                    self.failed += 1
+
+    def stop(self) -> None:
+        """Ask no more, and return when that is so."""
+        self._stopped.set()
+        self.join()
 
 
 @contextmanager
@@ -70,7 +113,7 @@ def on_ray(log_folder: Path, cpus: int, environment: dict[str, str] | None = Non
         environment: added to that of this process.
         options: the application's.
     """
-    address, port, metrics = f"{HOST}:{_free_port()}", _free_port(), _free_port()
+    address, port, metrics = f"{HOST}:{free_port()}", free_port(), free_port()
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
         given = os.environ | _QUIET | {"RAY_TMPDIR": temporary} | (environment or {})
         config = log_folder / f"serve-{port}.yaml"
@@ -127,7 +170,7 @@ def _wait_for_port(process: "subprocess.Popen[bytes]", port: int, log: Path) -> 
 
 def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
     """End them and all that they started: Ray's workers are in process groups of their own."""
-    family = [pid for process in processes for pid in (process.pid, *_descendants(process.pid))]
+    family = [pid for process in processes for pid in family_of(process.pid)]
     for process in reversed(processes):
         process.send_signal(signal.SIGINT if process is not processes[0] else signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
@@ -137,22 +180,3 @@ def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
             os.kill(pid, signal.SIGKILL)
     for process in processes:
         process.wait()
-
-
-def _descendants(root: int) -> list[int]:
-    parents: dict[int, int] = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with suppress(OSError):
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-    family = [root]
-    for pid in family:
-        family += [child for child, parent in parents.items() if parent == pid]
-    return family[1:]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -61,14 +61,33 @@ class Server:
         return self.process.wait(timeout=30)
 
 
+def free_port() -> int:
+    """A port of the loopback interface on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def family_of(root: int) -> list[int]:
+    """A process and all that descend from it, the process itself first."""
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with suppress(OSError):
+                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    family = [root]
+    for pid in family:
+        family += [child for child, parent in parents.items() if parent == pid]
+    return family
+
+
 @contextmanager
 def serving(
     folder: Path, log_folder: Path, *flags: str, command: Sequence[str] = (str(MCDROPOUT),), **environment: str
 ) -> Iterator[Server]:
     """`mcdropout serve` on the bundles of `folder`, on a free port, killed at the end whatever happens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = log_folder / f"server-{port}.log"
     with log.open("w") as out:
         process = subprocess.Popen(

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -22,8 +21,8 @@ import httpx
 import pytest
 import yaml
 
-from tests.bundles import write_bundle
-from tests.servers import MCDROPOUT, ROOT, Server, serving
+from tests.bundles import write_ten_words
+from tests.servers import MCDROPOUT, ROOT, Server, free_port, serving
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 RULES = [
@@ -45,18 +44,6 @@ HAPPENING = [
     "McdropoutQueueFillsUp",
     "McdropoutEntropyDrifts",
 ]
-NETWORK = """
-    from torch import nn
-
-    class Network(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embedding = nn.Embedding(10, 8)
-            self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
-
-        def forward(self, x):
-            return self.head(self.embedding(x).sum(1))
-"""
 ROW, ROW_THAT_FAILS = [1, 2, 3, 4], [1, 2, 3, 10]  # there is no embedding of that number
 # Every kind of request, and of end that it has: query, rows, and how long the client waits, in seconds.
 REQUESTS: list[tuple[dict[str, Any], list[list[int]], float]] = [
@@ -188,14 +175,7 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
     It has also seen a week before in which the entropy was another.
     """
     folder = tmp_path_factory.mktemp("monitored")
-    bundle = write_bundle(
-        folder / "models",
-        "fragile",
-        NETWORK,
-        input={"shape": [4], "dtype": "int64"},
-        passes={"default": 20, "maximum": 1_000_000},
-    )
-    (bundle / "example.json").write_text(json.dumps({"inputs": [ROW]}))
+    bundle = write_ten_words(folder / "models", "fragile", passes={"default": 20, "maximum": 1_000_000})
     subprocess.run([MCDROPOUT, "compile", bundle], check=True, capture_output=True, timeout=120)
     with ExitStack() as stack:
         one = stack.enter_context(serving(folder / "models", folder, MCDROPOUT_MAX_QUEUE_ROWS="100"))
@@ -246,9 +226,7 @@ def _prometheus(folder: Path, servers: list[Server]) -> Iterator[Monitored]:
     records = folder / "prometheus" / "records.yml"
     records.write_text(re.sub(r"^( +interval:) \w+$", r"\1 1s", records.read_text(), flags=re.MULTILINE))
     _remember_last_week(servers[0], folder)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [
         "prometheus",
         f"--config.file={folder / 'prometheus' / 'prometheus.yml'}",

@@ -1,11 +1,9 @@
 """Ray Serve: the same app on several replicas gives one process's answers, and outlives a replica."""
 
 import json
-import os
 import pickle
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -28,7 +26,7 @@ from deploy.ray.routing import ByModel, model_named
 from deploy.ray.scaling import ByQueueRows
 from service.bundle import BundleError
 from tests.conftest import MODELS
-from tests.rays import OnRay, on_ray
+from tests.rays import OnRay, Retrying, on_ray
 from tests.servers import ROOT, Server, serving
 
 _ASKED = ("mnist-cnn", "mnist-mlp", "mnist-vit")
@@ -142,36 +140,19 @@ def test_prometheus_takes_the_configuration_and_its_rules_do_what_their_tests_sa
 
 def test_a_killed_replica_is_replaced_and_no_request_fails_that_is_tried_again(ray: OnRay) -> None:
     ray.wait_for_replicas(2)
-    stopped, failed, answered = threading.Event(), [], []
-
-    def ask() -> None:
-        with httpx.Client(base_url=ray.url, timeout=60) as client:
-            while not stopped.is_set():
-                for _ in range(5):
-                    try:
-                        if (status := client.post("/predict?mc=20", json=example("mnist-cnn")).status_code) == 200:
-                            break
-                    except httpx.TransportError as error:
-                        status = repr(error)
-                    time.sleep(0.2)
-                (answered if status == 200 else failed).append(status)
-
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
+    before = ray.replicas
+    body = (MODELS / "mnist-cnn" / "example.json").read_bytes()
+    clients = [Retrying(ray, "/predict?mc=20", body) for _ in range(4)]
+    for client in clients:
+        client.start()
     try:
         time.sleep(1)
-        before = ray.replicas
-        os.kill(before[0], signal.SIGKILL)
-        while ray.replicas == before:
-            time.sleep(0.05)
-        ray.wait_for_replicas(2, within=60)
+        ray.kill_one(within=60)
     finally:
-        stopped.set()
-        for thread in threads:
-            thread.join()
-    assert not failed
-    assert len(answered) > 20
+        for client in clients:
+            client.stop()
+    assert sum(client.failed for client in clients) == 0
+    assert sum(client.answered for client in clients) > 20
     assert len(set(ray.replicas) - set(before)) == 1
 
 

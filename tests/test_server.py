@@ -1,28 +1,18 @@
 """Starting, becoming ready, stopping, and what a bad bundle does to the rest."""
 
 import json
+import re
 import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.bundles import CLASSIFIER, REGRESSION, write_bundle
+from service.settings import Settings
+from tests.bundles import CLASSIFIER, REGRESSION, write_bundle, write_ten_words
 from tests.servers import MCDROPOUT, serving
 
 ROW = [0.1, -0.2, 0.3, 0.4]
-TEN_WORDS = """
-    from torch import nn
-
-    class Network(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embedding = nn.Embedding(10, 8)
-            self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
-
-        def forward(self, x):
-            return self.head(self.embedding(x).sum(1))
-"""
 NO_DROPOUT = CLASSIFIER.replace("nn.Dropout(0.5)", "nn.Identity()")
 
 
@@ -87,8 +77,7 @@ def test_a_non_finite_answer_is_an_error_for_that_request_alone(tmp_path: Path) 
 
 
 def test_a_step_that_fails_is_a_500_and_leaves_the_connection_as_it_was(tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "models", "fragile", TEN_WORDS, input={"shape": [4], "dtype": "int64"})
-    (bundle / "example.json").write_text('{"inputs": [1, 2, 3, 4]}')
+    write_ten_words(tmp_path / "models", "fragile")
     with serving(tmp_path / "models", tmp_path) as server:
         server.wait_until_ready()
         with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
@@ -139,3 +128,5 @@ def test_help_names_every_flag_and_its_environment_variable() -> None:
     for flag in ("host", "port", "models", "default", "device", "log-format"):
         assert f"--{flag}" in shown
         assert f"MCDROPOUT_{flag.upper().replace('-', '_')}" in shown
+    for name in Settings.model_fields:
+        assert re.search(rf"\bMCDROPOUT_{name.upper()}\b", shown), name

@@ -7,51 +7,35 @@ apart, or by HAProxy, which is quicker.
 """
 
 import argparse
-import http.client
 import os
-import signal
-import sys
 import tempfile
-import threading
 import time
-import urllib.request
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
-
-import numpy as np
 
 from benchmarks.bundles import MODELS, REPOSITORY
 from benchmarks.engine import _print_table
 from benchmarks.load.digits import digits, one_each
 from benchmarks.load.generator import Generator, Job, Stream, encode
 from benchmarks.load.servers import ours
+from benchmarks.load.throughput import Point
 from benchmarks.timing import Spread
-from tests.rays import OnRay, on_ray
+from tests.rays import OnRay, Retrying, on_ray
 
 _PATH = "/models/mnist-cnn/predict?mc=50"
 _CLIENTS = (1, 32)
-_RETRIES, _RETRY_SECONDS = 5, 0.2
 _BALANCERS = {"Ray's proxy": {}, "HAProxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1"}}
 
 
-def _measured(generator: Generator, port: int, bodies: list[bytes], seconds: float) -> list[tuple[float, float, float]]:
-    """Requests a second, and p50 and p99 in milliseconds, for each number of clients."""
-    found = []
-    for clients in _CLIENTS:
-        requests = tuple(encode(_PATH, body) for body in bodies)
-        run = generator.run(Job(port, (Stream(requests, clients),), seconds))
-        answers = run.streams[0]
-        if failed := sorted({*answers.status.tolist()} - {200}):
-            print(f"WARNING: answers were not 200 but {failed}", file=sys.stderr)
-        latency = answers.latency[answers.answered(run.begin, run.end)]
-        p50, p99 = 1e3 * np.quantile(latency, (0.5, 0.99))
-        found.append((len(latency) / (run.end - run.begin), float(p50), float(p99)))
-    return found
+def _measured(generator: Generator, port: int, bodies: list[bytes], seconds: float) -> list[Point]:
+    """What is answered to each number of clients."""
+    requests = tuple(encode(_PATH, body) for body in bodies)
+    return [Point.of(generator.run(Job(port, (Stream(requests, clients),), seconds))) for clients in _CLIENTS]
 
 
 def throughput(generator: Generator, folder: Path, bodies: list[bytes], arguments: argparse.Namespace) -> None:
     """Print what each way to serve answers."""
-    found: dict[str, list[list[tuple[float, float, float]]]] = {}
+    found: dict[str, list[list[Point]]] = {}
     for _ in range(arguments.repeat):
         for workers in (1, 2):
             flags = () if workers == 1 else ("--workers", "2")
@@ -66,9 +50,10 @@ def throughput(generator: Generator, folder: Path, bodies: list[bytes], argument
     lines = [["served by", "clients", "requests/s", "p50 ms", "p99 ms", "times one replica"]]
     for name, rounds in found.items():
         for index, clients in enumerate(_CLIENTS):
-            rates, p50, p99 = (Spread.of([one[index][place] for one in rounds]) for place in range(3))
+            rates = Spread.of([one[index].rate for one in rounds])
+            p50, p99 = (Spread.of([1e3 * getattr(one[index], name) for one in rounds]) for name in ("p50", "p99"))
             one = found.get(name.replace("2 replicas", "1 replica"), rounds)
-            times = [mine[index][0] / its[index][0] for mine, its in zip(rounds, one, strict=True)]
+            times = [mine[index].rate / its[index].rate for mine, its in zip(rounds, one, strict=True)]
             last = f"{Spread.of(times)}" if "2 replicas" in name else ""
             lines.append([name, str(clients), f"{rates}", f"{p50}", f"{p99}", last])
     _print_table(lines)
@@ -87,51 +72,18 @@ def killed(folder: Path, body: bytes, balancer: str, rounds: int) -> list[list[s
     with _on_ray(folder, 2, _BALANCERS[balancer]) as service:
         for number in range(rounds):
             service.wait_for_replicas(2)
-            clients = [_Retrying(service.url + _PATH, body) for _ in range(8)]
+            clients = [Retrying(service, _PATH, body) for _ in range(8)]
             for client in clients:
                 client.start()
             time.sleep(2)
-            before = service.replicas
-            os.kill(before[0], signal.SIGKILL)
-            while service.replicas == before:
-                time.sleep(0.05)
-            seconds = service.wait_for_replicas(2)
+            seconds = service.kill_one()
             for client in clients:
-                client.stopped.set()
-            for client in clients:
-                client.join()
+                client.stop()
             answered, again, failed = (
                 sum(getattr(client, name) for client in clients) for name in ("answered", "again", "failed")
             )
             lines.append([balancer, str(number + 1), str(answered), str(again), str(failed), f"{seconds:.1f}"])
     return lines
-
-
-class _Retrying(threading.Thread):
-    """A client that asks one request after the other, each again where it was not answered."""
-
-    def __init__(self, url: str, body: bytes) -> None:
-        super().__init__()
-        self._request = urllib.request.Request(url, body, {"content-type": "application/json"})
-        self.stopped = threading.Event()
-        self.answered = self.again = self.failed = 0
-
-    def run(self) -> None:
-        while not self.stopped.is_set():
-            for attempt in range(_RETRIES):
-                self.again += attempt > 0
-                if self._is_answered():
-                    self.answered += 1
-                    break
-                time.sleep(_RETRY_SECONDS)
-            else:
-                self.failed += 1
-
-    def _is_answered(self) -> bool:
-        with suppress(OSError, http.client.HTTPException), urllib.request.urlopen(self._request, timeout=30) as answer:
-            answer.read()
-            return True
-        return False
 
 
 def main() -> None:

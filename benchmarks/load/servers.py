@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from benchmarks.bundles import MODELS
 from benchmarks.load.generator import HOST
+from tests.servers import family_of, free_port
 
 _READY_WITHIN = 180.0  # seconds
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -31,15 +31,7 @@ class Server:
     @property
     def pids(self) -> tuple[int, ...]:
         """Its process and all that descend from it."""
-        parents: dict[int, int] = {}
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit():
-                with suppress(OSError):
-                    parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        family = [self.process.pid]
-        for pid in family:
-            family += [child for child, parent in parents.items() if parent == pid]
-        return tuple(family)
+        return tuple(family_of(self.process.pid))
 
     @property
     def resident(self) -> float:
@@ -95,9 +87,7 @@ def running(
     Raises:
         RuntimeError: it ends before it is ready, or takes too long.
     """
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = folder / f"server-{port}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(

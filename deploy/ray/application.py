@@ -10,7 +10,7 @@ from ray.serve.schema import LoggingConfig
 from deploy.ray import routing, scaling
 from deploy.ray.options import Options
 from deploy.ray.replica import Replica
-from service.bundle import BundleError, find_bundles
+from service.bundle import named_bundles
 
 _LOOK_BACK_SECONDS = 15.0  # over which the rows of each replica are averaged
 _RETRY_AFTER_SECONDS = 1
@@ -57,8 +57,5 @@ def _settled(options: Options) -> Options:
     """The options with what would be found otherwise on another machine, or at another time."""
     settings = options.service_settings()
     folder = Path(settings.models).absolute()
-    names = [path.name for path in find_bundles(folder)]
-    default = settings.default or names[0]
-    if default not in names:
-        raise BundleError(f"{folder}: the default model is {default!r}; one of {names} is accepted")
+    _, default = named_bundles(folder, settings.default)
     return options.model_copy(update={"models": str(folder), "default": default})
