@@ -81,6 +81,7 @@ class Queue:
         self.rows = self.bytes = 0
         self.seconds = 0.0
         self._loads: dict[str, _Load] = {}
+        self._asked: tuple[tuple[float, ...], OverloadedError | None] = (), None
 
     def passes(self, model: str, rows: int, most: int, fewest: int | None, seconds: float | None) -> float:
         """The passes that a request is expected to take.
@@ -128,8 +129,11 @@ class Queue:
 
     def refusal(self, coming: int = 0) -> OverloadedError | None:
         """Why not one more row is taken, where `coming` are about to be taken before; None where one is."""
-        expected = self.seconds * (1.0 + (1.0 + coming) / self.rows) if self.rows else 0.0
-        return self._refusal(coming, 1, 1, expected)
+        asked = coming, self.rows, self.bytes, self.seconds
+        if asked != self._asked[0]:  # many ask between two steps
+            expected = self.seconds * (1.0 + (1.0 + coming) / self.rows) if self.rows else 0.0
+            self._asked = asked, self._refusal(coming, 1, 1, expected)
+        return self._asked[1]
 
     def refusal_of(self, model: str, rows: int, size: int, passes: float) -> OverloadedError | None:
         """Why a request of so many rows is not taken; None where it is."""

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future as ThreadFuture
+from copy import copy
 
 import structlog
 
@@ -79,7 +80,7 @@ class Scheduler:
     def check_room(self) -> None:
         """Raise OverloadedError where not one more row is taken."""
         if (error := self.refusal()) is not None:
-            raise error
+            raise copy(error)  # which others are told too, each with its own traceback
 
     def submit(
         self, model: Model, inputs: tuple[Array, ...], *, seed: int, plan: Plan, future: Future | None = None

@@ -25,7 +25,7 @@ from service.engine import InvalidInputError
 from service.engine.runtimes.sessions import SessionOptions
 from service.engine.threads import physical_cores, use_threads
 from service.metrics import share
-from service.protocol import Refusal, protocol
+from service.protocol import protocol
 from service.registry import Registry
 from service.settings import Settings
 from service.switching import Switching
@@ -83,12 +83,8 @@ def _config(settings: Settings, app: ASGIApp, **others: Any) -> uvicorn.Config:
 
 def _protocol(app: FastAPI, leaving: "_Leaving", supervisor: "_Supervisor | None" = None) -> type[asyncio.Protocol]:
     """The class of connections: clients that are told to go are answered by the app, which does that."""
-    refusals = Refusals(app)
-
-    def refuse(scope: Scope) -> Refusal | None:
-        return None if leaving.any else refusals.of(scope)
-
-    return protocol(refuse, None if supervisor is None else lambda: supervisor.tell(workers.ENDED))
+    refusals = Refusals(app, stopping=lambda: leaving.any)
+    return protocol(refusals.of, None if supervisor is None else lambda: supervisor.tell(workers.ENDED))
 
 
 def _run(server: uvicorn.Server) -> int:

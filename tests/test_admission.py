@@ -46,6 +46,15 @@ def test_what_left_makes_room() -> None:
     assert waiting.refusal() is None
 
 
+def test_one_that_takes_more_bytes_in_the_place_of_another_fills_the_queue() -> None:
+    waiting = queue()
+    waiting.add(NET, 4, 40, 4)
+    assert waiting.refusal() is None
+    waiting.add(NET, -4, -40, -4)
+    waiting.add(NET, 4, 100, 4)
+    assert waiting.refusal()
+
+
 @pytest.mark.parametrize("steps", [1, 7, 400])
 def test_time_is_that_of_the_passes_at_the_rate_of_the_last_second(steps: int) -> None:
     waiting = queue()

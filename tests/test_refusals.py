@@ -1,6 +1,7 @@
 """Refusals: who is let in to the app while the queue is nearly full."""
 
 import asyncio
+import json
 import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -10,8 +11,10 @@ import pytest
 from fastapi import FastAPI
 
 from service import switching
+from service.admission import OverloadedError
 from service.api.refusals import Refusals
 from service.metrics import Metrics
+from service.protocol import Refusal
 from service.scheduler import Scheduler
 from service.switching import Switching
 
@@ -85,3 +88,73 @@ def test_threads_hand_over_more_often_until_nothing_has_been_refused_for_a_while
     assert last == usual
     assert set(hurried) == {hurried[0]}
     assert hurried[0] < usual
+
+
+def test_who_asks_again_is_told_by_what_is_now(refusals: Refusals) -> None:
+    state = refusals._state
+    passes = SimpleNamespace(default=0, maximum=10)
+    other = _Model(name="new", bundle=SimpleNamespace(manifest=SimpleNamespace(passes=passes)))
+
+    async def ask() -> list[Refusal | None]:
+        asked = scope() | {"headers": [(b"x-request-id", b"mine")]}
+        scheduler = state.scheduler
+        assert [refusals.of(asked) for _ in range(3)] == [None] * 3
+        first, fourth = refusals.of(asked), refusals.of(scope())
+        assert first is not None
+        assert fourth is not None
+        told = [first.again(), fourth.again(), fourth.again()]
+        state.registry.entry = lambda name: SimpleNamespace(model=other, error=None)
+        told.append(first.again())
+        state.registry.entry = lambda name: None
+        told.append(first.again())
+        state.registry.entry = lambda name: SimpleNamespace(model=other, error=None)
+        await asyncio.sleep(0)  # those let in have come, and there is room
+        told += [first.again(), first.again()]
+        assert scheduler.refusal(2) is None  # nobody was let in by that
+        return told
+
+    same, new, newer, changed, *others = asyncio.run(ask())
+    assert others == [None] * 3
+    ids = [json.loads(one.body)["request_id"] if one else None for one in (same, new, newer, changed)]
+    assert ids[0] == ids[3] == "mine"
+    assert len(set(ids)) == 3
+    counted = state.metrics.requests
+    for model, mode, count in (("net", "mc", 5), ("new", "deterministic", 1)):
+        assert counted.labels(model, mode, "503")._value.get() == count
+
+
+def test_each_is_told_why_it_is_refused_and_not_why_another_was(refusals: Refusals) -> None:
+    errors = [OverloadedError("much waits", 3.2), OverloadedError("more waits", 8.0)]
+    told = []
+    for error in (errors[0], errors[1], errors[1], errors[0]):
+        refusals._state.scheduler.refusal = lambda coming, error=error: error
+        asyncio.run(_ask(refusals, told))
+    assert [json.loads(one.body)["detail"].split(";")[0].split(": ")[1] for one in told] == [
+        "much waits",
+        *["more waits"] * 2,
+        "much waits",
+    ]
+    assert [one.headers.partition(b"retry-after: ")[2] for one in told] == [b"4\r\n", b"8\r\n", b"8\r\n", b"4\r\n"]
+
+
+async def _ask(refusals: Refusals, told: list[Refusal]) -> None:
+    refused = refusals.of(scope())
+    assert refused is not None
+    told.append(refused)
+
+
+def test_while_the_server_stops_all_are_the_apps_to_answer(refusals: Refusals) -> None:
+    stopping = False
+    several = Refusals(cast("FastAPI", SimpleNamespace(state=refusals._state)), stopping=lambda: stopping)
+
+    async def ask() -> list[Refusal | None]:
+        nonlocal stopping
+        *_, refused = [several.of(scope()) for _ in range(4)]
+        assert refused is not None
+        told = [refused.again()]
+        stopping = True
+        return [*told, refused.again(), several.of(scope())]
+
+    before, *after = asyncio.run(ask())
+    assert before is not None
+    assert after == [None, None]

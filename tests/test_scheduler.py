@@ -395,8 +395,12 @@ def test_a_full_queue_refuses_at_once_with_when_to_come_back_and_recovers(
     assert 1 <= refusal.value.retry_after <= 60
     scheduler.check_room()
     ninth = ask(scheduler, model, rows(9))
-    with pytest.raises(OverloadedError, match="100 rows wait"):
-        scheduler.check_room()
+    told = []
+    for _ in range(3):
+        with pytest.raises(OverloadedError, match="100 rows wait") as refusal:
+            scheduler.check_room()
+        told.append((len(refusal.traceback), refusal.value.retry_after, refusal.value.reason))
+    assert told == [(2, told[0][1], "queue")] * 3  # each has a traceback of its own
     gate.open()
     assert all(future.result(30) for future in (first, second, ninth))
     assert ask(scheduler, model, rows(11)).result(30)

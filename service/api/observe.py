@@ -36,7 +36,7 @@ class ObserveMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = request_id_of(scope)
+        request_id = offered_id(scope) or new_request_id()
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
         status = 500
@@ -59,10 +59,15 @@ class ObserveMiddleware:
                 tell(self._metrics, scope, seen, status, time.perf_counter() - started)
 
 
-def request_id_of(scope: Scope) -> str:
-    """The client's id of a request where it sent a usable one, or else a new one."""
+def offered_id(scope: Scope) -> str | None:
+    """The client's id of a request, where it sent a usable one."""
     offered = next((value.decode("latin-1") for name, value in scope["headers"] if name == _ID_NAME), "")
-    return offered if offered and _GOOD_ID.fullmatch(offered) else f"{_PROCESS}-{next(_NUMBERS):x}"
+    return offered if offered and _GOOD_ID.fullmatch(offered) else None
+
+
+def new_request_id() -> str:
+    """The id of a request that came without a usable one."""
+    return f"{_PROCESS}-{next(_NUMBERS):x}"
 
 
 def tell(metrics: Metrics, scope: Scope, seen: dict[str, Any], status: int, seconds: float, **more: Any) -> None:
