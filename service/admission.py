@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from service.metrics import Metrics
 
@@ -65,6 +66,14 @@ class _Load:
         return passes * self._weight / self._rate if self._rate else 0.0
 
 
+class _Waiting(NamedTuple):
+    """What waits at one time: rows, the memory of their inputs, and how long their passes take."""
+
+    rows: int
+    bytes: int
+    seconds: float
+
+
 class Queue:
     """What is on its way. One thread at a time may change it; any may ask.
 
@@ -81,7 +90,7 @@ class Queue:
         self.rows = self.bytes = 0
         self.seconds = 0.0
         self._loads: dict[str, _Load] = {}
-        self._asked: tuple[tuple[float, ...], OverloadedError | None] = (), None
+        self._asked: tuple[_Waiting | None, OverloadedError | None] = None, None
 
     def passes(self, model: str, rows: int, most: int, fewest: int | None, seconds: float | None) -> float:
         """The passes that a request is expected to take.
@@ -129,26 +138,30 @@ class Queue:
 
     def refusal(self, coming: int = 0) -> OverloadedError | None:
         """Why not one more row is taken, where `coming` are about to be taken before; None where one is."""
-        asked = coming, self.rows, self.bytes, self.seconds
-        if asked != self._asked[0]:  # many ask between two steps
-            expected = self.seconds * (1.0 + (1.0 + coming) / self.rows) if self.rows else 0.0
-            self._asked = asked, self._refusal(coming, 1, 1, expected)
-        return self._asked[1]
+        rows = self.rows
+        now = _Waiting(rows + coming, self.bytes, self.seconds * (rows + coming) / rows if rows else 0.0)
+        known, error = self._asked
+        if known != now:  # many ask between two steps
+            one_more = now.seconds * (1.0 + 1.0 / now.rows) if now.rows else 0.0
+            error = self._refusal(now, 1, 1, one_more)
+            self._asked = now, error
+        return error
 
     def refusal_of(self, model: str, rows: int, size: int, passes: float) -> OverloadedError | None:
         """Why a request of so many rows is not taken; None where it is."""
-        return self._refusal(0, rows, size, self.seconds + self._of(model).seconds(passes))
+        now = _Waiting(self.rows, self.bytes, self.seconds)
+        return self._refusal(now, rows, size, now.seconds + self._of(model).seconds(passes))
 
-    def _refusal(self, coming: int, rows: int, size: int, seconds: float) -> OverloadedError | None:
-        limits, waiting = self._limits, self.rows + coming
-        if not waiting:
+    def _refusal(self, now: _Waiting, rows: int, size: int, seconds: float) -> OverloadedError | None:
+        limits = self._limits
+        if not now.rows:
             return None
-        retry_after = min(_MOST_WAIT, max(_LEAST_WAIT, self.seconds))
-        if waiting + rows > limits.rows or self.bytes + size > limits.bytes:
-            told = f"{waiting} rows wait already; {limits.rows} rows and {limits.bytes} bytes are accepted"
+        retry_after = min(_MOST_WAIT, max(_LEAST_WAIT, now.seconds))
+        if now.rows + rows > limits.rows or now.bytes + size > limits.bytes:
+            told = f"{now.rows} rows wait already; {limits.rows} rows and {limits.bytes} bytes are accepted"
             return OverloadedError(told, retry_after)
         if limits.seconds is not None and seconds > limits.seconds:
-            told = f"{waiting} rows wait already, {seconds:.3g} s to go with these; {limits.seconds:g} s are accepted"
+            told = f"{now.rows} rows wait already, {seconds:.3g} s to go with these; {limits.seconds:g} s are accepted"
             return OverloadedError(told, retry_after, "wait")
         return None
 

@@ -39,13 +39,17 @@ class _Heads:
         self._known: dict[bytes, tuple[int, Callable[[], Refusal | None]]] = {}
 
     def refusal(self, data: bytes) -> Refusal | None:
-        """What a request is told that is all of `data`; None where it is not known, or not refused."""
+        """What a request is told that is all of `data`; None where it is not known, not refused, or not all of it."""
         size = data.find(_HEAD_END) + len(_HEAD_END)
         known = self._known.get(data[:size])
         return known[1]() if known is not None and len(data) == size + known[0] else None
 
     def learn(self, data: bytes, scope: Scope, refusal: Refusal) -> None:
-        """Know the head of a request that was all of `data`, if its headers say so too."""
+        """Know the head of the last request of `data`, which ends with it, if that was all of it by its headers too.
+
+        Neither check does alone. The last of several may be as long as its headers say only where it is not over yet;
+        and what is over may have begun before, or behind others.
+        """
         size = data.find(_HEAD_END) + len(_HEAD_END)
         headers = dict(scope["headers"])
         told = headers.get(b"content-length") == b"%d" % (len(data) - size)
@@ -91,7 +95,7 @@ def protocol(
                     return
             self._refused = None
             super().data_received(data)
-            if alone and self._refused is not None:
+            if alone and self._between and self._refused is not None:
                 heads.learn(data, *self._refused)
 
         def on_message_begin(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -29,7 +30,7 @@ def refusals() -> Iterator[Refusals]:
     passes = SimpleNamespace(default=10, maximum=10)
     model = _Model(name="net", bundle=SimpleNamespace(manifest=SimpleNamespace(passes=passes)))
     entry = SimpleNamespace(model=model, error=None)
-    registry = SimpleNamespace(default="net", entry=lambda name: entry)
+    registry = SimpleNamespace(default="net", entry=lambda name: entry, names=["net"])
     metrics = Metrics()
     scheduler = Scheduler(metrics, max_queue_rows=3)
     state: Any = SimpleNamespace(registry=registry, metrics=metrics, scheduler=scheduler, switching=Switching())
@@ -97,7 +98,6 @@ def test_who_asks_again_is_told_by_what_is_now(refusals: Refusals) -> None:
 
     async def ask() -> list[Refusal | None]:
         asked = scope() | {"headers": [(b"x-request-id", b"mine")]}
-        scheduler = state.scheduler
         assert [refusals.of(asked) for _ in range(3)] == [None] * 3
         first, fourth = refusals.of(asked), refusals.of(scope())
         assert first is not None
@@ -110,7 +110,7 @@ def test_who_asks_again_is_told_by_what_is_now(refusals: Refusals) -> None:
         state.registry.entry = lambda name: SimpleNamespace(model=other, error=None)
         await asyncio.sleep(0)  # those let in have come, and there is room
         told += [first.again(), first.again()]
-        assert scheduler.refusal(2) is None  # nobody was let in by that
+        assert refusals._coming == 0  # nobody was let in by that
         return told
 
     same, new, newer, changed, *others = asyncio.run(ask())
@@ -121,6 +121,22 @@ def test_who_asks_again_is_told_by_what_is_now(refusals: Refusals) -> None:
     counted = state.metrics.requests
     for model, mode, count in (("net", "mc", 5), ("new", "deterministic", 1)):
         assert counted.labels(model, mode, "503")._value.get() == count
+
+
+def test_no_model_is_kept_for_those_that_may_ask_again(refusals: Refusals) -> None:
+    state = refusals._state
+    state.scheduler.refusal = lambda coming: OverloadedError("much waits")
+    passes = SimpleNamespace(default=10, maximum=10)
+    gone = _Model(name="gone", bundle=SimpleNamespace(manifest=SimpleNamespace(passes=passes)))
+    entries = {"net": SimpleNamespace(model=gone, error=None)}
+    state.registry.entry = entries.get
+    told: list[Refusal] = []
+    asyncio.run(_ask(refusals, told))
+    left = weakref.ref(gone)
+    entries.clear()
+    del gone
+    assert left() is None
+    assert told[0].again() is None
 
 
 def test_each_is_told_why_it_is_refused_and_not_why_another_was(refusals: Refusals) -> None:

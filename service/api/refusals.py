@@ -27,24 +27,26 @@ _ID_HERE = "the request's id"
 
 
 class _Asked:
-    """What a request asks for.
+    """What a request asks for; it is kept for those that ask the same, so there are no headers in it.
 
     Attributes:
-        scope: the request.
+        line: of its scope, what is told of it when it is answered.
         name: whose prediction.
         request_id: the client's, where it sent a usable one.
     """
 
     def __init__(self, scope: Scope, name: str) -> None:
-        self.scope, self.name = scope, name
+        self.line: Scope = {"method": scope["method"], "path": scope["path"]}
+        self.name = name
         self.request_id = offered_id(scope)
+        self._query: bytes = scope.get("query_string", b"")
         self._model: Callable[[], Model | None] = lambda: None
         self._mode = ""
 
     def mode_of(self, model: Model) -> str:
         """How it would be answered by a model, which is not kept; raises where it cannot be."""
         if self._model() is not model:
-            self._mode = mode_of(model, self.scope.get("query_string", b""))
+            self._mode = mode_of(model, self._query)
             self._model = weakref.ref(model)
         return self._mode
 
@@ -98,7 +100,7 @@ class Refusals:
         metrics.of(metrics.refused, model.name, error.reason).inc()
         request_id = asked.request_id or new_request_id()
         seen = {"model": model.name, "mode": mode}
-        tell(metrics, asked.scope, seen, 503, time.perf_counter() - started, request_id=request_id)
+        tell(metrics, asked.line, seen, 503, time.perf_counter() - started, request_id=request_id)
         told = request_id.encode()
         wait, content = self._write(error)
         headers = b"content-type: application/problem+json\r\nx-request-id: %b\r\n%b" % (told, wait)
