@@ -4,144 +4,28 @@ Requests take turns, each a share of the step, and three rules say who is next: 
 have begun gets a share in any case; then comes what a turn can finish, which makes room; then what is new, so that a
 small request does not wait for large ones; and then the others, round robin. Where many wait, a turn is all that a
 request needs, if a step holds that: one after another they wait less than all at once. What a turn takes of a request's
-rows begins; it goes on, with what began beside it, in a group, until each row has its passes.
+rows begins; it goes on, with what began beside it, in a group, until each row has its passes. What has a time to be
+answered in is answered then, whoever's turn it is.
 """
 
 import time
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from service.engine.cohort import Cohort
 from service.engine.runtimes import Array
-from service.engine.statistics import Prediction, Rows, take
-from service.engine.steps import Outcome, Steps
+from service.engine.steps import Steps
+from service.groups import Group, split_by_owner
 from service.loading import Model
-from service.requests import Part, Request
+from service.requests import Deadlines, Request
 from service.sizes import Room, Sizes
 
 _SMOOTHING = 0.2
 # With more requests than this, steps may take longer, up to so many times as long: each waits for the others more than
 # for a step, and small steps waste what there is to share out.
 _FEW_REQUESTS, _LONGEST = 16, 4.0
-_PRIOR = 0.5
-"""What one more deviation is reckoned with, where rows stop early, in tolerances: see `RunningMoments.std_error`."""
-
-
-@dataclass(eq=False)
-class Group:
-    """Rows of one or more requests that go through their passes side by side.
-
-    Attributes:
-        cohort: the rows.
-        requests: whose they are.
-        owners: `[rows]`, which of `requests` each belongs to.
-        rows: `[rows]`, each row's index in its request.
-    """
-
-    cohort: Cohort
-    requests: list[Request]
-    owners: npt.NDArray[np.int64]
-    rows: npt.NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        plan = self.requests[0].plan
-        self.passes, self.fewest = plan.passes, plan.fewest
-        self._stops = plan.tolerance is not None
-        self._hurries = plan.deadline is not None
-
-    @property
-    def left(self) -> int:
-        """The passes that its rows lack at most."""
-        return self.passes - self.cohort.passes
-
-    def drop(self, keep: npt.NDArray[np.bool_]) -> None:
-        """Go on with some rows only."""
-        self.cohort, self.owners, self.rows = self.cohort.take(keep), self.owners[keep], self.rows[keep]
-
-    def drop_cancelled(self) -> None:
-        """Let go of the rows that nobody waits for any more."""
-        over = np.array([request.over for request in self.requests])
-        if over.any():
-            self.drop(~over[self.owners])
-
-    def finished(self, now: float) -> npt.NDArray[np.bool_]:
-        """Which rows need no more passes."""
-        count = len(self.cohort)
-        if not self.left:
-            return np.ones(count, bool)
-        done = np.zeros(count, bool)
-        if self.cohort.passes < self.fewest:
-            return done
-        if self._stops and is_look(self.cohort.passes, self.fewest):
-            tolerances = self._of_each([request.plan.tolerance for request in self.requests])
-            errors = self._std_errors().reshape(count, -1).max(axis=1)
-            done |= errors <= tolerances
-        if self._hurries:
-            done |= self._of_each([request.plan.deadline for request in self.requests]) <= now
-        return done
-
-    def late(self, now: float) -> list[Request]:
-        """The requests whose time is over, though their rows lack the fewest passes."""
-        if not self._hurries or self.cohort.passes >= self.fewest:
-            return []
-        return [request for request in self.requests if request.is_late(now)]
-
-    def next_passes(self, most: int) -> int:
-        """How many passes it takes in its next turn, of at most so many.
-
-        Rows that may stop by themselves are looked at after the same numbers of passes whatever shares their steps, so
-        that the same seed gives the same answer.
-        """
-        most = min(most, self.left)
-        return min(most, next_look(self.cohort.passes, self.fewest) - self.cohort.passes) if self._stops else most
-
-    def parts(self, rows: Rows) -> Iterable[tuple[Request, Part]]:
-        """What was found of some rows, for each request."""
-        cohort = self.cohort if isinstance(rows, slice) else self.cohort.take(rows)
-        prediction: Prediction = cohort.prediction()
-        if self._stops:
-            prediction = replace(prediction, std_error=self._std_errors()[rows])
-        outcome = Outcome(prediction, cohort.all_samples(), cohort.failed)
-        return split_by_owner(self.requests, self.owners[rows], self.rows[rows], outcome)
-
-    def _std_errors(self) -> npt.NDArray[np.float64]:
-        tolerances = self._of_each([request.plan.tolerance for request in self.requests])
-        return self.cohort.statistics.std_error(_PRIOR * tolerances)
-
-    def _of_each(self, values: list[float | None]) -> npt.NDArray[np.float64]:
-        """A value of each request, for each row."""
-        return np.array([np.inf if value is None else value for value in values])[self.owners]
-
-
-def next_look(passes: int, fewest: int) -> int:
-    """After how many passes, more than so many, it is seen next whether rows may stop: by a quarter more each time."""
-    look = fewest
-    while look <= passes:
-        look += max(1, look // 4)
-    return look
-
-
-def is_look(passes: int, fewest: int) -> bool:
-    """Whether it is seen after so many passes."""
-    return next_look(passes - 1, fewest) == passes
-
-
-def split_by_owner(
-    requests: list[Request], owners: npt.NDArray[np.int64], rows: npt.NDArray[np.int64], outcome: Outcome
-) -> Iterable[tuple[Request, Part]]:
-    """What was found of rows, a request at a time; rows of one request are next to one another."""
-    if len(requests) == 1:
-        yield requests[0], Part(rows, outcome.prediction, outcome.samples, outcome.failed)
-        return
-    starts = np.flatnonzero(np.diff(owners, prepend=-1)).tolist()
-    for start, end in zip(starts, [*starts[1:], len(owners)], strict=True):
-        some = slice(start, end)
-        samples = None if outcome.samples is None else outcome.samples[some]
-        yield requests[owners[start]], Part(rows[some], take(outcome.prediction, some), samples, outcome.failed[some])
 
 
 @dataclass
@@ -204,6 +88,8 @@ class Work:
         beginnings: rows that begin, by the key of their plans.
         deterministic: rows of the baseline.
         late: requests whose time is over.
+        due: groups with rows whose time is over, which have no turn.
+        unfinished: groups that are to go on after it.
     """
 
     def __init__(self) -> None:
@@ -211,6 +97,7 @@ class Work:
         self.beginnings: dict[tuple[object, ...], _Beginning] = {}
         self.deterministic = _Beginning()
         self.late: list[Request] = []
+        self.due: list[Group] = []
         self.unfinished: list[Group] = []
 
     @property
@@ -222,7 +109,8 @@ class Work:
     def requests(self) -> list[Request]:
         """Whose rows are in it."""
         beginning = [request for one in (*self.beginnings.values(), self.deterministic) for request in one.requests]
-        return list(dict.fromkeys([*beginning, *(request for group, _ in self.going for request in group.requests)]))
+        groups = [*self.due, *(group for group, _ in self.going)]
+        return list(dict.fromkeys([*beginning, *(request for group in groups for request in group.requests)]))
 
 
 class Lane:
@@ -248,7 +136,9 @@ class Lane:
         self._step_seconds = self._wanted_seconds = step_seconds
         self._new: deque[Request] = deque()
         self._old: deque[Request | Group] = deque()
+        self._deadlines = Deadlines()
         self._last_seconds = 0.0
+        self._unplanned: list[Request] = []  # whose turns were planned when planning failed
 
     @property
     def busy(self) -> bool:
@@ -258,14 +148,26 @@ class Lane:
     def submit(self, request: Request) -> None:
         """Take a request in."""
         self._new.append(request)
+        if request.plan.deadline is not None:
+            self._deadlines.add(request.plan.deadline, request)
 
     def plan(self) -> Work:
         """Whose turns it is in the next step."""
         work = Work()
+        try:
+            self._plan(work)
+        except BaseException:
+            self._unplanned = [*work.requests, *work.late]
+            raise
+        return work
+
+    def _plan(self, work: Work) -> None:
         waiting = len(self._new) + sum(1 if isinstance(one, Request) else len(one.requests) for one in self._old)
         self._wanted_seconds = self._step_seconds * min(_LONGEST, max(1.0, waiting / _FEW_REQUESTS))
         now = time.perf_counter() + self._last_seconds
         room = Room(self.sizes.rows.now, self.sizes.pairs.now, crowded=waiting > _FEW_REQUESTS)
+        due = self._deadlines.pop(now)
+        work.late += [request for request in due if request.admitted < request.rows]
         first = self._first(room)
         try:
             while first and room.left:
@@ -273,11 +175,12 @@ class Lane:
                 first.popleft()
         finally:  # whose turn did not come, where it cannot be planned
             self._old.extendleft(reversed(first))
-        while self._new and room.left:
-            self._turn(self._new.popleft(), work, room, now)
-        while self._old and room.left:
-            self._turn(self._old.popleft(), work, room, now)
-        return work
+        for waits in (self._new, self._old):
+            while waits and room.left:
+                self._turn(waits[0], work, room, now)
+                waits.popleft()
+        if due:
+            work.due = [one for one in self._old if isinstance(one, Group) and not due.isdisjoint(one.requests)]
 
     def _first(self, room: Room) -> deque[Request | Group]:
         """Whose turn is before that of new requests: who has waited longest, and what a turn can finish."""
@@ -303,9 +206,7 @@ class Lane:
                 passes = one.next_passes(self._most_passes(len(one.cohort), pairs))
                 work.going.append((one, passes))
                 room.take(0, passes * len(one.cohort))
-        elif one.is_late(now):
-            work.late.append(one)
-        elif not one.over:
+        elif not one.over and not one.is_late(now):  # who is late was told already
             needed = (one.rows - one.admitted) * one.plan.passes
             rows, pairs = self._begin(one, work, room.turn_rows, room.turn_pairs(needed))
             room.take(rows, pairs)
@@ -340,6 +241,8 @@ class Lane:
         report = StepReport(rows=work.begun + sum(len(group.cohort) for group, _ in work.going))
         if work.deterministic.rows:
             self._run_deterministic(work.deterministic, report)
+        for group in work.due:
+            self._settle(group, started + self._last_seconds, report)
         groups = [*work.going, *self._admitted(work)]
         report.seconds["prefix"] = time.perf_counter() - started
         report.passes = sum(passes * len(group.cohort) for group, passes in groups)
@@ -348,9 +251,9 @@ class Lane:
             report.seconds |= {"masks": ran.masks, "suffix": ran.suffix, "statistics": ran.statistics}
         now = time.perf_counter()
         for group, _ in groups:
-            report.late += group.late(now + self._last_seconds)
             self._settle(group, now + self._last_seconds, report)
             if len(group.cohort):
+                self._steps.compact(group.cohort)
                 work.unfinished.append(group)
         self._learn(work, report, time.perf_counter() - started)
         return report
@@ -359,8 +262,9 @@ class Lane:
         """What is not finished waits for its next turn."""
         self._old.extend(work.unfinished)
 
-    def fail(self, work: Work) -> list[Request]:
-        """The requests of a step that failed, which leave; the next steps are half as large."""
+    def fail(self, work: Work, seconds: float) -> list[Request]:
+        """The requests of a step that failed, after so much time, which leave; the next steps are half as large."""
+        self.time += seconds  # or it would be next again and again, before the other models
         self.sizes.rows.halve()
         self.sizes.pairs.halve()
         failed = work.requests or self._all()  # of all, where not even a step could be planned
@@ -371,7 +275,8 @@ class Lane:
     def _all(self) -> list[Request]:
         """All requests that wait."""
         groups = [request for one in self._old if isinstance(one, Group) for request in one.requests]
-        found = [*self._new, *(one for one in self._old if isinstance(one, Request)), *groups]
+        found = [*self._unplanned, *self._new, *(one for one in self._old if isinstance(one, Request)), *groups]
+        self._unplanned = []
         self._new.clear()
         self._old.clear()
         return list(dict.fromkeys(found))
@@ -403,7 +308,8 @@ class Lane:
 
     @staticmethod
     def _settle(group: Group, now: float, report: StepReport) -> None:
-        """Hand out what is finished of a group."""
+        """Hand out what is finished of a group, and tell who is late."""
+        report.late += group.late(now)
         done = group.finished(now)
         if not done.any():
             return

@@ -1,5 +1,7 @@
 """Requests: what was asked for, and what has been found of it so far."""
 
+import heapq
+import itertools
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -14,6 +16,8 @@ from service.loading import Model
 FEWEST_PASSES = 8
 """How many passes a row gets at least, where it may stop early."""
 
+
+_FEWEST_LOOKED_THROUGH = 64
 
 DEFAULT_TOLERANCE = 0.01
 """Where rows stop by themselves: the standard error of their mean that is small enough, where a request names none."""
@@ -169,3 +173,32 @@ class Request:
         started = self.started or now
         seed = None if self.plan.passes == 0 else self.seed
         return Answer(replace(prediction, seed=seed), samples, self.plan, started - self.submitted, now - started)
+
+
+class Deadlines:
+    """Requests that have a time to be answered in."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Request]] = []
+        self._numbers = itertools.count()
+        self._most = _FEWEST_LOOKED_THROUGH
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, deadline: float, request: Request) -> None:
+        """Take a request in. Those that are over leave, now and then, whatever time they have."""
+        if len(self._heap) >= self._most:
+            self._heap = [one for one in self._heap if not one[-1].over]
+            heapq.heapify(self._heap)
+            self._most = _FEWEST_LOOKED_THROUGH + 2 * len(self._heap)
+        heapq.heappush(self._heap, (deadline, next(self._numbers), request))
+
+    def pop(self, now: float) -> set[Request]:
+        """Those whose time is over, which leave; none that is over itself."""
+        due: set[Request] = set()
+        while self._heap and self._heap[0][0] <= now:
+            request = heapq.heappop(self._heap)[-1]
+            if not request.over:
+                due.add(request)
+        return due

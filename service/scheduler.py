@@ -142,7 +142,7 @@ class Scheduler:
 
     def _step(self, lane: Lane) -> None:
         """Plan and run a step of a model."""
-        work = Work()
+        work, began = Work(), time.perf_counter()
         try:
             with self._changed:
                 work = lane.plan()
@@ -154,7 +154,7 @@ class Scheduler:
             _log.exception("a step failed", model=lane.model.name, requests=len(work.requests))
             self._metrics.of(self._metrics.step_failures, lane.model.name).inc()
             with self._changed:
-                failed = lane.fail(work)
+                failed = lane.fail(work, time.perf_counter() - began)
             self._settle([(request, error) for request in failed])
 
     def _run(self, lane: Lane, work: Work) -> None:
@@ -200,8 +200,8 @@ class Scheduler:
             self._queue.add(request.model.name, -request.rows, -request.bytes, -request.expected)
 
     def _leave(self, lane: Lane, late: list[Request]) -> None:
-        """Tell requests that their time is over."""
-        if late:
+        """Tell requests that their time is over; they may be named twice, and some are gone."""
+        if late := [request for request in dict.fromkeys(late) if request in self._active and not request.over]:
             self._metrics.of(self._metrics.refused, lane.model.name, "deadline").inc(len(late))
             self._settle([(request, DeadlineError()) for request in late])
 

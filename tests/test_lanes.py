@@ -1,14 +1,17 @@
 """Lanes, a step at a time: who is in it."""
 
+import gc
 import time
+import weakref
 from concurrent.futures import Future
 
 import numpy as np
 import pytest
 
+from service.groups import Group
 from service.lanes import Lane
 from service.loading import Loading, Model, load
-from service.requests import Plan, Request
+from service.requests import DeadlineError, Plan, Request
 from service.sizes import Limit, Sizes
 from tests.bundles import CLASSIFIER, write_bundle
 
@@ -121,6 +124,104 @@ class TestTurns:
             step(lane)
         for passes in (0, 16):
             assert step_with(lane, submitted(lane, 1, passes)) == 1
+
+
+class TestDeadlines:
+    """Steps of 64 pairs, a turn of which is 16."""
+
+    @pytest.fixture
+    def lane(self, model: Model) -> Lane:
+        return Lane(model, 10.0, Sizes(Limit(16, 16), Limit(64, 64)))
+
+    @staticmethod
+    def hurried(lane: Lane, seconds: float, rows: int = 1, passes: int = PASSES) -> Request:
+        x = np.zeros((rows, 4), np.float32)
+        plan = Plan(passes, deadline=time.perf_counter() + seconds)
+        request = Request(lane.model, (x,), 0, plan, Future(), time.perf_counter())
+        lane.submit(request)
+        return request
+
+    def test_what_there_is_is_answered_in_time_whoever_has_a_turn(self, lane: Lane) -> None:
+        large = [submitted(lane, 1000, 100) for _ in range(5)]
+        hurried, other = self.hurried(lane, 0.3), self.hurried(lane, 30.0)
+        while not hurried.admitted or not other.admitted:
+            step(lane)
+        time.sleep(0.3)
+        assert all(request.left for request in large)
+        new = [submitted(lane, 1, 16) for _ in range(20)]
+        counts = step(lane)
+        assert (hurried in counts, hurried.left) == (False, 0)
+        assert hurried.parts[0].prediction.passes[0] >= 8
+        assert other.left == 1
+        assert new[0] in counts
+
+    def test_who_has_a_turn_anyway_is_answered_once(self, lane: Lane) -> None:
+        hurried = self.hurried(lane, 0.2)
+        step(lane)
+        time.sleep(0.2)
+        work = lane.plan()
+        assert ([group.requests for group, _ in work.going], work.due, work.late) == ([[hurried]], [], [])
+        lane.run(work)
+        assert (hurried.left, len(hurried.parts)) == (0, 1)
+
+    def test_who_is_gone_in_time_is_not_told(self, lane: Lane) -> None:
+        gone, late = self.hurried(lane, 0.0), self.hurried(lane, 0.0)
+        assert gone.future.cancel()
+        assert lane.plan().late == [late]
+
+    def test_a_step_in_which_telling_it_fails_fails_its_request(self, lane: Lane) -> None:
+        large = [submitted(lane, 1000, 100) for _ in range(5)]
+        hurried = self.hurried(lane, 0.3)
+        while not hurried.admitted:
+            step(lane)
+        time.sleep(0.3)
+        work = lane.plan()
+        assert [group.requests for group in work.due] == [[hurried]]
+        failed = lane.fail(work, 0.0)
+        assert hurried in failed
+        assert large[0] in failed
+
+    def test_who_has_not_begun_in_time_is_told_at_once(self, lane: Lane) -> None:
+        large = [submitted(lane, 1000, 100) for _ in range(2)]
+        step(lane)
+        waiting = [submitted(lane, 16, 16) for _ in range(10)]
+        hurried = self.hurried(lane, 0.0)
+        work = lane.plan()
+        assert work.late == [hurried]
+        lane.run(work)
+        lane.end(work)
+        hurried.future.set_exception(DeadlineError())
+        for _ in range(40):
+            assert lane.plan().late == []
+        assert large[0].left
+        assert waiting[0].left
+
+    def test_requests_that_are_over_are_not_kept_for_their_time(self, lane: Lane) -> None:
+        left = []
+        for _ in range(300):
+            request = self.hurried(lane, 3600.0, passes=8)
+            left.append(weakref.ref(request))
+            while request.left:
+                step(lane)
+            request.future.set_result(None)
+        del request
+        gc.collect()
+        assert sum(one() is not None for one in left) <= 70
+
+
+def test_a_row_that_goes_on_keeps_no_others(lane: Lane) -> None:
+    many, few = submitted(lane, 15, 2), submitted(lane, 1)
+    x = np.random.default_rng(0).normal(size=(1, 4)).astype(np.float32)
+    few.inputs = (x,)
+    step(lane)
+    while many.left:
+        step(lane)
+    (group,) = [one for one in lane._old if isinstance(one, Group)]
+    assert len(group.cohort.frontier[0]) == 1
+    while few.left:
+        step(lane)
+    expected = lane.model.engine.predict(x, PASSES, 0)
+    assert np.abs(few.parts[0].prediction.mean - expected.mean).max() < 1e-6
 
 
 def step_with(lane: Lane, request: Request) -> int:

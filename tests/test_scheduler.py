@@ -16,6 +16,7 @@ from service.admission import OverloadedError
 from service.engine import NonFiniteOutputError
 from service.engine.cohort import Cohort
 from service.engine.statistics import ClassificationPrediction
+from service.lanes import Lane
 from service.loading import Loading, Model, load
 from service.metrics import Metrics
 from service.requests import Answer, DeadlineError, Plan
@@ -360,6 +361,72 @@ def test_what_cannot_be_planned_or_told_fails_its_requests_and_the_next_are_answ
             with pytest.raises(ZeroDivisionError):
                 ask(scheduler, model, rows(1)).result(30)
         assert ask(scheduler, model, rows(1)).result(30)
+
+
+def test_one_whose_turn_cannot_be_planned_leaves_no_other_unanswered(
+    model: Model, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[object] = []
+    turn = Lane._turn
+
+    def failing(lane: Lane, one: Any, work: Any, *others: Any) -> None:
+        turns.append(one)
+        if len(turns) == fails_at:
+            raise MemoryError("no room")
+        turn(lane, one, work, *others)
+
+    for fails_at in range(1, 9):
+        gate, first = held(scheduler, model, monkeypatch)
+        futures = [ask(scheduler, model, rows(1), passes=passes) for passes in (3, 3, 0, 0)]
+        futures += [ask(scheduler, model, rows(2), passes=5000) for _ in range(2)]
+        turns.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(Lane, "_turn", failing)
+            gate.open()
+            assert all(isinstance(future.exception(30), MemoryError | None) for future in (first, *futures))
+        assert len(turns) >= fails_at
+        assert (scheduler.queue_rows, scheduler._active) == (0, set())
+        monkeypatch.undo()
+    assert ask(scheduler, model, rows(1)).result(30)
+
+
+def test_a_model_whose_steps_fail_leaves_others_their_time(
+    model: Model, regression: Model, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = Scheduler(metrics, max_queue_rows=10_000, max_batch_rows=16)
+    fails: list[float] = []
+
+    def failing(work: Work) -> Any:
+        fails.append(time.perf_counter())
+        time.sleep(0.02)
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(model.engine.steps, "run", failing)
+    futures = [ask(scheduler, model, rows(1)) for _ in range(40)]
+    while not fails:
+        time.sleep(0.001)
+    other = ask(scheduler, regression, rows(1))
+    before = len(fails)
+    assert other.result(30)
+    assert len(fails) - before <= 3
+    assert all(isinstance(future.exception(60), MemoryError) for future in futures)
+    scheduler.stop()
+
+
+def test_who_is_late_in_two_ways_is_counted_once(
+    model: Model, scheduler: Scheduler, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, first = held(scheduler, model, monkeypatch)
+    late = ask(scheduler, model, rows(5), deadline=time.perf_counter())
+    (request,) = [one for one in scheduler._active if one.future is late]
+    lane = next(iter(scheduler._lanes.values()))
+    scheduler._leave(lane, [request, request])
+    scheduler._leave(lane, [request])
+    gate.open()
+    assert first.result(30)
+    with pytest.raises(DeadlineError):
+        late.result(30)
+    assert metrics.refused.labels("fragile", "deadline")._value.get() == 1
 
 
 def test_a_cancelled_request_leaves_at_the_next_step_and_harms_no_other(

@@ -145,18 +145,20 @@ async def _awaited(request: Request, future: "asyncio.Future[Answer]") -> Answer
     Raises:
         ProblemError: 499 where the client went away.
     """
-    await asyncio.wait({future}, timeout=_UNWATCHED_SECONDS)
-    if not future.done():
-        gone = asyncio.ensure_future(_gone(request))
-        waited: set[asyncio.Future[Any]] = {future, gone}
-        try:
+    gone: asyncio.Future[None] | None = None
+    try:
+        await asyncio.wait({future}, timeout=_UNWATCHED_SECONDS)
+        if not future.done():
+            gone = asyncio.ensure_future(_gone(request))
+            waited: set[asyncio.Future[Any]] = {future, gone}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-        finally:
+    finally:  # or it was cancelled itself
+        if gone is not None:
             gone.cancel()
-            if not future.done():
-                future.cancel()
-        if future.cancelled():
-            raise ProblemError(499, "the client went away before it was answered")
+        if not future.done():
+            future.cancel()
+    if future.cancelled():
+        raise ProblemError(499, "the client went away before it was answered")
     return future.result()
 
 

@@ -22,9 +22,9 @@ def gaussian_quantile(level: float) -> float:
 class MixtureQuantiles:
     """A mixture with one Gaussian (or, where its variance is 0, one point) for each pass.
 
-    When there are more than `CAPACITY`, neighbours by mean are merged in pairs into the Gaussian of the same weight,
-    mean and variance. The mixture keeps its mean and variance exactly; a quantile's level moves by about one share in
-    `CAPACITY`.
+    Whenever there are `CAPACITY` and more to come, neighbours by mean are merged in pairs into the Gaussian of the same
+    weight, mean and variance. The mixture keeps its mean and variance exactly; a quantile's level moves by about one
+    share in `CAPACITY`.
     """
 
     def __init__(self) -> None:
@@ -35,9 +35,19 @@ class MixtureQuantiles:
     def update(self, means: Floats, variances: Floats) -> None:
         """Take in the Gaussians of some passes, `[rows, passes, ...]` each."""
         means, variances = np.moveaxis(means, 1, 0), np.moveaxis(variances, 1, 0)
-        for start in range(0, len(means), CAPACITY // 2):
-            block = slice(start, start + CAPACITY // 2)
-            self._append(means[block], variances[block])
+        start = 0
+        while start < len(means):
+            if self._kept == CAPACITY:
+                assert self._means is not None
+                merged = _merge_neighbours(self._means, self._variances, self._weights)
+                self._means, self._variances, self._weights = merged
+            end = start + CAPACITY - self._kept  # not beyond: what is merged depends on no block
+            self._append(means[start:end], variances[start:end])
+            start = end
+
+    @property
+    def _kept(self) -> int:
+        return 0 if self._means is None else len(self._means)
 
     def _append(self, means: Floats, variances: Floats) -> None:
         weights = np.ones_like(means)
@@ -45,8 +55,6 @@ class MixtureQuantiles:
             means = np.concatenate([self._means, means])
             variances = np.concatenate([self._variances, variances])
             weights = np.concatenate([self._weights, weights])
-        if len(means) > CAPACITY:
-            means, variances, weights = _merge_neighbours(means, variances, weights)
         self._means, self._variances, self._weights = means, variances, weights
 
     def take(self, rows: "npt.NDArray[np.int64] | npt.NDArray[np.bool_] | slice") -> "MixtureQuantiles":

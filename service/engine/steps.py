@@ -21,6 +21,7 @@ STEP_BYTES = 64 * 2**20
 _MOST_PAIRS = 4096
 # Masks that all rows of a pass share are drawn for so many passes that they stay in the caches, in bytes.
 _SHARED_BYTES = 8 * 2**20
+_MOST_ROWS_KEPT = 4  # of a frontier, for each that is still needed
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,15 @@ class Steps:
             samples: whether to keep the samples, which takes memory for every pass.
         """
         return Cohort(frontier, places, seeds, indices, self._reading.statistics(), samples)
+
+    def compact(self, cohort: Cohort) -> None:
+        """Let go of a frontier most of whose rows are not the cohort's: those may be done long before it is."""
+        if len(cohort) * _MOST_ROWS_KEPT >= self._rows_of(cohort.frontier):
+            return
+        per_row = self._per_row or [True] * len(cohort.frontier)
+        values = zip(cohort.frontier, per_row, strict=True)
+        cohort.frontier = tuple(_taken(value, cohort.places) if own else value for value, own in values)
+        cohort.places = np.arange(len(cohort), dtype=np.int64)
 
     def run(self, work: Sequence[tuple[Cohort, int]]) -> Seconds:
         """Run so many next passes of each of some cohorts: one step.
@@ -177,6 +187,15 @@ class Steps:
         drawn = self._source.draw_each(cohort.seeds, cohort.indices, cohort.passes, passes)
         runs = [self._runtime.suffix(cohort.frontier, cohort.places, masks) for masks in drawn]
         return [np.stack(outputs, axis=1) for outputs in zip(*runs, strict=True)]
+
+
+def _taken(value: Any, rows: npt.NDArray[np.int64]) -> Any:
+    """Some rows of a frontier's value, in the form that the runtime keeps it in."""
+    if isinstance(value, np.ndarray):
+        return value[rows]
+    import torch
+
+    return value[torch.from_numpy(rows).to(value.device)]
 
 
 def _joined(parts: Sequence[Any]) -> Any:

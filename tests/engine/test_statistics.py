@@ -245,6 +245,14 @@ class TestQuantiles:
                 at = (means[row] <= found[row]).mean()
             assert abs(at - level) < 2.0 / CAPACITY
 
+    @pytest.mark.parametrize("noise", [0.0, 1.0])
+    def test_do_not_depend_on_how_passes_are_cut_into_blocks(self, noise):
+        means = random(2, 5000)
+        variances = np.full_like(means, noise)
+        expected = quantiles(means, variances).quantile(0.025)
+        for sizes in ([1] * 5000, [1024, 3976], [137] * 36 + [68], [1023, 2, 1025, 2950]):
+            np.testing.assert_array_equal(quantiles(means, variances, sizes).quantile(0.025), expected)
+
     def test_keep_the_mean_and_the_variance_of_the_mixture(self):
         means, variances = random(1, 5000), np.exp(random(1, 5000, seed=1))
         mixture = quantiles(means, variances)
