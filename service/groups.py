@@ -43,8 +43,10 @@ class Group:
         return self.passes - self.cohort.passes
 
     def drop(self, keep: npt.NDArray[np.bool_]) -> None:
-        """Go on with some rows only."""
-        self.cohort, self.owners, self.rows = self.cohort.take(keep), self.owners[keep], self.rows[keep]
+        """Go on with some rows only, and keep no requests but theirs."""
+        owners, self.owners = np.unique(self.owners[keep], return_inverse=True)
+        self.requests = [self.requests[owner] for owner in owners.tolist()]
+        self.cohort, self.rows = self.cohort.take(keep), self.rows[keep]
 
     def drop_cancelled(self) -> None:
         """Let go of the rows that nobody waits for any more."""

@@ -87,8 +87,6 @@ class Work:
         going: groups that go on, and how many passes each takes.
         beginnings: rows that begin, by the key of their plans.
         deterministic: rows of the baseline.
-        late: requests whose time is over.
-        due: groups with rows whose time is over, which have no turn.
         unfinished: groups that are to go on after it.
     """
 
@@ -96,8 +94,6 @@ class Work:
         self.going: list[tuple[Group, int]] = []
         self.beginnings: dict[tuple[object, ...], _Beginning] = {}
         self.deterministic = _Beginning()
-        self.late: list[Request] = []
-        self.due: list[Group] = []
         self.unfinished: list[Group] = []
 
     @property
@@ -109,8 +105,7 @@ class Work:
     def requests(self) -> list[Request]:
         """Whose rows are in it."""
         beginning = [request for one in (*self.beginnings.values(), self.deterministic) for request in one.requests]
-        groups = [*self.due, *(group for group, _ in self.going)]
-        return list(dict.fromkeys([*beginning, *(request for group in groups for request in group.requests)]))
+        return list(dict.fromkeys([*beginning, *(request for group, _ in self.going for request in group.requests)]))
 
 
 class Lane:
@@ -119,6 +114,7 @@ class Lane:
     Attributes:
         model: which model.
         time: how long its steps took so far, in seconds: the model that had least is next.
+        last_seconds: how long a step took of late.
     """
 
     def __init__(self, model: Model, step_seconds: float, sizes: Sizes, since: float = 0.0) -> None:
@@ -137,13 +133,18 @@ class Lane:
         self._new: deque[Request] = deque()
         self._old: deque[Request | Group] = deque()
         self._deadlines = Deadlines()
-        self._last_seconds = 0.0
+        self.last_seconds = 0.0
         self._unplanned: list[Request] = []  # whose turns were planned when planning failed
 
     @property
     def busy(self) -> bool:
         """Whether there is anything to do."""
         return bool(self._new or self._old)
+
+    @property
+    def hurries(self) -> bool:
+        """Whether a request may have a time to be answered in."""
+        return len(self._deadlines) > 0
 
     def submit(self, request: Request) -> None:
         """Take a request in."""
@@ -157,30 +158,43 @@ class Lane:
         try:
             self._plan(work)
         except BaseException:
-            self._unplanned = [*work.requests, *work.late]
+            self._unplanned = work.requests
             raise
         return work
 
     def _plan(self, work: Work) -> None:
         waiting = len(self._new) + sum(1 if isinstance(one, Request) else len(one.requests) for one in self._old)
         self._wanted_seconds = self._step_seconds * min(_LONGEST, max(1.0, waiting / _FEW_REQUESTS))
-        now = time.perf_counter() + self._last_seconds
         room = Room(self.sizes.rows.now, self.sizes.pairs.now, crowded=waiting > _FEW_REQUESTS)
-        due = self._deadlines.pop(now)
-        work.late += [request for request in due if request.admitted < request.rows]
         first = self._first(room)
         try:
             while first and room.left:
-                self._turn(first[0], work, room, now)
+                self._turn(first[0], work, room)
                 first.popleft()
         finally:  # whose turn did not come, where it cannot be planned
             self._old.extendleft(reversed(first))
         for waits in (self._new, self._old):
             while waits and room.left:
-                self._turn(waits[0], work, room, now)
+                self._turn(waits[0], work, room)
                 waits.popleft()
-        if due:
-            work.due = [one for one in self._old if isinstance(one, Group) and not due.isdisjoint(one.requests)]
+
+    def due(self, now: float) -> tuple[list[Request], list[Group]]:
+        """Whose time is over: requests with rows that have not begun, and the groups of the others, each once."""
+        due = self._deadlines.pop(now)
+        if not due:
+            return [], []
+        late = [request for request in due if request.admitted < request.rows]
+        return late, [one for one in self._old if isinstance(one, Group) and not due.isdisjoint(one.requests)]
+
+    def end_due(self, groups: list[Group], now: float) -> StepReport:
+        """Hand out what there is of groups that have rows whose time is over."""
+        started = time.perf_counter()
+        report = StepReport()
+        for group in groups:
+            self._settle(group, now, report)
+        self._old = deque(one for one in self._old if isinstance(one, Request) or len(one.cohort))
+        self.time += time.perf_counter() - started
+        return report
 
     def _first(self, room: Room) -> deque[Request | Group]:
         """Whose turn is before that of new requests: who has waited longest, and what a turn can finish."""
@@ -197,7 +211,7 @@ class Lane:
         self._old = left
         return first
 
-    def _turn(self, one: Request | Group, work: Work, room: Room, now: float) -> None:
+    def _turn(self, one: Request | Group, work: Work, room: Room) -> None:
         """Let a request or a group have its share of a step, as far as there is room."""
         if isinstance(one, Group):
             one.drop_cancelled()
@@ -206,7 +220,7 @@ class Lane:
                 passes = one.next_passes(self._most_passes(len(one.cohort), pairs))
                 work.going.append((one, passes))
                 room.take(0, passes * len(one.cohort))
-        elif not one.over and not one.is_late(now):  # who is late was told already
+        elif not one.over:
             needed = (one.rows - one.admitted) * one.plan.passes
             rows, pairs = self._begin(one, work, room.turn_rows, room.turn_pairs(needed))
             room.take(rows, pairs)
@@ -241,8 +255,6 @@ class Lane:
         report = StepReport(rows=work.begun + sum(len(group.cohort) for group, _ in work.going))
         if work.deterministic.rows:
             self._run_deterministic(work.deterministic, report)
-        for group in work.due:
-            self._settle(group, started + self._last_seconds, report)
         groups = [*work.going, *self._admitted(work)]
         report.seconds["prefix"] = time.perf_counter() - started
         report.passes = sum(passes * len(group.cohort) for group, passes in groups)
@@ -251,20 +263,29 @@ class Lane:
             report.seconds |= {"masks": ran.masks, "suffix": ran.suffix, "statistics": ran.statistics}
         now = time.perf_counter()
         for group, _ in groups:
-            self._settle(group, now + self._last_seconds, report)
+            self._settle(group, now + self.last_seconds, report)
             if len(group.cohort):
-                self._steps.compact(group.cohort)
                 work.unfinished.append(group)
+        self._let_go(work.unfinished)
         self._learn(work, report, time.perf_counter() - started)
         return report
+
+    def _let_go(self, unfinished: list[Group]) -> None:
+        """Keep no rows of a frontier that are done, once they are most of it."""
+        for group in unfinished:
+            if self._steps.is_sparse(group.cohort, len(group.cohort)):
+                frontier = group.cohort.frontier
+                others = (*unfinished, *(one for one in self._old if isinstance(one, Group)))
+                needed = sum(len(one.cohort) for one in others if one.cohort.frontier is frontier)
+                if self._steps.is_sparse(group.cohort, needed):  # else what they share would be copied step by step
+                    self._steps.compact(group.cohort)
 
     def end(self, work: Work) -> None:
         """What is not finished waits for its next turn."""
         self._old.extend(work.unfinished)
 
-    def fail(self, work: Work, seconds: float) -> list[Request]:
-        """The requests of a step that failed, after so much time, which leave; the next steps are half as large."""
-        self.time += seconds  # or it would be next again and again, before the other models
+    def fail(self, work: Work) -> list[Request]:
+        """The requests of a step that failed, which leave; the next steps are half as large."""
         self.sizes.rows.halve()
         self.sizes.pairs.halve()
         failed = work.requests or self._all()  # of all, where not even a step could be planned
@@ -321,7 +342,7 @@ class Lane:
     def _learn(self, work: Work, report: StepReport, total: float) -> None:
         """Set the size of the next steps by the time of this one."""
         self.time += total
-        self._last_seconds += _SMOOTHING * (total - self._last_seconds)
+        self.last_seconds += _SMOOTHING * (total - self.last_seconds)
         if work.begun:
             self.sizes.rows.learn(work.begun, report.seconds["prefix"], self._wanted_seconds)
         if report.passes:

@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import weakref
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -116,6 +117,7 @@ class Request:
         admitted: how many of its rows have begun.
         parts: what was found.
         expected: the passes that it was expected to take, each of one row.
+        told: whether it was answered, though its future may not know yet.
     """
 
     model: Model
@@ -128,6 +130,7 @@ class Request:
     admitted: int = 0
     parts: list[Part] = field(default_factory=list)
     expected: float = 0.0
+    told: bool = False
 
     def __post_init__(self) -> None:
         self.rows = len(self.inputs[0])
@@ -137,7 +140,7 @@ class Request:
     @property
     def over(self) -> bool:
         """Whether nobody waits for it any more."""
-        return self.future.done()
+        return self.told or self.future.done()
 
     def is_late(self, now: float) -> bool:
         """Whether its time is over."""
@@ -179,7 +182,7 @@ class Deadlines:
     """Requests that have a time to be answered in."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Request]] = []
+        self._heap: list[tuple[float, int, weakref.ref[Request]]] = []  # answered requests are not to be kept
         self._numbers = itertools.count()
         self._most = _FEWEST_LOOKED_THROUGH
 
@@ -189,16 +192,16 @@ class Deadlines:
     def add(self, deadline: float, request: Request) -> None:
         """Take a request in. Those that are over leave, now and then, whatever time they have."""
         if len(self._heap) >= self._most:
-            self._heap = [one for one in self._heap if not one[-1].over]
+            self._heap = [one for one in self._heap if (left := one[-1]()) is not None and not left.over]
             heapq.heapify(self._heap)
             self._most = _FEWEST_LOOKED_THROUGH + 2 * len(self._heap)
-        heapq.heappush(self._heap, (deadline, next(self._numbers), request))
+        heapq.heappush(self._heap, (deadline, next(self._numbers), weakref.ref(request)))
 
     def pop(self, now: float) -> set[Request]:
         """Those whose time is over, which leave; none that is over itself."""
         due: set[Request] = set()
         while self._heap and self._heap[0][0] <= now:
-            request = heapq.heappop(self._heap)[-1]
-            if not request.over:
+            request = heapq.heappop(self._heap)[-1]()
+            if request is not None and not request.over:
                 due.add(request)
         return due

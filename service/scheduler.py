@@ -54,6 +54,7 @@ class Scheduler:
         self._lanes: dict[int, Lane] = {}
         self._sizes: dict[str, Sizes] = {}  # of each model's steps, which its next lane begins with
         self._active: set[Request] = set()
+        self._hurried: list[Lane] = []  # with times to keep, when the next step was chosen
         self._last_end = 0.0  # of a step, behind which there was more to do
         self._look_again = 0.0
         self._changed = threading.Condition()
@@ -137,16 +138,32 @@ class Scheduler:
 
     def _work(self) -> None:
         while (lane := self._next()) is not None:
+            if self._hurried:
+                self._keep_deadlines(time.perf_counter() + lane.last_seconds)
             self._step(lane)
             del lane  # while nothing is to be done, no model is kept
 
+    def _keep_deadlines(self, now: float) -> None:
+        """Answer whose time will be over after the next step, of whatever model, with what there is."""
+        with self._changed:
+            due = [(lane, *lane.due(now)) for lane in self._hurried]
+        for lane, late, groups in due:
+            self._leave(lane, late)
+            if groups:
+                try:
+                    report = lane.end_due(groups, now)
+                except Exception:  # they have their turns yet
+                    _log.exception("a deadline was not kept", model=lane.model.name)
+                else:
+                    self._leave(lane, report.late)
+                    self._answer(lane, report.finished)
+
     def _step(self, lane: Lane) -> None:
         """Plan and run a step of a model."""
-        work, began = Work(), time.perf_counter()
+        work, began, before = Work(), time.perf_counter(), lane.time
         try:
             with self._changed:
                 work = lane.plan()
-            self._leave(lane, work.late)
             if work.requests:
                 self._run(lane, work)
         except Exception as error:  # whatever it is: it is this step's, and the thread must live
@@ -154,7 +171,8 @@ class Scheduler:
             _log.exception("a step failed", model=lane.model.name, requests=len(work.requests))
             self._metrics.of(self._metrics.step_failures, lane.model.name).inc()
             with self._changed:
-                failed = lane.fail(work, time.perf_counter() - began)
+                failed = lane.fail(work)
+            lane.time = max(lane.time, before + time.perf_counter() - began)  # or it would be next again and again
             self._settle([(request, error) for request in failed])
 
     def _run(self, lane: Lane, work: Work) -> None:
@@ -165,7 +183,12 @@ class Scheduler:
         with self._changed:
             lane.end(work)
         self._leave(lane, report.late)
-        self._answer(lane, report, started)
+        self._tell(lane, report)
+        with self._changed:
+            now = time.perf_counter()
+            self._queue.ran(lane.model.name, max(report.passes, report.rows), now - (self._last_end or started))
+        self._answer(lane, report.finished)
+        self._last_end = now
 
     def _next(self) -> Lane | None:
         """Whose step is next; None when the scheduler stops."""
@@ -173,6 +196,7 @@ class Scheduler:
             while True:
                 self._forget_cancelled()
                 self._drop_idle()
+                self._hurried = [lane for lane in self._lanes.values() if lane.hurries]
                 if self._lanes:
                     return min(self._lanes.values(), key=lambda lane: lane.time)
                 if self._stopping:
@@ -205,16 +229,21 @@ class Scheduler:
             self._metrics.of(self._metrics.refused, lane.model.name, "deadline").inc(len(late))
             self._settle([(request, DeadlineError()) for request in late])
 
-    def _answer(self, lane: Lane, report: StepReport, started: float) -> None:
+    def _tell(self, lane: Lane, report: StepReport) -> None:
+        """Tell the metrics of a step."""
         name, metrics = lane.model.name, self._metrics
         metrics.of(metrics.step_rows, name).observe(report.rows)
         metrics.of(metrics.step_passes, name).observe(report.passes)
         for stage, spent in report.seconds.items():
             metrics.of(metrics.step_duration, name, stage).observe(spent)
         metrics.of(metrics.passes, name).inc(max(report.passes, report.rows))
+
+    def _answer(self, lane: Lane, finished: list[Request]) -> None:
+        """Answer requests all of whose rows are done."""
+        name, metrics = lane.model.name, self._metrics
         now = time.perf_counter()
         answers: list[tuple[Request, Answer | BaseException]] = []
-        for request in report.finished:
+        for request in finished:
             try:
                 answer: Answer | BaseException = request.answer(now)
             except Exception as error:  # a network that answered NaN
@@ -223,18 +252,18 @@ class Scheduler:
             metrics.of(metrics.compute_duration, name).observe(now - (request.started or now))
             metrics.of(metrics.rows, name).inc(request.rows)
             answers.append((request, answer))
-        with self._changed:
-            self._queue.ran(name, max(report.passes, report.rows), now - (self._last_end or started))
-            for request in report.finished:
-                if request.plan.tolerance is not None:
+        stopped = [request for request in finished if request.plan.tolerance is not None]
+        if stopped:
+            with self._changed:
+                for request in stopped:
                     self._queue.stopped(name, request.mean_passes)
         self._settle(answers)
-        self._last_end = now
 
     def _settle(self, answers: list[tuple[Request, Answer | BaseException]]) -> None:
         """Hand out answers, all at once."""
         with self._changed:
             for request, _ in answers:
+                request.told = True
                 self._forget(request)
         settled: Settled = [(request.future, answer) for request, answer in answers]
         if settled:

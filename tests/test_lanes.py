@@ -11,7 +11,7 @@ import pytest
 from service.groups import Group
 from service.lanes import Lane
 from service.loading import Loading, Model, load
-from service.requests import DeadlineError, Plan, Request
+from service.requests import Plan, Request
 from service.sizes import Limit, Sizes
 from tests.bundles import CLASSIFIER, write_bundle
 
@@ -134,79 +134,86 @@ class TestDeadlines:
         return Lane(model, 10.0, Sizes(Limit(16, 16), Limit(64, 64)))
 
     @staticmethod
-    def hurried(lane: Lane, seconds: float, rows: int = 1, passes: int = PASSES) -> Request:
+    def hurried(lane: Lane, deadline: float, rows: int = 1, passes: int = PASSES) -> Request:
         x = np.zeros((rows, 4), np.float32)
-        plan = Plan(passes, deadline=time.perf_counter() + seconds)
-        request = Request(lane.model, (x,), 0, plan, Future(), time.perf_counter())
+        request = Request(lane.model, (x,), 0, Plan(passes, deadline=deadline), Future(), time.perf_counter())
         lane.submit(request)
         return request
 
-    def test_what_there_is_is_answered_in_time_whoever_has_a_turn(self, lane: Lane) -> None:
-        large = [submitted(lane, 1000, 100) for _ in range(5)]
-        hurried, other = self.hurried(lane, 0.3), self.hurried(lane, 30.0)
-        while not hurried.admitted or not other.admitted:
-            step(lane)
-        time.sleep(0.3)
-        assert all(request.left for request in large)
-        new = [submitted(lane, 1, 16) for _ in range(20)]
-        counts = step(lane)
-        assert (hurried in counts, hurried.left) == (False, 0)
-        assert hurried.parts[0].prediction.passes[0] >= 8
-        assert other.left == 1
-        assert new[0] in counts
-
-    def test_who_has_a_turn_anyway_is_answered_once(self, lane: Lane) -> None:
-        hurried = self.hurried(lane, 0.2)
+    def test_what_there_is_is_handed_out_in_time_without_a_turn(self, lane: Lane) -> None:
+        soon, later = time.perf_counter() + 1000.0, time.perf_counter() + 2000.0
+        first, second, other = self.hurried(lane, soon), self.hurried(lane, soon), self.hurried(lane, later)
         step(lane)
-        time.sleep(0.2)
-        work = lane.plan()
-        assert ([group.requests for group, _ in work.going], work.due, work.late) == ([[hurried]], [], [])
-        lane.run(work)
-        assert (hurried.left, len(hurried.parts)) == (0, 1)
+        for _ in range(5):
+            submitted(lane, 1000, 100)
+            step(lane)
+        assert lane.due(soon - 1.0) == ([], [])
+        late, groups = lane.due(soon)
+        assert late == []
+        assert {*groups[0].requests} == {first, second, other}
+        report = lane.end_due(groups, soon)
+        assert ({*report.finished}, report.late) == ({first, second}, [])
+        assert (first.left, second.left, other.left) == (0, 0, 1)
+        assert first.parts[0].prediction.passes[0] >= 8
+        assert lane.due(soon) == ([], [])
+        assert any(other in step(lane) for _ in range(8))
 
-    def test_who_is_gone_in_time_is_not_told(self, lane: Lane) -> None:
-        gone, late = self.hurried(lane, 0.0), self.hurried(lane, 0.0)
+    def test_nothing_is_left_of_a_group_whose_time_is_over(self, lane: Lane) -> None:
+        deadline = time.perf_counter() + 1000.0
+        hurried = self.hurried(lane, deadline)
+        step(lane)
+        _, groups = lane.due(deadline)
+        assert lane.end_due(groups, deadline).finished == [hurried]
+        assert not lane.busy
+
+    def test_who_has_not_begun_in_time_is_late_and_does_not_begin_once_told(self, lane: Lane) -> None:
+        deadline = time.perf_counter() + 1000.0
+        submitted(lane, 1000, 100)
+        step(lane)
+        late, other = self.hurried(lane, deadline), self.hurried(lane, deadline)
+        found, groups = lane.due(deadline)
+        assert ({*found}, groups) == ({late, other}, [])
+        late.told = True
+        for _ in range(20):
+            step(lane)
+        assert (late.admitted, other.admitted) == (0, 1)
+
+    def test_who_has_too_few_passes_is_late(self, lane: Lane) -> None:
+        deadline = time.perf_counter() + 1000.0
+        hurried = self.hurried(lane, deadline, rows=16)
+        lane.sizes.pairs.halve()
+        lane.sizes.pairs.halve()
+        while hurried.admitted < 16:
+            step(lane)
+        late, groups = lane.due(deadline)
+        few = [group for group in groups if group.cohort.passes < 8]
+        assert few
+        assert (late, lane.end_due(few, deadline).late[0]) == ([], hurried)
+
+    def test_who_is_gone_or_told_is_not_late(self, lane: Lane) -> None:
+        deadline = time.perf_counter()
+        gone, told, late = (self.hurried(lane, deadline) for _ in range(3))
         assert gone.future.cancel()
-        assert lane.plan().late == [late]
+        told.told = True
+        assert lane.due(deadline) == ([late], [])
 
-    def test_a_step_in_which_telling_it_fails_fails_its_request(self, lane: Lane) -> None:
-        large = [submitted(lane, 1000, 100) for _ in range(5)]
-        hurried = self.hurried(lane, 0.3)
-        while not hurried.admitted:
-            step(lane)
-        time.sleep(0.3)
-        work = lane.plan()
-        assert [group.requests for group in work.due] == [[hurried]]
-        failed = lane.fail(work, 0.0)
-        assert hurried in failed
-        assert large[0] in failed
-
-    def test_who_has_not_begun_in_time_is_told_at_once(self, lane: Lane) -> None:
-        large = [submitted(lane, 1000, 100) for _ in range(2)]
-        step(lane)
-        waiting = [submitted(lane, 16, 16) for _ in range(10)]
-        hurried = self.hurried(lane, 0.0)
-        work = lane.plan()
-        assert work.late == [hurried]
-        lane.run(work)
-        lane.end(work)
-        hurried.future.set_exception(DeadlineError())
-        for _ in range(40):
-            assert lane.plan().late == []
-        assert large[0].left
-        assert waiting[0].left
-
-    def test_requests_that_are_over_are_not_kept_for_their_time(self, lane: Lane) -> None:
+    def test_requests_that_were_answered_are_not_kept_for_their_time(self, lane: Lane) -> None:
         left = []
         for _ in range(300):
-            request = self.hurried(lane, 3600.0, passes=8)
+            request = self.hurried(lane, time.perf_counter() + 3600.0, passes=8)
             left.append(weakref.ref(request))
-            while request.left:
+            for _ in range(3):
                 step(lane)
-            request.future.set_result(None)
+            assert request.left == 0
+            request.told = True
         del request
         gc.collect()
-        assert sum(one() is not None for one in left) <= 70
+        assert [one() for one in left] == [None] * 300
+        assert len(lane._deadlines) <= 64
+
+
+def groups_of(lane: Lane) -> list[Group]:
+    return [one for one in lane._old if isinstance(one, Group)]
 
 
 def test_a_row_that_goes_on_keeps_no_others(lane: Lane) -> None:
@@ -216,12 +223,40 @@ def test_a_row_that_goes_on_keeps_no_others(lane: Lane) -> None:
     step(lane)
     while many.left:
         step(lane)
-    (group,) = [one for one in lane._old if isinstance(one, Group)]
+    (group,) = groups_of(lane)
+    assert group.requests == [few]
     assert len(group.cohort.frontier[0]) == 1
     while few.left:
         step(lane)
     expected = lane.model.engine.predict(x, PASSES, 0)
     assert np.abs(few.parts[0].prediction.mean - expected.mean).max() < 1e-6
+
+
+def test_requests_whose_rows_are_done_are_not_kept_by_others(lane: Lane) -> None:
+    x = np.zeros((1, 4), np.float32)
+    stops = [Plan(PASSES, tolerance=tolerance) for tolerance in (1.0, 1e-9, 1.0, 1e-9)]
+    requests = [Request(lane.model, (x,), seed, plan, Future(), 0.0) for seed, plan in enumerate(stops)]
+    for request in requests:
+        lane.submit(request)
+    while any(request.left for request in requests[::2]):
+        step(lane)
+    (group,) = groups_of(lane)
+    assert group.requests == requests[1::2]
+    assert group.owners.tolist() == [0, 1]
+
+
+def test_rows_that_share_what_most_need_go_on_sharing_it(lane: Lane) -> None:
+    given = ((15, Plan(PASSES, tolerance=1e-9)), (1, Plan(PASSES - 1, tolerance=1e-9)))
+    many, few = (
+        Request(lane.model, (np.zeros((rows, 4), np.float32),), 0, plan, Future(), 0.0) for rows, plan in given
+    )
+    lane.submit(many)
+    lane.submit(few)
+    for _ in range(3):
+        step(lane)
+    first, second = groups_of(lane)
+    assert {*first.requests, *second.requests} == {many, few}
+    assert first.cohort.frontier is second.cohort.frontier
 
 
 def step_with(lane: Lane, request: Request) -> int:

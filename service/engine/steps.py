@@ -93,10 +93,12 @@ class Steps:
         """
         return Cohort(frontier, places, seeds, indices, self._reading.statistics(), samples)
 
+    def is_sparse(self, cohort: Cohort, needed: int) -> bool:
+        """Whether so many rows are few of those of a cohort's frontier."""
+        return needed * _MOST_ROWS_KEPT < self._rows_of(cohort.frontier)
+
     def compact(self, cohort: Cohort) -> None:
-        """Let go of a frontier most of whose rows are not the cohort's: those may be done long before it is."""
-        if len(cohort) * _MOST_ROWS_KEPT >= self._rows_of(cohort.frontier):
-            return
+        """Let go of the frontier's rows that are not the cohort's: those may be done long before it is."""
         per_row = self._per_row or [True] * len(cohort.frontier)
         values = zip(cohort.frontier, per_row, strict=True)
         cohort.frontier = tuple(_taken(value, cohort.places) if own else value for value, own in values)
