@@ -312,9 +312,10 @@ class TestDeadlines:
     def test_it_is_kept_whichever_models_turn_it_is(self, model: Model, regression: Model, metrics: Metrics) -> None:
         scheduler = Scheduler(metrics, max_queue_rows=100_000, max_batch_rows=64)
         other = ask(scheduler, regression, rows(4000), passes=1_000_000)
-        hurried = ask(scheduler, model, rows(1), passes=1_000_000, deadline=time.perf_counter() + 1.0)
+        hurried = ask(scheduler, model, rows(1), passes=1_000_000, deadline=time.perf_counter() + 2.0)
         while not any(lane.model is model and lane.time for lane in list(scheduler._lanes.values())):
             assert not hurried.done()
+            time.sleep(0.001)
         for lane in list(scheduler._lanes.values()):
             lane.time += 1e9 * (lane.model is model)  # no turn any more
         assert hurried.result(30).prediction.passes[0] >= 8
@@ -335,9 +336,10 @@ class TestDeadlines:
         monkeypatch.setattr(Lane, "end_due", failing)
         scheduler = Scheduler(metrics, max_queue_rows=100_000, max_batch_rows=64)
         other = ask(scheduler, regression, rows(4000), passes=1_000_000)
-        hurried = ask(scheduler, model, rows(1), passes=1_000_000, deadline=time.perf_counter() + 1.0)
+        hurried = ask(scheduler, model, rows(1), passes=1_000_000, deadline=time.perf_counter() + 2.0)
         while not any(lane.model is model and lane.time for lane in list(scheduler._lanes.values())):
             assert not hurried.done()
+            time.sleep(0.001)
         for lane in list(scheduler._lanes.values()):
             lane.time += 1e9 * (lane.model is model)
         assert hurried.result(30).prediction.passes[0] >= 8
