@@ -309,15 +309,21 @@ class TestDeadlines:
         assert np.abs(means(answer) - expected.mean).max() < 1e-6
         assert answer.prediction.passes.tolist() == [60] * 3
 
-    def test_it_is_kept_whichever_models_turn_it_is(self, model: Model, regression: Model, metrics: Metrics) -> None:
-        scheduler = Scheduler(metrics, max_queue_rows=100_000, max_batch_rows=64)
-        other = ask(scheduler, regression, rows(4000), passes=1_000_000)
+    @staticmethod
+    def without_turns(scheduler: Scheduler, model: Model) -> Any:
+        """A request with a deadline that has begun, and whose model has no turn any more."""
         hurried = ask(scheduler, model, rows(1), passes=1_000_000, deadline=time.perf_counter() + 2.0)
         while not any(lane.model is model and lane.time for lane in list(scheduler._lanes.values())):
             assert not hurried.done()
             time.sleep(0.001)
         for lane in list(scheduler._lanes.values()):
-            lane.time += 1e9 * (lane.model is model)  # no turn any more
+            lane.time += 1e9 * (lane.model is model)
+        return hurried
+
+    def test_it_is_kept_whichever_models_turn_it_is(self, model: Model, regression: Model, metrics: Metrics) -> None:
+        scheduler = Scheduler(metrics, max_queue_rows=100_000, max_batch_rows=64)
+        other = ask(scheduler, regression, rows(4000), passes=1_000_000)
+        hurried = self.without_turns(scheduler, model)
         assert hurried.result(30).prediction.passes[0] >= 8
         assert not other.done()
         other.cancel()
@@ -336,12 +342,7 @@ class TestDeadlines:
         monkeypatch.setattr(Lane, "end_due", failing)
         scheduler = Scheduler(metrics, max_queue_rows=100_000, max_batch_rows=64)
         other = ask(scheduler, regression, rows(4000), passes=1_000_000)
-        hurried = ask(scheduler, model, rows(1), passes=1_000_000, deadline=time.perf_counter() + 2.0)
-        while not any(lane.model is model and lane.time for lane in list(scheduler._lanes.values())):
-            assert not hurried.done()
-            time.sleep(0.001)
-        for lane in list(scheduler._lanes.values()):
-            lane.time += 1e9 * (lane.model is model)
+        hurried = self.without_turns(scheduler, model)
         assert hurried.result(30).prediction.passes[0] >= 8
         assert len(fails) == 1
         other.cancel()
