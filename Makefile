@@ -15,7 +15,7 @@ test: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict service
+	$(BIN)/mypy --strict
 	$(BIN)/hadolint Dockerfile
 
 # Both need the MNIST files: MCDROPOUT_MNIST=FOLDER, else ../shared/data/mnist.

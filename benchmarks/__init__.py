@@ -1,6 +1,6 @@
 """What is measured, and against whom. Run from the root of the repository.
 
-`service` is imported first, since it tells ONNX Runtime to report nothing.
+`mcdropout` is imported first, since it tells ONNX Runtime to report nothing.
 """
 
-import service as service
+import mcdropout as mcdropout

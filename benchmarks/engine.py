@@ -27,14 +27,14 @@ from typing import Any, get_args
 import numpy as np
 import onnxruntime
 import torch
+from mcdropout.engine import ClassificationPrediction, Engine
+from mcdropout.engine.subject import RuntimeName
 from torch import Tensor, nn
 
 from benchmarks.bundles import REPOSITORY, load_network, load_rows
 from benchmarks.memory import ROWS, request_bytes
 from benchmarks.peers import EAGER_LOOP, Contestant, Moments, contestants, loop_probabilities, with_dropout_on
 from benchmarks.timing import MATMUL_OPERATIONS, Spread, interleave, matmuls
-from service.engine import ClassificationPrediction, Engine
-from service.engine.subject import RuntimeName
 
 OURS = "mcdropout"
 CNN, MLP = "mnist-cnn", "mnist-mlp"

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from mcdropout.engine import Engine
+from mcdropout.engine.subject import RuntimeName
 
 from benchmarks.bundles import REPOSITORY, load_network
-from service.engine import Engine
-from service.engine.subject import RuntimeName
 
 ROWS = 8
 _WARM_PASSES = 10

@@ -55,7 +55,7 @@ def _start(python: Path, models: Path) -> tuple[float, float, bytes]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [str(python), "-m", "service", "serve", "--models", str(models), "--port", str(port), "--no-compile"]
+    command = [str(python), "-m", "mcdropout", "serve", "--models", str(models), "--port", str(port), "--no-compile"]
     began = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:

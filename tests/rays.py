@@ -117,7 +117,7 @@ def on_ray(log_folder: Path, cpus: int, environment: dict[str, str] | None = Non
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
         given = os.environ | _QUIET | {"RAY_TMPDIR": temporary} | (environment or {})
         config = log_folder / f"serve-{port}.yaml"
-        application = {"name": "mcdropout", "route_prefix": "/", "import_path": "deploy.ray:app", "args": options}
+        application = {"name": "mcdropout", "route_prefix": "/", "import_path": "mcdropout.ray:app", "args": options}
         config.write_text(yaml.safe_dump({"http_options": {"host": HOST, "port": port}, "applications": [application]}))
         start = ["ray", "start", "--head", "--block", f"--node-ip-address={HOST}", f"--port={address.split(':')[1]}"]
         start += [

@@ -11,8 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
-
-from service.log import LOG_SECONDS
+from mcdropout.log import LOG_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 MCDROPOUT = Path(sys.executable).with_name("mcdropout")

@@ -6,8 +6,7 @@ import sys
 import threading
 
 import pytest
-
-from service.log import _Gathered
+from mcdropout.log import _Gathered
 
 _LINES = 20_000
 

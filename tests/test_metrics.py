@@ -3,10 +3,9 @@
 import asyncio
 
 import pytest
+from mcdropout.api.observe import ObserveMiddleware
+from mcdropout.metrics import Metrics
 from starlette.types import Receive, Scope, Send
-
-from service.api.observe import ObserveMiddleware
-from service.metrics import Metrics
 
 
 def lines(metrics: Metrics, name: str) -> list[str]:

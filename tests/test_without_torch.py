@@ -33,7 +33,7 @@ def plain(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     for name in BUNDLES:
         shutil.copytree(MODELS / name, models / name)
     write_bundle(models, "new")
-    command = (str(python), "-m", "service")
+    command = (str(python), "-m", "mcdropout")
     with serving(
         models,
         tmp_path_factory.mktemp("log"),
@@ -87,7 +87,7 @@ def test_a_bundle_that_has_to_be_compiled_is_refused_with_what_to_install(plain:
 
 
 def test_to_inspect_a_pytorch_network_is_refused_with_what_to_install(python: Path) -> None:
-    command = [str(python), "-m", "service", "inspect", "--format", "json", str(MODELS / "mnist-cnn")]
+    command = [str(python), "-m", "mcdropout", "inspect", "--format", "json", str(MODELS / "mnist-cnn")]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment(python))
     assert done.returncode == 1
     assert "torch, which is not installed; pip install 'mcdropout[torch]'" in done.stdout

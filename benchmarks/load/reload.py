@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import yaml
+from mcdropout.catalogue.bundle import Bundle
+from mcdropout.catalogue.compilation import COMPILED, compile_bundle, install, stale_parts
 from safetensors.torch import load_file, save_file
 
 from benchmarks.bundles import MODELS
@@ -26,8 +28,6 @@ from benchmarks.load.generator import CLOSED, UNANSWERED, Answers, Generator, Jo
 from benchmarks.load.servers import Server, ours
 from benchmarks.load.vanish import MOST_DESCRIPTORS
 from benchmarks.timing import Spread
-from service.bundle import Bundle
-from service.compilation import COMPILED, compile_bundle, install, stale_parts
 
 _MODEL, _MC = "mnist-mlp", 20
 _CLIENTS = 16

@@ -116,7 +116,18 @@ def ours(
     **environment: str,
 ) -> AbstractContextManager[Server]:
     """`mcdropout serve`, quiet, by a command that `prefix` begins; on `models/` where no other folder is given."""
-    command = [*prefix, sys.executable, "-m", "service", "serve", "--models", str(models), "--default", default, *flags]
+    command = [
+        *prefix,
+        sys.executable,
+        "-m",
+        "mcdropout",
+        "serve",
+        "--models",
+        str(models),
+        "--default",
+        default,
+        *flags,
+    ]
     return running(command, folder, "/health/ready", None, {"MCDROPOUT_LOG_LEVEL": "warning"} | environment)
 
 

@@ -1,8 +1,7 @@
 """Layers of rectified units that drop weights instead of units."""
 
+from mcdropout.layers import DropConnectLinear
 from torch import Tensor, nn
-
-from service.layers import DropConnectLinear
 
 
 class Network(nn.Module):

@@ -1,8 +1,7 @@
 """A recurrent network that reads a digit row by row, with one dropout mask for all its steps."""
 
+from mcdropout.layers import VariationalLSTM
 from torch import Tensor, nn
-
-from service.layers import VariationalLSTM
 
 
 class Network(nn.Module):

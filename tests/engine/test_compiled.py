@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mcdropout.engine import Engine, InvalidInputError, UnsupportedModelError, VerificationError
+from mcdropout.engine.errors import CompiledError
+from mcdropout.engine.runtimes.sessions import SessionOptions
+from mcdropout.layers import GaussianDropout
 from torch import nn
 
-from service.engine import Engine, InvalidInputError, UnsupportedModelError, VerificationError
-from service.engine.errors import CompiledError
-from service.engine.runtimes.sessions import SessionOptions
-from service.layers import GaussianDropout
 from tests.engine.networks import Custom, conv_net, drop_connect, many_sites, mlp
 
 

@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-
-from service.engine import Engine, Selection
-from service.layers import (
+from mcdropout.engine import Engine, Selection
+from mcdropout.layers import (
     DropBlock2d,
     DropConnectLinear,
     GaussianDropout,
@@ -22,6 +20,8 @@ from service.layers import (
     VariationalDropout,
     VariationalLSTM,
 )
+from torch import nn
+
 from tests.engine.networks import Custom, drop_connect, drop_path
 
 PASSES = 4000

@@ -8,15 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from mcdropout.engine import Engine, InvalidInputError, NonFiniteOutputError, UnsupportedModelError
+from mcdropout.engine.masks import MAX_SEED, MaskSource
+from mcdropout.engine.program import FrontierValue
+from mcdropout.engine.pytorch.cut.program import export, split
+from mcdropout.engine.pytorch.find.discovery import discover
+from mcdropout.engine.runtimes.torch import TorchRuntime
+from mcdropout.engine.statistics import take
 from torch import nn
 
-from service.engine import Engine, InvalidInputError, NonFiniteOutputError, UnsupportedModelError
-from service.engine.masks import MAX_SEED, MaskSource
-from service.engine.program import FrontierValue
-from service.engine.pytorch.discovery import discover
-from service.engine.pytorch.program import export, split
-from service.engine.runtimes.torch import TorchRuntime
-from service.engine.statistics import take
 from tests.engine.networks import Custom, conv_net, drop_connect, many_sites, mlp
 
 RUNTIMES = ["torch", "onnx", "eager"]

@@ -4,18 +4,18 @@ from functools import partial
 
 import pytest
 import torch
+from mcdropout.engine import inspection
+from mcdropout.engine.findings import findings_of_sites
+from mcdropout.engine.masks import MaskSource
+from mcdropout.engine.pytorch.cut.program import export
+from mcdropout.engine.pytorch.find.discovery import discover
+from mcdropout.engine.pytorch.find.findings import findings_of_graph
+from mcdropout.engine.pytorch.module import understand
+from mcdropout.engine.reading import Reading
+from mcdropout.engine.subject import Target
+from mcdropout.layers import DropConnectLinear, StochasticDepth, VariationalDropout, VariationalLSTM
 from torch import nn
 
-from service.engine import inspection
-from service.engine.findings import findings_of_sites
-from service.engine.masks import MaskSource
-from service.engine.pytorch.discovery import discover
-from service.engine.pytorch.findings import findings_of_graph
-from service.engine.pytorch.program import export
-from service.engine.pytorch.subject import understand
-from service.engine.reading import Reading
-from service.engine.subject import Target
-from service.layers import DropConnectLinear, StochasticDepth, VariationalDropout, VariationalLSTM
 from tests.engine.networks import Custom, conv_net, mlp
 
 

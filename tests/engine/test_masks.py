@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
-from service.engine import native
-from service.engine.masks import MAX_SEED, PASS_ROW, MaskSource
-from service.engine.sites import Site
+from mcdropout.engine import native
+from mcdropout.engine.masks import MAX_SEED, PASS_ROW, MaskSource
+from mcdropout.engine.sites import Site
 
 
 def site(p, units, scope="row", kind="element"):

@@ -6,13 +6,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from mcdropout.catalogue.bundle import Bundle
+from mcdropout.catalogue.code import load_network
+from mcdropout.catalogue.loading import Loading, load
+from mcdropout.catalogue.network import subject_of
+from mcdropout.engine import ClassificationPrediction, Engine, native
+from mcdropout.engine.subject import Target
 
-from service.bundle import Bundle
-from service.engine import ClassificationPrediction, Engine, native
-from service.engine.subject import Target
-from service.loading import Loading, load
-from service.networks import load_network
-from service.subjects import subject_of
 from tests.conftest import MODELS
 
 BUNDLES = sorted(path.parent.name for path in MODELS.glob("*/model.yaml"))

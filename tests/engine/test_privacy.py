@@ -8,7 +8,7 @@ from pathlib import Path
 
 def test_onnx_runtime_keeps_no_identifier_and_no_reports_of_a_run(tmp_path: Path) -> None:
     program = (
-        "import torch; from torch import nn; from service.engine import Engine\n"
+        "import torch; from torch import nn; from mcdropout.engine import Engine\n"
         "network = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.Linear(4, 3))\n"
         "Engine.from_module(network, torch.rand(2, 4), runtime='onnx').predict(torch.rand(2, 4))"
     )

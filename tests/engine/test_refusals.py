@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-
-from service.engine import (
+from mcdropout.engine import (
     Engine,
     EngineError,
     InvalidInputError,
@@ -17,6 +15,8 @@ from service.engine import (
     UnsupportedModelError,
     VerificationError,
 )
+from torch import nn
+
 from tests.engine.networks import Custom, drop_path, mlp
 
 X = torch.rand(3, 4)

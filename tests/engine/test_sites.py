@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mcdropout.engine import Engine, UnsupportedModelError, VerificationError
+from mcdropout.engine.masks import MaskSource
+from mcdropout.engine.pytorch.find.discovery import discover
 from torch import nn
 
-from service.engine import Engine, UnsupportedModelError, VerificationError
-from service.engine.masks import MaskSource
-from service.engine.pytorch.discovery import discover
 from tests.engine.networks import Custom, conv_net, drop_connect, mlp
 
 

@@ -6,18 +6,18 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import numpy as np
 import pytest
 import torch
+from mcdropout.engine import Engine, UnsupportedModelError, native
+from mcdropout.engine.masks import MaskSource
+from mcdropout.engine.pytorch.cut.conversion import convert
+from mcdropout.engine.pytorch.cut.program import EXAMPLE_PAIRS, example_masks, export, split
+from mcdropout.engine.pytorch.find.discovery import discover
+from mcdropout.engine.pytorch.network import with_rows
+from mcdropout.engine.runtimes.sparse import SparseRuntime
+from mcdropout.engine.runtimes.torch import EagerRuntime
+from mcdropout.engine.subject import EXAMPLE_ROWS
+from mcdropout.engine.threads import pool, thread_count
 from torch import nn
 
-from service.engine import Engine, UnsupportedModelError, native
-from service.engine.masks import MaskSource
-from service.engine.pytorch.conversion import convert
-from service.engine.pytorch.discovery import discover
-from service.engine.pytorch.network import with_rows
-from service.engine.pytorch.program import EXAMPLE_PAIRS, example_masks, export, split
-from service.engine.runtimes.sparse import SparseRuntime
-from service.engine.runtimes.torch import EagerRuntime
-from service.engine.subject import EXAMPLE_ROWS
-from service.engine.threads import pool, thread_count
 from tests.engine.networks import Custom
 
 needs_extension = pytest.mark.skipif(

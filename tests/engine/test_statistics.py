@@ -6,15 +6,14 @@ import tracemalloc
 
 import numpy as np
 import pytest
-
-from service.engine.quantiles import CAPACITY, MixtureQuantiles, gaussian_cdf, gaussian_quantile
-from service.engine.statistics import (
+from mcdropout.engine.statistics import (
     ClassificationStatistics,
     RegressionStatistics,
     RunningMoments,
     concatenate,
     take,
 )
+from mcdropout.engine.statistics.quantiles import CAPACITY, MixtureQuantiles, gaussian_cdf, gaussian_quantile
 
 LEVELS = (0.025, 0.975)
 

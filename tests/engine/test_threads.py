@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
+from mcdropout.engine.threads import physical_cores, pool
 
-from service.engine.threads import physical_cores, pool
 from tests.servers import ROOT
 
 
@@ -40,8 +40,8 @@ SPIN = """
 import os, time
 from pathlib import Path
 import numpy as np
-from service.engine import Engine
-from service.engine.threads import use_threads
+from mcdropout.engine import Engine
+from mcdropout.engine.threads import use_threads
 use_threads(4)
 engine = Engine.load(Path("models/mnist-cnn/compiled"))
 idle = []
@@ -63,8 +63,8 @@ def test_threads_take_no_processor_time_between_runs():
 def test_another_number_is_refused_once_something_was_computed():
     told = run(
         """
-from service.engine.threads import thread_count, use_threads
-from service.engine import InvalidInputError
+from mcdropout.engine.threads import thread_count, use_threads
+from mcdropout.engine import InvalidInputError
 use_threads(3)
 use_threads(2)
 print(thread_count())
@@ -87,8 +87,8 @@ for wrong in 0, 5000:
 def test_answers_do_not_depend_on_the_number_of_threads():
     code = """
 import numpy as np
-from service.engine import Engine
-from service.engine.threads import use_threads
+from mcdropout.engine import Engine
+from mcdropout.engine.threads import use_threads
 use_threads({threads})
 x = np.random.default_rng(0).random((9, 1, 28, 28), np.float32)
 for name in "mnist-mlp", "mnist-vit", "mnist-dropconnect":

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mcdropout.engine import Engine, VerificationError
+from mcdropout.engine.pytorch.cut.program import export, split
+from mcdropout.engine.pytorch.module import understand
+from mcdropout.engine.runtimes.torch import TorchRuntime
+from mcdropout.engine.verify import check_network, check_program, take_reference
 from torch import nn
 
-from service.engine import Engine, VerificationError
-from service.engine.pytorch.program import export, split
-from service.engine.pytorch.subject import understand
-from service.engine.runtimes.torch import TorchRuntime
-from service.engine.verify import check_network, check_program, take_reference
 from tests.engine.networks import Custom, centred, conv_net, drop_connect, many_sites, mlp
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
@@ -235,7 +235,7 @@ def test_a_network_that_writes_to_its_buffers_is_refused():
 def test_a_program_that_fails_gives_way_to_the_next_and_the_engine_says_why(monkeypatch):
     real = TorchRuntime.suffix
     monkeypatch.setattr(TorchRuntime, "suffix", lambda *args: tuple(out + 1e-2 for out in real(*args)))
-    monkeypatch.delattr("service.engine.pytorch.candidates.convert")
+    monkeypatch.delattr("mcdropout.engine.pytorch.cut.candidates.convert")
     engine = Engine.from_module(many_sites(), np.ones((1, 6), np.float32))
     assert engine.program.runtime == "eager"
     assert PROGRAM_LOOP in engine.program.reason

@@ -1,9 +1,8 @@
 """What the tests of traps share: finding sites, running under masks, comparing."""
 
 import torch
-
-from service.engine.masks import MaskSource
-from service.engine.pytorch.discovery import discover
+from mcdropout.engine.masks import MaskSource
+from mcdropout.engine.pytorch.find.discovery import discover
 
 
 def find(module, *inputs):

@@ -1,5 +1,0 @@
-"""`python -m service`: the same as `mcdropout`."""
-
-from service.cli import app
-
-app()

@@ -1,3 +1,0 @@
-"""HTTP: the app factory, its routes, and what they take and give."""
-
-from service.api.app import create_app as create_app

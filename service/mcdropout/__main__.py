@@ -1,0 +1,5 @@
+"""`python -m mcdropout`: the same as `mcdropout`."""
+
+from mcdropout.cli import app
+
+app()

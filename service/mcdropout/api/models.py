@@ -1,0 +1,135 @@
+"""What models there are, and all that is known of each; loading, reloading and unloading them."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Depends, Request
+
+from mcdropout.api.errors import Problem, ProblemError
+from mcdropout.api.schemas import ModelChange, ModelDescription, ModelList, ModelSummary
+from mcdropout.catalogue.loading import Model
+from mcdropout.catalogue.registry import (
+    Change,
+    ConflictError,
+    Entry,
+    RefusedError,
+    Registry,
+    RegistryError,
+    UnknownModelError,
+)
+from mcdropout.settings import Settings
+
+router = APIRouter(prefix="/models", tags=["models"])
+
+_STATUS: dict[type[RegistryError], int] = {UnknownModelError: 404, ConflictError: 409, RefusedError: 422}
+
+
+def _may_change(request: Request) -> None:
+    settings: Settings = request.app.state.settings
+    if not settings.admin:
+        raise ProblemError(
+            403, "models may not be changed over HTTP here; where one process serves, MCDROPOUT_ADMIN=true allows it"
+        )
+    if settings.workers > 1:
+        raise ProblemError(
+            409,
+            f"{settings.workers} processes serve, and this reaches one; with --watch all follow the folder of models",
+        )
+    # A browser lets any page post to any server, this one behind the firewall included, and says whose page it was.
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise ProblemError(403, f"the request is of a page of {origin}; pages of this server are accepted")
+
+
+_CHANGES: dict[str, Any] = {
+    "dependencies": [Depends(_may_change)],
+    "responses": {
+        status: {"description": text, "content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
+        for status, text in {
+            403: "Models may not be changed over HTTP, or not from there.",
+            404: "There is no such model.",
+            409: "Its state does not allow it, or it is being changed already.",
+            422: "Its bundle is wrong or its network cannot be served; what served before still does.",
+        }.items()
+    },
+}
+
+
+@router.get("", summary="List the models")
+async def list_models(request: Request) -> ModelList:
+    """All models, and whether they may serve."""
+    registry: Registry = request.app.state.registry
+    return ModelList(models=[_summary(registry, name, entry) for name, entry in registry.entries.items()])
+
+
+@router.get("/{name}", summary="Describe a model")
+async def describe_model(request: Request, name: str) -> ModelDescription:
+    """Which sites are on and which off, with which p, run by what, checked how; what it takes and gives."""
+    registry: Registry = request.app.state.registry
+    entry = registry.entry(name)
+    if entry is None:
+        raise ProblemError(404, f"there is no model {name!r}; one of {registry.names} is accepted")
+    summary = _summary(registry, name, entry).model_dump()
+    return ModelDescription.model_validate(summary | ({} if entry.model is None else _describe(entry.model)))
+
+
+@router.post("/{name}/reload", summary="Read a model's bundle again", **_CHANGES)
+async def reload_model(request: Request, name: str) -> ModelChange:
+    """Loads, verifies and warms what the bundle holds now beside what serves, then swaps them.
+
+    Requests in flight end with the version that they began with. What is refused leaves the old version serving.
+    """
+    registry: Registry = request.app.state.registry
+    return await _change(registry.reload, name)
+
+
+@router.post("/{name}/load", summary="Load a model", **_CHANGES)
+async def load_model(request: Request, name: str) -> ModelChange:
+    """Loads a bundle that is new in the folder of models, was unloaded, or failed before."""
+    registry: Registry = request.app.state.registry
+    return await _change(registry.load, name)
+
+
+@router.post("/{name}/unload", summary="Unload a model", **_CHANGES)
+async def unload_model(request: Request, name: str) -> ModelChange:
+    """The model takes no more requests; those in flight end with it, then its memory is free. Not the default one."""
+    registry: Registry = request.app.state.registry
+    return await _change(registry.unload, name)
+
+
+async def _change(how: Callable[[str], Change], name: str) -> ModelChange:
+    try:
+        return ModelChange.model_validate(asdict(await asyncio.to_thread(how, name)))
+    except RegistryError as error:
+        raise ProblemError(_STATUS[type(error)], str(error)) from error
+
+
+def _summary(registry: Registry, name: str, entry: Entry) -> ModelSummary:
+    return ModelSummary(
+        name=name,
+        version=entry.version,
+        state=entry.state,
+        default=name == registry.default,
+        error=entry.error,
+        last_error=entry.last_error,
+    )
+
+
+def _describe(model: Model) -> dict[str, Any]:
+    manifest = model.bundle.manifest
+    output: dict[str, Any] = {"labels": manifest.labels, "temperature": manifest.temperature}
+    if manifest.task == "regression":
+        output = {"noise_variance": manifest.noise_variance, "interval": manifest.interval}
+    return {
+        "description": manifest.description,
+        "task": manifest.task,
+        "inputs": [spec.model_dump() for spec in manifest.takes],
+        "output": output,
+        "passes": manifest.passes.model_dump(),
+        "sites": [asdict(site) | {"on": True} for site in model.engine.sites]
+        + [asdict(site) | {"on": False} for site in model.engine.sites_off],
+        "program": asdict(model.engine.program),
+    }

@@ -1,0 +1,84 @@
+"""Around every request: an id, a log line, and the metrics of predictions."""
+
+import asyncio
+import itertools
+import logging
+import re
+import secrets
+import time
+from typing import Any
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mcdropout.metrics import Metrics
+
+_log, _logger = structlog.get_logger("http"), logging.getLogger("http")
+_ID_HEADER = "X-Request-ID"
+_ID_NAME = _ID_HEADER.lower().encode()
+_GOOD_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
+# Of requests that come without one: drawn once, and counted.
+_PROCESS, _NUMBERS = secrets.token_hex(8), itertools.count(1)
+_CLIENT_WENT_AWAY = 499
+_QUIET_PATHS = ("/health/", "/metrics")
+
+
+class ObserveMiddleware:
+    """Gives a request its id (the client's where it sent a usable one), and tells of it when it is answered."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = offered_id(scope) or new_request_id()
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        status = 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[_ID_HEADER] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_with_id)
+            except asyncio.CancelledError:  # by a server that does not wait for the app to hear of it, such as Ray's
+                status = _CLIENT_WENT_AWAY
+                raise
+            finally:
+                seen: dict[str, Any] = {key: state[key] for key in ("model", "mode", "rows") if key in state}
+                tell(self._metrics, scope, seen, status, time.perf_counter() - started)
+
+
+def offered_id(scope: Scope) -> str | None:
+    """The client's id of a request, where it sent a usable one."""
+    offered = next((value.decode("latin-1") for name, value in scope["headers"] if name == _ID_NAME), "")
+    return offered if offered and _GOOD_ID.fullmatch(offered) else None
+
+
+def new_request_id() -> str:
+    """The id of a request that came without a usable one."""
+    return f"{_PROCESS}-{next(_NUMBERS):x}"
+
+
+def tell(metrics: Metrics, scope: Scope, seen: dict[str, Any], status: int, seconds: float, **more: Any) -> None:
+    """Tell the log, and of a prediction the metrics, of a request that was answered."""
+    path: str = scope["path"]
+    if scope["method"] == "POST" and path.endswith("/predict"):
+        labels = (seen.get("model", "unknown"), seen.get("mode", "unknown"), str(status))
+        metrics.of(metrics.requests, *labels).inc()
+        metrics.of(metrics.request_duration, *labels).observe(seconds)
+    level = logging.DEBUG if path.startswith(_QUIET_PATHS) else logging.INFO
+    if not _logger.isEnabledFor(level):  # which would be found out later, at many times the cost
+        return
+    write = _log.debug if level == logging.DEBUG else _log.info
+    write("request", method=scope["method"], path=path, status=status, seconds=round(seconds, 6), **seen, **more)

@@ -1,0 +1,1 @@
+"""The catalogue: bundles on disk, and the models that are loaded of them."""

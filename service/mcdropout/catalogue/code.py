@@ -1,0 +1,104 @@
+"""Networks: a bundle's PyTorch network, made by its own code with its own weights, or read from an archive."""
+
+import importlib.util
+import inspect
+import sys
+from importlib.machinery import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from mcdropout.catalogue.bundle import Bundle, BundleError
+
+
+def load_network(bundle: Bundle) -> nn.Module:
+    """The network with its weights, in eval mode. Runs the bundle's own code.
+
+    Raises:
+        BundleError: the code or the weights do not load, or do not fit each other.
+        UnsupportedModelError: it is an archive in which no dropout can be found.
+    """
+    manifest = bundle.manifest
+    if manifest.model is not None:
+        from mcdropout.engine.pytorch.saved.archives import load_archive
+
+        return load_archive(bundle.inside("model", manifest.model)).eval()
+    assert manifest.network is not None
+    assert manifest.weights is not None
+    file, _, name = manifest.network.partition(":")
+    network = _build(bundle, bundle.inside("network", file), name)
+    weights = bundle.inside("weights", manifest.weights)
+    try:
+        network.load_state_dict(_read_weights(weights))
+    except RuntimeError as error:
+        raise BundleError(f"{weights}: the weights do not fit {manifest.network}: {error}") from error
+    return network.eval()
+
+
+def _build(bundle: Bundle, path: Path, name: str) -> nn.Module:
+    code, arguments = _import(path, bundle.manifest.name), bundle.manifest.arguments
+    factory = getattr(code, name, None)
+    if factory is None:
+        defined = [key for key, value in vars(code).items() if inspect.isclass(value) or inspect.isfunction(value)]
+        raise BundleError(f"{path}: it defines no {name!r}; one of {defined} is accepted in network")
+    try:
+        network = factory(**arguments)
+    except Exception as error:
+        raise BundleError(f"{path}: {name}(**{arguments}) fails: {error}") from error
+    if not isinstance(network, nn.Module):
+        raise BundleError(f"{path}: {name} returns {type(network).__name__}; a torch.nn.Module is accepted")
+    return network
+
+
+class _FromSource(SourceFileLoader):
+    """Compiles what a file holds now. Bytecode that was kept is taken for current where size and time are the same,
+    which they may be of another version."""
+
+    def path_stats(self, path: Any) -> Any:
+        raise OSError("no bytecode is kept")
+
+
+def _import(path: Path, model: str) -> ModuleType:
+    """Import a bundle's file under a name of its own, so that `from .layers import ...` works in it."""
+    for place in (path.parent, *(inner for inner in path.parent.rglob("*") if inner.is_dir())):
+        sys.path_importer_cache[str(place)] = FileFinder(str(place), (_FromSource, SOURCE_SUFFIXES))
+    package = f"_mcdropout_bundle_{''.join(c if c.isalnum() else '_' for c in model)}_{abs(hash(path.resolve()))}"
+    parent = ModuleType(package)
+    parent.__path__ = [str(path.parent)]
+    name = f"{package}.{path.stem}"
+    for stale in [key for key in sys.modules if key == package or key.startswith(f"{package}.")]:
+        del sys.modules[stale]
+    spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
+    assert spec is not None
+    assert spec.loader is not None
+    code = importlib.util.module_from_spec(spec)
+    sys.modules[package] = parent
+    sys.modules[name] = code
+    try:
+        spec.loader.exec_module(code)
+    except Exception as error:
+        raise BundleError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
+    return code
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """A state dict, from a format that runs no code."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError) as error:
+        raise BundleError(f"{path}: cannot be read as weights: {error}") from error
+    except Exception as error:  # weights_only raises what the unpickler does
+        raise BundleError(
+            f"{path}: holds more than tensors, or is damaged; a .safetensors file or a state dict that "
+            "torch.load(weights_only=True) reads is accepted"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise BundleError(f"{path}: holds {type(state).__name__}; a state dict, names to tensors, is accepted")
+    return state

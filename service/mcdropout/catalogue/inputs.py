@@ -1,0 +1,151 @@
+"""Inputs: what a client sends for each row, as `model.yaml` declares it, and what the network gets of it."""
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from mcdropout.engine.runtimes import Array
+
+PositiveInt = Annotated[int, Field(gt=0, strict=True)]
+Axis = Annotated[int, Field(ge=0, strict=True)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Record(BaseModel):
+    """A mapping in `model.yaml`: its fields, and no others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Preprocessing(Record):
+    """From what a client sends to what the network takes: `(x * scale - mean) / std`.
+
+    `mean` and `std` are numbers, or a list with one for each entry of the input's first dimension (its channels).
+    """
+
+    scale: Number = 1.0
+    mean: Number | list[Number] = 0.0
+    std: Number | list[Number] = 1.0
+
+    @field_validator("std")
+    @classmethod
+    def _not_zero(cls, value: float | list[float]) -> float | list[float]:
+        if 0.0 in (value if isinstance(value, list) else [value]):
+            raise ValueError("0 cannot be divided by; any other number is accepted")
+        return value
+
+
+class Input(Record):
+    """What a client sends for one row.
+
+    Attributes:
+        name: what a client calls it and, where the network takes its inputs by keyword, the network too.
+        shape: of one row, without the row dimension; empty for one number a row.
+        dtype: what the network takes.
+        minimum, maximum: the values accepted; None for any.
+        preprocessing: what is done to the values before the network sees them.
+        row_axis: the dimension that holds the rows in what the network takes. Clients send them first.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=100)] = "input"
+    shape: list[PositiveInt]
+    dtype: Literal["float32", "float64", "float16", "int64", "int32", "bool"] = "float32"
+    minimum: int | Number | None = None
+    maximum: int | Number | None = None
+    preprocessing: Preprocessing = Preprocessing()
+    row_axis: Axis = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Input":
+        low, high = self.minimum, self.maximum
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"minimum is {low} and maximum is {high}; a minimum of at most the maximum is accepted")
+        if self.row_axis > len(self.shape):
+            raise ValueError(
+                f"row_axis is {self.row_axis}; 0 to {len(self.shape)} is accepted where the shape is {self.shape}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _channels_fit(self) -> "Input":
+        for name in ("mean", "std"):
+            value = getattr(self.preprocessing, name)
+            if isinstance(value, list) and (not self.shape or len(value) != self.shape[0]):
+                raise ValueError(
+                    f"preprocessing.{name} has {len(value)} entries; one number, or one for each entry of the shape's "
+                    f"first dimension, {self.shape[:1]}, is accepted"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _fields_fit_the_dtype(self) -> "Input":
+        if self.kind != "f" and self.preprocessing != Preprocessing():
+            raise ValueError(
+                f"preprocessing is given for the dtype {self.dtype}; it is accepted for float16, float32 and float64"
+            )
+        for name in ("minimum", "maximum"):
+            value = getattr(self, name)
+            if value is None or self.kind == "f":
+                continue
+            if self.kind == "b":
+                raise ValueError(f"{name} is {value} for the dtype bool, which is true or false; none is accepted")
+            lowest, highest = self.bounds_of_dtype
+            if value != int(value) or not lowest <= value <= highest:
+                raise ValueError(
+                    f"{name} is {value}; for the dtype {self.dtype} a whole number from {lowest} to {highest} is "
+                    "accepted"
+                )
+        return self
+
+    @property
+    def kind(self) -> str:
+        """The kind of the dtype: "f", "i" or "b", as NumPy has it."""
+        return np.dtype(self.dtype).kind
+
+    @property
+    def bounds_of_dtype(self) -> tuple[int, int]:
+        """The smallest and the largest number of an integer dtype."""
+        limits = np.iinfo(self.dtype)
+        return int(limits.min), int(limits.max)
+
+    def prepare(self, rows: npt.NDArray[Any]) -> Array:
+        """Rows `[rows, *shape]` as sent, to the network's values and dtype; infinite where they do not fit it."""
+        if self.kind != "f":
+            return rows.astype(self.dtype)
+        steps = self.preprocessing
+        with np.errstate(over="ignore"):
+            scaled: npt.NDArray[np.float64] = np.multiply(rows, steps.scale, dtype=np.float64)
+            if steps.mean != 0.0 or steps.std != 1.0:
+                per_channel = [-1] + [1] * (len(self.shape) - 1)
+                mean, std = (
+                    np.reshape(value, per_channel) if isinstance(value, list) else value
+                    for value in (steps.mean, steps.std)
+                )
+                scaled = (scaled - mean) / std
+            return scaled.astype(self.dtype)
+
+    def random(self, rows: int, generator: np.random.Generator) -> Array:
+        """Rows `[rows, *shape]` of values that are accepted, as the network takes them.
+
+        Numbers lie between `minimum` and `maximum`, or near the one of them that is given, or from 0 to 1; booleans are
+        all true.
+
+        Raises:
+            ValueError: it takes integers and does not say which.
+        """
+        shape = (rows, *self.shape)
+        low, high = self.minimum, self.maximum
+        if self.kind == "b":
+            return np.ones(shape, bool)
+        if self.kind == "i":
+            if low is None or high is None:
+                raise ValueError(
+                    f"the input {self.name!r} takes {self.dtype} and lacks a minimum or a maximum, so that no example "
+                    "rows can be drawn for it; both are accepted"
+                )
+            return generator.integers(int(low), int(high), shape, self.dtype, endpoint=True)
+        low = min(0.0, 0.0 if high is None else high - 1.0) if low is None else low
+        high = max(1.0, low + 1.0) if high is None else high
+        return self.prepare(generator.uniform(low, high, shape))

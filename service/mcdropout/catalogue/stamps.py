@@ -1,0 +1,66 @@
+"""Contents: the files of a bundle, told from earlier ones by their sizes and times, and then by what they hold."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from mcdropout.catalogue.bundle import BundleError
+from mcdropout.catalogue.compilation import COMPILED
+
+Stamp = tuple[int, int, int, int]
+"""A file's size in bytes, the times of its last writing and of its last change in ns, and its inode."""
+Stamps = Mapping[str, Stamp]
+"""A stamp for each file, by its path in the bundle."""
+
+
+def stamps_of(folder: Path) -> Stamps:
+    """The files of a bundle; without hidden ones and bytecode, which reading a bundle writes."""
+    found: dict[str, Stamp] = {}
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
+        for name in names:
+            path = Path(place, name)
+            if name.startswith(".") or path.suffix == ".pyc":
+                continue
+            try:
+                stat = path.stat()
+            except OSError:  # gone meanwhile, or a link that leads nowhere
+                continue
+            found[path.relative_to(folder).as_posix()] = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    return found
+
+
+def sources(stamps: Stamps) -> Stamps:
+    """Those of what a bundle is compiled from: without `compiled/`."""
+    return {name: stamp for name, stamp in stamps.items() if not name.startswith(f"{COMPILED}/")}
+
+
+def changed(before: Stamps, after: Stamps) -> list[str]:
+    """The files of `before` that are others, or gone, in `after`."""
+    return sorted(name for name, stamp in before.items() if after.get(name) != stamp)
+
+
+def check_unchanged(folder: Path, before: Stamps) -> None:
+    """Raise BundleError if files of a bundle were replaced since: what was read may be of two versions."""
+    if found := changed(before, stamps_of(folder)):
+        raise BundleError(
+            f"{folder}: {', '.join(found)} changed while it was loaded; a bundle that is complete is accepted"
+        )
+
+
+def digests_of(folder: Path, stamps: Stamps, known: Mapping[str, str], known_stamps: Stamps) -> dict[str, str]:
+    """What files hold, as hashes; those that have the stamps of `known_stamps` are not read again.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return {
+        name: known[name] if name in known and known_stamps.get(name) == stamp else _digest(folder / name)
+        for name, stamp in stamps.items()
+    }
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

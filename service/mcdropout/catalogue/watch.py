@@ -1,0 +1,125 @@
+"""Watching: what happens to the bundles of a folder happens to the models, without anybody asking for it."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from mcdropout.catalogue.bundle import MANIFEST
+from mcdropout.catalogue.registry import ConflictError, Registry, RegistryError, is_name
+from mcdropout.catalogue.stamps import Stamps, digests_of, sources, stamps_of
+
+_log = structlog.get_logger("watching")
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The files of a bundle that a model was made of, or refused for: their stamps, and what they hold."""
+
+    stamps: Stamps
+    digests: Mapping[str, str]
+
+
+class Watch:
+    """Looks at a registry's folder now and then, in a thread of its own.
+
+    A bundle that is new is loaded, one that changed reloaded, and one that is gone unloaded, unless it is the default.
+    What one look finds is acted upon when the next one finds the same, so that a bundle which is being copied is left
+    alone until it is complete. One that was unloaded by request stays unloaded. A bundle's `compiled/` counts only
+    where the server does not compile: elsewhere it writes that itself.
+    """
+
+    def __init__(self, registry: Registry, seconds: float) -> None:
+        """
+        Args:
+            registry: whose models.
+            seconds: between two looks.
+        """
+        self._registry = registry
+        self._seconds = seconds
+        self._last: dict[str, Stamps] | None = None
+        self._read: dict[str, _Read] = {}
+        self._missed: set[str] = set()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Look from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more. The registry is stopped before, so that nothing is being loaded."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while not self._stopping.wait(self._seconds):
+            try:
+                if self._registry.begun:
+                    self.look()
+            except Exception:  # whatever a file system comes up with, the next look may succeed
+                _log.exception("the models folder could not be looked at", folder=str(self._registry.folder))
+
+    def look(self) -> None:
+        """Look once, and act upon what is as it was at the last look."""
+        folder = self._registry.folder
+        paths = [path.parent for path in folder.glob(f"*/{MANIFEST}") if is_name(path.parent.name)]
+        if not paths:  # rather a volume that is not mounted than a wish to serve nothing
+            self._miss("", "no bundle is left in the models folder; what was loaded is kept", folder=str(folder))
+            return
+        self._missed.discard("")
+        now = {path.name: stamps_of(path) for path in paths}
+        last, self._last = self._last, now
+        if last is None:
+            return
+        for name in sorted({*now, *self._registry.names}):
+            if now.get(name) == last.get(name):
+                self._act(name, now.get(name))
+
+    def _act(self, name: str, stamps: Stamps | None) -> None:
+        """See to a bundle that no one is writing to: `stamps` are its files, None where it is gone."""
+        registry = self._registry
+        entry = registry.entry(name)
+        if stamps is None:
+            self._read.pop(name, None)
+            self._gone(name)
+            return
+        self._missed.discard(name)
+        if entry is not None and entry.state in ("loading", "unloaded"):
+            return
+        stamps, before = self._counting(stamps), self._read.get(name)
+        if before is not None and stamps == before.stamps:
+            return
+        known = before or _Read({}, {})
+        found = _Read(stamps, digests_of(registry.folder / name, stamps, known.digests, known.stamps))
+        just_read = entry is not None and entry.stamps is not None and self._counting(entry.stamps) == stamps
+        if not just_read and (before is None or found.digests != before.digests):
+            try:
+                if entry is None:
+                    registry.appear(name)
+                else:
+                    registry.reload(name)
+            except ConflictError:  # somebody else is at it: the next look tells
+                return
+            except RegistryError:  # it is logged and told; until it changes, it would be refused again
+                pass
+        self._read[name] = found
+
+    def _counting(self, stamps: Stamps) -> Stamps:
+        return sources(stamps) if self._registry.compiles else stamps
+
+    def _gone(self, name: str) -> None:
+        if name == self._registry.default:
+            self._miss(name, "the default model's bundle is gone; it is kept", model=name)
+            return
+        try:
+            self._registry.unload(name)
+        except RegistryError as error:
+            _log.debug("model is not unloaded yet", model=name, because=str(error))
+
+    def _miss(self, name: str, told: str, **values: str) -> None:
+        """Warn that something is gone, once until it is back."""
+        if name not in self._missed:
+            self._missed.add(name)
+            _log.warning(told, **values)

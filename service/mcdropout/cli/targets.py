@@ -1,0 +1,89 @@
+"""Targets: what `mcdropout inspect` is pointed at, a bundle's folder or a function that makes a network."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mcdropout.catalogue.bundle import MANIFEST, Bundle
+from mcdropout.catalogue.network import subject_of
+from mcdropout.engine.reading import Reading
+from mcdropout.engine.subject import Subject, Target
+
+
+@dataclass(frozen=True)
+class Pointed:
+    """A network to look at.
+
+    Attributes:
+        name: what it is called.
+        understand: finds out what in it is random.
+        reading: what its outputs mean.
+        target: where to run it.
+    """
+
+    name: str
+    understand: Callable[[], Subject]
+    reading: Reading
+    target: Target
+
+
+class TargetError(Exception):
+    """A target cannot be used; the message says what would be accepted."""
+
+
+def load_target(text: str) -> Pointed:
+    """The network that a folder holds, or that `module:function` returns.
+
+    The function takes nothing and returns the network and its example inputs, and, if need be, a dict of further
+    arguments of `Engine.from_module` (`task`, `outputs`, ...).
+
+    Raises:
+        TargetError: there is no such thing, or it returns something else.
+        BundleError: the bundle is wrong.
+    """
+    if Path(text).is_dir():
+        bundle = Bundle(Path(text))
+        return Pointed(bundle.manifest.name, partial(subject_of, bundle), bundle.manifest.reading, Target())
+    module_name, colon, function = text.partition(":")
+    if not colon:
+        raise TargetError(
+            f"{text!r} is no folder with a {MANIFEST}; a bundle's folder, or module:function, is accepted"
+        )
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        made = getattr(importlib.import_module(module_name), function)()
+    except Exception as error:  # the user's own code can raise anything
+        raise TargetError(f"{text!r} cannot be called: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    return _pointed(text, made)
+
+
+def _pointed(text: str, made: Any) -> Pointed:
+    from torch import nn
+
+    from mcdropout.engine.pytorch.module import understand
+
+    if not isinstance(made, tuple) or len(made) not in (2, 3) or not isinstance(made[0], nn.Module):
+        raise TargetError(
+            f"{text!r} returns {type(made).__name__}; (network, example_inputs) is accepted, or (network, "
+            "example_inputs, options)"
+        )
+    module, example_inputs, options = (*made, {})[:3]
+    known: dict[str, dict[str, Any]] = {}
+    for what, names in (
+        ("understand", [*inspect.signature(understand).parameters][2:]),
+        ("reading", [*inspect.signature(Reading).parameters]),
+        ("target", ["device", "runtime"]),
+    ):
+        known[what] = {name: value for name, value in options.items() if name in names}
+    if unknown := [name for name in options if not any(name in names for names in known.values())]:
+        raise TargetError(f"{text!r} returns the options {unknown}; arguments of Engine.from_module are accepted")
+    reading = Reading(**{"task": "classification", **known["reading"]})
+    understanding = partial(understand, module, example_inputs, **known["understand"])
+    return Pointed(text, understanding, reading, Target(**known["target"]))

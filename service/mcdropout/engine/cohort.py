@@ -1,0 +1,84 @@
+"""Cohorts: rows that go through their passes side by side, whoever asked for them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mcdropout.engine.runtimes import Array, Frontier
+from mcdropout.engine.statistics import Prediction, Rows, Statistics
+
+_MOST_LOG_VARIANCE = 700.0  # beyond it exp overflows
+
+
+class Cohort:
+    """Rows that have had the same passes, and what these said.
+
+    Attributes:
+        frontier: what the prefix gave for them, and maybe for others.
+        places: `[rows]`, which rows of the frontier are theirs.
+        seeds: `[rows]`, the seed of each row's request.
+        indices: `[rows]`, each row's index in its request.
+        passes: how many passes they have had.
+        statistics: what those said.
+        failed: `[rows]`, whether an output was NaN or infinite.
+        samples: what `Statistics.samples` gave for each block of passes; None where they are not kept.
+    """
+
+    def __init__(
+        self,
+        frontier: Frontier,
+        places: npt.NDArray[np.int64],
+        seeds: npt.NDArray[np.uint64],
+        indices: npt.NDArray[np.uint64],
+        statistics: Statistics,
+        keep_samples: bool = False,
+    ) -> None:
+        self.frontier, self.places = frontier, places
+        self.seeds, self.indices = seeds, indices
+        self.passes = 0
+        self.statistics = statistics
+        self.failed = np.zeros(len(places), bool)
+        self.samples: list[npt.NDArray[np.float64]] | None = [] if keep_samples else None
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def update(self, outputs: Sequence[Array]) -> None:
+        """Take in the outputs `[rows, passes, ...]` of its next passes."""
+        blocks = cleared(outputs, self.failed)
+        self.statistics.update(blocks)
+        if self.samples is not None:
+            self.samples.append(self.statistics.samples(blocks))
+        self.passes += outputs[0].shape[1]
+
+    def take(self, rows: Rows) -> "Cohort":
+        """Some of its rows, which go on without the others."""
+        taken = Cohort(
+            self.frontier, self.places[rows], self.seeds[rows], self.indices[rows], self.statistics.take(rows)
+        )
+        taken.passes, taken.failed = self.passes, self.failed[rows]
+        if self.samples is not None:
+            taken.samples = [block[rows] for block in self.samples]
+        return taken
+
+    def prediction(self) -> Prediction:
+        """What its passes say so far; there is at least one."""
+        return self.statistics.prediction()
+
+    def all_samples(self) -> npt.NDArray[np.float64] | None:
+        """`[rows, passes, ...]`, where they are kept."""
+        return None if self.samples is None else np.concatenate(self.samples, axis=1)
+
+
+def cleared(blocks: Sequence[Array], failed: npt.NDArray[np.bool_]) -> list[Array]:
+    """Outputs `[rows, passes, ...]` with 0 in the rows that hold NaN or infinity, which are noted in `failed`."""
+    wrong = np.zeros(len(failed), bool)
+    for block in blocks:
+        wrong |= ~np.isfinite(block).all(axis=tuple(range(1, block.ndim)))
+    if len(blocks) == 2:  # the logarithm of a variance
+        wrong |= (blocks[1] > _MOST_LOG_VARIANCE).any(axis=tuple(range(1, blocks[1].ndim)))
+    if not wrong.any():
+        return list(blocks)
+    failed |= wrong
+    return [np.where(wrong.reshape(-1, *[1] * (block.ndim - 1)), 0, block) for block in blocks]

@@ -1,0 +1,349 @@
+"""Compiled engines: a prepared network on disk, to be loaded without what it was prepared from.
+
+A folder holds the graphs as ONNX, what there is to know of them as JSON, and what the network itself answered to some
+rows, so that the program passes the same checks again wherever it is loaded.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import TypeAdapter, ValidationError
+
+from mcdropout.engine.chain import Chain, Layer
+from mcdropout.engine.errors import CompiledError, UnsupportedModelError
+from mcdropout.engine.inputs import InputSpec
+from mcdropout.engine.masks import MaskSource
+from mcdropout.engine.preparation import Prepared, first_that_passes
+from mcdropout.engine.program import Graph, Graphs, Outline, Program
+from mcdropout.engine.runtimes import Array, Runtime
+from mcdropout.engine.runtimes.graphs import ways_to_run
+from mcdropout.engine.runtimes.onnx import OnnxRuntime
+from mcdropout.engine.runtimes.sparse import SparseRuntime
+from mcdropout.engine.sites import Site, SiteOff
+from mcdropout.engine.subject import Target
+from mcdropout.engine.verify import Check, Reference, check_baseline, check_program, raise_if_failed
+
+FORMAT: Final = 1
+"""Changes whenever what an older version wrote would be read otherwise, or answer otherwise."""
+_RECORD, _REFERENCE, _BASELINE = "program.json", "reference.npz", "baseline"
+_PREFIX, _SUFFIX = "prefix.onnx", "suffix.onnx"
+_PACKAGES = ("mcdropout", "onnx", "onnxruntime", "torch")
+
+
+@dataclass(frozen=True)
+class _Input:
+    shape: tuple[int, ...]
+    dtype: str
+    name: str | None
+    row_axis: int
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where numbers lie in the file beside the suffix: the first byte, and the shape; they are float32."""
+
+    name: str
+    offset: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    weight: _Place
+    bias: _Place | None
+    transposed: bool
+    relu: bool
+    mask: int | None
+    density: float
+
+
+@dataclass(frozen=True)
+class _Chain:
+    layers: tuple[_Layer, ...]
+    input: int | None
+
+
+@dataclass(frozen=True)
+class _Graphs:
+    prefix: tuple[str, ...] | None
+    suffix: tuple[str, ...]
+    outline: Outline
+    chain: _Chain | None
+
+
+@dataclass(frozen=True)
+class _Reference:
+    passes: tuple[int, ...]
+    keeps: bool
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class _Record:
+    format: Literal[1]
+    sites: tuple[Site, ...]
+    off: tuple[SiteOff, ...]
+    inputs: tuple[_Input, ...]
+    program: Program
+    network_checks: tuple[Check, ...]
+    graphs: _Graphs
+    baseline: _Graphs | None
+    reference: _Reference
+    files: dict[str, str]
+    made_with: dict[str, str] = field(default_factory=dict)
+
+
+_record: TypeAdapter[_Record] = TypeAdapter(_Record)
+
+
+def write_compiled(prepared: Prepared, folder: Path) -> None:
+    """Write a prepared network to a folder.
+
+    Raises:
+        UnsupportedModelError: it runs on PyTorch.
+    """
+    graphs = _graphs_of(prepared.runtime, prepared.program.reason)
+    baseline = None
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in _files_of(folder):
+        old.unlink()
+    if prepared.baseline is not prepared.runtime:
+        baseline = _copied(_graphs_of(prepared.baseline, prepared.program.reason), folder / _BASELINE)
+    copied = _copied(graphs, folder)
+    reference = prepared.reference
+    np.savez(folder / _REFERENCE, **dict(_arrays_of(reference)))
+    record = _Record(
+        format=FORMAT,
+        sites=prepared.source.sites,
+        off=prepared.off,
+        inputs=tuple(_Input(spec.shape, spec.dtype.name, spec.name, spec.row_axis) for spec in prepared.inputs),
+        program=replace(prepared.program, checks=()),
+        network_checks=prepared.network_checks,
+        graphs=copied,
+        baseline=baseline,
+        reference=_Reference(reference.passes, reference.keeps, reference.tolerance),
+        files={path.relative_to(folder).as_posix(): _digest(path) for path in _files_of(folder)},
+        made_with=dict(_versions()),
+    )
+    (folder / _RECORD).write_bytes(_record.dump_json(record, indent=1) + b"\n")
+
+
+def read_compiled(folder: Path, target: Target) -> Prepared:
+    """What `write_compiled` wrote, loaded and checked again.
+
+    Args:
+        folder: where it lies.
+        target: where to run it.
+
+    Raises:
+        CompiledError: it is missing, damaged, or of another version.
+        VerificationError: it failed a check.
+    """
+    record = _read_record(folder)
+    source = MaskSource(record.sites)
+    reference = _read_reference(folder, record.reference)
+    outline = record.graphs.outline
+    reasons = [record.program.reason] if record.program.reason else []
+    strategy, cost = record.program.strategy, record.program.cost
+    baseline: Runtime | None = None
+    if record.baseline is not None:
+
+        def check_plain(found: Runtime) -> list[Check]:
+            checks = [check_baseline(found, source, reference)]
+            raise_if_failed(checks)
+            return checks
+
+        ways = ways_to_run(strategy, _loaded(record.baseline, folder / _BASELINE), lambda: cost, target, [])
+        _, baseline, _ = first_that_passes(ways, check_plain, [])
+
+    def check(found: Runtime) -> list[Check]:
+        return check_program(found, baseline or found, source, reference)
+
+    ways = ways_to_run(strategy, _loaded(record.graphs, folder), lambda: cost, target, reasons)
+    _, running, of_program = first_that_passes(ways, check, reasons)
+    program = replace(
+        record.program,
+        runtime=running.name,
+        device=running.device,
+        reason="; ".join(reasons) or None,
+        checks=(*record.network_checks, *of_program),
+    )
+    inputs = tuple(InputSpec(x.shape, np.dtype(x.dtype), x.name, x.row_axis) for x in record.inputs)
+    return Prepared(
+        source=source,
+        off=record.off,
+        inputs=inputs,
+        runtime=running,
+        baseline=baseline or running,
+        program=program,
+        outline=outline,
+        reference=reference,
+        network_checks=record.network_checks,
+    )
+
+
+def _graphs_of(runtime: Runtime, reason: str | None) -> Graphs:
+    if isinstance(runtime, OnnxRuntime | SparseRuntime):
+        return runtime.graphs
+    raise UnsupportedModelError(
+        f"the network runs on {runtime.name} and cannot be compiled, which takes a program in ONNX: {reason}"
+    )
+
+
+def _copied(graphs: Graphs, folder: Path) -> _Graphs:
+    """Copy the files of graphs to a folder."""
+    folder.mkdir(exist_ok=True)
+    for name, graph in ((_PREFIX, graphs.prefix), (_SUFFIX, graphs.suffix)):
+        if graph is None:
+            continue
+        shutil.copyfile(graph.path, folder / name)
+        data = _data_of(graph.path)
+        if data.exists():
+            shutil.copyfile(data, folder / _data_of(folder / name).name)
+    prefix = None if graphs.prefix is None else graphs.prefix.inputs
+    chain = None if graphs.chain is None else _placed(graphs.chain, folder / _SUFFIX)
+    return _Graphs(prefix, graphs.suffix.inputs, graphs.outline, chain)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The files that are there of those that are written, but for the record, which names them."""
+    halves = [place / name for place in (folder, folder / _BASELINE) for name in (_PREFIX, _SUFFIX)]
+    written = [*halves, *map(_data_of, halves), folder / _REFERENCE]
+    return sorted(path for path in written if path.is_file())
+
+
+def _data_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.data")
+
+
+def _placed(chain: Chain, suffix: Path) -> _Chain:
+    """A chain, with the places of its numbers."""
+    from mcdropout.engine.onnx.write import places
+
+    there = places(suffix)
+
+    def place(name: str, values: npt.NDArray[np.float32], transposed: bool) -> _Place:
+        return _Place(name, there[name], (values.T if transposed else values).shape)
+
+    return _Chain(
+        tuple(
+            _Layer(
+                weight=place(layer.weight_name, layer.weight, layer.transposed),
+                bias=None
+                if layer.bias is None or layer.bias_name is None
+                else place(layer.bias_name, layer.bias, False),
+                transposed=layer.transposed,
+                relu=layer.relu,
+                mask=layer.mask,
+                density=layer.density,
+            )
+            for layer in chain.layers
+        ),
+        chain.input,
+    )
+
+
+def _loaded(graphs: _Graphs, folder: Path) -> Graphs:
+    chain = None if graphs.chain is None else _read_chain(graphs.chain, _data_of(folder / _SUFFIX))
+    prefix = None if graphs.prefix is None else Graph(folder / _PREFIX, graphs.prefix)
+    return Graphs(prefix, Graph(folder / _SUFFIX, graphs.suffix), graphs.outline, chain)
+
+
+def _read_chain(chain: _Chain, data: Path) -> Chain:
+    def values(place: _Place) -> npt.NDArray[np.float32]:
+        return np.memmap(data, np.dtype("<f4"), "r", place.offset, place.shape)
+
+    return Chain(
+        tuple(
+            Layer(
+                weight=values(layer.weight).T if layer.transposed else values(layer.weight),
+                bias=None if layer.bias is None else values(layer.bias),
+                relu=layer.relu,
+                mask=layer.mask,
+                density=layer.density,
+                weight_name=layer.weight.name,
+                bias_name=None if layer.bias is None else layer.bias.name,
+                transposed=layer.transposed,
+            )
+            for layer in chain.layers
+        ),
+        chain.input,
+    )
+
+
+def _read_record(folder: Path) -> _Record:
+    path = folder / _RECORD
+    try:
+        record = _record.validate_json(path.read_bytes())
+    except OSError as error:
+        raise CompiledError(
+            f"{path} cannot be read: {error.strerror}; a folder that compiling wrote is accepted"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise CompiledError(
+            f"{path}: {where} is not what this version ({version('mcdropout')}, format {FORMAT}) writes: {first['msg']}"
+        ) from error
+    for name, digest in record.files.items():
+        file = folder / name
+        if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
+            raise CompiledError(f"{file} is missing; all files that compiling wrote are needed")
+        if _digest(file) != digest:
+            raise CompiledError(f"{file} is damaged: it is not what compiling wrote")
+    return record
+
+
+def _arrays_of(reference: Reference) -> Iterator[tuple[str, Any]]:
+    for index, values in enumerate(reference.inputs):
+        yield f"input_{index}", values
+    for index, values in enumerate(reference.deterministic):
+        yield f"deterministic_{index}", values
+    for number, outputs in zip(reference.passes, reference.under_masks, strict=True):
+        for index, values in enumerate(outputs):
+            yield f"pass_{number}_{index}", values
+    for index, values in enumerate(reference.mixed):
+        yield f"mixed_{index}", values
+
+
+def _read_reference(folder: Path, record: _Reference) -> Reference:
+    path = folder / _REFERENCE
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays: dict[str, Array] = dict(file)
+        return Reference(
+            inputs=_numbered(arrays, "input"),
+            deterministic=_numbered(arrays, "deterministic"),
+            passes=record.passes,
+            under_masks=tuple(_numbered(arrays, f"pass_{number}") for number in record.passes),
+            mixed=_numbered(arrays, "mixed"),
+            keeps=record.keeps,
+            tolerance=record.tolerance,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise CompiledError(f"{path} cannot be read: {error}") from error
+
+
+def _numbered(arrays: dict[str, Array], name: str) -> tuple[Array, ...]:
+    count = sum(key.rpartition("_")[0] == name for key in arrays)
+    return tuple(arrays[f"{name}_{index}"] for index in range(count))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in _PACKAGES:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue

@@ -1,0 +1,355 @@
+"""Engine: a network, made ready to answer with its uncertainty. What a Python user imports."""
+
+import dataclasses
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from mcdropout.engine.compiled import read_compiled, write_compiled
+from mcdropout.engine.errors import InvalidInputError, NonFiniteOutputError
+from mcdropout.engine.inputs import Entry, Inputs, as_array, in_order
+from mcdropout.engine.masks import MAX_SEED, Masks
+from mcdropout.engine.preparation import Prepared, prepare
+from mcdropout.engine.reading import Reading, Task
+from mcdropout.engine.runtimes import Array
+from mcdropout.engine.runtimes.sessions import SessionOptions
+from mcdropout.engine.selection import Selection
+from mcdropout.engine.statistics import Prediction, concatenate
+from mcdropout.engine.steps import STEP_BYTES, Outcome, Steps
+from mcdropout.engine.subject import RuntimeName, Subject, Target
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_JSON_SAFE_SEED = 2**53
+
+
+class Engine:
+    """Predicts with Monte Carlo dropout. Thread-safe.
+
+    Attributes:
+        task: "classification" or "regression".
+        sites: what is random, in the order in which a pass meets it.
+        sites_off: what could be random and is not, with the reasons.
+        program: how it runs, and which checks it passed.
+        inputs: what the network takes.
+        steps: runs it a step at a time.
+    """
+
+    def __init__(self, prepared: Prepared, reading: Reading, step_bytes: int = STEP_BYTES) -> None:
+        """`Engine.from_module`, `Engine.from_onnx` and `Engine.load` make one."""
+        self.task = reading.task
+        self.sites = prepared.source.sites
+        self.sites_off = prepared.off
+        self.program = prepared.program
+        self.inputs = prepared.inputs
+        self._prepared = prepared
+        self._source = prepared.source
+        self._runtime = prepared.runtime
+        self._reading = reading
+        self.steps = Steps(prepared, reading, step_bytes)
+
+    @classmethod
+    def from_module(
+        cls,
+        module: "nn.Module",
+        example_inputs: Inputs,
+        task: Task = "classification",
+        *,
+        device: str = "cpu",
+        runtime: RuntimeName = "auto",
+        temperature: float = 1.0,
+        noise_variance: float | None = None,
+        interval: float = 0.95,
+        step_bytes: int = STEP_BYTES,
+        row_axis: int | Sequence[int] | Mapping[str, int] = 0,
+        outputs: Entry | Sequence[Entry] | None = None,
+        output_row_axis: int = 0,
+        selection: Selection | None = None,
+        sessions: SessionOptions | None = None,
+    ) -> "Engine":
+        """Find what is random in a network, make it an input, split it, and check it.
+
+        Args:
+            module: the trained network. It is copied, and left as it is. For classification it returns logits
+                `[rows, classes, ...]`; for regression the mean `[rows, ...]`, or the mean and the logarithm of the
+                variance.
+            example_inputs: an input, a tuple of them, or, for a network that takes keywords, a dict of them:
+                `[rows, ...]` each, of whatever dtype the network takes; one row is enough, and is varied where the
+                checks need more. A network that takes only some numbers needs as many rows: three.
+            task: "classification" or "regression".
+            device: "cpu", "cuda" or "cuda:1".
+            runtime: "sparse" (CPU, chains of linear layers with ReLU and dropout), "onnx" (CPU), "torch", "eager"
+                (the module itself), or "auto": the fastest that passes its checks.
+            temperature: what logits are divided by before the softmax.
+            noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
+            interval: for regression, the share of the predictive distribution that `interval` holds.
+            step_bytes: the memory that one step may take, in bytes; passes are cut into steps that fit.
+            row_axis: the dimension of the inputs that holds the rows; for all, or for each.
+            outputs: which of what the network returns counts: a key, an attribute or a position ("logits"), or, for a
+                regression, two (mean and logarithm of the variance). All its tensors where not given.
+            output_row_axis: the dimension of the outputs that holds the rows.
+            selection: which sites to switch on, and with which p; all, with their own, where not given.
+            sessions: how ONNX Runtime runs it.
+
+        Raises:
+            UnsupportedModelError: the network has no dropout, or cannot be served; the message says why.
+            InvalidInputError: an argument cannot be used.
+            VerificationError: it failed a check.
+        """
+        from mcdropout.engine.pytorch.module import understand
+
+        reading = Reading(task, temperature, noise_variance, interval)
+        target = Target(device, runtime, sessions or SessionOptions())
+        subject = understand(
+            module,
+            example_inputs,
+            row_axis=row_axis,
+            outputs=outputs,
+            output_row_axis=output_row_axis,
+            selection=selection,
+        )
+        return cls.prepare(subject, reading, target, step_bytes)
+
+    @classmethod
+    def from_onnx(
+        cls,
+        path: str | Path,
+        example_inputs: Inputs,
+        task: Task = "classification",
+        *,
+        runtime: RuntimeName = "auto",
+        temperature: float = 1.0,
+        noise_variance: float | None = None,
+        interval: float = 0.95,
+        step_bytes: int = STEP_BYTES,
+        row_axis: int | Sequence[int] | Mapping[str, int] = 0,
+        outputs: Entry | Sequence[Entry] | None = None,
+        output_row_axis: int = 0,
+        selection: Selection | None = None,
+        sessions: SessionOptions | None = None,
+    ) -> "Engine":
+        """The same for a network in an ONNX file, with its dropout in it; PyTorch is not needed.
+
+        Takes and raises what `from_module` does, but that `example_inputs` by name have the names of the graph's
+        inputs, and that `outputs` are names or positions of its outputs. A softmax at the end of a classifier is taken
+        for what it is: its input are the logits.
+
+        Args:
+            path: the file. External data may lie in its folder, and nowhere else.
+        """
+        from mcdropout.engine.onnx.model import understand
+
+        reading = Reading(task, temperature, noise_variance, interval)
+        target = Target("cpu", runtime, sessions or SessionOptions())
+        subject = understand(
+            Path(path),
+            example_inputs,
+            row_axis=row_axis,
+            outputs=outputs,
+            output_row_axis=output_row_axis,
+            selection=selection,
+            logits=task == "classification",
+        )
+        return cls.prepare(subject, reading, target, step_bytes)
+
+    @classmethod
+    def prepare(
+        cls, subject: Subject, reading: Reading, target: Target | None = None, step_bytes: int = STEP_BYTES
+    ) -> "Engine":
+        """An engine of a network whose randomness is known.
+
+        Args:
+            subject: the network.
+            reading: what its outputs mean.
+            target: where to run it; on the CPU, by what is fastest there, where not given.
+            step_bytes: as for `from_module`.
+
+        Raises:
+            UnsupportedModelError: it cannot be run there.
+            InvalidInputError: an attribute of `reading` or `target` cannot be used.
+            VerificationError: it failed a check.
+        """
+        target = target or Target()
+        reading.check()
+        target.check()
+        return cls(prepare(reading.task, subject, target), reading, step_bytes)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        task: Task = "classification",
+        *,
+        temperature: float = 1.0,
+        noise_variance: float | None = None,
+        interval: float = 0.95,
+        step_bytes: int = STEP_BYTES,
+        sessions: SessionOptions | None = None,
+    ) -> "Engine":
+        """An engine that `save` wrote, checked again as it now runs; PyTorch is not needed.
+
+        Args:
+            folder: what `save` was given.
+            task, temperature, noise_variance, interval, step_bytes, sessions: as for `from_module`.
+
+        Raises:
+            CompiledError: the folder holds no engine, or a damaged one, or one that another version wrote.
+            InvalidInputError: an argument cannot be used.
+            VerificationError: it failed a check.
+        """
+        reading = Reading(task, temperature, noise_variance, interval)
+        target = Target(options=sessions or SessionOptions())
+        reading.check()
+        target.check()
+        return cls(read_compiled(Path(folder), target), reading, step_bytes)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the engine to a folder, so that `load` can make it again without the network.
+
+        Args:
+            folder: made where there is none; files of the same names in it are replaced.
+
+        Raises:
+            UnsupportedModelError: it runs on PyTorch, because the network cannot be written as ONNX.
+        """
+        write_compiled(self._prepared, Path(folder))
+
+    @property
+    def shares_rows(self) -> bool:
+        """Whether rows of requests with different seeds may be run together."""
+        return self.steps.shares_rows
+
+    def predict(self, x: Inputs, passes: int = 50, seed: int | None = None) -> Prediction:
+        """The prediction for each row, and how far to trust it.
+
+        Args:
+            x: `[rows, ...]`, or a tuple of such.
+            passes: how many stochastic passes; 0 for the deterministic baseline, in which nothing is dropped.
+            seed: 0 to 2**64 - 1; drawn where none is given. The prediction tells which.
+
+        Raises:
+            InvalidInputError: naming what was given and what would be accepted.
+            NonFiniteOutputError: the network answered NaN or infinity.
+        """
+        outcome, seed = self._run_checked(x, passes, seed, samples=False)
+        return dataclasses.replace(outcome.prediction, seed=None if passes == 0 else seed)
+
+    def samples(self, x: Inputs, passes: int = 50, seed: int | None = None) -> npt.NDArray[np.float64]:
+        """What `predict` sums up, `[passes, rows, ...]`: class probabilities, or the predicted means of a regression.
+
+        Takes and raises what `predict` does, but that `passes` is at least 1.
+        """
+        if passes == 0:
+            raise InvalidInputError("passes is 0; samples are of 1 pass or more")
+        outcome, _ = self._run_checked(x, passes, seed, samples=True)
+        assert outcome.samples is not None
+        return outcome.samples.swapaxes(0, 1)
+
+    def outputs(self, x: Inputs, masks: Masks) -> tuple[Array, ...]:
+        """`f(x, masks)`: the network's own outputs under masks of your choice, `[rows, ...]` each.
+
+        Args:
+            x: `[rows, ...]`, or a tuple of such.
+            masks: for each of `sites`, in order, `[rows, *mask_shape]` float32, or `[*mask_shape]` where its scope is
+                "pass": what a site multiplies its input by.
+        """
+        inputs = self.as_inputs(x)
+        rows = np.arange(len(inputs[0]), dtype=np.int64)
+        for site, mask in zip(self.sites, masks, strict=True):
+            wanted = (len(rows), *site.mask_shape) if site.scope == "row" else site.mask_shape
+            if mask.shape != wanted:
+                raise InvalidInputError(f"the mask of {site.name} has the shape {mask.shape}; {wanted} is accepted")
+        return self._runtime.suffix(self._runtime.prefix(inputs), rows, list(masks))
+
+    def masks(self, seed: int, row: int, first: int, passes: int) -> Masks:
+        """The masks that passes `first` to `first + passes` of row `row` of a request with this seed use."""
+        return self._source.draw([seed], [row], first, passes)
+
+    def summarize(self, outputs: Sequence[Array]) -> Prediction:
+        """The prediction of given network outputs, `[rows, passes, ...]` each, as passes of equal weight."""
+        statistics = self._reading.statistics()
+        statistics.update(outputs)
+        return statistics.prediction()
+
+    def as_inputs(self, x: Inputs) -> tuple[Array, ...]:
+        """Check `x`, and bring it into the network's dtypes.
+
+        Raises:
+            InvalidInputError: naming what was given and what would be accepted.
+        """
+        given = in_order(x, self.inputs)
+        arrays = tuple(as_array(value, spec) for value, spec in zip(given, self.inputs, strict=True))
+        if len(counts := {len(array) for array in arrays}) > 1:
+            raise InvalidInputError(f"the inputs have {sorted(counts)} rows; the same number in each is accepted")
+        return arrays
+
+    def run(
+        self,
+        inputs: tuple[Array, ...],
+        seeds: npt.ArrayLike,
+        rows: npt.ArrayLike,
+        passes: int,
+        *,
+        samples: bool = False,
+    ) -> Outcome:
+        """Run rows that may belong to different requests.
+
+        Args:
+            inputs: `[rows, ...]` each, as `as_inputs` returns them.
+            seeds: `[rows]`, the seed of each row's request. They must be equal unless `shares_rows`.
+            rows: `[rows]`, each row's index in its request.
+            passes: how many passes; 0 for the deterministic baseline.
+            samples: whether to keep the samples, which takes memory for every pass.
+        """
+        seed_of, row_of = np.asarray(seeds, np.uint64), np.asarray(rows, np.uint64)
+        count = len(inputs[0])
+        blocks = [slice(start, start + self.steps.most_pairs) for start in range(0, count, self.steps.most_pairs)]
+        outcomes = [
+            self._run_block(tuple(x[block] for x in inputs), seed_of[block], row_of[block], passes, samples)
+            for block in blocks
+        ]
+        if len(outcomes) == 1:
+            return outcomes[0]
+        kept = [outcome.samples for outcome in outcomes if outcome.samples is not None]
+        return Outcome(
+            prediction=concatenate([outcome.prediction for outcome in outcomes]),
+            samples=np.concatenate(kept) if kept else None,
+            failed=np.concatenate([outcome.failed for outcome in outcomes]),
+        )
+
+    def _run_checked(self, x: Inputs, passes: int, seed: int | None, *, samples: bool) -> tuple[Outcome, int]:
+        if not isinstance(passes, int | np.integer) or isinstance(passes, bool) or passes < 0:
+            raise InvalidInputError(f"passes is {passes!r}; an integer of 0 or more is accepted")
+        if seed is None:
+            seed = secrets.randbelow(_JSON_SAFE_SEED)
+        if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
+            raise InvalidInputError(f"seed is {seed!r}; an integer from 0 to {MAX_SEED} is accepted")
+        inputs = self.as_inputs(x)
+        count = len(inputs[0])
+        seeds = np.full(count, seed, np.uint64)
+        outcome = self.run(inputs, seeds, np.arange(count), int(passes), samples=samples)
+        if outcome.failed.any():
+            rows = np.flatnonzero(outcome.failed).tolist()
+            raise NonFiniteOutputError(f"the network answered NaN or infinity for row {rows[0]}", rows)
+        return outcome, int(seed)
+
+    def _run_block(
+        self,
+        inputs: tuple[Array, ...],
+        seeds: npt.NDArray[np.uint64],
+        rows: npt.NDArray[np.uint64],
+        passes: int,
+        samples: bool,
+    ) -> Outcome:
+        if passes == 0:
+            return self.steps.deterministic(inputs)
+        places = np.arange(len(rows), dtype=np.int64)
+        cohort = self.steps.cohort(self.steps.admit(inputs), places, seeds, rows, samples=samples)
+        while cohort.passes < passes:
+            self.steps.run([(cohort, min(passes - cohort.passes, self.steps.most_passes(len(cohort))))])
+        return Outcome(cohort.prediction(), cohort.all_samples(), cohort.failed)

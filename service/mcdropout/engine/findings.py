@@ -1,0 +1,55 @@
+"""Findings: what is known to go wrong with dropout in certain places.
+
+A finding is advice, not a fault of the engine's: the network runs as it was trained, and the numbers are what its
+passes say. Each names a site, why it matters, and the source of that.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mcdropout.engine.sites import Site, SiteOff
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something worth knowing about a network's dropout.
+
+    Attributes:
+        code: a short name of what was found, for programs.
+        site: which site; None for the network as a whole.
+        text: what was found and why it matters.
+        source: who has shown it.
+    """
+
+    code: str
+    site: str | None
+    text: str
+    source: str
+
+
+DROPOUT_PAPER = "N. Srivastava et al., Dropout, JMLR 15, 2014"
+
+
+def findings_of_sites(sites: Sequence[Site], off: Sequence[SiteOff]) -> list[Finding]:
+    """What the list of sites tells by itself."""
+    found = [
+        Finding(
+            "off",
+            site.name,
+            f"is off: {site.reason}" + ("; it adds nothing to the uncertainty" if "p is 0" in site.reason else ""),
+            DROPOUT_PAPER,
+        )
+        for site in off
+    ]
+    shared = [site.name for site in sites if site.scope == "pass"]
+    if shared:
+        found.append(
+            Finding(
+                "shared-mask",
+                shared[0],
+                f"draws one mask for all rows of a pass ({len(shared)} of {len(sites)} sites do): requests cannot "
+                "share a batch",
+                "L. Wan et al., Regularization of neural networks using DropConnect, ICML 2013",
+            )
+        )
+    return found

@@ -1,0 +1,130 @@
+"""What a caller hands to the engine, checked: examples, rows and options."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Union
+
+import numpy as np
+import numpy.typing as npt
+
+from mcdropout.engine.errors import InvalidInputError
+from mcdropout.engine.runtimes import Array
+from mcdropout.engine.verify import unlike_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Entry = str | int
+"""One of the things that a network returns: a key, an attribute, a name or a position."""
+OneInput = Union[npt.ArrayLike, "Tensor"]
+Inputs = OneInput | tuple[OneInput, ...] | Mapping[str, OneInput]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input of a network: its shape without the rows, its NumPy dtype, its keyword, and where it has its rows."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    name: str | None = None
+    row_axis: int = 0
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+        return "the input" if self.name is None else f"the input {self.name!r}"
+
+
+def as_tuple(x: Inputs) -> tuple[OneInput, ...]:
+    """The inputs of a network that may take one or several."""
+    if isinstance(x, Mapping):
+        return tuple(x.values())
+    return x if isinstance(x, tuple) else (x,)
+
+
+def in_order(x: Inputs, specs: Sequence[InputSpec]) -> tuple[OneInput, ...]:
+    """The inputs in the order of `specs`, whether they are given by position or by name."""
+    names = [spec.name for spec in specs]
+    if isinstance(x, Mapping):
+        if set(x) != set(names):
+            wanted = f"{names} are accepted" if names[0] is not None else "inputs by position are accepted"
+            raise InvalidInputError(f"the inputs {list(x)} were given; {wanted}")
+        return tuple(x[name] for name in names if name is not None)
+    given = as_tuple(x)
+    if len(given) != len(specs):
+        raise InvalidInputError(f"{len(given)} inputs were given; the network takes {len(specs)}")
+    return given
+
+
+def row_axes(x: Inputs, given: int | Sequence[int] | Mapping[str, int]) -> tuple[int, ...]:
+    """For each input, the dimension that holds the rows."""
+    count = len(as_tuple(x))
+    if isinstance(given, int):
+        return (given,) * count
+    if isinstance(given, Mapping):
+        names = list(x) if isinstance(x, Mapping) else []
+        if unknown := [name for name in given if name not in names]:
+            raise InvalidInputError(f"row_axis names {unknown}; the inputs are {names}")
+        return tuple(given.get(name, 0) for name in names)
+    if len(given) != count:
+        raise InvalidInputError(f"row_axis has {len(given)} entries; one for each of {count} inputs is accepted")
+    return tuple(given)
+
+
+def as_examples(x: Inputs, axes: Sequence[int], rows: int) -> tuple[Array, ...]:
+    """Example inputs, each brought to `[rows, ...]`, with rows that differ.
+
+    Raises:
+        InvalidInputError: one of them is no array, or holds no row.
+    """
+    given = [_rows_first(value, axis) for value, axis in zip(as_tuple(x), axes, strict=True)]
+    return tuple(unlike_rows(value[np.arange(rows) % len(value)], len(value)) for value in given)
+
+
+def _rows_first(x: OneInput, row_axis: int) -> Array:
+    try:
+        array = _array(x)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"an example input is no array of numbers: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise InvalidInputError(f"an example input is no array of numbers: its dtype is {array.dtype}")
+    if array.ndim <= row_axis or array.shape[row_axis] < 1:
+        place = "[rows, ...]" if row_axis == 0 else f"in its dimension {row_axis}"
+        raise InvalidInputError(
+            f"an example input has the shape {list(array.shape)}; it needs rows, {place}, at least one"
+        )
+    return np.moveaxis(array, row_axis, 0)
+
+
+def _array(x: Any) -> Array:
+    """A tensor, an array, or what can be made one."""
+    return x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
+
+
+def as_array(x: OneInput, spec: InputSpec) -> Array:
+    """An input, of finite numbers, as `[rows, *spec.shape]` in the network's dtype."""
+    try:
+        array = _array(x)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"{spec.label} is no array: {error}") from error
+    wanted: list[Any] = [*spec.shape[: spec.row_axis], "rows", *spec.shape[spec.row_axis :]]
+    if array.ndim != len(wanted) or any(
+        size < 1 if want == "rows" else size != want for size, want in zip(array.shape, wanted, strict=True)
+    ):
+        shape = ", ".join(map(str, wanted))
+        raise InvalidInputError(f"{spec.label} has the shape {list(array.shape)}; [{shape}] is accepted")
+    if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+        raise InvalidInputError(f"{spec.label}'s dtype is {array.dtype}; {spec.dtype} is accepted")
+    if spec.row_axis:
+        array = np.moveaxis(array, spec.row_axis, 0)
+    with np.errstate(over="ignore"):
+        taken = np.ascontiguousarray(array, spec.dtype)
+    if not np.isfinite(taken).all():
+        position = np.argwhere(~np.isfinite(taken))[0].tolist()
+        raise InvalidInputError(f"{spec.label} holds NaN or infinity at {position}; finite numbers are accepted")
+    if np.issubdtype(spec.dtype, np.integer) and (changed := taken != array).any():
+        position = np.argwhere(changed)[0].tolist()
+        raise InvalidInputError(
+            f"{spec.label} holds {array[tuple(position)]} at {position}; numbers of {spec.dtype} are accepted"
+        )
+    return taken

@@ -1,0 +1,1 @@
+"""Cutting: a masked graph into prefix and suffix."""

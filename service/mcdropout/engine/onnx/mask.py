@@ -1,0 +1,167 @@
+"""Masked graphs: a graph as `f(*inputs, *masks)`, and the same with nothing dropped.
+
+A mask is float32 `[rows, *site.mask_shape]`, as everywhere. In the graph it is brought into the dimensions of the site
+and to the type of what it multiplies.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto, TensorProto, helper
+
+from mcdropout.engine.onnx.dataflow import Dataflow, Names, attribute, is_op, key, pruned, renamed, tensor, value_info
+from mcdropout.engine.onnx.find.draws import Cut, Draw
+from mcdropout.engine.onnx.inference import BOOL_MASK_SINCE, filled, identity
+from mcdropout.engine.sites import NORMAL, Site
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A site, and the draw that it is."""
+
+    site: Site
+    draw: Draw
+
+
+def substituted(flow: Dataflow, draws: Sequence[Draw], masked: Sequence[Masked], types: Mapping[str, int]) -> Dataflow:
+    """The graph with a mask, an input behind the others, for each of `masked`; every other draw keeps everything.
+
+    Args:
+        flow: the graph.
+        draws: all that it draws.
+        masked: what takes a mask, in the order of the masks.
+        types: ONNX element types of values.
+    """
+    return _Substitution(flow, draws, masked, types).flow()
+
+
+class _Substitution:
+    def __init__(
+        self, flow: Dataflow, draws: Sequence[Draw], masked: Sequence[Masked], types: Mapping[str, int]
+    ) -> None:
+        self._flow, self._types = flow, types
+        self._names, self._weights = Names(flow.names), dict(flow.weights)
+        self._draws = {draw.node: draw for draw in draws}
+        self._sites = {one.draw.node: one.site for one in masked}
+        self._masks = {one.draw.node: self._names.fresh(f"mask_{index}") for index, one in enumerate(masked)}
+        self._cuts: dict[str, tuple[Draw, Cut]] = {cut.value: (draw, cut) for draw in draws for cut in draw.cuts}
+        self._placed: dict[tuple[str, int, int], str] = {}
+
+    def flow(self) -> Dataflow:
+        nodes = [new for node in self._flow.nodes for new in self._instead_of(node)]
+        masks = [
+            value_info(
+                self._masks[node],
+                TensorProto.FLOAT,
+                [*(["rows"] if site.scope == "row" else []), *site.mask_shape],
+            )
+            for node, site in self._sites.items()
+        ]
+        inputs = (*self._flow.inputs, *masks)
+        return pruned(replace(self._flow, nodes=tuple(nodes), inputs=inputs, weights=self._weights))
+
+    def _instead_of(self, node: NodeProto) -> list[NodeProto]:
+        draw = self._draws.get(key(node))
+        if draw is None:
+            return self._behind_cut(node)
+        if is_op(node, "Dropout"):
+            on = draw.node in self._sites
+            return self._multiplied(node, draw) if on else list(identity(node, self._flow, self._names))
+        if draw.kind == NORMAL:
+            return self._noise(node, draw)
+        *before, last = self._all_the_same(node, draw.kept)
+        return [*before, *self._behind_cut(last)]
+
+    def _multiplied(self, node: NodeProto, draw: Draw) -> list[NodeProto]:
+        """A `Dropout` under its mask."""
+        kind = self._types[node.input[0]]
+        nodes, mask = self._mask(draw, 0, kind)
+        if node.output[0]:
+            nodes.append(helper.make_node("Mul", [node.input[0], mask], [node.output[0]], node.name))
+        if len(node.output) > 1 and node.output[1]:
+            told = node.output[1]
+            kept = told if self._flow.opset >= BOOL_MASK_SINCE else self._names.fresh(f"{told}_kept")
+            nodes.append(helper.make_node("Cast", [mask], [kept], to=TensorProto.BOOL))
+            if kept != told:
+                nodes.append(helper.make_node("Cast", [kept], [told], to=kind))
+        return nodes
+
+    def _noise(self, node: NodeProto, draw: Draw) -> list[NodeProto]:
+        """Normal numbers, with the node's own mean and deviation; their mean where they are off."""
+        mean, deviation = attribute(node, "mean", 0.0), attribute(node, "scale", 1.0)
+        if draw.node not in self._sites:
+            return self._all_the_same(node, mean)
+        kind = self._types[draw.node]
+        nodes, numbers = self._mask(draw, 0, kind)
+        scaled = self._names.fresh(f"{draw.node}_scaled")
+        nodes.append(helper.make_node("Mul", [numbers, self._constant(deviation, kind)], [scaled]))
+        nodes.append(helper.make_node("Add", [scaled, self._constant(mean, kind)], [draw.node], node.name))
+        return nodes
+
+    def _all_the_same(self, node: NodeProto, value: float) -> list[NodeProto]:
+        """What a node that draws gives, with one value for all its numbers."""
+        drawn = key(node)
+        values = np.array([value], helper.tensor_dtype_to_np_dtype(self._types[drawn]))
+        if node.input:
+            return list(filled(node.input[0], drawn, values, self._names))
+        shape = self._names.fresh(f"{drawn}_shape")
+        self._weights[shape] = tensor(shape, np.array(attribute(node, "shape"), np.int64))
+        return [helper.make_node("ConstantOfShape", [shape], [drawn], value=tensor("value", values))]
+
+    def _behind_cut(self, node: NodeProto) -> list[NodeProto]:
+        """A node, and where a mask takes the place of what it gives, what it is multiplied by instead."""
+        cut_at = next((name for name in node.output if name in self._cuts), None)
+        if cut_at is None:
+            return [node]
+        draw, cut = self._cuts[cut_at]
+        kind = self._types[cut_at]
+        if draw.node in self._sites:
+            nodes, source = self._mask(draw, cut.part, kind)
+            if cut.scale == 1.0:
+                return [*nodes, helper.make_node("Identity", [source], [cut_at])]
+            return [*nodes, helper.make_node("Mul", [source, self._constant(cut.scale, kind)], [cut_at])]
+        drawn = self._names.fresh(f"{cut_at}_drawn")
+        still = np.array([cut.still], helper.tensor_dtype_to_np_dtype(kind))
+        return [renamed(node, {cut_at: drawn}), *filled(drawn, cut_at, still, self._names)]
+
+    def _mask(self, draw: Draw, part: int, kind: int) -> tuple[list[NodeProto], str]:
+        """A site's mask in its dimensions and of a type, and the nodes that it takes; none where it is there."""
+        known = (draw.node, part, kind)
+        if known in self._placed:
+            return [], self._placed[known]
+        site, name = self._sites[draw.node], self._masks[draw.node]
+        nodes: list[NodeProto] = []
+
+        def then(operator: str, *inputs: str, **attributes: Any) -> None:
+            nonlocal name
+            new = self._names.fresh(f"{self._masks[draw.node]}_{operator.lower()}")
+            nodes.append(helper.make_node(operator, [name, *inputs], [new], **attributes))
+            name = new
+
+        if site.shifted:
+            then("Gather", self._whole_numbers(part), axis=1 if site.scope == "row" else 0)
+        dimensions = len(site.shape) + (site.scope == "row")
+        if site.rows_per_row > 1:
+            if site.interleaved:
+                then("Transpose", perm=[1, 0, *range(2, dimensions)])
+            then("Reshape", self._whole_numbers([-1, *site.shape[1:]]))
+            dimensions -= 1
+        if site.row_axis:
+            others = range(1, dimensions)
+            then("Transpose", perm=[*others[: site.row_axis], 0, *others[site.row_axis :]])
+        if kind != TensorProto.FLOAT:
+            then("Cast", to=kind)
+        self._placed[known] = name
+        return nodes, name
+
+    def _constant(self, value: float, kind: int) -> str:
+        name = self._names.fresh("scale")
+        self._weights[name] = tensor(name, np.array(value, helper.tensor_dtype_to_np_dtype(kind)))
+        return name
+
+    def _whole_numbers(self, values: int | list[int]) -> str:
+        name = self._names.fresh("sizes")
+        self._weights[name] = tensor(name, np.array(values, np.int64))
+        return name

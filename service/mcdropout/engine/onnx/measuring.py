@@ -1,0 +1,262 @@
+"""Measuring: what running a graph tells of its values: their types, their shapes, and where they have their rows.
+
+Nothing is optimised, so that every value is there to be looked at. Each is seen with two rows and with three, and once
+more with one row changed: the dimension that grows is the one with the rows, and the entries that change are a row's.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from onnx import TensorProto, numpy_helper
+
+from mcdropout.engine.errors import UnsupportedModelError, first_line
+from mcdropout.engine.onnx.dataflow import DATA, Dataflow, is_op, key, levels, sizes_alone, sources, to_model
+from mcdropout.engine.onnx.write import write_graph
+from mcdropout.engine.runtimes import Array
+
+ROWS = (2, 3)
+"""With how many rows values are looked at."""
+
+_TYPES = {
+    "float": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "double": TensorProto.DOUBLE,
+    "bfloat16": TensorProto.BFLOAT16,
+    "bool": TensorProto.BOOL,
+    "string": TensorProto.STRING,
+    **{
+        name.lower(): kind
+        for name, kind in TensorProto.DataType.items()
+        if name.endswith(("INT8", "INT16", "INT32", "INT64"))
+    },
+}
+# Bytes of an entry, of types that do not have four.
+_WIDTHS: dict[int, int] = {
+    TensorProto.DOUBLE: 8,
+    TensorProto.INT64: 8,
+    TensorProto.FLOAT16: 2,
+    TensorProto.INT8: 1,
+    TensorProto.UINT8: 1,
+    TensorProto.BOOL: 1,
+}
+# Operators whose result has a size that depends on what they are given, and, of others, the inputs that say a size.
+_SIZED_BY_DATA = ("NonZero", "Compress", "Unique", "NonMaxSuppression", "StringSplit", "If")
+_SIZE_INPUTS = {
+    "Reshape": (1,),
+    "Expand": (1,),
+    "ConstantOfShape": (0,),
+    "Tile": (1,),
+    "Range": (0, 1, 2),
+    "Slice": (1, 2, 3, 4),
+    "Pad": (1, 3),
+    "Resize": (2, 3),
+    "Upsample": (1,),
+    "OneHot": (1,),
+    "TopK": (1,),
+    "Split": (1,),
+    "Squeeze": (1,),
+    "Unsqueeze": (1,),
+    "CenterCropPad": (1,),
+    "AffineGrid": (1,),
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """What is known of a value.
+
+    Attributes:
+        type: its ONNX element type; 0 where it is no tensor, or of a type that arrays do not have.
+        shape: with three rows.
+        axis: the dimension that holds the rows; None where none does, or where that is not known.
+        times: how many entries along `axis` belong to one row.
+        interleaved: whether these lie as far apart as there are rows; otherwise they are neighbours.
+        known: whether its shape follows from the number of rows as `axis` and `times` say.
+        apart: whether along `axis` each row has entries of its own, as `times` and `interleaved` say.
+    """
+
+    type: int
+    shape: tuple[int, ...]
+    axis: int | None = None
+    times: int = 1
+    interleaved: bool = False
+    known: bool = True
+    apart: bool = True
+
+    @property
+    def rest(self) -> tuple[int, ...]:
+        """The shape without the dimension of the rows."""
+        return self.shape if self.axis is None else (*self.shape[: self.axis], *self.shape[self.axis + 1 :])
+
+    @property
+    def row_bytes(self) -> int:
+        """The memory that one row takes, in bytes; 0 where it has no rows."""
+        if self.axis is None and self.known:
+            return 0
+        return int(np.prod(self.shape)) * _width(self.type) // ROWS[1]
+
+
+def _width(kind: int) -> int:
+    return _WIDTHS.get(kind, 4)
+
+
+class Probe:
+    """A graph that shows all its values."""
+
+    def __init__(self, flow: Dataflow) -> None:
+        """
+        Raises:
+            UnsupportedModelError: ONNX Runtime does not load it.
+        """
+        self.flow = flow
+        named = [name for node in flow.nodes for name in node.output if name]
+        self._session = _session(replace(flow, outputs=tuple(named), types=None))
+        self.types = {
+            value.name: _TYPES.get(value.type.removeprefix("tensor(").removesuffix(")"), 0)
+            for value in self._session.get_outputs()
+            if value.type.startswith("tensor(")
+        }
+        for value in flow.inputs:
+            self.types[value.name] = value.type.tensor_type.elem_type
+        for name, weight in flow.weights.items():
+            self.types[name] = weight.data_type
+        self._inputs = [value.name for value in flow.inputs]
+
+    def run(self, arrays: Sequence[Array], names: Iterable[str] | None = None) -> dict[str, Any]:
+        """The values `names`, or all tensors among them, as ONNX Runtime's values.
+
+        Raises:
+            UnsupportedModelError: it does not run.
+        """
+        wanted = [value.name for value in self._session.get_outputs() if value.name in self.types]
+        if names is not None:
+            asked = set(names)
+            wanted = [name for name in wanted if name in asked]
+        if not wanted:
+            return {}
+        fed = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x))
+            for name, x in zip(self._inputs, arrays, strict=True)
+        }
+        try:
+            found = self._session.run_with_ort_values(wanted, fed)
+        except Exception as error:  # whatever ONNX Runtime raises
+            shapes = [list(x.shape) for x in arrays]
+            raise UnsupportedModelError(
+                f"the graph does not run on inputs of shape {shapes}: {told(error)}; one that takes any number of rows "
+                "is accepted: a batch of a fixed size must be exported as a dynamic axis (PyTorch: dynamic_shapes or "
+                "dynamic_axes; tf2onnx: a signature with None as its first dimension)"
+            ) from error
+        return dict(zip(wanted, found, strict=True))
+
+    def array(self, arrays: Sequence[Array], name: str) -> Array:
+        """One value, or weight."""
+        if name in self.flow.weights:
+            return numpy_helper.to_array(self.flow.weights[name])
+        found: Array = self.run(arrays, [name])[name].numpy()
+        return found
+
+
+def _session(flow: Dataflow) -> Any:
+    settings = onnxruntime.SessionOptions()
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    settings.intra_op_num_threads = 1
+    settings.log_severity_level = 4
+    with tempfile.TemporaryDirectory() as folder:
+        graph = write_graph(to_model(flow), Path(folder) / "graph.onnx")
+        try:
+            return onnxruntime.InferenceSession(graph.path, settings, providers=["CPUExecutionProvider"])
+        except Exception as error:  # whatever ONNX Runtime raises
+            raise UnsupportedModelError(
+                f"ONNX Runtime {onnxruntime.__version__} does not load the graph: {told(error)}"
+            ) from error
+
+
+def told(error: Exception) -> str:
+    """ONNX Runtime's message without its codes, and without the places in its own source."""
+    text = re.sub(r"^.*?\[ONNXRuntimeError\] : \d+ : \w+ : ", "", first_line(error))
+    text = re.sub(
+        r"^Non-zero status code returned while running (\w+) node. Name:'(.*?)' Status Message: ", r"\1 '\2': ", text
+    )
+    return re.sub(r"/\S+:\d+ .*?\) ", "", text, count=1)
+
+
+def with_rows(x: Array, rows: int) -> Array:
+    """`x` cut, or repeated in turn, to `rows` rows."""
+    return x[np.arange(rows) % len(x)]
+
+
+def measure(probe: Probe, arrays: Sequence[Array]) -> dict[str, Value]:
+    """What is known of each value of a graph that draws nothing.
+
+    Args:
+        probe: the graph.
+        arrays: example inputs, `[3, ...]` each, whose rows differ.
+    """
+    flow = probe.flow
+    few, more = ([with_rows(x, rows) for x in arrays] for rows in ROWS)
+    other = [np.concatenate([x[:1], x[2:3], x[2:]]) for x in more]
+    two, three = ({name: tuple(value.shape()) for name, value in probe.run(x).items()} for x in (few, more))
+    changed = {name: tuple(value.shape()) for name, value in probe.run(other).items()}
+    unsettled = _sized_by_data(flow)
+    found: dict[str, Value] = {}
+    for name, shape in three.items():
+        value = _value(probe.types[name], two[name], shape)
+        found[name] = replace(value, known=value.known and name not in unsettled and changed[name] == shape)
+    for given, x in zip(flow.inputs, more, strict=True):
+        found[given.name] = Value(probe.types[given.name], x.shape, 0)
+    for name, weight in flow.weights.items():
+        found[name] = Value(weight.data_type, tuple(weight.dims))
+    merged = [name for name, value in found.items() if value.times > 1]
+    before, after = probe.run(more, merged), probe.run(other, merged)
+    for name in merged:
+        if found[name].type:
+            found[name] = _told_apart(found[name], before[name].numpy(), after[name].numpy())
+    return found
+
+
+def _value(kind: int, two: tuple[int, ...], three: tuple[int, ...]) -> Value:
+    """A value from its shapes with two rows and with three."""
+    if len(two) != len(three):
+        return Value(kind, three, known=False)
+    axes = [axis for axis, (a, b) in enumerate(zip(two, three, strict=True)) if a != b]
+    if not axes:
+        return Value(kind, three)
+    times, left = divmod(two[axes[0]], ROWS[0])
+    if len(axes) > 1 or left or three[axes[0]] != ROWS[1] * times:
+        return Value(kind, three, known=False)
+    return Value(kind, three, axes[0], times)
+
+
+def _told_apart(value: Value, before: Array, after: Array) -> Value:
+    """Where the entries of a row lie along the rows' dimension: told by those that change with the middle row."""
+    assert value.axis is not None
+    differ = before != after
+    if before.dtype.kind == "f":
+        differ &= ~(np.isnan(before) & np.isnan(after))
+    others = tuple(axis for axis in range(differ.ndim) if axis != value.axis)
+    changed = np.flatnonzero(differ.any(others))
+    if ((changed >= value.times) & (changed < 2 * value.times)).all():
+        return value
+    return replace(value, interleaved=True) if (changed % ROWS[1] == 1).all() else replace(value, apart=False)
+
+
+def _sized_by_data(flow: Dataflow) -> set[str]:
+    """Values whose sizes depend on what inputs hold."""
+    level = levels(flow, sizes_alone(flow))
+    found: set[str] = set()
+    for node in flow.nodes:
+        sizes = [node.input[at] for at in _SIZE_INPUTS.get(node.op_type, ()) if at < len(node.input) and node.input[at]]
+        if (
+            found.intersection(sources(node))
+            or (is_op(node, *_SIZED_BY_DATA) and level[key(node)] == DATA)
+            or (is_op(node, *_SIZE_INPUTS) and any(level.get(name) == DATA for name in sizes))
+        ):
+            found.update(name for name in node.output if name)
+    return found

@@ -1,0 +1,312 @@
+"""ONNX models as subjects of preparation."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, numpy_helper
+
+from mcdropout.engine.errors import EngineError, UnsupportedModelError, first_line
+from mcdropout.engine.findings import Finding
+from mcdropout.engine.inputs import Entry, Inputs
+from mcdropout.engine.onnx.cut.cost import cost_of
+from mcdropout.engine.onnx.cut.split import Cut, split
+from mcdropout.engine.onnx.dataflow import DRAWS, Dataflow, every_node, from_model, is_op, key, pruned
+from mcdropout.engine.onnx.eager import GraphRuntime, session_of, session_of_file
+from mcdropout.engine.onnx.find.draws import Draw, check_ratios, nested, paths
+from mcdropout.engine.onnx.find.dropout import Found, find_draws, site_of
+from mcdropout.engine.onnx.find.logits import softmax_of, with_logits
+from mcdropout.engine.onnx.inference import batch_norm_in_inference, branches_inlined, modes_apart, silenced
+from mcdropout.engine.onnx.mask import Masked, substituted
+from mcdropout.engine.onnx.measuring import Probe, Value, measure, with_rows
+from mcdropout.engine.onnx.read.batches import for_any_rows
+from mcdropout.engine.onnx.read.binding import Bound, bind
+from mcdropout.engine.onnx.read.file import read_model
+from mcdropout.engine.program import Graph, Outline
+from mcdropout.engine.runtimes import Array, Runtime
+from mcdropout.engine.runtimes.graphs import ways_to_run
+from mcdropout.engine.selection import Selection, select, site_off
+from mcdropout.engine.sites import CHANNEL, ELEMENT, Site, SiteOff
+from mcdropout.engine.subject import EXAMPLE_ROWS, Candidate, Target
+from mcdropout.engine.verify import HALF_TOLERANCE, PROGRAM_TOLERANCE, Check
+
+_HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_NO_DROPOUT = (
+    "the graph has no dropout to switch on; exporters leave it out of a model in inference mode. From PyTorch: "
+    "model.train() before torch.onnx.export(model, inputs, path, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)), or, "
+    "which keeps dropout of attention too, the same with dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, "
+    "do_constant_folding=False and dynamic_axes; batch normalization is brought back into inference here. Or serve the "
+    "PyTorch module itself. From Keras through tf2onnx: call the Dropout layers with training=True. Multi-layer "
+    "perceptrons of scikit-learn have no dropout"
+)
+_IDLE = "it does not reach the output"
+
+
+@dataclass(frozen=True)
+class _Understood:
+    """What `understand` finds out.
+
+    Attributes:
+        bound: the graph as the engine feeds it, and what feeds it.
+        found: the graph, and what it draws.
+        masked: what takes a mask.
+        off: what does not.
+        values: what is known of the values of the graph with nothing dropped.
+        normalized: batch normalizations that were in training form.
+        softmax: nodes that make outputs of logits, as the file has them.
+        as_it_is: whether the file itself is in inference mode.
+        path: the file.
+        digest: of it.
+    """
+
+    bound: Bound
+    found: Found
+    masked: tuple[Masked, ...]
+    off: tuple[SiteOff, ...]
+    values: Mapping[str, Value]
+    normalized: tuple[str, ...]
+    softmax: tuple[str, ...]
+    as_it_is: bool
+    path: Path
+    digest: str
+
+
+class GraphSubject:
+    """An ONNX model whose randomness is known: a `Subject`.
+
+    Attributes:
+        flow: `f(*inputs, *masks)`.
+        softmax: the names of the nodes that make outputs of the file probabilities.
+    """
+
+    advice: str | None = None
+
+    def __init__(self, understood: _Understood) -> None:
+        """`understand` makes one."""
+        found, types = understood.found, understood.found.types
+        self._is = understood
+        self.sites: tuple[Site, ...] = tuple(one.site for one in understood.masked)
+        self.softmax = understood.softmax
+        self.off, self.inputs, self.arrays = understood.off, understood.bound.specs, understood.bound.arrays
+        self.flow = substituted(found.flow, found.draws, understood.masked, types)
+        self._quiet = substituted(found.flow, found.draws, (), types)
+        self.eager: Runtime = GraphRuntime(self.flow)
+        self.plain: Runtime = GraphRuntime(self._quiet) if any(site.raw for site in self.sites) else self.eager
+        half = any(value.type in _HALVES for value in understood.values.values())
+        self.tolerance = HALF_TOLERANCE if half else PROGRAM_TOLERANCE
+
+    def eval_outputs(self) -> tuple[Array, ...]:
+        """What the file itself answers, where it is in inference mode; else the graph with nothing dropped."""
+        if not self._is.as_it_is:
+            return session_of(self._quiet).run(self.arrays)
+        return _run_file(self._is.path, self._is.bound)
+
+    def own_checks(self) -> list[Check]:
+        """Whether the file is the one that was read, and what of it was brought into inference form."""
+        still = _digest(self._is.path) == self._is.digest
+        detail = ", ".join(self._is.normalized)
+        return [
+            Check("the file did not change", still, f"SHA-256 {self._is.digest[:12]}"),
+            Check(
+                "batch normalization is in inference form",
+                True,
+                f"it was not in the file: {detail}" if detail else "it was in the file, or there is none",
+            ),
+        ]
+
+    def findings(self) -> tuple[list[Finding], str | None]:
+        """Nothing: what advice there is comes of a PyTorch network's modules."""
+        return [], "the flow of data is looked at in PyTorch networks, not in ONNX models"
+
+    def candidates(self, target: Target, reasons: list[str]) -> Iterator[Candidate]:
+        """The ways to run it, as `Subject` says; Raises UnsupportedModelError for what only PyTorch runs."""
+        return self._candidates(self.flow, self.sites, target, reasons)
+
+    def baseline_candidates(self, target: Target) -> Iterator[Candidate]:
+        return self._candidates(self._quiet, (), target, [])
+
+    def _candidates(
+        self, flow: Dataflow, sites: Sequence[Site], target: Target, reasons: list[str]
+    ) -> Iterator[Candidate]:
+        if target.runtime == "torch" or target.device != "cpu":
+            raise UnsupportedModelError(
+                f'an ONNX model runs on ONNX Runtime, not on the runtime "{target.runtime}" of the device '
+                f'"{target.device}"; a provider such as "cuda" makes it run on a GPU'
+            )
+        cut = partial(split, flow, len(self.inputs), self._is.values)
+        if target.runtime != "eager":
+            ran = False
+            for strategy, program in _cuts(cut):
+                cost = partial(cost_of, program, self._is.values)
+                graphs = program.halves().write(sites)
+                for candidate in ways_to_run(strategy, graphs, cost, target, reasons):
+                    ran = True
+                    yield candidate
+            if target.runtime != "auto":
+                if not ran:
+                    raise UnsupportedModelError(
+                        f"the network cannot run on {target.runtime}: {'; '.join(dict.fromkeys(reasons))}"
+                    )
+                return
+        whole = partial(cost_of, cut(whole=True), self._is.values)
+        yield Candidate("whole", Outline(), whole, partial(GraphRuntime, flow))
+
+
+def _cuts(cut: "partial[Cut]") -> Iterator[tuple[str, Cut]]:
+    """The programs that a graph can be cut into, that with the most in its prefix first."""
+    first = cut()
+    yield "split", first
+    if any(value.merged for value in first.outline.frontier):
+        yield "split", cut(merged=False)
+    yield "whole", cut(whole=True)
+
+
+def understand(
+    path: Path,
+    example_inputs: Inputs,
+    *,
+    row_axis: int | Sequence[int] | Mapping[str, int] = 0,
+    outputs: Entry | Sequence[Entry] | None = None,
+    output_row_axis: int = 0,
+    selection: Selection | None = None,
+    logits: bool = False,
+) -> GraphSubject:
+    """Find out what an ONNX model takes and what in it is random.
+
+    Args:
+        path: the file; large tensors may lie in others of its folder.
+        example_inputs: rows to try it on: one input, a tuple by position, or a mapping by the graph's names.
+        row_axis: the dimension that holds the rows in each input; one for all, or by position or name.
+        outputs: the outputs that count, by name or position; all where not given.
+        output_row_axis: the dimension that holds the rows in what comes out.
+        selection: which sites are on, by patterns of node names, and with which p; all where not given.
+        logits: whether an output that ends in a softmax is to give its logarithm, which is as good as the logits.
+
+    Raises:
+        UnsupportedModelError: it cannot be read, nothing in it is random, or what is cannot be replaced by masks.
+        InvalidInputError: the examples, the outputs or the selection do not fit it.
+    """
+    try:
+        return _find_out(
+            path, example_inputs, row_axis, outputs, output_row_axis, selection or Selection(), logits=logits
+        )
+    except EngineError:
+        raise
+    except Exception as error:  # whatever a graph that contradicts itself leads to
+        raise UnsupportedModelError(f"{path.name} cannot be understood: {first_line(error)}") from error
+
+
+def _find_out(
+    path: Path,
+    example_inputs: Inputs,
+    row_axis: int | Sequence[int] | Mapping[str, int],
+    outputs: Entry | Sequence[Entry] | None,
+    output_row_axis: int,
+    selection: Selection,
+    *,
+    logits: bool,
+) -> GraphSubject:
+    digest = _digest(path)
+    model = read_model(path)
+    declared = {value.name: value for value in (*model.graph.input, *model.graph.output)}
+    flow = from_model(model)
+    check_ratios(flow)
+    as_it_is = not _draws(flow)
+    bound = bind(modes_apart(flow), declared, example_inputs, row_axis, outputs, output_row_axis)
+    probabilities = softmax_of(bound.flow)
+    flow, normalized = batch_norm_in_inference(with_logits(bound.flow) if logits else bound.flow)
+    dead = _dead(flow)
+    flow = branches_inlined(for_any_rows(pruned(flow), bound.arrays), bound.arrays)
+    inside = nested(flow)
+    found = find_draws(silenced(flow, within=True), bound.arrays)
+    on, off = select(selection, found.draws, drawing={*inside, *dead})
+    for name, outer in inside.items():
+        if selection.takes(name):
+            raise UnsupportedModelError(
+                f"{name} (Dropout) is within {outer}, where one mask cannot stand for what it draws; a model exported "
+                "without loops and branches around its dropout is accepted, or a selection that excludes it"
+            )
+    off += [SiteOff(name, 0, ELEMENT, None, _IDLE) for name in dead]
+    off += [site_off(draw, _IDLE) for draw in on if draw.node in found.idle]
+    on = [draw for draw in on if draw.node not in found.idle]
+    if not on:
+        raise UnsupportedModelError(_nothing_to_switch_on(off))
+    values = measure(Probe(substituted(found.flow, found.draws, (), found.types)), bound.arrays)
+    masked = tuple(Masked(_site(draw, found, values, bound.batch), draw) for draw in on)
+    given_anew = set(bound.names) & {value.name for value in model.graph.initializer}
+    as_it_is = as_it_is and not normalized and not given_anew and not (logits and probabilities)
+    return GraphSubject(
+        _Understood(
+            bound, found, masked, tuple(off), values, normalized, tuple(probabilities.values()), as_it_is, path, digest
+        )
+    )
+
+
+def _draws(flow: Dataflow) -> bool:
+    """Whether a graph draws, run as it is, or uses what is told of a draw that is off; where not known, it may."""
+    nodes, used = list(every_node(flow.nodes)), {*flow.consumers, *flow.outputs}
+    if any(is_op(node, "Dropout") and any(name in used for name in node.output[1:]) for node in nodes):
+        return True  # ONNX Runtime tells of older versions in inference that nothing is kept
+    told = [node.input[2] for node in nodes if is_op(node, "Dropout") and len(node.input) > 2 and node.input[2]]
+    weights = [flow.weights.get(name) for name in told]
+    return any(is_op(node, *DRAWS) for node in nodes) or any(
+        weight is None or numpy_helper.to_array(weight).any() for weight in weights
+    )
+
+
+def _dead(flow: Dataflow) -> list[str]:
+    """The names of `Dropout` nodes that no output needs."""
+    called, needed = paths(flow), {key(node) for node in pruned(flow).nodes}
+    return [called[key(node)] for node in flow.nodes if is_op(node, "Dropout") and key(node) not in needed]
+
+
+def _site(draw: Draw, found: Found, values: Mapping[str, Value], batch: int | None) -> Site:
+    value = values[draw.shaped]
+    if batch == 1 and value.axis is None:
+        # A file for one row at a time says of a draw for that row what it says of one for all rows.
+        for node in found.flow.consumers[draw.shaped]:
+            whole = values[key(node)]
+            axis = whole.axis
+            if (
+                whole.times == 1
+                and axis is not None
+                and len(whole.shape) == len(value.shape)
+                and value.shape[axis] == 1
+            ):
+                shape = (*value.shape[:axis], EXAMPLE_ROWS, *value.shape[axis + 1 :])
+                own = replace(draw, kind=ELEMENT) if draw.kind == CHANNEL and shape == whole.shape else draw
+                return site_of(own, Value(value.type, shape, axis))
+    return site_of(draw, value)
+
+
+def _run_file(path: Path, bound: Bound) -> tuple[Array, ...]:
+    """The answers of a file to the example inputs, in batches of as many rows as it takes."""
+    session = session_of_file(Graph(path, bound.names))
+    batch = bound.batch or EXAMPLE_ROWS
+    answers: list[list[Array]] = []
+    for first in range(0, EXAMPLE_ROWS, batch):
+        rows = [with_rows(x[first:], batch) for x in bound.arrays]
+        fed = (np.moveaxis(x, 0, axis) for x, axis in zip(rows, bound.axes, strict=True))
+        given = dict(zip(bound.file_outputs, session.run(tuple(map(np.ascontiguousarray, fed))), strict=True))
+        answers.append([np.moveaxis(given[name], bound.output_row_axis, 0) for name in bound.outputs])
+    return tuple(np.concatenate(parts)[:EXAMPLE_ROWS] for parts in zip(*answers, strict=True))
+
+
+def _nothing_to_switch_on(off: Sequence[SiteOff]) -> str:
+    if not off:
+        return _NO_DROPOUT
+    seen = "; ".join(f"{site.name}: {site.reason}" for site in off)
+    return (
+        f"the graph has no dropout to switch on (seen: {seen}); Monte Carlo dropout needs at least one with p above 0 "
+        "on the way from input to output"
+    )
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        raise UnsupportedModelError(f"{path} is no file; an ONNX model would be accepted")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,200 @@
+"""Binding: a graph's inputs and outputs as the engine hands them over: `[rows, ...]`, with any number of rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, ValueInfoProto, helper
+
+from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError
+from mcdropout.engine.inputs import Entry, Inputs, InputSpec, as_examples, as_tuple, row_axes
+from mcdropout.engine.onnx.dataflow import Dataflow, Names, value_info
+from mcdropout.engine.runtimes import Array
+from mcdropout.engine.subject import EXAMPLE_ROWS
+
+_TYPES = {
+    TensorProto.DataType.Value(name): np.dtype(name.lower() if name != "DOUBLE" else "float64")
+    for name in ("FLOAT16", "DOUBLE", "BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
+} | {TensorProto.FLOAT: np.dtype(np.float32)}
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A graph that takes and gives `[rows, ...]`.
+
+    Attributes:
+        flow: the graph.
+        names: of its inputs in the file, in the order in which examples were given.
+        axes: where each has its rows in the file.
+        batch: how many rows the file says that it takes; None where it takes any number.
+        outputs: the names in the file of those that count.
+        file_outputs: the names of all in the file, in order.
+        output_row_axis: where they have their rows in the file.
+        specs: what it takes.
+        arrays: example inputs, `[EXAMPLE_ROWS, ...]` each, whose rows differ.
+    """
+
+    flow: Dataflow
+    names: tuple[str, ...]
+    axes: tuple[int, ...]
+    batch: int | None
+    outputs: tuple[str, ...]
+    file_outputs: tuple[str, ...]
+    output_row_axis: int
+    specs: tuple[InputSpec, ...]
+    arrays: tuple[Array, ...]
+
+
+def bind(
+    flow: Dataflow,
+    declared: Mapping[str, ValueInfoProto],
+    example_inputs: Inputs,
+    row_axis: int | Sequence[int] | Mapping[str, int],
+    outputs: Entry | Sequence[Entry] | None,
+    output_row_axis: int,
+) -> Bound:
+    """Fit a graph to example inputs.
+
+    Args:
+        flow: the graph as the file has it.
+        declared: what the file says of its inputs and outputs.
+        example_inputs, row_axis, outputs, output_row_axis: as `understand` takes them.
+
+    Raises:
+        InvalidInputError: the examples, or the outputs, are not those of the graph.
+        UnsupportedModelError: the graph takes or gives what the engine cannot hand over.
+    """
+    names = _names(flow, example_inputs)
+    axes = row_axes(example_inputs, row_axis)
+    given = []
+    for name, value, axis in zip(names, as_tuple(example_inputs), axes, strict=True):
+        given.append(_as_declared(value, declared[name], axis))
+    arrays = as_examples(tuple(given), axes, EXAMPLE_ROWS)
+    batches = {_batch(declared[name], axis) for name, axis in zip(names, axes, strict=True)} - {None}
+    if len(batches) > 1:
+        raise UnsupportedModelError(
+            f"the inputs {list(names)} are declared with batches of {sorted(map(int, filter(None, batches)))} rows; "
+            "one batch, or any number of rows, is accepted"
+        )
+    chosen = _outputs(flow, declared, outputs)
+    specs = tuple(
+        InputSpec(x.shape[1:], x.dtype, name, axis) for x, name, axis in zip(arrays, names, axes, strict=True)
+    )
+    bound = _rows_first(flow, declared, names, axes, arrays, chosen, output_row_axis)
+    batch = next(iter(batches), None)
+    return Bound(bound, names, axes, batch, chosen, flow.outputs, output_row_axis, specs, arrays)
+
+
+def _names(flow: Dataflow, given: Inputs) -> tuple[str, ...]:
+    """The inputs that examples are of. An input that has a value of its own in the file may be left out."""
+    known = [value.name for value in flow.inputs]
+    needed = [name for name in known if name not in flow.weights]
+    if isinstance(given, Mapping):
+        missing = [name for name in needed if name not in given]
+        if missing or not set(given) <= set(known):
+            raise InvalidInputError(f"example inputs are given for {list(given)}; the graph takes {known}")
+        return tuple(given)
+    count = len(as_tuple(given))
+    if count not in (len(needed), len(known)):
+        raise InvalidInputError(f"{count} example inputs are given; the graph takes {len(needed)}: {needed}")
+    return tuple(needed if count == len(needed) else known)
+
+
+def _as_declared(value: Any, declared: ValueInfoProto, axis: int) -> Array:
+    """An example in the type and of the shape that the graph declares."""
+    name, tensor = declared.name, declared.type.tensor_type
+    wanted = _TYPES.get(tensor.elem_type)
+    if wanted is None:
+        known = {number: text for text, number in TensorProto.DataType.items()}
+        kind = known.get(tensor.elem_type, "of no known type")
+        kind = kind if declared.type.HasField("tensor_type") else "no tensor"
+        raise UnsupportedModelError(f"the input {name!r} is {kind}; tensors of {_listed()} are accepted")
+    x: Array = value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+    sizes = [(dim.dim_value if dim.HasField("dim_value") else None) for dim in tensor.shape.dim]
+    fits = not tensor.HasField("shape") or (
+        len(sizes) == x.ndim
+        and all(size in (None, have) for at, (size, have) in enumerate(zip(sizes, x.shape, strict=True)) if at != axis)
+    )
+    if not fits:
+        shape = ["rows" if at == axis else "any" if size is None else size for at, size in enumerate(sizes)]
+        raise InvalidInputError(
+            f"the example for the input {name!r} has the shape {list(x.shape)}; [{', '.join(map(str, shape))}] is "
+            "accepted" + ("" if len(sizes) > axis else f", which has no dimension {axis} for the rows")
+        )
+    if x.dtype.kind not in "fiub" or not (np.can_cast(x.dtype, wanted, "same_kind") or wanted.kind == "f"):
+        raise InvalidInputError(f"the example for the input {name!r} is of {x.dtype}; {wanted} is accepted")
+    return x.astype(wanted)
+
+
+def _listed() -> str:
+    return ", ".join(str(dtype) for dtype in dict.fromkeys(_TYPES.values()))
+
+
+def _batch(declared: ValueInfoProto, axis: int) -> int | None:
+    """The number of rows that an input is declared with."""
+    dims = declared.type.tensor_type.shape.dim
+    return dims[axis].dim_value if axis < len(dims) and dims[axis].HasField("dim_value") else None
+
+
+def _outputs(
+    flow: Dataflow, declared: Mapping[str, ValueInfoProto], wanted: Entry | Sequence[Entry] | None
+) -> tuple[str, ...]:
+    """The names of the outputs that count."""
+    entries = list(flow.outputs) if wanted is None else [wanted] if isinstance(wanted, str | int) else list(wanted)
+    found: list[str] = []
+    for entry in entries:
+        if isinstance(entry, int) and -len(flow.outputs) <= entry < len(flow.outputs):
+            found.append(flow.outputs[entry])
+        elif entry in flow.outputs:
+            found.append(str(entry))
+        else:
+            raise InvalidInputError(f"outputs names {entry!r}; the graph's outputs are {list(flow.outputs)}")
+    for name in found:
+        kind = declared[name].type
+        if kind.WhichOneof("value") not in (None, "tensor_type") or kind.tensor_type.elem_type == TensorProto.STRING:
+            raise UnsupportedModelError(
+                f"the output {name!r} is no tensor of numbers; outputs that are one are accepted, of "
+                f"{list(flow.outputs)}"
+            )
+    return tuple(found)
+
+
+def _rows_first(
+    flow: Dataflow,
+    declared: Mapping[str, ValueInfoProto],
+    names: Sequence[str],
+    axes: Sequence[int],
+    arrays: Sequence[Array],
+    outputs: Sequence[str],
+    output_row_axis: int,
+) -> Dataflow:
+    new, nodes = Names(flow.names), []
+    inputs: list[ValueInfoProto] = []
+    for name, axis, x in zip(names, axes, arrays, strict=True):
+        fed = new.fresh(f"{name}_rows_first") if axis else name
+        inputs.append(value_info(fed, declared[name].type.tensor_type.elem_type, ["rows", *x.shape[1:]]))
+        if axis:
+            order = range(1, x.ndim)
+            nodes.append(helper.make_node("Transpose", [fed], [name], perm=[*order[:axis], 0, *order[axis:]]))
+    nodes += flow.nodes
+    made = {name for node in nodes for name in node.output}
+    given_out: list[str] = []
+    for name in outputs:
+        kind = declared[name].type.tensor_type.elem_type
+        steps: list[tuple[str, dict[str, Any]]] = []
+        if kind == TensorProto.BFLOAT16:  # NumPy has none
+            steps.append(("Cast", {"to": TensorProto.FLOAT}))
+        if output_row_axis:
+            rank = len(declared[name].type.tensor_type.shape.dim)
+            others = [axis for axis in range(max(rank, output_row_axis + 1)) if axis != output_row_axis]
+            steps.append(("Transpose", {"perm": [output_row_axis, *others]}))
+        if name not in made or name in given_out:
+            steps.append(("Identity", {}))
+        for operator, attributes in steps:
+            given_out_name = new.fresh(f"{name}_{operator.lower()}")
+            nodes.append(helper.make_node(operator, [name], [given_out_name], **attributes))
+            name = given_out_name
+        given_out.append(name)
+    weights = {name: value for name, value in flow.weights.items() if name not in names}
+    return replace(flow, nodes=tuple(nodes), inputs=tuple(inputs), outputs=tuple(given_out), weights=weights)

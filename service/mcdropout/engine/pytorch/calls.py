@@ -1,0 +1,421 @@
+"""Random calls: every function of PyTorch that draws, seen while a network runs, and what a mask does in its place.
+
+`RandomCalls` is a `TorchFunctionMode`. It sees each call of a drawing function, whoever makes it: an `nn.Dropout`, a
+plain `F.dropout` in a `forward`, attention, a recurrent layer between its layers, or code that draws numbers of its
+own. It asks for a mask and does the rest of the call's work itself; nothing is drawn.
+"""
+
+import types
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+from torch.overrides import TorchFunctionMode
+
+from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.sites import (
+    ALPHA,
+    ATTENTION,
+    BERNOULLI,
+    CHANNEL,
+    DROPCONNECT,
+    ELEMENT,
+    FEATURE_ALPHA,
+    NORMAL,
+    RAW,
+    UNIFORM,
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in a network something runs.
+
+    Attributes:
+        paths: the modules that are running, outermost first.
+        inputs: what the innermost was called with.
+    """
+
+    paths: tuple[str, ...] = ()
+    inputs: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Call:
+    """A random call that was seen.
+
+    Attributes:
+        place: where.
+        number: which of its module's random calls in this pass.
+        kind, p: as a `Site` has them.
+        active: whether it would draw.
+        mask_shape: the shape of what it draws.
+        data: the tensor that it drops from; None where it only draws.
+    """
+
+    place: Place
+    number: int
+    kind: str
+    p: float | None
+    active: bool
+    mask_shape: tuple[int, ...]
+    data: Tensor | None = None
+
+    @property
+    def path(self) -> str:
+        """The module that makes the call."""
+        return self.place.paths[-1] if self.place.paths else ""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells it from the other calls of a pass."""
+        return self.path, self.number
+
+    @property
+    def form(self) -> tuple[str, float | None, int]:
+        """What is the same each time it is made: its kind, its p, and the number of its dimensions."""
+        return self.kind, self.p, len(self.mask_shape)
+
+    @property
+    def raw(self) -> bool:
+        """Whether it draws numbers for the network's own code, which a mask must always give it."""
+        return self.kind in RAW
+
+
+Mask = Tensor | tuple[Tensor, Tensor] | None
+"""What stands for a draw, in the shape of the call: factors; factors and summands; the numbers themselves; or None for
+nothing dropped."""
+
+_Handler = Callable[["RandomCalls", Any, tuple[Any, ...], dict[str, Any]], Any]
+_HANDLERS: dict[Any, _Handler] = {}
+
+
+class RandomCalls(TorchFunctionMode):
+    """While it is entered, `answer` gives the mask of every random call."""
+
+    def __init__(self, place: Callable[[], Place], answer: Callable[[Call], Mask]) -> None:
+        super().__init__()
+        self._place = place
+        self._answer = answer
+        self._numbers: Counter[str] = Counter()
+        self.in_attention = False
+        self.padded_steps = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        handler = _HANDLERS.get(func)
+        if handler is None:
+            return func(*args, **(kwargs or {}))
+        return handler(self, func, tuple(args), kwargs or {})
+
+    def ask(
+        self,
+        kind: str,
+        p: float | None,
+        active: bool,
+        shape: Sequence[int],
+        data: Tensor | None = None,
+    ) -> Mask:
+        """The mask of the call that is being handled."""
+        place = self._place()
+        path = place.paths[-1] if place.paths else ""
+        call = Call(place, self._numbers[path], kind, p, active, tuple(shape), data)
+        self._numbers[path] += 1
+        return self._answer(call)
+
+    def packed(self) -> PackedSequence | None:
+        """The packed sequence that the running module was given, if it was."""
+        return next((x for x in self._place().inputs if isinstance(x, PackedSequence)), None)
+
+
+def _handles(*functions: Any) -> Callable[[_Handler], _Handler]:
+    def register(handler: _Handler) -> _Handler:
+        _HANDLERS.update(dict.fromkeys(functions, handler))
+        return handler
+
+    return register
+
+
+# Dropout: the kind, and whether `training` is on where the call does not say.
+_DROPOUTS: dict[Any, tuple[str, bool]] = {
+    F.dropout: (ELEMENT, True),
+    F.dropout1d: (CHANNEL, True),
+    F.dropout2d: (CHANNEL, True),
+    F.dropout3d: (CHANNEL, True),
+    F.alpha_dropout: (ALPHA, False),
+    F.feature_alpha_dropout: (FEATURE_ALPHA, False),
+    torch.dropout: (ELEMENT, True),
+    torch.dropout_: (ELEMENT, True),
+    torch.native_dropout: (ELEMENT, True),
+    torch.feature_dropout: (CHANNEL, True),
+    torch.feature_dropout_: (CHANNEL, True),
+    torch.alpha_dropout: (ALPHA, True),
+    torch.alpha_dropout_: (ALPHA, True),
+    torch.feature_alpha_dropout: (FEATURE_ALPHA, True),
+    torch.feature_alpha_dropout_: (FEATURE_ALPHA, True),
+}
+_INPLACE = {torch.dropout_, torch.feature_dropout_, torch.alpha_dropout_, torch.feature_alpha_dropout_}
+# The dropout of these functions takes an input without a row dimension where it has this many dimensions.
+_UNBATCHED_DIMENSIONS = {F.dropout1d: 2, F.dropout3d: 4}
+
+
+@_handles(*_DROPOUTS)
+def _dropout(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    kind, on = _DROPOUTS[func]
+    x: Tensor = args[0] if args else kwargs["input"]
+    p = float(args[1] if len(args) > 1 else kwargs.get("p", 0.5))
+    active = args[2] if len(args) > 2 else kwargs.get("training", kwargs.get("train", on))
+    shape: tuple[int, ...] = tuple(x.shape)
+    if kind in (CHANNEL, FEATURE_ALPHA):
+        leading = 1 if x.dim() == _UNBATCHED_DIMENSIONS.get(func) else 2
+        shape = (*x.shape[:leading], *[1] * (x.dim() - leading))
+    if kind == ELEMENT and isinstance(x, torch.nn.Parameter):
+        kind = DROPCONNECT
+    if kind == ELEMENT and mode.in_attention:
+        kind = ATTENTION
+    mask = mode.ask(kind, p, active is not False and p > 0.0, shape, x)
+    result = apply_mask(x, mask)
+    if func is torch.native_dropout:
+        return result, mask.expand_as(x) != 0 if isinstance(mask, Tensor) else torch.ones_like(x, dtype=torch.bool)
+    inplace = func in _INPLACE or (len(args) > 3 and args[3]) or kwargs.get("inplace", False)
+    return x.copy_(result) if inplace and result is not x else result
+
+
+def apply_mask(x: Tensor, mask: Mask) -> Tensor:
+    """What is left of `x` under a mask."""
+    if mask is None:
+        return x
+    if isinstance(mask, tuple):
+        factor, summand = mask
+        return x * factor.to(x.dtype) + summand.to(x.dtype)
+    return x * mask.to(x.dtype)
+
+
+@_handles(F.scaled_dot_product_attention)
+def _attention(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    p = float(given.pop("dropout_p", 0.0))
+    query = given["query"]
+    shape = _weights_shape(query, given["key"], given["value"], given.get("attn_mask"), given.get("enable_gqa", False))
+    mask = mode.ask(ATTENTION, p, p > 0.0, shape, query)
+    if mask is None:
+        out: Tensor = func(**given, dropout_p=0.0)
+        return out
+    assert isinstance(mask, Tensor)
+    return attention(mask, **given)
+
+
+def _weights_shape(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, enable_gqa: bool
+) -> tuple[int, ...]:
+    """The shape of the weights of attention: dimensions before the last two broadcast."""
+    end = -3 if enable_gqa else -2  # groups of queries share a head of the others
+    others = [x.shape[:end] + query.shape[end:-2] for x in (key, value)]
+    if attn_mask is not None:
+        others.append(attn_mask.shape[:-2])
+    leading: Any = torch.broadcast_shapes(query.shape[:-2], *others)  # type: ignore[no-untyped-call]
+    return (*leading, query.shape[-2], key.shape[-2])
+
+
+def attention(
+    weights_mask: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """`F.scaled_dot_product_attention` with a given mask on its weights, step by step as its documentation says.
+
+    Args:
+        weights_mask: `[..., queries, keys]`.
+        query, key, value: `[..., queries, features]`, `[..., keys, features]`, `[..., keys, outputs]`.
+        attn_mask, is_causal, scale, enable_gqa: as PyTorch takes them.
+    """
+    if enable_gqa:
+        key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
+    scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        scores = scores.masked_fill(~allowed, -torch.inf)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    weights = scores.softmax(-1)
+    if attn_mask is not None:  # a query that may look at no key gets 0, as PyTorch has it since 2.5
+        weights = weights.masked_fill((scores == -torch.inf).all(-1, keepdim=True), 0.0)
+    return (weights * weights_mask.to(weights.dtype)) @ value
+
+
+def _sees_through(function: Any) -> Any:
+    """`function`, with nobody asked to take over before its own code has run.
+
+    PyTorch hands such a function to the mode as a whole, which would not see the draws inside.
+    """
+    namespace = {**function.__globals__, "has_torch_function": lambda _: False}
+    inner = types.FunctionType(function.__code__, namespace, function.__name__, function.__defaults__)
+    inner.__kwdefaults__ = function.__kwdefaults__
+    return inner
+
+
+_multi_head_attention = _sees_through(F.multi_head_attention_forward)
+
+
+@_handles(F.multi_head_attention_forward)
+def _composite(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    mode.in_attention = True
+    try:
+        with mode:
+            return _multi_head_attention(*args, **kwargs)
+    finally:
+        mode.in_attention = False
+
+
+@_handles(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+def _recurrent(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A recurrent layer, layer by layer, with a mask between each and the next."""
+    is_packed = not isinstance(args[3], bool)
+    first = 3 if is_packed else 2
+    data, batch_sizes = args[0], args[1] if is_packed else None
+    state, weights, biases, layers, p, training, both_ways = args[first - 1 : first + 6]
+    batch_first = () if is_packed else (args[8],)
+    if layers == 1 or p == 0.0:
+        return func(*args, **kwargs)
+    directions, each = (2 if both_ways else 1), len(weights) // layers
+    ends: list[tuple[Tensor, ...]] = []
+    for layer in range(layers):
+        part = slice(layer * directions, (layer + 1) * directions)
+        start = tuple(x[part] for x in state) if isinstance(state, tuple | list) else state[part]
+        own = weights[layer * each : (layer + 1) * each]
+        sizes = () if batch_sizes is None else (batch_sizes,)
+        data, *end = func(data, *sizes, start, own, biases, 1, 0.0, False, both_ways, *batch_first)
+        ends.append(tuple(end))
+        if layer < layers - 1:
+            data = _between_layers(mode, data, batch_sizes, float(p), training)
+    return (data, *(torch.cat(parts) for parts in zip(*ends, strict=True)))
+
+
+def _between_layers(mode: RandomCalls, data: Tensor, batch_sizes: Tensor | None, p: float, training: bool) -> Tensor:
+    if batch_sizes is None:
+        return apply_mask(data, mode.ask(ELEMENT, p, training, data.shape, data))
+    steps, rows = max(len(batch_sizes), mode.padded_steps), int(batch_sizes[0])
+    mask = mode.ask(ELEMENT, p, training, (steps, rows, data.shape[-1]))
+    if mask is None:
+        return data
+    assert isinstance(mask, Tensor)
+    packed = mode.packed()
+    if packed is None:
+        raise UnsupportedModelError(
+            "a recurrent layer with dropout between its layers gets sequences packed in an order that is not known; "
+            "a layer that is called with a PackedSequence, as layer(packed), is accepted"
+        )
+    if packed.sorted_indices is not None:
+        mask = mask.index_select(1, packed.sorted_indices)
+    return data * torch.cat([mask[step, :size] for step, size in enumerate(batch_sizes.tolist())]).to(data.dtype)
+
+
+@_handles(F.batch_norm)
+def _batch_norm(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Batch norm that knows its statistics uses them, even in a module that has to leave eval mode for its dropout."""
+    names = ("input", "running_mean", "running_var", "weight", "bias", "training")
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    if given.get("running_mean") is not None:
+        given["training"] = False
+    normalized: Tensor = func(**given, **dict(zip(("momentum", "eps"), args[len(names) :], strict=False)))
+    return normalized
+
+
+@_handles(torch._pack_padded_sequence)
+def _pack(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Packing forgets how many steps there could be; masks are drawn for all of them."""
+    padded, batch_first = args[0], args[2]
+    mode.padded_steps = max(mode.padded_steps, padded.shape[1 if batch_first else 0])
+    return func(*args, **kwargs)
+
+
+def _numbers(mode: RandomCalls, kind: str, p: float | None, like: Tensor) -> Tensor:
+    """Numbers of the kind, in the shape and dtype of `like`, which the network may overwrite."""
+    numbers = mode.ask(kind, p, True, like.shape)
+    assert isinstance(numbers, Tensor)
+    return numbers.to(like.dtype).expand(like.shape).clone()
+
+
+def _into(kwargs: dict[str, Any], numbers: Tensor) -> Tensor:
+    """The numbers, in the tensor that a call names with `out`, if it does."""
+    out: Tensor | None = kwargs.get("out")
+    return numbers if out is None else out.resize_(numbers.shape).copy_(numbers)
+
+
+@_handles(torch.rand, torch.randn)
+def _new(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    without = {name: value for name, value in kwargs.items() if name not in ("generator", "out")}
+    like = torch.empty(*args, **without)
+    return _into(kwargs, _numbers(mode, UNIFORM if func is torch.rand else NORMAL, None, like))
+
+
+@_handles(torch.rand_like, torch.randn_like)
+def _new_like(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    without = {name: value for name, value in kwargs.items() if name != "generator"}
+    like = torch.empty_like(*args, **without)
+    return _numbers(mode, UNIFORM if func is torch.rand_like else NORMAL, None, like)
+
+
+@_handles(Tensor.uniform_)
+def _uniform_(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    x: Tensor = args[0]
+    low = args[1] if len(args) > 1 else kwargs.get("from", 0.0)
+    high = args[2] if len(args) > 2 else kwargs.get("to", 1.0)
+    return x.copy_(low + (high - low) * _numbers(mode, UNIFORM, None, x))
+
+
+@_handles(Tensor.normal_)
+def _normal_(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    x: Tensor = args[0]
+    mean = args[1] if len(args) > 1 else kwargs.get("mean", 0.0)
+    deviation = args[2] if len(args) > 2 else kwargs.get("std", 1.0)
+    return x.copy_(mean + deviation * _numbers(mode, NORMAL, None, x))
+
+
+@_handles(torch.normal)
+def _normal(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    mean = args[0] if args else kwargs.get("mean", 0.0)
+    deviation = args[1] if len(args) > 1 else kwargs.get("std", 1.0)
+    size = args[2] if len(args) > 2 else kwargs.get("size")
+    if size is not None:
+        options = {name: kwargs[name] for name in ("dtype", "device") if name in kwargs}
+        like = torch.empty(size, **options)
+    else:
+        like = mean + torch.zeros_like(deviation) if isinstance(deviation, Tensor) else torch.zeros_like(mean)
+    return _into(kwargs, mean + deviation * _numbers(mode, NORMAL, None, like))
+
+
+@_handles(Tensor.bernoulli_)
+def _bernoulli_(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    x: Tensor = args[0]
+    return x.copy_(_bernoulli_numbers(mode, x, args[1] if len(args) > 1 else kwargs.get("p", 0.5)))
+
+
+@_handles(torch.bernoulli, Tensor.bernoulli)
+def _bernoulli(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    x: Tensor = args[0] if args else kwargs["input"]
+    return _into(kwargs, _bernoulli_numbers(mode, x, args[1] if len(args) > 1 else kwargs.get("p", x)))
+
+
+def _bernoulli_numbers(mode: RandomCalls, like: Tensor, one: float | Tensor) -> Tensor:
+    """Zeros and ones, of which `one` is the probability of a one."""
+    if isinstance(one, Tensor):
+        numbers = _numbers(mode, UNIFORM, None, torch.empty_like(like, dtype=torch.float32))
+        return (numbers < one).to(like.dtype)
+    if not 0.0 < one < 1.0:
+        return torch.full_like(like, one)
+    return _numbers(mode, BERNOULLI, round(1.0 - one, 12), like)  # 0.2 where one is 1 - 0.2

@@ -1,0 +1,1 @@
+"""Cutting: a PyTorch network exported, cut where masks enter, and written as ONNX."""

@@ -1,0 +1,1 @@
+"""Finding: what in a PyTorch network is random, by running it."""

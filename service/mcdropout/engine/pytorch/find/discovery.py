@@ -1,0 +1,341 @@
+"""Discovery: what in a network is random, found by running copies of it in train mode and in eval mode.
+
+What would draw in train mode is a candidate. A candidate that eval mode still calls (`F.dropout(x, p, self.training)`)
+is on as soon as it has a mask. For one that eval mode leaves out (`if self.training:`), the module that makes the call
+has to leave eval mode, or, where that module itself is no longer called, the one around it; no other module does.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.pytorch.calls import Call
+from mcdropout.engine.pytorch.find.reach import reached, same_outputs
+from mcdropout.engine.pytorch.network import Draw, Known, Network, Recording, Tracked, with_rows
+from mcdropout.engine.pytorch.signature import Signature
+from mcdropout.engine.selection import Selection, select, site_off
+from mcdropout.engine.sites import Site, SiteOff, site_name
+
+# Code that draws its own numbers may call other sites for other numbers (layers dropped as a whole): a few are tried.
+_VARIANTS = (0, 1, 2)
+# Noise of an activation in train mode, which is not dropout, and stays off with the rest of train mode.
+_NOT_DROPOUT = "aten.rrelu_with_noise"
+_TOLERANCE = 1e-5
+
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What was found.
+
+    Attributes:
+        network: takes a mask for every site that is on.
+        off: the sites that are off, with the reasons.
+    """
+
+    network: Network
+    off: tuple[SiteOff, ...]
+
+
+def discover(
+    module: nn.Module,
+    inputs: Sequence[Tensor],
+    signature: Signature | None = None,
+    selection: Selection | None = None,
+) -> Discovery:
+    """Find the sites of a network and switch on those that are selected.
+
+    Args:
+        module: the trained network; left as it is.
+        inputs: example inputs, each `[rows, ...]`.
+        signature: how it is called; by position, all its tensors counting, where not given.
+        selection: which sites to switch on; all, where not given.
+
+    Raises:
+        UnsupportedModelError: nothing is random, what is cannot be replaced by masks, or the network cannot be copied
+            or run.
+        InvalidInputError: the selection names what does not exist.
+    """
+    explorer = _Explorer(module, signature or Signature(), inputs)
+    return explorer.explore(selection or Selection())
+
+
+class _Explorer:
+    """Runs copies of a network, in train mode, in eval mode, and in what lies between."""
+
+    def __init__(self, module: nn.Module, signature: Signature, inputs: Sequence[Tensor]) -> None:
+        self._module = module
+        self._signature = signature
+        self._two, self._three = ([with_rows(x, rows) for x in inputs] for rows in (2, 3))
+        self._tracked = Tracked(module)
+        self._asleep: set[str] = set()
+        self._drawing: set[str] = set()
+
+    def explore(self, selection: Selection) -> Discovery:
+        quiet = self._eval_mode()
+        small, large = self._train_mode(self._two, selection), self._train_mode(self._three, selection)
+        if small.keys() != large.keys():
+            raise UnsupportedModelError(
+                "the network makes other dropout calls with 3 rows than with 2; its calls must not depend on the rows"
+            )
+        on, off = select(selection, list(small.values()), asleep=self._asleep, drawing=self._drawing)
+        still = {call.key: call for call in quiet.calls}
+        gone = {call.key for call in on if not _same_call(call, still.get(call.key))}
+        needs = self._needs(on, gone, quiet)
+        on, asleep = _parted(on, needs)
+        off += [site_off(call, "its module does not run in eval mode") for call in asleep]
+        tracked = self._tracked.wake(frozenset().union(*(needs[call.key] for call in on)))
+        on, idle = _parted(on, reached(tracked, self._signature, self._two, on))
+        off += [site_off(call, "it does not reach the output") for call in idle]
+        if not on:
+            raise UnsupportedModelError(_nothing_to_switch_on(off))
+        awake = frozenset().union(*(needs[call.key] for call in on))
+        known = self._known(awake, [*on, *idle])
+        self._check_awake_modules(on, needs, quiet)
+        interleaved = self._interleaved(awake, on)
+        sites = [_site(call, large[call.key].mask_shape, call.key not in gone, call.key in interleaved) for call in on]
+        known_in_eval = {call.key: call.form for call in quiet.calls}
+        network = Network(self._module, self._signature, sites, awake, known, known_in_eval)
+        network.always_on = any(call.active for call in quiet.calls)
+        return Discovery(network, tuple(off))
+
+    def _eval_mode(self) -> Recording:
+        """One pass in eval mode; a second must give the same."""
+        try:
+            quiet = self._tracked.record(self._signature, self._two)
+        except UnsupportedModelError:
+            raise
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"the network does not run on the example input of shape {[list(x.shape) for x in self._two]}: {error}"
+            ) from error
+        if raw := [call for call in quiet.calls if call.raw]:
+            raise UnsupportedModelError(
+                f"{_name(raw[0])} draws {raw[0].kind} numbers in eval mode too, so that there is no deterministic "
+                "baseline; a draw that depends on `self.training` is accepted"
+            )
+        try:
+            again = self._tracked.record(self._signature, self._two, seed=1)
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"the network fails when it is run a second time: {error}; one that keeps nothing from call to call "
+                "is accepted"
+            ) from error
+        if quiet.draws or not same_outputs(quiet.outputs, again.outputs):
+            raise UnsupportedModelError(
+                f"the network does not repeat itself in eval mode: {_blamed(quiet.draws)}; one that keeps nothing from "
+                "call to call, and draws nothing in eval mode but dropout, is accepted"
+            )
+        return quiet
+
+    def _train_mode(self, inputs: Sequence[Tensor], selection: Selection) -> dict[Key, Call]:
+        """All random calls in train mode."""
+        first = self._trained(inputs, 0)
+        another = self._trained(inputs, 1)
+        self._drawing |= {draw.path for draw in first.draws}
+        draws = [draw for draw in first.draws if not draw.operator.startswith(_NOT_DROPOUT)]
+        draws = [draw for draw in draws if selection.takes(draw.path)]
+        if draws or (not first.draws and not same_outputs(first.outputs, another.outputs)):
+            raise UnsupportedModelError(
+                f"the network draws randomness in train mode that no mask can stand for: {_blamed(draws)}; dropout "
+                "calls of PyTorch, and uniform, normal and Bernoulli numbers, are accepted, and modules that the "
+                "selection excludes, which stay off"
+            )
+        found = {call.key: call for call in first.calls}
+        if any(call.raw for call in first.calls):
+            for variant in _VARIANTS[1:]:
+                for call in self._trained(inputs, 0, variant).calls:
+                    _check_form(call, found.setdefault(call.key, call).form)
+        return found
+
+    def _trained(self, inputs: Sequence[Tensor], seed: int, variant: int = 0) -> Recording:
+        """One pass of a fresh copy in train mode, but for modules that cannot run in it (they may want targets)."""
+        failure: Exception | None = None
+        while True:
+            tracked = Tracked(self._module).train_but_normalization(self._asleep)
+            try:
+                return tracked.record(self._signature, inputs, seed=seed, variant=variant, whatever=True)
+            except Exception as error:
+                failure = failure or error
+                failed = tracked.failed
+                while failed in self._asleep:  # it fails in eval mode too, for what the one around it does
+                    failed = failed.rpartition(".")[0] if failed else None
+                if failed is None:
+                    raise UnsupportedModelError(
+                        "the network does not run in train mode on the example input of shape "
+                        f"{[list(x.shape) for x in inputs]}: {failure}"
+                    ) from failure
+                self._asleep.add(failed)
+
+    def _needs(self, on: Sequence[Call], gone: set[Key], quiet: Recording) -> dict[Key, frozenset[str]]:
+        """For each call that can be made to happen, the modules that have to leave eval mode for it."""
+        needs = {call.key: frozenset({call.path} if call.key in gone else ()) for call in on}
+        awake = frozenset().union(*needs.values())
+        met = self._met(awake)[0]
+        reachable: dict[Key, frozenset[str]] = {}
+        for call in on:
+            if call.key in met:
+                reachable[call.key] = needs[call.key]
+                continue
+            for around in reversed(call.place.paths[:-1]):
+                needs[call.key] |= {around}
+                now, outputs = self._met(awake | needs[call.key])
+                if call.key in now and self._like(outputs, quiet.outputs, on):
+                    reachable[call.key] = needs[call.key]
+                    awake |= needs[call.key]
+                    break
+        return reachable
+
+    def _met(self, awake: Iterable[str]) -> tuple[set[Key], tuple[Tensor, ...]]:
+        """The calls that are made, and the outputs, while the modules `awake` are out of eval mode."""
+        tracked = self._tracked.wake(awake)
+        try:
+            records = [tracked.record(self._signature, self._two)]
+            if any(call.raw for call in records[0].calls):
+                records += [tracked.record(self._signature, self._two, variant=variant) for variant in _VARIANTS[1:]]
+        except Exception:  # a module that is not made to be in train mode alone
+            return set(), ()
+        return {call.key for record in records for call in record.calls}, records[0].outputs
+
+    def _like(self, outputs: tuple[Tensor, ...], quiet: tuple[Tensor, ...], on: Sequence[Call]) -> bool:
+        """Whether outputs with nothing dropped are those of eval mode, as far as that can be told."""
+        if [x.shape for x in outputs] != [x.shape for x in quiet]:
+            return False
+        if any(call.raw for call in on):
+            return True
+        return all(
+            torch.allclose(a, b, _TOLERANCE, _TOLERANCE, equal_nan=True) for a, b in zip(outputs, quiet, strict=True)
+        )
+
+    def _known(self, awake: Iterable[str], taken: Sequence[Call]) -> Known:
+        """All random calls that are made while the modules `awake` are out of eval mode."""
+        tracked = self._tracked.wake(awake)
+        known: dict[Key, tuple[str, float | None, int]] = {}
+        for variant in _VARIANTS:
+            recording = tracked.record(self._signature, self._two, variant=variant)
+            calls = recording.calls
+            if recording.draws:
+                raise UnsupportedModelError(
+                    "modules that have to leave eval mode for dropout draw what no mask can stand for: "
+                    f"{_blamed(recording.draws)}; dropout calls of PyTorch, and uniform, normal and Bernoulli numbers, "
+                    "are accepted"
+                )
+            for call in calls:
+                _check_form(call, known.setdefault(call.key, call.form))
+                if call.raw and call.key not in {other.key for other in taken}:
+                    raise UnsupportedModelError(
+                        f"{_name(call)} draws {call.kind} numbers and is left out, but other sites of its module need "
+                        "it out of eval mode; sites of one module that draws its own numbers are on or off together"
+                    )
+            if not any(call.raw for call in calls):
+                break
+        return known
+
+    def _check_awake_modules(self, on: Sequence[Call], needs: dict[Key, frozenset[str]], quiet: Recording) -> None:
+        """Modules that leave eval mode for dropout alone must do nothing else there.
+
+        Where the network draws numbers of its own too, no check of the whole can tell: there nothing stands for
+        "nothing dropped".
+        """
+        drawing = {path for call in on if call.raw for path in needs[call.key]}
+        dropping = frozenset().union(*(needs[call.key] for call in on if not call.raw)) - drawing
+        if not drawing or not dropping:
+            return
+        outputs = self._tracked.wake(dropping).record(self._signature, self._two).outputs
+        if not self._like(outputs, quiet.outputs, ()):
+            paths = ", ".join(sorted(path or "(network)" for path in dropping))
+            raise UnsupportedModelError(
+                f"{paths} must leave eval mode for dropout, and then gives other outputs though nothing is dropped; "
+                "a train mode that differs in dropout alone is accepted"
+            )
+
+    def _interleaved(self, awake: Iterable[str], on: Sequence[Call]) -> set[Key]:
+        """The calls in whose data the entries of a row lie apart: told by changing the middle one of three rows."""
+        merged = {call.key for call in on if not call.raw and call.mask_shape}
+        tracked = self._tracked.wake(awake)
+        other = [x.clone().index_copy_(0, torch.tensor([1]), x[2:3]) for x in self._three]
+        one, two = (tracked.record(self._signature, x, keep_data=True).calls for x in (self._three, other))
+        data = {call.key: call.data for call in two}
+        found: set[Key] = set()
+        for call in one:
+            before, after = call.data, data.get(call.key)
+            if call.key not in merged or before is None or after is None or before.shape != after.shape:
+                continue
+            for axis, size in enumerate(before.shape):
+                if size > 3 and size % 3 == 0 and _changed_every_third(before, after, axis):
+                    found.add(call.key)
+        return found
+
+
+def _parted(calls: Sequence[Call], keys: Iterable[Key]) -> tuple[list[Call], list[Call]]:
+    wanted = set(keys)
+    return [call for call in calls if call.key in wanted], [call for call in calls if call.key not in wanted]
+
+
+def _name(call: Call) -> str:
+    return site_name(call.path, call.number)
+
+
+def _check_form(call: Call, form: tuple[str, float | None, int]) -> None:
+    if call.form != form:
+        raise UnsupportedModelError(
+            f"{_name(call)} is another random call ({call.kind}) for other numbers that the network draws; calls of a "
+            "module that are the same in every pass are accepted, or that lie in modules of their own"
+        )
+
+
+def _same_call(call: Call, twin: Call | None) -> bool:
+    """Whether eval mode makes the same call; with which p does not matter, since a mask is put in its place."""
+    return twin is not None and (twin.kind, twin.mask_shape) == (call.kind, call.mask_shape)
+
+
+def _changed_every_third(before: Tensor, after: Tensor, axis: int) -> bool:
+    changed = (before != after).movedim(axis, 0).flatten(1).any(1).nonzero().flatten()
+    times = before.shape[axis] // 3
+    neighbours = bool(((changed >= times) & (changed < 2 * times)).all())
+    return len(changed) > 0 and not neighbours and bool((changed % 3 == 1).all())
+
+
+def _blamed(draws: Iterable[Draw]) -> str:
+    """Where randomness comes from that no mask can stand for, in words."""
+    found = list(dict.fromkeys(f"{draw.operator} in {draw.path or '(network)'}" for draw in draws))
+    if not found:
+        return "state of its own, or numbers drawn by Python or NumPy"
+    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+def _nothing_to_switch_on(off: Sequence[SiteOff]) -> str:
+    seen = "; ".join(f"{site.name}: {site.reason}" for site in off) or "none"
+    return (
+        f"the network has no dropout to switch on (dropout calls seen: {seen}); Monte Carlo dropout needs at least one "
+        "with p above 0 on the way from input to output"
+    )
+
+
+def _site(call: Call, shape_of_three: tuple[int, ...], in_eval: bool, interleaved: bool) -> Site:
+    """Describe a call from the shapes of its mask with two rows and with three."""
+    where = f"the {call.kind} draw of {_name(call)}"
+    two = call.mask_shape
+    axes = [axis for axis, (a, b) in enumerate(zip(two, shape_of_three, strict=False)) if a != b]
+    if len(two) != len(shape_of_three) or len(axes) > 1:
+        raise UnsupportedModelError(
+            f"{where} has the shape {list(two)} with 2 rows and {list(shape_of_three)} with 3; exactly one dimension "
+            "may follow the rows"
+        )
+    p = None if call.p is None else float(call.p)
+    if not axes:
+        return Site(call.path, call.number, call.kind, p, "pass", two, None, in_eval=in_eval)
+    (axis,) = axes
+    times, remainder = divmod(two[axis], 2)
+    if remainder or shape_of_three[axis] != 3 * times:
+        raise UnsupportedModelError(
+            f"{where} has {two[axis]} entries for 2 rows and {shape_of_three[axis]} for 3; it must have the same "
+            "number for each row"
+        )
+    unit_shape = (*two[:axis], *two[axis + 1 :])
+    shape = unit_shape if times == 1 else (times, *unit_shape)
+    return Site(call.path, call.number, call.kind, p, "row", shape, axis, times, in_eval, interleaved and times > 1)

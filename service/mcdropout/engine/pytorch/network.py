@@ -1,0 +1,394 @@
+"""Networks: a private copy of a user's module, whose random calls take masks: `f(x, masks)`."""
+
+import copy
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.pytorch.calls import Call, Mask, Place, RandomCalls
+from mcdropout.engine.pytorch.signature import Signature
+from mcdropout.engine.sites import NORMAL, Site, site_name
+
+Known = Mapping[tuple[str, int], tuple[str, float | None, int]]
+"""Random calls that may be made: the key and the form of each."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A number drawn by a function that no mask can stand for: the module that called it, and the operator."""
+
+    path: str
+    operator: str
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What was seen of one forward pass in which nothing was dropped.
+
+    Attributes:
+        calls: the random calls, in order.
+        outputs: the tensors that the network returned.
+        draws: what was drawn all the same.
+    """
+
+    calls: tuple[Call, ...]
+    outputs: tuple[Tensor, ...]
+    draws: tuple[Draw, ...]
+
+
+class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes every operator that takes numbers from PyTorch's generators."""
+
+    def __init__(self, path: Callable[[], str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[Draw] = []
+        self._path = path
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags and _draws(func, args):
+            self.seen.append(Draw(self._path(), str(func)))
+        return func(*args, **(kwargs or {}))
+
+
+def copy_of(module: nn.Module) -> nn.Module:
+    """A deep copy; of tensors that a layer keeps from a forward pass, as older weight norms do, without history."""
+    kept = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+    return copy.deepcopy(module, {id(value): value.detach().clone() for value in kept if not value.is_leaf})
+
+
+def _draws(operator: Any, args: Sequence[Any]) -> bool:
+    """Whether an operator that can draw does so, as it is called."""
+    name = str(operator)
+    if name.startswith("aten._scaled_dot_product"):  # its dropout is 0: `RandomCalls` sees to that
+        return False
+    if name.startswith("aten.rrelu_with_noise"):
+        return len(args) > 4 and bool(args[4])
+    return True
+
+
+class Tracked:
+    """A private copy of a module, in eval mode, that knows which of its parts is running.
+
+    Attributes:
+        module: the copy.
+        failed: the path of the innermost module that raised, where the last run ended so.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        """
+        Raises:
+            UnsupportedModelError: the module cannot be copied.
+        """
+        try:
+            self.module = copy_of(module)
+            self.module.eval()
+            for parameter in self.module.parameters():
+                parameter.requires_grad_(False)
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} cannot be copied ({error}); the engine works on a copy of its own, so "
+                "copy.deepcopy(module) has to work"
+            ) from error
+        self.wake(())
+        self.failed: str | None = None
+        self._running: list[tuple[str, tuple[Any, ...]]] = []
+        for path, part in self.module.named_modules():
+            part.register_forward_pre_hook(self._entering(path), prepend=True, with_kwargs=True)
+            part.register_forward_hook(self._leaving, always_call=True)
+
+    def _entering(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, inputs: Any, named: Any) -> None:
+            self._running.append((path, (*inputs, *named.values())))
+
+        return hook
+
+    def _leaving(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        path, _ = self._running.pop()
+        if output is not None:
+            self.failed = None
+        elif self.failed is None:  # where a module raises, it and those around it leave without an output
+            self.failed = path
+
+    def _path(self) -> str:
+        return self._running[-1][0] if self._running else ""
+
+    def _place(self) -> Place:
+        if not self._running:
+            return Place()
+        return Place(tuple(path for path, _ in self._running), self._running[-1][1])
+
+    def answering(self, answer: Callable[[Call], Mask]) -> AbstractContextManager[Any]:
+        """While it is entered, `answer` gives the mask of every random call."""
+        self._running.clear()
+        self.failed = None
+        return RandomCalls(self._place, answer)
+
+    def train_but_normalization(self, asleep: Iterable[str] = ()) -> Self:
+        """Train mode, but for modules that are `asleep`, and for normalization layers, which are no dropout, and which
+        a single row would make fail."""
+        self.module.train()
+        for path, part in self.module.named_modules():
+            if isinstance(part, _NormBase) or path in asleep:
+                part.training = False
+        return self
+
+    def wake(self, paths: Iterable[str]) -> Self:
+        """Eval mode, but for the modules at `paths` (and not for those below them)."""
+        awake = set(paths)
+        for path, part in self.module.named_modules():
+            part.training = path in awake
+        return self
+
+    def record(
+        self,
+        signature: Signature,
+        inputs: Sequence[Tensor],
+        *,
+        variant: int = 0,
+        seed: int = 0,
+        keep_data: bool = False,
+        answer: Callable[[Call], Mask] | None = None,
+        whatever: bool = False,
+    ) -> Recording:
+        """Run once, with nothing dropped.
+
+        Args:
+            signature: how to call it.
+            inputs: `[rows, ...]` each.
+            variant: which numbers code that draws its own gets.
+            seed: of PyTorch's generators, for draws that no mask can stand for.
+            keep_data: whether calls hold a copy of what they drop from.
+            answer: the masks, instead; gradients are then recorded.
+            whatever: take all tensors that it returns, whatever the signature says: in train mode some return more.
+        """
+        calls: list[Call] = []
+
+        def kept(call: Call) -> Mask:
+            data = call.data.clone() if keep_data and call.data is not None else None
+            calls.append(replace(call, data=data, place=replace(call.place, inputs=())))
+            if answer is not None:
+                return answer(call)
+            return numbers(call, variant) if call.raw else None
+
+        draws = _Draws(self._path)
+        with ExitStack() as entered:
+            entered.enter_context(torch.random.fork_rng(devices=[]))
+            entered.enter_context(torch.set_grad_enabled(answer is not None))
+            torch.manual_seed(seed)
+            entered.enter_context(draws)
+            entered.enter_context(self.answering(kept))
+            copies = [x.clone() for x in inputs]
+            if whatever:
+                leaves = tree_leaves(signature.returned(self.module, copies))
+                outputs = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+            else:
+                outputs = signature.call(self.module, copies)
+        return Recording(tuple(calls), outputs, tuple(draws.seen))
+
+
+def numbers(call: Call, variant: int) -> Tensor:
+    """Some numbers of a raw call's kind, always the same for a call and a variant."""
+    generator = np.random.default_rng([variant, zlib.crc32(call.path.encode()), call.number])
+    shape = [int(size) for size in call.mask_shape]
+    if call.kind == NORMAL:
+        return torch.from_numpy(np.asarray(generator.standard_normal(shape), np.float32))
+    drawn = generator.random(shape)
+    return torch.from_numpy(np.asarray(drawn if call.p is None else drawn >= call.p, np.float32))
+
+
+class Network:
+    """A private, frozen copy of a user's module whose sites take masks. `run` evaluates `f(x, masks)`.
+
+    Its modules are in eval mode, but for those whose random calls vanish there. Not thread-safe: one pass at a time.
+
+    Attributes:
+        sites: what takes a mask, in the order in which a pass met it (and then what only other passes meet).
+        awake: the paths of the modules that are out of eval mode.
+        signature: how it is called.
+        always_on: whether some of its dropout does not heed eval mode.
+        alone: whether each row is run as a batch of its own, because rows would influence one another.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        signature: Signature,
+        sites: Sequence[Site],
+        awake: Iterable[str] = (),
+        known: Known | None = None,
+        known_in_eval: Known | None = None,
+    ) -> None:
+        """`mcdropout.engine.pytorch.find.discovery.discover` finds out what to hand over here.
+
+        `known` are all random calls that were seen with the modules `awake`, and `known_in_eval` with none.
+        """
+        self.sites = tuple(sites)
+        self.awake = frozenset(awake)
+        self.signature = signature
+        self.always_on = False
+        self.alone = False
+        self._origin = module
+        self._tracked = Tracked(module).wake(self.awake)
+        self._known, self._known_in_eval = dict(known or {}), dict(known_in_eval or {})
+        self._by_key = {(site.path, site.call): index for index, site in enumerate(self.sites)}
+        self._maps = True
+
+    @property
+    def module(self) -> nn.Module:
+        """The copy."""
+        return self._tracked.module
+
+    @property
+    def origin(self) -> nn.Module:
+        """The module that it is a copy of."""
+        return self._origin
+
+    @property
+    def has_raw_sites(self) -> bool:
+        """Whether some masks are numbers for the network's own code, so that no masks stand for "nothing dropped"."""
+        return any(site.raw for site in self.sites)
+
+    def variant(self, sites: Sequence[Site], awake: Iterable[str]) -> "Network":
+        """Another copy of the same network with other sites."""
+        known = self._known if awake else self._known_in_eval
+        network = Network(self._origin, self.signature, sites, awake, known, self._known_in_eval)
+        network.always_on, network.alone = self.always_on, self.alone
+        return network
+
+    def copy(self) -> "Network":
+        """Another copy."""
+        return self.variant(self.sites, self.awake)
+
+    def baseline(self) -> "Network":
+        """The same network with no site: all in eval mode, nothing dropped."""
+        return self.variant((), ())
+
+    def eval_outputs(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """`module.eval()(x)` of a copy without hooks of ours.
+
+        Dropout that does not heed eval mode is kept from dropping. Each row is a batch of its own where `alone`.
+        """
+        module = copy_of(self._origin)
+        module.eval()
+        device = next((value.device for value in module.state_dict().values()), torch.device("cpu"))
+        batches: Iterable[Sequence[Tensor]] = [inputs]
+        if self.alone:
+            batches = [[x[row : row + 1] for x in inputs] for row in range(len(inputs[0]))]
+        with torch.no_grad(), self._silenced() if self.always_on else nullcontext():
+            parts = [self.signature.call(module, [x.clone().to(device) for x in batch]) for batch in batches]
+        return tuple(torch.cat(outputs).cpu() for outputs in zip(*parts, strict=True))
+
+    @staticmethod
+    def _silenced() -> AbstractContextManager[Any]:
+        return RandomCalls(Place, lambda _: None)
+
+    def substitution(self, masks: Sequence[Tensor]) -> AbstractContextManager[Any]:
+        """While it is entered, each site takes its mask, and no other random call draws.
+
+        Args:
+            masks: one for each of `sites`, `[rows, *site.mask_shape]`, or `[*site.mask_shape]` where its scope is
+                "pass".
+        """
+
+        def answer(call: Call) -> Mask:
+            index = self._by_key.get(call.key)
+            mask = None if index is None else _placed(self.sites[index], masks[index])
+            if self._known.get(call.key) != call.form or not _fits(mask, call.mask_shape):
+                raise UnsupportedModelError(
+                    f"{site_name(*call.key)} makes a random call ({call.kind}) that was not made when sites were "
+                    "looked for; a network whose calls do not depend on the values of its inputs is accepted"
+                )
+            return mask
+
+        return self._tracked.answering(answer)
+
+    def run(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """`f(x, masks)`: the network's outputs, `[rows, ...]` each, with the given mask at each site.
+
+        Args:
+            inputs: `[rows, ...]` each.
+            masks: as for `substitution`.
+        """
+        if self.alone:
+            return self._run_alone(inputs, masks)
+        with self.substitution(masks):
+            return self.signature.call(self.module, inputs)
+
+    def _run_alone(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Each row as a batch of its own: mapped over all rows at once, or, where that fails, one after another."""
+        per_row = [site.scope == "row" for site in self.sites]
+
+        def one(x: Sequence[Tensor], drawn: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            placed = [mask.unsqueeze(0) if own else mask for mask, own in zip(drawn, per_row, strict=True)]
+            with self.substitution(placed):
+                outputs = self.signature.call(self.module, [value.unsqueeze(0) for value in x])
+            return tuple(out.squeeze(0) for out in outputs)
+
+        if self._maps:
+            axes = ([0] * len(inputs), [0 if own else None for own in per_row])
+            try:
+                mapped: tuple[Tensor, ...] = torch.func.vmap(one, in_dims=axes, randomness="error")(
+                    list(inputs), list(masks)
+                )
+            except Exception:  # whatever PyTorch cannot map: a branch on a number, an operator without a rule
+                self._maps = False
+            else:
+                return mapped
+        rows = [
+            one(
+                [x[row] for x in inputs], [mask[row] if own else mask for mask, own in zip(masks, per_row, strict=True)]
+            )
+            for row in range(len(inputs[0]))
+        ]
+        return tuple(torch.stack(outputs) for outputs in zip(*rows, strict=True))
+
+    @property
+    def maps(self) -> bool:
+        """Whether rows that are run alone are mapped over all at once, as far as is known."""
+        return self._maps
+
+
+def to_array(x: Tensor) -> npt.NDArray[Any]:
+    """A tensor as an array; NumPy has no bfloat16."""
+    return (x.float() if x.dtype == torch.bfloat16 else x).detach().cpu().numpy()
+
+
+def with_rows(x: Tensor, rows: int) -> Tensor:
+    """`x` cut, or repeated in turn, to `rows` rows."""
+    return x[torch.arange(rows, device=x.device) % x.shape[0]]
+
+
+def _fits(mask: Mask, shape: Sequence[int]) -> bool:
+    """Whether a mask has the shape of a call, as far as the sizes are numbers."""
+    if mask is None:
+        return True
+    found = (mask[0] if isinstance(mask, tuple) else mask).shape
+    sizes = zip(found, shape, strict=False)
+    return len(found) == len(shape) and all(a == b for a, b in sizes if isinstance(a, int) and isinstance(b, int))
+
+
+def _placed(site: Site, mask: Tensor) -> Mask:
+    """A mask `[rows, *site.mask_shape]` in the dimensions of the site's call."""
+    if not site.shifted:
+        return _in_place(site, mask)
+    factor, summand = mask.unbind(0 if site.scope == "pass" else 1)
+    return _in_place(site, factor), _in_place(site, summand)
+
+
+def _in_place(site: Site, mask: Tensor) -> Tensor:
+    if site.row_axis is None:
+        return mask
+    if site.rows_per_row > 1:
+        mask = mask.transpose(0, 1).flatten(0, 1) if site.interleaved else mask.flatten(0, 1)
+    return mask.movedim(0, site.row_axis) if site.row_axis else mask

@@ -1,0 +1,90 @@
+"""Signatures: how a network takes inputs and gives outputs, so that the engine sees tensors with the rows first."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.inputs import Entry
+
+
+@dataclass(frozen=True)
+class Signature:
+    """How a network is called.
+
+    Attributes:
+        names: the keyword of each input; None where they are given by position.
+        row_axes: for each input, the dimension that holds the rows; 0 for those beyond the end.
+        outputs: which entries of what it returns count: keys, attributes or positions; None for all its tensors.
+        output_row_axis: the dimension of the outputs that holds the rows.
+    """
+
+    names: tuple[str, ...] | None = None
+    row_axes: tuple[int, ...] = ()
+    outputs: tuple[Entry, ...] | None = None
+    output_row_axis: int = 0
+
+    def row_axis(self, index: int) -> int:
+        """The dimension of input `index` that holds the rows."""
+        return self.row_axes[index] if index < len(self.row_axes) else 0
+
+    def call(self, module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Run `module` on inputs `[rows, ...]` and take its outputs, `[rows, ...]` each.
+
+        Raises:
+            UnsupportedModelError: it returns something else than tensors, or lacks an entry that is asked for.
+        """
+        taken = self._take(self.returned(module, inputs))
+        return tuple(out.movedim(self.output_row_axis, 0) if self.output_row_axis else out for out in taken)
+
+    def returned(self, module: nn.Module, inputs: Sequence[Tensor]) -> Any:
+        """Run `module` on inputs `[rows, ...]`; whatever it returns."""
+        placed = [x.movedim(0, axis) if (axis := self.row_axis(index)) else x for index, x in enumerate(inputs)]
+        if self.names is None:
+            return module(*placed)
+        return module(**dict(zip(self.names, placed, strict=True)))
+
+    def _take(self, returned: Any) -> tuple[Tensor, ...]:
+        if self.outputs is None:
+            leaves = tree_leaves(returned)
+            if others := [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor)]:
+                raise UnsupportedModelError(
+                    f"the network returns {', '.join(others)}; a tensor, or two of them, is accepted, or `outputs` "
+                    f"that name which to take of {_described(returned)}"
+                )
+            return tuple(leaves)
+        found = tuple(_entry(returned, entry) for entry in self.outputs)
+        for entry, value in zip(self.outputs, found, strict=True):
+            if not isinstance(value, Tensor):
+                raise UnsupportedModelError(
+                    f"outputs names {entry!r}, which is {type(value).__name__}; a tensor is accepted, of "
+                    f"{_described(returned)}"
+                )
+        return found
+
+
+def _entry(returned: Any, entry: Entry) -> Any:
+    try:
+        if isinstance(entry, int) or isinstance(returned, Mapping):
+            return returned[entry]
+        return getattr(returned, entry)
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise UnsupportedModelError(
+            f"outputs names {entry!r}, which the network does not return; {_described(returned)} would be accepted"
+        ) from None
+
+
+def _described(returned: Any) -> str:
+    """The entries of what a network returned."""
+    if isinstance(returned, Mapping):
+        return f"the keys {list(returned)}"
+    if is_dataclass(returned):
+        return f"the attributes {[field.name for field in fields(returned)]}"
+    if names := getattr(returned, "_fields", None):
+        return f"the attributes {list(names)}"
+    if isinstance(returned, Sequence):
+        return f"the positions 0 to {len(returned) - 1}"
+    return f"a {type(returned).__name__}, which has none"

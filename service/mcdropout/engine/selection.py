@@ -1,0 +1,128 @@
+"""Selection: which of the sites that were found are on, and with which p."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from mcdropout.engine.errors import InvalidInputError
+from mcdropout.engine.sites import ATTENTION, SiteOff, site_name
+
+
+class RandomCall(Protocol):
+    """What is chosen from: calls or nodes that draw. A frozen dataclass, with these among its fields or properties.
+
+    Attributes:
+        number, kind, p: as a `Site` has them (`call` is the number).
+        active: whether it would draw as it is.
+        path: of the module that it belongs to.
+        key: path and number.
+        raw: whether it draws numbers for the network's own code.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def p(self) -> float | None: ...
+    @property
+    def active(self) -> bool: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def key(self) -> tuple[str, int]: ...
+    @property
+    def raw(self) -> bool: ...
+
+
+C = TypeVar("C", bound=RandomCall)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which sites to switch on, by patterns of module paths as in a shell (`encoder.*`); the network's own is "".
+
+    Attributes:
+        include: a site is on only if its path matches one of these.
+        exclude: and none of these.
+        p: a probability to use instead of the network's own, for each pattern; the first that matches counts.
+    """
+
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    p: Mapping[str, float] | None = None
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """All patterns but that which stands for everything."""
+        return tuple(x for x in (*self.include, *self.exclude, *(self.p or {})) if x != "*")
+
+    def takes(self, path: str) -> bool:
+        """Whether the sites of the module at `path` are to be on."""
+        return _matches(self.include, path) and not _matches(self.exclude, path)
+
+    def probability(self, path: str, own: float | None) -> float | None:
+        """The probability of a site whose own is `own`."""
+        return next((p for pattern, p in (self.p or {}).items() if fnmatchcase(path, pattern)), own)
+
+
+def _matches(patterns: tuple[str, ...], path: str) -> bool:
+    return any(fnmatchcase(path, pattern) for pattern in patterns)
+
+
+def select(
+    selection: Selection, calls: Sequence[C], *, asleep: Collection[str] = (), drawing: Collection[str] = ()
+) -> tuple[list[C], list[SiteOff]]:
+    """The calls to switch on, with the probability that they are to have, and those that stay off.
+
+    Args:
+        selection: what is wanted.
+        calls: the random calls of train mode.
+        asleep: the modules that were in eval mode all the same, so that their dropout was not active.
+        drawing: paths of modules that draw what no mask can stand for, which may be excluded too.
+
+    Raises:
+        InvalidInputError: the selection names what does not exist, or a p that cannot be used.
+    """
+    _check_patterns(selection, {call.path for call in calls} | set(drawing))
+    on: list[C] = []
+    off: list[SiteOff] = []
+    for call in calls:
+        given = selection.probability(call.path, None)
+        if given is not None and call.raw and selection.takes(call.path):
+            raise InvalidInputError(
+                f"p of {site_name(*call.key)} is set to {given:g}, but the network's own code makes its dropout of "
+                f"{call.kind} numbers; a p is accepted for the dropout calls of PyTorch"
+            )
+        chosen = call if given is None or call.raw else replace(call, p=given)
+        drops = call.active or (call.path in asleep and bool(call.p))
+        if not selection.takes(call.path):
+            reason = "the selection leaves it out" if drops else None
+        elif chosen.p == 0.0:
+            reason = "its p is 0" if given is None else "the selection sets its p to 0"
+        else:
+            reason = None if drops or given else "its own code switches it off"
+        if reason is None and (drops or given):
+            on.append(chosen)
+        elif reason is not None and (drops or call.kind != ATTENTION):  # attention without dropout is no site
+            off.append(site_off(chosen, reason))
+    return on, off
+
+
+def _check_patterns(selection: Selection, paths: set[str]) -> None:
+    for pattern in selection.patterns:
+        if not any(fnmatchcase(path, pattern) for path in paths):
+            raise InvalidInputError(
+                f"the selection names {pattern!r}, which matches the path of no site; the paths are {sorted(paths)}"
+            )
+    for pattern, p in (selection.p or {}).items():
+        if not 0.0 <= p <= 1.0:
+            raise InvalidInputError(f"the selection sets p of {pattern!r} to {p!r}; a number from 0 to 1 is accepted")
+
+
+def site_off(call: RandomCall, reason: str) -> SiteOff:
+    """A call that stays off."""
+    return SiteOff(call.path, call.number, call.kind, call.p, reason)

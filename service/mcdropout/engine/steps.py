@@ -1,0 +1,209 @@
+"""Steps: some next passes of rows that may belong to many requests, run as one batch."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mcdropout.engine.cohort import Cohort, cleared
+from mcdropout.engine.masks import Undrawn
+from mcdropout.engine.preparation import Prepared
+from mcdropout.engine.reading import Reading
+from mcdropout.engine.runtimes import Array, DrawingRuntime, Frontier
+from mcdropout.engine.statistics import Prediction
+from mcdropout.engine.verify import run_pairs
+
+STEP_BYTES = 64 * 2**20
+"""The memory that one step may take, in bytes."""
+_MOST_PAIRS = 4096
+# Masks that all rows of a pass share are drawn for so many passes that they stay in the caches, in bytes.
+_SHARED_BYTES = 8 * 2**20
+_MOST_ROWS_KEPT = 4  # of a frontier, for each that is still needed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found for some rows.
+
+    Attributes:
+        prediction: the statistics of each row.
+        samples: `[rows, passes, ...]`, where they were asked for.
+        failed: `[rows]`, whether an output was NaN or infinite; what the prediction says of such a row is void.
+    """
+
+    prediction: Prediction
+    samples: npt.NDArray[np.float64] | None
+    failed: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Where the time of a step went; that of a suffix that draws its masks itself is all the suffix's."""
+
+    masks: float
+    suffix: float
+    statistics: float
+
+
+class Steps:
+    """Runs a prepared network a step at a time. Thread-safe, but for a cohort, which is in one step at a time.
+
+    Attributes:
+        most_pairs: how many passes, each of one row, a step may take.
+        shares_rows: whether rows of requests with different seeds may be run together.
+    """
+
+    def __init__(self, prepared: Prepared, reading: Reading, step_bytes: int) -> None:
+        self._source, self._runtime, self._baseline = prepared.source, prepared.runtime, prepared.baseline
+        self._drawing = self._runtime if isinstance(self._runtime, DrawingRuntime) else None
+        self._reading = reading
+        self._per_row = [value.per_row for value in prepared.outline.frontier]
+        self.shares_rows = prepared.source.shares_rows
+        self.most_pairs = max(1, min(_MOST_PAIRS, step_bytes // max(1, prepared.pair_bytes)))
+
+    def most_passes(self, rows: int) -> int:
+        """How many passes of so many rows a step may take; at least 1."""
+        most = max(1, self.most_pairs // rows)
+        return most if self.shares_rows else max(1, min(most, _SHARED_BYTES // self._source.shared_bytes))
+
+    def admit(self, inputs: tuple[Array, ...]) -> Frontier:
+        """What no mask touches, once a row. `inputs` are `[rows, ...]` each."""
+        return self._runtime.prefix(inputs)
+
+    def cohort(
+        self,
+        frontier: Frontier,
+        places: npt.NDArray[np.int64],
+        seeds: npt.NDArray[np.uint64],
+        indices: npt.NDArray[np.uint64],
+        *,
+        samples: bool = False,
+    ) -> Cohort:
+        """Rows that are about to begin.
+
+        Args:
+            frontier: as `admit` returned it.
+            places: `[rows]`, which of its rows they are.
+            seeds: `[rows]`, the seed of each row's request. They must be equal unless `shares_rows`.
+            indices: `[rows]`, each row's index in its request.
+            samples: whether to keep the samples, which takes memory for every pass.
+        """
+        return Cohort(frontier, places, seeds, indices, self._reading.statistics(), samples)
+
+    def is_sparse(self, cohort: Cohort, needed: int) -> bool:
+        """Whether so many rows are few of those of a cohort's frontier."""
+        return needed * _MOST_ROWS_KEPT < self._rows_of(cohort.frontier)
+
+    def compact(self, cohort: Cohort) -> None:
+        """Let go of the frontier's rows that are not the cohort's: those may be done long before it is."""
+        per_row = self._per_row or [True] * len(cohort.frontier)
+        values = zip(cohort.frontier, per_row, strict=True)
+        cohort.frontier = tuple(_taken(value, cohort.places) if own else value for value, own in values)
+        cohort.places = np.arange(len(cohort), dtype=np.int64)
+
+    def run(self, work: Sequence[tuple[Cohort, int]]) -> Seconds:
+        """Run so many next passes of each of some cohorts: one step.
+
+        Where rows cannot be shared, each cohort has to be of one request.
+        """
+        started = time.perf_counter()
+        if not self.shares_rows:
+            outputs = [self._run_apart(cohort, passes) for cohort, passes in work]
+            ran = time.perf_counter()
+            for (cohort, _), blocks in zip(work, outputs, strict=True):
+                cohort.update(blocks)
+            return Seconds(0.0, ran - started, time.perf_counter() - ran)
+        masks = self._masks(work)
+        drawing = self._drawing
+        given = [] if drawing else masks.draw(overwrite=True)
+        drawn = time.perf_counter()
+        frontier, rows = self._gathered(work)
+        suffix = self._runtime.suffix
+        found = drawing.suffix_drawing(frontier, rows, masks) if drawing else suffix(frontier, rows, given)
+        outputs = self._parted(found, work)
+        ran = time.perf_counter()
+        for (cohort, _), blocks in zip(work, outputs, strict=True):
+            cohort.update(blocks)
+        return Seconds(drawn - started, ran - drawn, time.perf_counter() - ran)
+
+    def deterministic(self, inputs: tuple[Array, ...]) -> Outcome:
+        """The baseline, in which nothing is dropped, of inputs `[rows, ...]`."""
+        count = len(inputs[0])
+        masks = [] if self._source.has_raw_sites else self._source.keep_everything(count)
+        failed = np.zeros(count, bool)
+        outputs = run_pairs(self._baseline, inputs, masks)
+        blocks = cleared([out[:, None] for out in outputs], failed)
+        return Outcome(self._reading.statistics().deterministic(blocks), None, failed)
+
+    def _masks(self, work: Sequence[tuple[Cohort, int]]) -> Undrawn:
+        """Of all pairs."""
+        cohorts = [cohort for cohort, _ in work]
+        sizes = [len(cohort) for cohort in cohorts]
+        seeds = np.concatenate([cohort.seeds for cohort in cohorts])
+        indices = np.concatenate([cohort.indices for cohort in cohorts])
+        firsts = np.repeat([cohort.passes for cohort in cohorts], sizes)
+        counts = np.repeat([passes for _, passes in work], sizes)
+        return self._source.undrawn(seeds, indices, firsts, counts)
+
+    def _gathered(self, work: Sequence[tuple[Cohort, int]]) -> tuple[Frontier, npt.NDArray[np.int64]]:
+        """One frontier for all cohorts, and which of its rows each pair takes."""
+        frontiers: list[Frontier] = []
+        starts: list[int] = []
+        taken: list[npt.NDArray[np.int64]] = []
+        end = 0
+        for cohort, passes in work:
+            known = [index for index, frontier in enumerate(frontiers) if frontier is cohort.frontier]
+            if not known:
+                frontiers.append(cohort.frontier)
+                starts.append(end)
+                known = [len(starts) - 1]
+                end += self._rows_of(cohort.frontier)
+            taken.append(np.repeat(cohort.places + starts[known[0]], passes))
+        rows = taken[0] if len(taken) == 1 else np.concatenate(taken)
+        if len(frontiers) == 1:
+            return frontiers[0], rows
+        values = zip(*frontiers, strict=True)
+        per_row = self._per_row or [True] * len(frontiers[0])
+        return tuple(_joined(parts) if own else parts[0] for parts, own in zip(values, per_row, strict=True)), rows
+
+    def _rows_of(self, frontier: Frontier) -> int:
+        per_row = self._per_row or [True] * len(frontier)
+        return next((len(value) for value, own in zip(frontier, per_row, strict=True) if own), 0)
+
+    @staticmethod
+    def _parted(outputs: tuple[Array, ...], work: Sequence[tuple[Cohort, int]]) -> list[list[Array]]:
+        """The outputs `[rows, passes, ...]` of each cohort."""
+        parts: list[list[Array]] = []
+        start = 0
+        for cohort, passes in work:
+            end = start + len(cohort) * passes
+            parts.append([out[start:end].reshape(len(cohort), passes, *out.shape[1:]) for out in outputs])
+            start = end
+        return parts
+
+    def _run_apart(self, cohort: Cohort, passes: int) -> list[Array]:
+        """The outputs `[rows, passes, ...]` of one cohort, a pass at a time: its rows share masks."""
+        drawn = self._source.draw_each(cohort.seeds, cohort.indices, cohort.passes, passes)
+        runs = [self._runtime.suffix(cohort.frontier, cohort.places, masks) for masks in drawn]
+        return [np.stack(outputs, axis=1) for outputs in zip(*runs, strict=True)]
+
+
+def _taken(value: Any, rows: npt.NDArray[np.int64]) -> Any:
+    """Some rows of a frontier's value, in the form that the runtime keeps it in."""
+    if isinstance(value, np.ndarray):
+        return value[rows]
+    import torch
+
+    return value[torch.from_numpy(rows).to(value.device)]
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Values of a frontier behind one another, in the form that the runtime keeps them in."""
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    import torch
+
+    return torch.cat(list(parts))

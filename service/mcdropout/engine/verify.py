@@ -1,0 +1,282 @@
+"""The checks that a program passes before it may serve.
+
+A `Reference` holds what the network itself answered, so that a program can be checked again wherever it is loaded, on
+another machine, another version or another execution provider, without the network. Differences are relative to the
+largest value of the reference: `max|a - b| / max(1, max|b|)`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mcdropout.engine.errors import VerificationError
+from mcdropout.engine.masks import Masks, MaskSource
+from mcdropout.engine.runtimes import Array, DrawingRuntime, Runtime
+from mcdropout.engine.sites import UNIFORM
+
+EVAL_TOLERANCE = 1e-5
+"""How far the network with keep-everything masks may be from its eval mode."""
+PROGRAM_TOLERANCE = 1e-4
+"""How far an optimized program may be from the eager loop under the same masks."""
+HALF_TOLERANCE = 2e-2
+"""The same where the network computes in float16 or bfloat16, which hold three digits."""
+_SEED = 20160619
+# The passes that are looked at are chosen from so many, where units are few and so few are dropped in any one pass.
+_MOST_TRIED = 64
+_MOST_UNITS_TRIED = 2**22
+_FEW_DROPPED = 20
+_MOST_PASSES = 8
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what holds, as a sentence.
+        passed: whether it does.
+        detail: what was measured.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def unlike_rows(x: Array, given: int) -> Array:
+    """Make the rows of `x` after the first `given`, which repeat them, unlike them, and rows that equal one before.
+
+    Between equal rows it does not show that they influence each other. Numbers are scaled by 0.5 to 1, so that they
+    keep their sign and size (a row of zeros becomes 0 to 1); whole numbers of a row change places.
+    """
+    x, generator = x.copy(), np.random.default_rng(_SEED)
+    for row in range(len(x)):
+        if row < given and not any(np.array_equal(x[row], x[earlier]) for earlier in range(row)):
+            continue
+        shape = x[row].shape
+        if not np.issubdtype(x.dtype, np.floating):
+            x[row] = generator.permutation(x[row].ravel()).reshape(shape)
+        elif x[row].any():
+            x[row] *= generator.uniform(0.5, 1.0, shape).astype(x.dtype)
+        else:
+            x[row] = generator.random(shape)
+    return x
+
+
+def run_pairs(runtime: Runtime, inputs: tuple[Array, ...], masks: Masks, pairs_a_row: int = 1) -> tuple[Array, ...]:
+    """The outputs `[rows * pairs_a_row, ...]` of inputs `[rows, ...]` with one mask for each pair."""
+    rows = np.repeat(np.arange(len(inputs[0]), dtype=np.int64), pairs_a_row)
+    return runtime.suffix(runtime.prefix(inputs), rows, masks)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a network itself answers for some rows.
+
+    Attributes:
+        inputs: `[rows, ...]` each.
+        deterministic: its outputs with nothing dropped, `[rows, ...]` each.
+        passes: passes that tell much.
+        under_masks: for each of them the outputs `[rows, ...]` under its masks.
+        mixed: the outputs `[5, ...]` of rows in another order, some twice, under one pass.
+        keeps: whether there are masks that keep everything; else the baseline takes none.
+        tolerance: how far a program may be from the network under the same masks.
+    """
+
+    inputs: tuple[Array, ...]
+    deterministic: tuple[Array, ...]
+    passes: tuple[int, ...]
+    under_masks: tuple[tuple[Array, ...], ...]
+    mixed: tuple[Array, ...]
+    keeps: bool
+    tolerance: float
+
+    @property
+    def rows(self) -> int:
+        """How many rows it holds."""
+        return len(self.inputs[0])
+
+    def masks(self, source: MaskSource) -> list[Masks]:
+        """The masks of its passes."""
+        return [_masks_of(source, self.rows, number) for number in self.passes]
+
+
+def take_reference(
+    eager: Runtime,
+    source: MaskSource,
+    inputs: tuple[Array, ...],
+    deterministic: tuple[Array, ...],
+    tolerance: float,
+) -> Reference:
+    """Run the network itself, `eager`, for what programs are to be checked against.
+
+    Args:
+        eager: the network under masks.
+        source: draws them.
+        inputs: `[rows, ...]` each.
+        deterministic: its outputs with nothing dropped.
+        tolerance: how far a program may be from it.
+
+    Raises:
+        VerificationError: its outputs differ in shape from pass to pass.
+    """
+    rows = len(inputs[0])
+    passes = telling_passes(source, rows)
+    answers = tuple(run_pairs(eager, inputs, _masks_of(source, rows, number)) for number in passes)
+    shapes = {tuple(out.shape for out in outputs) for outputs in answers}
+    if len(shapes) > 1:
+        told = " and ".join(str([list(shape) for shape in found]) for found in sorted(shapes))
+        raise_if_failed([Check("outputs have the same shape in every pass", False, f"shapes {told}")])
+    return Reference(
+        inputs,
+        deterministic,
+        passes,
+        answers,
+        _run_mixed(eager, source, inputs),
+        not source.has_raw_sites,
+        tolerance,
+    )
+
+
+def check_network(eager: Runtime, masks: Masks, inputs: tuple[Array, ...], wanted: tuple[Array, ...]) -> Check:
+    """Whether nothing but dropout tells a network under masks from its eval mode.
+
+    Args:
+        eager: the network with nothing dropped.
+        masks: those that keep everything; none where there are no such masks.
+        inputs: `[rows, ...]` each.
+        wanted: its outputs in eval mode, `[rows, ...]` each.
+    """
+    how = "with keep-everything masks" if masks else "with nothing dropped"
+    return close(f"the network {how} equals its eval mode", run_pairs(eager, inputs, masks), wanted, EVAL_TOLERANCE)
+
+
+def check_baseline(baseline: Runtime, source: MaskSource, reference: Reference) -> Check:
+    """Whether a program with nothing dropped equals the network's eval mode."""
+    how = "with keep-everything masks" if reference.keeps else "with nothing dropped"
+    masks = source.keep_everything(reference.rows) if reference.keeps else []
+    found = run_pairs(baseline, reference.inputs, masks)
+    return close(f"the program {how} equals eval mode", found, reference.deterministic, reference.tolerance)
+
+
+def check_program(runtime: Runtime, baseline: Runtime, source: MaskSource, reference: Reference) -> list[Check]:
+    """Run every check of a program.
+
+    Args:
+        runtime: what is going to serve.
+        baseline: what is going to serve with nothing dropped.
+        source: draws the masks.
+        reference: what the network itself answers.
+
+    Raises:
+        VerificationError: naming the checks that failed, and what they measured.
+    """
+    inputs, drawn = reference.inputs, reference.masks(source)
+    passes = [run_pairs(runtime, inputs, masks) for masks in drawn]
+    again = run_pairs(runtime, inputs, drawn[0])
+    differing = any(not np.array_equal(a, b) for later in passes[1:] for a, b in zip(passes[0], later, strict=True))
+    alone = [each_alone(runtime, source, inputs, masks) for masks in drawn]
+    checks = [
+        check_baseline(baseline, source, reference),
+        close(
+            "the program equals the eager loop under the same masks",
+            _one_after_another([*passes, _run_mixed(runtime, source, inputs)]),
+            _one_after_another([*reference.under_masks, reference.mixed]),
+            reference.tolerance,
+        ),
+        Check("two passes with different masks differ", differing, "they do" if differing else "they are identical"),
+        close("two passes with the same masks agree", again, passes[0], 0.0),
+        close(
+            "a row's answer does not depend on the rows beside it",
+            _one_after_another(alone),
+            _one_after_another(passes),
+            reference.tolerance,
+        ),
+    ]
+    if isinstance(runtime, DrawingRuntime):
+        checks.append(_check_drawing(runtime, source, reference))
+    raise_if_failed(checks)
+    return checks
+
+
+def _check_drawing(runtime: DrawingRuntime, source: MaskSource, reference: Reference) -> Check:
+    """Whether a runtime draws the masks that are drawn for others; each row has its own passes, one or more."""
+    rows = reference.rows
+    counts = 1 + np.arange(rows) % 3
+    taken = np.repeat(np.arange(rows, dtype=np.int64), counts)
+    frontier = runtime.prefix(reference.inputs)
+    found, wanted = [], []
+    for number in reference.passes:
+        masks = source.undrawn([_SEED] * rows, range(rows), number + np.arange(rows), counts)
+        found.append(runtime.suffix_drawing(frontier, taken, masks))
+        wanted.append(runtime.suffix(frontier, taken, list(masks.draw())))
+    name = "masks that are drawn while it runs are those drawn before"
+    return close(name, _one_after_another(found), _one_after_another(wanted), 0.0)
+
+
+def raise_if_failed(checks: Sequence[Check]) -> None:
+    """Raise VerificationError for the checks that failed."""
+    failed = [f"{check.name} ({check.detail})" for check in checks if not check.passed]
+    if failed:
+        raise VerificationError("the network failed its checks and is not served: not so that " + "; ".join(failed))
+
+
+def telling_passes(source: MaskSource, rows: int) -> tuple[int, ...]:
+    """Passes that tell much: where few units are dropped, those in which some are and others not."""
+    units = rows * sum(site.units for site in source.sites)
+    tried = max(3, min(_MOST_TRIED, _MOST_UNITS_TRIED // max(1, units)))
+    drawn = [_masks_of(source, rows, number) for number in range(tried)]
+    chosen = {0: None, 1: None}
+    for index, site in enumerate(source.sites):
+        masks = [masks[index] for masks in drawn]
+        if site.p is None and site.kind == UNIFORM:
+            chosen[int(np.argmin([mask.min() for mask in masks]))] = None
+            chosen[int(np.argmax([mask.max() for mask in masks]))] = None
+        elif site.p is not None and rows * site.units * min(site.p, 1.0 - site.p) < _FEW_DROPPED:
+            chosen[int(np.argmax([np.var(mask != np.float32(site.kept[0])) for mask in masks]))] = None
+    return tuple(chosen)[:_MOST_PASSES]
+
+
+def telling_masks(source: MaskSource, rows: int) -> list[Masks]:
+    """The masks of passes that tell much, `[rows, *mask_shape]` each."""
+    return [_masks_of(source, rows, number) for number in telling_passes(source, rows)]
+
+
+def _masks_of(source: MaskSource, rows: int, number: int) -> Masks:
+    return source.draw([_SEED] * rows, range(rows), number, 1)
+
+
+def _run_mixed(runtime: Runtime, source: MaskSource, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
+    """As in service: several passes of a row, and rows in any order."""
+    rows = len(inputs[0])
+    order = np.array([rows - 1, 0, 0, rows // 2, rows - 1], np.int64)
+    return runtime.suffix(runtime.prefix(inputs), order, _masks_of(source, len(order), 0))
+
+
+def each_alone(runtime: Runtime, source: MaskSource, inputs: tuple[Array, ...], masks: Masks) -> tuple[Array, ...]:
+    """The outputs of every row run without the others."""
+    alone: list[tuple[Array, ...]] = []
+    for row in range(len(inputs[0])):
+        own = [
+            mask[row : row + 1] if site.scope == "row" else mask for site, mask in zip(source.sites, masks, strict=True)
+        ]
+        alone.append(run_pairs(runtime, tuple(x[row : row + 1] for x in inputs), own))
+    return tuple(np.concatenate(outputs) for outputs in zip(*alone, strict=True))
+
+
+def _one_after_another(runs: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
+    return tuple(np.concatenate(outputs) for outputs in zip(*runs, strict=True))
+
+
+def close(name: str, found: tuple[Array, ...], wanted: tuple[Array, ...], tolerance: float) -> Check:
+    """Whether outputs are those wanted."""
+    if [x.shape for x in found] != [x.shape for x in wanted]:
+        return Check(name, False, f"shapes {[x.shape for x in found]} and {[x.shape for x in wanted]}")
+    if not all(np.isfinite(x).all() for x in (*found, *wanted)):
+        return Check(name, False, "an output is NaN or infinite")
+    worst = max(
+        float(np.abs(a.astype(np.float64) - b).max(initial=0.0) / max(1.0, np.abs(b).max(initial=0.0)))
+        for a, b in zip(found, wanted, strict=True)
+    )
+    return Check(name, worst <= tolerance, f"difference {worst:.1e}, tolerance {tolerance:g}")

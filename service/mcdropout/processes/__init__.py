@@ -1,0 +1,1 @@
+"""Processes: the server alone, or a supervisor and its workers."""

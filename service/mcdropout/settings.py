@@ -1,0 +1,89 @@
+"""Settings: flags of `mcdropout serve`, and environment variables `MCDROPOUT_*` of the same names."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# As in mcdropout.engine.runtimes.sessions, which loads ONNX Runtime; `--help` and a supervisor do without that.
+Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
+Optimization = Literal["all", "extended", "basic", "none"]
+
+
+class Settings(BaseSettings):
+    """How a server runs. Each field is also the environment variable `MCDROPOUT_` and its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="MCDROPOUT_", extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
+    models: Path = Field(Path("models"), description="Folder of model bundles, one folder each.")
+    default: str | None = Field(None, description="Model that answers POST /predict; the first by name if not given.")
+    preload: bool = Field(
+        True,
+        description="Whether every model is loaded at the start; if not, others than the default when asked to be.",
+    )
+    watch: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Time between two looks for changes in the folder of models, in seconds; 0 for none.",
+    )
+    admin: bool = Field(True, description="Whether POST /models/{name}/reload, /load and /unload are answered.")
+    device: str = Field(
+        "cpu",
+        description='Where PyTorch models run: "cpu", "cuda" or "cuda:N"; several, with commas between, for a process '
+        "on each.",
+    )
+    provider: Provider = Field("cpu", description="What executes ONNX graphs, where its package is installed.")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Threads that compute, in each process; the physical cores, divided among processes, if not given.",
+    )
+    workers: int = Field(
+        1, ge=1, le=256, description="Processes that serve, each with its own engine; so many for each device."
+    )
+    graph_optimization: Optimization = Field("all", description="How far ONNX Runtime rewrites graphs.")
+    arena: bool = Field(True, description="Whether ONNX Runtime keeps the memory of values from run to run.")
+    compile: bool = Field(True, description="Whether bundles that are not compiled, or changed since, are compiled.")
+    compile_memory_bytes: int | None = Field(
+        None, gt=0, description="Memory that compiling a bundle may take, in bytes; 4/5 of what is free if not given."
+    )
+    compile_seconds: float = Field(900.0, gt=0, description="Time that compiling a bundle may take, in seconds.")
+    log_format: Literal["console", "json"] = Field("console", description="How log lines are written.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
+    max_body_bytes: int = Field(32 * 2**20, gt=0, description="Largest request body, in bytes.")
+    max_rows: int = Field(4096, gt=0, description="Most rows of one request.")
+    max_samples: int = Field(1_000_000, gt=0, description="Most samples, rows times passes, that an answer may hold.")
+    max_queue_rows: int = Field(65_536, gt=0, description="Rows that may wait; requests beyond them are refused.")
+    max_queue_bytes: int = Field(2**30, gt=0, description="Memory of the inputs that may wait, in bytes.")
+    max_queue_seconds: float | None = Field(
+        None, gt=0, description="Time that their passes may take, by the rate of the last second; any if not given."
+    )
+    max_batch_rows: int = Field(1024, gt=0, description="Most rows of several requests that are run together.")
+    step_seconds: float = Field(0.004, gt=0, description="Time that a step of the engine should take, in seconds.")
+    watchdog_seconds: float = Field(
+        60.0, gt=0, description="A step that takes longer is taken for stuck; the process ends, in seconds."
+    )
+    shed: Literal["refuse", "reduce"] = Field(
+        "refuse", description="Under overload: refuse requests, or give them fewer passes before that."
+    )
+    shed_floor: int = Field(16, ge=2, description='The fewest passes that shed="reduce" leaves a request.')
+    grace_seconds: float = Field(
+        30.0, ge=0, description="Time for requests in flight when the server stops, in seconds."
+    )
+
+    @field_validator("device")
+    @classmethod
+    def _names_devices(cls, device: str) -> str:
+        if not all(name.strip() for name in device.split(",")):
+            raise ValueError('one device, or several with one comma between two, such as "cuda:0,cuda:1", are accepted')
+        return device
+
+    @property
+    def devices(self) -> list[str]:
+        """The device of each process that serves."""
+        return [name.strip() for name in self.device.split(",")] * self.workers

@@ -1,0 +1,66 @@
+"""Connections: what becomes of requests that arrive while the event loop is busy."""
+
+import asyncio
+import socket
+import time
+from typing import Any
+
+import uvicorn
+from mcdropout.api.connection import protocol
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    assert scope["type"] == "http"
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+def keep_busy(scope: Any) -> None:
+    """Read a request for some time."""
+    if scope["path"] == "/busy":
+        time.sleep(1.3)
+
+
+def ask(client: socket.socket, path: str = "/", after: float = 0.0) -> bytes:
+    time.sleep(after)
+    client.sendall(f"GET {path} HTTP/1.1\r\nhost: here\r\n\r\n".encode())
+    answer = b""
+    while not answer.endswith(b"ok"):
+        part = client.recv(4096)
+        if not part:
+            return b""
+        answer += part
+    return answer
+
+
+async def answers(port: int) -> list[bytes]:
+    """To a request; to one that arrives in time while the loop is busy until the time for it is over; and to none."""
+    address = ("127.0.0.1", port)
+    with socket.create_connection(address, timeout=10) as client, socket.create_connection(address) as other:
+        first = await asyncio.to_thread(ask, client)
+        asks = asyncio.to_thread(ask, client, after=0.5), asyncio.to_thread(ask, other, "/busy", after=0.2)
+        second, _ = await asyncio.gather(*asks)
+        await asyncio.sleep(1.5)
+        return [first, second, client.recv(4096)]
+
+
+def test_a_request_that_arrived_in_time_is_answered_however_late_it_is_read() -> None:
+    config = uvicorn.Config(app, http=protocol(keep_busy), timeout_keep_alive=1, log_config=None, loop="uvloop")
+    server = uvicorn.Server(config)
+
+    async def run(listening: socket.socket) -> list[bytes]:
+        serving = asyncio.ensure_future(server.serve(sockets=[listening]))
+        try:
+            while not server.started:
+                await asyncio.sleep(0.01)
+            return await answers(listening.getsockname()[1])
+        finally:
+            server.should_exit = True
+            await serving
+
+    with socket.socket() as listening, asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        listening.bind(("127.0.0.1", 0))
+        first, second, last = runner.run(run(listening))
+    assert first.startswith(b"HTTP/1.1 200")
+    assert second.startswith(b"HTTP/1.1 200")
+    assert last == b""  # the connection is closed, since nothing more was asked

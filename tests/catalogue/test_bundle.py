@@ -1,0 +1,275 @@
+"""Bundles: what a model's folder may hold, and what is refused, named by file and field."""
+
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from mcdropout.catalogue.bundle import Bundle, BundleError, find_bundles
+from mcdropout.catalogue.code import load_network
+from mcdropout.catalogue.inputs import Input
+from torch import nn
+
+from tests.bundles import TOKEN_FIELDS, TOKENS, manifest, network_of, write_bundle
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": None}, ["name", "missing"]),
+        ({"name": "other"}, ["'other'", "'model'"]),
+        ({"task": "clustering"}, ["task", "clustering", "classification", "regression"]),
+        ({"input": {"shape": "wide"}}, ["input.shape", "wide"]),
+        ({"input": {"shape": [0]}}, ["input.shape.0", "0"]),
+        ({"input": {"shape": [4], "dtype": "int7"}}, ["input.dtype", "int7", "float32"]),
+        ({"input": {"shape": [4], "preprocessing": {"std": 0.0}}}, ["std", "0"]),
+        ({"input": {"shape": [4], "preprocessing": {"mean": [1.0, 2.0]}}}, ["mean", "2 entries", "[4]"]),
+        ({"input": {"shape": [4], "minimum": 3, "maximum": 2.5}}, ["input", "minimum is 3", "maximum is 2.5"]),
+        ({"input": {"shape": [4], "row_axis": 2}}, ["input", "row_axis is 2", "0 to 1"]),
+        ({"input": {"shape": [], "row_axis": -1}}, ["input.row_axis", "-1"]),
+        ({"input": {"shape": [4], "dtype": "int32", "maximum": 0.5}}, ["input", "maximum is 0.5", "whole number"]),
+        ({"input": {"shape": [4], "dtype": "int32", "minimum": -(2**31) - 1}}, ["-2147483649", "to 2147483647"]),
+        ({"input": {"shape": [4], "dtype": "bool", "minimum": 0}}, ["input", "minimum is 0", "none is accepted"]),
+        (
+            {"input": {"shape": [4], "dtype": "int64", "preprocessing": {"scale": 2}}},
+            ["input", "preprocessing", "int64", "float32 and float64"],
+        ),
+        ({"input": {"shape": [4], "preprocessing": {"divisor": 2}}}, ["input.preprocessing.divisor", "scale, mean"]),
+        ({"input": {"shape": [4], "mean": 2}}, ["input.mean", "no known field", "preprocessing"]),
+        ({"input": None}, ["input and inputs, neither is given", "one of them"]),
+        ({"inputs": [{"name": "other", "shape": []}]}, ["input and inputs, both are given", "one of them"]),
+        ({"input": None, "inputs": []}, ["inputs", "at least 1"]),
+        ({"input": None, "inputs": [{"shape": [1]}, {"shape": [2]}]}, ["inputs", "'input'", "names that differ"]),
+        ({"input": None, "inputs": [{"name": "ids", "shape": [0]}]}, ["inputs.0.shape.0", "0"]),
+        ({"inputs_by": "name"}, ["inputs_by", "'name'", "'position' or 'keyword'"]),
+        ({"output": ["logits"]}, ["output", "['logits']", "a key, an attribute or a position"]),
+        ({"output": True}, ["output", "True", "a key, an attribute or a position"]),
+        ({"output": {"mean": "mu"}, "task": "regression"}, ["output", "{'mean': 'mu'}", "log_variance"]),
+        ({"output": {"mean": 0, "log_variance": 1}}, ["output is", "regression", "logits"]),
+        ({"output_row_axis": -1}, ["output_row_axis", "-1"]),
+        ({"dropout": {"include": []}}, ["dropout.include", "at least 1"]),
+        ({"dropout": {"exclude": "head"}}, ["dropout.exclude", "'head'", "list"]),
+        ({"dropout": {"p": {"head": 1.5}}}, ["dropout.p.head", "1.5", "1"]),
+        ({"dropout": {"only": ["head"]}}, ["dropout.only", "no known field", "include, exclude, p"]),
+        ({"passes": {"default": 50, "maximum": 10}}, ["passes", "50", "10"]),
+        ({"network": "../evil.py:Network"}, ["network", "../evil.py:Network"]),
+        ({"colour": "red"}, ["colour", "no known field", "weights"]),
+        ({"temperature": -1.0}, ["temperature", "-1"]),
+        ({"version": 3}, ["version", "3"]),
+    ],
+)
+def test_a_wrong_manifest_is_refused_with_its_field_and_what_would_be_accepted(
+    tmp_path: Path, changes: dict[str, object], said: list[str]
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.yaml").write_text(yaml.safe_dump(manifest("model", **changes)))
+    with pytest.raises(BundleError) as refusal:
+        Bundle(folder)
+    for words in ["model.yaml", *said]:
+        assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize("content", ["", "- a\n- b", "name: [", "\x00"])
+def test_a_manifest_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "model.yaml").write_text(content)
+    with pytest.raises(BundleError, match=r"model\.yaml"):
+        Bundle(tmp_path)
+
+
+def test_weights_load_from_safetensors_and_from_a_state_dict(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, "model")
+    expected = network_of(folder).state_dict()
+    torch.save(expected, folder / "weights.pt")
+    for file in ("weights.safetensors", "weights.pt"):
+        (folder / "model.yaml").write_text(yaml.safe_dump(manifest("model", weights=file)))
+        network = load_network(Bundle(folder))
+        assert not network.training
+        assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, "model", weights="weights.pt")
+    mark = tmp_path / "it-ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return Path.touch, (mark,)
+
+    for save in (torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))):
+        save({"layers.0.weight": Evil()}, folder / "weights.pt")
+        with pytest.raises(BundleError, match=r"weights\.pt.*safetensors"):
+            load_network(Bundle(folder))
+    assert not mark.exists()
+
+
+def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, "model", arguments={"width": 8})
+    (folder / "model.yaml").write_text(yaml.safe_dump(manifest("model", arguments={"width": 9})))
+    with pytest.raises(BundleError, match=r"do not fit[\s\S]*layers\.0\.weight"):
+        load_network(Bundle(folder))
+
+
+@pytest.mark.parametrize(("field", "value"), [("weights", "../outside.safetensors"), ("weights", "absent.safetensors")])
+def test_a_file_outside_the_bundle_or_absent_is_refused(tmp_path: Path, field: str, value: str) -> None:
+    folder = write_bundle(tmp_path, "model")
+    (tmp_path / "outside.safetensors").write_bytes((folder / "weights.safetensors").read_bytes())
+    (folder / "model.yaml").write_text(yaml.safe_dump(manifest("model", **{field: value})))
+    with pytest.raises(BundleError, match="inside the bundle"):
+        load_network(Bundle(folder))
+
+
+def test_a_damaged_weights_file_is_refused(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, "model")
+    content = (folder / "weights.safetensors").read_bytes()
+    (folder / "weights.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(BundleError, match=r"weights\.safetensors"):
+        load_network(Bundle(folder))
+
+
+def test_code_that_fails_or_lacks_the_network_is_refused(tmp_path: Path) -> None:
+    for name, code, said in (
+        ("raises", "raise RuntimeError('no luck')", "no luck"),
+        ("lacks", "from torch import nn\nclass Other(nn.Module): pass", r"no 'Network'.*Other"),
+        ("returns", "def Network(): return 3", "int"),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "network.py").write_text(code)
+        (folder / "model.yaml").write_text(yaml.safe_dump(manifest(name)))
+        (folder / "weights.safetensors").touch()
+        with pytest.raises(BundleError, match=said):
+            load_network(Bundle(folder))
+
+
+def test_a_network_may_be_spread_over_files_and_two_bundles_do_not_share_them(tmp_path: Path) -> None:
+    for name, width in (("one", 5), ("two", 6)):
+        folder = tmp_path / name
+        write_bundle(tmp_path, name)
+        (folder / "network.py").write_text(
+            "from .sizes import WIDTH\n" + (folder / "network.py").read_text().replace("width=8", "width=WIDTH")
+        )
+        (folder / "sizes.py").write_text(f"WIDTH = {width}\n")
+    for name, width in (("one", 5), ("two", 6)):
+        with pytest.raises(BundleError, match=rf"\[{width}, 4\]"):
+            load_network(Bundle(tmp_path / name))
+
+
+def test_preprocessing_scales_then_normalizes_each_channel() -> None:
+    spec = Input.model_validate(
+        {"shape": [2, 1, 1], "preprocessing": {"scale": 0.5, "mean": [1.0, 2.0], "std": [2.0, 4.0]}}
+    )
+    rows = spec.prepare(np.array([[[[6.0]], [[12.0]]]]))
+    assert rows.dtype == np.float32
+    assert rows.ravel().tolist() == [1.0, 1.0]
+
+
+def test_random_examples_are_values_that_the_manifest_accepts(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {
+        "ids": {"shape": [5], "dtype": "int32", "minimum": 3, "maximum": 5},
+        "mask": {"shape": [2, 3], "dtype": "bool"},
+        "pixel": {"shape": [], "dtype": "float64", "maximum": 255, "preprocessing": {"scale": 2}},
+        "cold": {"shape": [], "maximum": -5},
+        "hot": {"shape": [], "minimum": 40},
+    }
+    inputs = [{"name": name, **what} for name, what in fields.items()]
+    folder = write_bundle(tmp_path, "model", input=None, inputs=inputs)
+    ids, mask, pixel, cold, hot = Bundle(folder).examples(100)
+    assert (ids.shape, ids.dtype, set(ids.ravel().tolist())) == ((100, 5), np.int32, {3, 4, 5})
+    assert (mask.shape, mask.dtype, mask.all()) == ((100, 2, 3), np.bool_, True)
+    assert (pixel.shape, pixel.dtype) == ((100,), np.float64)
+    assert 0 <= pixel.min() < pixel.max() <= 2 * 255
+    assert -6 <= cold.min() < cold.max() <= -5
+    assert 40 <= hot.min() < hot.max() <= 41
+
+
+@pytest.mark.parametrize("missing", ["minimum", "maximum"])
+def test_integers_that_cannot_be_drawn_want_bounds_or_an_example(tmp_path: Path, missing: str) -> None:
+    ids = {"name": "ids", "shape": [5], "dtype": "int64", "minimum": 3, "maximum": 5}
+    del ids[missing]
+    folder = write_bundle(tmp_path, "model", input=ids)
+    with pytest.raises(BundleError, match=r"model\.yaml.*'ids'.*int64.*both are accepted.*example\.json"):
+        Bundle(folder).examples(8)
+    (folder / "example.json").write_text('{"inputs": [[3, 4, 5, 3, 4], [3, 3, 3, 4, 5]]}')
+    (rows,) = Bundle(folder).examples(8)
+    assert rows.tolist() == [[3, 4, 5, 3, 4], [3, 3, 3, 4, 5]]
+    assert rows.dtype == np.int64
+
+
+def test_an_example_is_what_a_client_would_send_and_is_preprocessed(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, "model", input={"shape": [4], "preprocessing": {"scale": 0.5}})
+    (folder / "example.json").write_text('{"inputs": [2, 4, 6, 8]}')
+    (rows,) = Bundle(folder).examples(8)
+    assert rows.tolist() == [[1, 2, 3, 4]]
+    assert rows.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", ["no JSON"]),
+        ("[]", ["list", '{"inputs": {"input_ids": [...], "attention_mask": [...]}}']),
+        ('{"inputs": {"input_ids": [1, 2, 3, 4, 5]}}', ["['input_ids']", "['input_ids', 'attention_mask']"]),
+        ('{"inputs": {"input_ids": [1], "attention_mask": [true]}}', ["inputs.input_ids", "[1]", "[rows, 5]"]),
+    ],
+)
+def test_an_example_that_a_client_could_not_send_is_refused(tmp_path: Path, text: str, said: list[str]) -> None:
+    folder = write_bundle(tmp_path, "model", TOKENS, **TOKEN_FIELDS)
+    (folder / "example.json").write_text(text)
+    with pytest.raises(BundleError) as refusal:
+        Bundle(folder).examples(8)
+    for words in ["example.json", *said]:
+        assert words in str(refusal.value)
+
+
+def test_an_example_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, "model")
+    (folder / "example.json").mkdir()
+    with pytest.raises(BundleError, match=r"example\.json"):
+        Bundle(folder).examples(8)
+
+
+def test_the_network_gets_its_inputs_by_keyword_or_position_with_the_rows_where_it_has_them(tmp_path: Path) -> None:
+    inputs = [{"name": "x", "shape": [4, 2], "row_axis": 1}, {"name": "age", "shape": []}]
+    rows = (np.zeros((3, 4, 2), np.float32), np.zeros(3, np.float32))
+    by_position = Bundle(write_bundle(tmp_path, "one", input=None, inputs=inputs)).manifest.for_network(rows)
+    assert isinstance(by_position, tuple)
+    assert [np.shape(x) for x in by_position] == [(4, 3, 2), (3,)]
+    changes: dict[str, object] = {"input": None, "inputs": inputs, "inputs_by": "keyword"}
+    by_keyword = Bundle(write_bundle(tmp_path, "two", **changes)).manifest.for_network(rows)
+    assert isinstance(by_keyword, dict)
+    assert {name: np.shape(x) for name, x in by_keyword.items()} == {"x": (4, 3, 2), "age": (3,)}
+
+
+def test_a_folder_without_bundles_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"model\.yaml"):
+        find_bundles(tmp_path)
+
+
+def test_code_is_what_its_files_hold_now_whatever_bytecode_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file may be replaced by another of the same size and time, which Python's bytecode is told from by no more."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    folder = write_bundle(tmp_path, "model")
+    (folder / "parts").mkdir()
+    for place in (folder / "layers.py", folder / "parts" / "more.py"):
+        place.write_text("RATE = 0.5\n")
+    code = "from .layers import RATE\nfrom .parts.more import RATE as MORE\n" + (folder / "network.py").read_text()
+    (folder / "network.py").write_text(code.replace("nn.Dropout(0.5)", "nn.Dropout(RATE * MORE)"))
+
+    def rate() -> float:
+        (drop,) = [part for part in load_network(Bundle(folder)).modules() if isinstance(part, nn.Dropout)]
+        return drop.p
+
+    assert rate() == 0.25
+    for file in ("layers.py", "parts/more.py"):
+        stat = (folder / file).stat()
+        (folder / file).write_text("RATE = 0.1\n")
+        os.utime(folder / file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert rate() == pytest.approx(0.01)

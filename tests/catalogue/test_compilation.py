@@ -1,0 +1,259 @@
+"""Bundles are compiled when they have to be, in a process that may fail without harm."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from mcdropout.catalogue.bundle import Bundle, BundleError
+from mcdropout.catalogue.compilation import Limits, compile_bundle, install, stale_parts
+from mcdropout.catalogue.loading import Loading, load
+from mcdropout.engine import ClassificationPrediction
+
+from tests.bundles import CLASSIFIER, manifest, network_of, write_bundle
+from tests.conftest import MODELS
+from tests.servers import MCDROPOUT, serving
+
+ROWS = [[0.1, -0.2, 0.3, 0.4]]
+# In the middle of a bundle's own code.
+CRASH = CLASSIFIER + "\n    import os\n    os.abort()\n"
+HUNGRY = CLASSIFIER + "\n    taken = [bytearray(2**28) for _ in range(1000)]\n"
+SLOW = CLASSIFIER + "\n    import time\n    time.sleep(600)\n"
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of two files of code and an example, compiled."""
+    folder = write_bundle(tmp_path_factory.mktemp("models"), "model")
+    (folder / "layers.py").write_text("make = 1\n")
+    code = (folder / "network.py").read_text()
+    (folder / "network.py").write_text("from .layers import make\n" + code)
+    (folder / "example.json").write_text('{"inputs": [[1, 2, 3, 4]]}')
+    done = subprocess.run([MCDROPOUT, "compile", folder], capture_output=True, text=True, timeout=120, check=True)
+    assert "model: compiled into" in done.stdout
+    return folder
+
+
+@pytest.fixture
+def bundle(compiled: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    shutil.copytree(compiled, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change(field: str, value: object) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        path = folder / "model.yaml"
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {field: value}))
+
+    return apply
+
+
+def append(name: str, text: str) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        with (folder / name).open("a") as file:
+            file.write(text)
+
+    return apply
+
+
+def test_the_bundles_of_the_repository_are_shipped_compiled() -> None:
+    for path in MODELS.glob("*/model.yaml"):
+        assert stale_parts(Bundle(path.parent)) == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (append("network.py", "\n# changed\n"), "network.py changed"),
+        (append("layers.py", "\n# changed\n"), "layers.py changed"),
+        (append("weights.safetensors", " "), "weights.safetensors changed"),
+        (append("example.json", " "), "example.json changed"),
+        (lambda folder: (folder / "example.json").unlink(), "example.json is gone"),
+        (change("dropout", {"p": {"*": 0.1}}), "model.yaml changed"),
+        (change("task", "regression"), "model.yaml changed"),
+        (change("input", {"shape": [4], "dtype": "float64"}), "model.yaml changed"),
+        (lambda folder: shutil.rmtree(folder / "compiled"), "compiled/ is missing"),
+        (lambda folder: (folder / "compiled" / "sources.json").write_text("{"), "sources.json cannot be read"),
+    ],
+)
+def test_a_bundle_that_changed_is_told_with_what_changed(
+    bundle: Path, spoil: Callable[[Path], None], told: str
+) -> None:
+    assert stale_parts(Bundle(bundle)) == []
+    spoil(bundle)
+    (found,) = stale_parts(Bundle(bundle))
+    assert told in found
+    with pytest.raises(BundleError, match=r"it has to be compiled \(.*--no-compile forbids.*mcdropout compile"):
+        load(bundle, Loading(compiles=False))
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        change("labels", ["a", "b", "c"]),
+        change("description", "another"),
+        change("temperature", 2.0),
+        change("passes", {"default": 9}),
+        change("input", {"shape": [4], "minimum": -1, "preprocessing": {"scale": 2}}),
+        lambda folder: (folder / "README.md").write_text("words"),
+        lambda folder: os.utime(folder / "network.py", (1, 1)),
+    ],
+)
+def test_what_does_not_touch_the_program_may_change(bundle: Path, harmless: Callable[[Path], None]) -> None:
+    harmless(bundle)
+    assert stale_parts(Bundle(bundle)) == []
+
+
+def test_a_bundle_that_was_compiled_by_another_version_is_compiled_anew(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcdropout.catalogue.compilation.__version__", "99.0")
+    assert stale_parts(Bundle(bundle)) == ["it was made by version 0.1.0, this is 99.0"]
+
+
+def test_a_compiled_bundle_is_loaded_without_its_code_being_run(bundle: Path) -> None:
+    engine = load(bundle, Loading(compiles=False)).engine
+    assert engine.predict(ROWS, 10, 1).mean.shape == (1, 3)
+
+
+def test_a_damaged_one_is_compiled_anew_and_kept(bundle: Path) -> None:
+    wanted = load(bundle, Loading()).engine.predict(ROWS, 10, 1).mean
+    program = bundle / "compiled" / "program.json"
+    program.write_text(program.read_text()[:-100])
+    with pytest.raises(BundleError, match=r"program\.json"):
+        load(bundle, Loading(compiles=False))
+    assert (load(bundle, Loading()).engine.predict(ROWS, 10, 1).mean == wanted).all()
+    assert load(bundle, Loading(compiles=False)).name == "model"
+    assert sorted(path.name for path in bundle.glob("*compiled*")) == ["compiled"]
+    assert sorted(path.name for path in bundle.glob(".*")) == []
+
+
+def test_compiling_twice_writes_the_same_files(bundle: Path, tmp_path: Path) -> None:
+    compile_bundle(Bundle(bundle), tmp_path / "again")
+    names = sorted(path.name for path in (bundle / "compiled").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "again").iterdir())
+    for name in names:
+        assert (bundle / "compiled" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+def test_a_bundle_that_cannot_be_written_to_is_served_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_bundle(tmp_path, "fixed")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(30, "Read-only file system")
+
+    monkeypatch.setattr("mcdropout.catalogue.loading.install", refuse)
+    assert load(folder, Loading()).engine.predict(ROWS, 10, 1).mean.shape == (1, 3)
+    assert not (folder / "compiled").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "limits", "told"),
+    [
+        (CRASH, Limits(), "compiling ended by SIGABRT"),
+        (HUNGRY, Limits(memory_bytes=3 * 2**30), "more memory than is accepted|MemoryError"),
+        (SLOW, Limits(seconds=4.0), "longer than the 4 s"),
+    ],
+)
+def test_code_that_ends_or_blocks_or_fills_the_process_is_refused(
+    tmp_path: Path, code: str, limits: Limits, told: str
+) -> None:
+    folder = write_bundle(tmp_path, "bad")
+    (folder / "network.py").write_text("\n".join(line[4:] for line in code.splitlines()))
+    with pytest.raises(BundleError, match=told):
+        compile_bundle(Bundle(folder), tmp_path / "out", limits)
+
+
+def test_a_server_that_stops_while_it_compiles_leaves_no_process_behind(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "models", "slow")
+    (folder / "network.py").write_text("\n".join(line[4:] for line in SLOW.splitlines()))
+    with serving(tmp_path / "models", tmp_path) as server:
+        server.wait_until_listening()
+        deadline = time.monotonic() + 30
+        while not (children := _children(server.process.pid)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(children) == 1
+        assert server.stop() == 0
+    assert not Path(f"/proc/{children[0]}").exists()
+
+
+def test_a_server_compiles_what_it_finds_and_is_quicker_the_next_time(tmp_path: Path) -> None:
+    write_bundle(tmp_path / "models", "model")
+    with serving(tmp_path / "models", tmp_path) as server:
+        server.wait_until_ready()
+        first = server.client.post("/predict?seed=1", json={"inputs": ROWS}).json()["predictions"]
+        assert "model is compiled" in server.log
+    with serving(tmp_path / "models", tmp_path, "--no-compile") as server:
+        server.wait_until_ready()
+        assert server.client.post("/predict?seed=1", json={"inputs": ROWS}).json()["predictions"] == first
+        assert "model is compiled" not in server.log
+
+
+def test_a_network_that_cannot_be_compiled_is_served_by_pytorch_and_says_so(tmp_path: Path) -> None:
+    branching = CLASSIFIER.replace("return self.layers(x)", "return self.layers(x) if x.sum() > -1e9 else x")
+    folder = write_bundle(tmp_path, "branching", branching)
+    assert load(folder, Loading()).engine.program.runtime == "eager"
+    done = subprocess.run([MCDROPOUT, "compile", folder], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "runs on eager and cannot be compiled" in done.stderr
+
+
+def test_compile_says_what_is_compiled_already_and_fails_for_what_is_refused(bundle: Path, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "other", "plain", CLASSIFIER.replace("nn.Dropout(0.5)", "nn.Identity()"))
+    (tmp_path / "file").write_text("")
+    command = [MCDROPOUT, "compile", bundle, tmp_path / "file", tmp_path / "other" / "plain", tmp_path / "none"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stdout == "model: is compiled already\n"
+    assert "has no dropout to switch on" in done.stderr
+    assert "none/model.yaml: cannot be read" in done.stderr
+
+
+def test_installing_replaces_what_was_there(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "fresh").mkdir()
+    (tmp_path / "fresh" / "only").write_text("1")
+    install(tmp_path / "fresh", Bundle(bundle))
+    assert [path.name for path in (bundle / "compiled").iterdir()] == ["only"]
+
+
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split() or [
+        child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+
+
+@pytest.mark.parametrize("kind", ["pt2", "scripted", "traced"])
+def test_a_saved_program_answers_as_the_bundle_of_code_that_it_was_saved_from(tmp_path: Path, kind: str) -> None:
+    code = write_bundle(tmp_path, "code")
+    network, x = network_of(code), torch.rand(3, 4)
+    folder = tmp_path / kind
+    folder.mkdir()
+    file = "model.pt2" if kind == "pt2" else "model.pt"
+    if kind == "pt2":
+        rows = torch.export.Dim("rows")
+        torch.export.save(torch.export.export(network, (x,), dynamic_shapes=({0: rows},)), folder / file)
+    elif kind == "scripted":
+        torch.jit.script(network).save(folder / file)
+    else:
+        torch.jit.trace(network, x).save(folder / file)
+    fields = manifest(kind, network=None, weights=None, model=file)
+    (folder / "model.yaml").write_text(yaml.safe_dump(fields))
+    found = load(folder, Loading()).engine.predict(ROWS, 50, 3)
+    wanted = load(code, Loading()).engine.predict(ROWS, 50, 3)
+    assert isinstance(found, ClassificationPrediction)
+    assert isinstance(wanted, ClassificationPrediction)
+    for name in ("mean", "variance", "mutual_information"):
+        np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), atol=1e-6)
+    assert stale_parts(Bundle(folder)) == []
+    with (folder / file).open("ab") as out:
+        out.write(b" ")
+    assert stale_parts(Bundle(folder)) == [f"{file} changed"]

@@ -1,0 +1,96 @@
+"""Rows read some at a time are the rows read at once, and so are the errors."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+from mcdropout.catalogue import rows
+from mcdropout.catalogue.inputs import Input
+from mcdropout.catalogue.rows import RowsError, read_many_rows, read_rows
+
+PIXELS = [Input(name="input", shape=[2, 3], minimum=0, maximum=9)]
+TOKENS = [Input(name="input", shape=[4], dtype="int64", minimum=0, maximum=9)]
+NUMBERS = [Input(name="input", shape=[])]
+BOTH = [*PIXELS, Input(name="age", shape=[])]
+
+
+def some(inputs, count):
+    generator = np.random.default_rng(0)
+    values = {x.name: generator.integers(0, 10, (count, *x.shape)).tolist() for x in inputs}
+    return {"inputs": values if len(inputs) > 1 else values["input"]}
+
+
+def outcome(read, *arguments):
+    try:
+        return read(*arguments)
+    except RowsError as error:
+        return str(error)
+
+
+def same(one, other):
+    if isinstance(one, str) or isinstance(other, str):
+        return one == other
+    return all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.fixture(autouse=True)
+def short_parts(monkeypatch):
+    monkeypatch.setattr(rows, "_PART_BYTES", 30)
+
+
+@pytest.mark.parametrize("inputs", [PIXELS, TOKENS, NUMBERS, BOTH], ids=["pixels", "tokens", "numbers", "both"])
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("count", [1, 2, 50])
+def test_rows_read_some_at_a_time_are_the_rows(inputs, indent, count):
+    text = json.dumps(some(inputs, count), indent=indent).encode()
+    pauses = []
+    found = read_many_rows(text, inputs, 50, lambda: pauses.append(1))
+    assert same(found, read_rows(text, inputs, 50))
+    assert len(found[0]) == count
+    if count == 50 and inputs is not BOTH:
+        assert len(pauses) > 3
+
+
+@pytest.mark.parametrize("inputs", [PIXELS, TOKENS, NUMBERS, BOTH], ids=["pixels", "tokens", "numbers", "both"])
+def test_what_is_wrong_is_told_as_of_the_whole(inputs):
+    whole = json.dumps(some(inputs, 20))
+    generator = random.Random(0)
+    wrong = 0
+    for _ in range(3000):
+        text = list(whole)
+        for _ in range(generator.choice([1, 1, 2])):
+            place = generator.randrange(len(text))
+            text[place : place + generator.choice([0, 1, 1, 4])] = generator.choice(
+                ["", "]", "[", ",", "],[", "]],[[", "9", " ", "true", "NaN", "1e999", '"', "{", "}", "-1", '],"x":[']
+            )
+        damaged = "".join(text).encode()
+        expected = outcome(read_rows, damaged, inputs, 20)
+        wrong += isinstance(expected, str)
+        assert same(outcome(read_many_rows, damaged, inputs, 20, lambda: None), expected), damaged
+    assert 500 < wrong < 3000  # both kinds were seen
+
+
+@pytest.mark.parametrize(
+    ("inputs", "text"),
+    [
+        (PIXELS, '\x0c{"inputs": [ROWS]}'),
+        (PIXELS, '{"inputs": [ROWS]}\x0b'),
+        (PIXELS, '{"inputs": [ROWS], "inputs": [ROWS]}'),
+        (PIXELS, '{"inputs": [ROWS], "\\u0069nputs": [ROWS]}'),
+        (PIXELS, '{"inputs": [ROWS, [1, 2, 3], [4, 5, 6]]}'),
+        (TOKENS, '{"inputs": [ROWS, 1, 2, 3, 4]}'),
+        (PIXELS, '{"inputs": [ROWS,]}'),
+    ],
+)
+def test_what_only_looks_like_rows_is_read_as_the_whole(inputs, text):
+    listed = json.dumps(some(inputs, 20)["inputs"])[1:-1]
+    for wrong in (text.replace("ROWS", listed), text.replace("ROWS", listed).replace(" ", "")):
+        expected = outcome(read_rows, wrong.encode(), inputs)
+        assert same(outcome(read_many_rows, wrong.encode(), inputs, None, lambda: None), expected)
+
+
+def test_too_many_rows_are_told_as_of_the_whole():
+    text = json.dumps(some(PIXELS, 20)).encode()
+    expected = "inputs holds 20 rows; 1 to 19 are accepted"
+    assert outcome(read_many_rows, text, PIXELS, 19, lambda: None) == expected

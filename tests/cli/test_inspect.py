@@ -1,0 +1,99 @@
+"""`mcdropout inspect`: what it tells of bundles and of a user's own function, and its exit status."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def inspect(*arguments, folder=REPOSITORY):
+    command = [str(Path(sys.executable).parent / "mcdropout"), "inspect", *map(str, arguments)]
+    wide = {**os.environ, "COLUMNS": "160"}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=wide)
+
+
+NETWORKS = """
+    import torch
+    from torch import nn
+    from mcdropout.engine import Selection
+
+    def sound():
+        return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)), torch.rand(3, 4)
+
+    def doubtful():
+        network = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.BatchNorm1d(8), nn.Dropout(0.0), nn.Linear(8, 1))
+        return network, torch.rand(3, 4), {"task": "regression", "selection": Selection(p={"1": 0.25})}
+
+    def without():
+        return nn.Linear(4, 3), torch.rand(3, 4)
+
+    def wrong():
+        return 3
+
+    def broken():
+        raise RuntimeError("no such file")
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("networks")
+    (folder / "networks.py").write_text(textwrap.dedent(NETWORKS))
+    return folder
+
+
+def test_a_bundle_is_told_as_tables():
+    done = inspect("models/mnist-cnn", "models/mnist.py")
+    assert done.returncode == 0, done.stderr
+    assert "mnist-cnn: split program on onnx (cpu)" in done.stdout
+    for told in ("head.3", "element", "0.5", "once a row", "once a pass", "50 passes cost", "equals eval mode"):
+        assert told in done.stdout
+    assert "models/mnist.py is a file, no bundle's folder: left out" in done.stderr
+
+
+def test_findings_and_settings_of_a_users_function_are_told_as_json(folder):
+    done = inspect("networks:sound", "networks:doubtful", "--format", "json", "--passes", "20", folder=folder)
+    assert done.returncode == 0, done.stderr
+    sound, doubtful = json.loads(done.stdout)
+    assert (sound["name"], sound["error"], sound["findings"]) == ("networks:sound", None, [])
+    assert sound["cost"] == {
+        "share_once": pytest.approx(4 / 7),
+        "passes": 20,
+        "in_deterministic_passes": pytest.approx(4 / 7 + 20 * 3 / 7),
+    }
+    assert sound["measured"]["seconds"] > 0
+    assert all(check["passed"] for check in sound["program"]["checks"])
+    assert [(site["path"], site["p"], site["on"]) for site in doubtful["sites"]] == [
+        ("1", 0.25, True),
+        ("3", 0.0, False),
+    ]
+    assert {finding["code"] for finding in doubtful["findings"]} == {"dropout-before-batch-norm", "off"}
+
+
+def test_a_refused_network_is_an_error_and_those_beside_it_are_told_all_the_same(folder):
+    done = inspect("networks:without", "networks:sound", folder=folder)
+    assert done.returncode == 1
+    assert "networks:without: refused" in done.stdout
+    assert "no dropout to switch on" in done.stdout
+    assert "networks:sound: split program" in done.stdout
+
+
+def test_what_is_no_network_is_an_error_that_says_what_would_be_accepted(folder):
+    wrong = {
+        "networks:wrong": "returns int; (network, example_inputs) is accepted",
+        "networks:broken": "cannot be called: RuntimeError: no such file",
+        "networks:missing": "has no attribute 'missing'",
+        "nowhere:network": "No module named 'nowhere'",
+        "nowhere": "a bundle's folder, or module:function, is accepted",
+        ".": "model.yaml",
+    }
+    done = inspect(*wrong, "--format", "json", folder=folder)
+    assert done.returncode == 1
+    for told, document in zip(wrong.values(), json.loads(done.stdout), strict=True):
+        assert told in document["error"]

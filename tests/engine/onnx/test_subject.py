@@ -1,0 +1,90 @@
+"""What runs an ONNX model: as it is asked for, or why not."""
+
+import numpy as np
+import pytest
+from mcdropout.engine.errors import UnsupportedModelError, VerificationError
+from mcdropout.engine.onnx.model import understand
+from mcdropout.engine.preparation import prepare
+from mcdropout.engine.runtimes.sessions import SessionOptions
+from mcdropout.engine.subject import Target
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
+
+from tests.engine.onnx.common import dropout, model, node, numbers, saved, serves, understood, value
+
+X = numbers(3, 4)
+
+
+def network(end="y", **options):
+    nodes = [
+        node("Gemm", ["x", "v", "b"], ["h"], transB=1, name="first"),
+        node("Relu", ["h"], ["r"]),
+        dropout("r", "d"),
+        node("Gemm", ["d", "w"], [end], transB=1, name="last"),
+    ]
+    weights = {"v": numbers(8, 4), "b": numbers(8), "w": numbers(3, 8, seed=2)}
+    return model(nodes, [value("x", ["n", 4])], [value("y", ["n", 3])], **weights, **options)
+
+
+@pytest.mark.parametrize(
+    ("target", "runs"),
+    [
+        (Target(), ("split", "onnx", "cpu")),
+        (Target(runtime="onnx", options=SessionOptions(optimization="basic")), ("split", "onnx", "cpu")),
+        (Target(runtime="sparse"), ("split", "sparse", "cpu")),
+        (Target(runtime="eager"), ("whole", "eager", "cpu")),
+    ],
+)
+def test_a_model_runs_on_what_it_is_asked_to(tmp_path, target, runs):
+    program = prepare("classification", understood(network(), tmp_path, X), target).program
+    assert (program.strategy, program.runtime, program.device) == runs
+    assert program.cost.prefix + program.cost.suffix == 2 * (4 * 8 + 8 * 3)
+    assert program.cost.prefix == (0 if target.runtime == "eager" else 2 * 4 * 8)
+
+
+@pytest.mark.parametrize("target", [Target(runtime="torch"), Target(device="cuda")])
+def test_pytorch_and_its_devices_are_not_for_onnx_models(tmp_path, target):
+    with pytest.raises(UnsupportedModelError, match=r'runs on ONNX Runtime.*a provider such as "cuda"'):
+        prepare("classification", understood(network(), tmp_path, X), target)
+
+
+def test_what_is_no_chain_does_not_run_on_the_native_runtime(tmp_path):
+    made = network(end="z")
+    made.graph.node.append(node("Tanh", ["z"], ["y"]))
+    with pytest.raises(UnsupportedModelError, match="cannot run on sparse: it takes float32 linear layers"):
+        prepare("classification", understood(made, tmp_path, X), Target(runtime="sparse"))
+
+
+def test_a_baseline_of_its_own_stands_in_where_noise_has_no_mask_that_keeps_everything(tmp_path):
+    nodes = [
+        node("RandomNormalLike", ["x"], ["n"], scale=0.1, name="noise"),
+        node("Add", ["x", "n"], ["s"]),
+        dropout("s", "d"),
+        node("MatMul", ["d", "w"], ["y"]),
+    ]
+    made = model(nodes, [value("x", ["n", 4])], [value("y", ["n", 3])], w=numbers(4, 3))
+    prepared = prepare("classification", understood(made, tmp_path, X), Target())
+    assert prepared.baseline is not prepared.runtime
+    deterministic = prepared.baseline.suffix(prepared.baseline.prefix((X,)), np.arange(3), [])[0]
+    np.testing.assert_allclose(deterministic, X @ numbers(4, 3), rtol=1e-5)
+
+
+class _Rows(CalibrationDataReader):
+    def __init__(self):
+        self._left = iter([{"x": row[None]} for row in numbers(20, 4)])
+
+    def get_next(self):
+        return next(self._left, None)
+
+
+@pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator])
+def test_a_quantized_model_serves(tmp_path, form):
+    quantize_static(saved(network(opset=13), tmp_path), tmp_path / "small.onnx", _Rows(), quant_format=form)
+    subject = understand(tmp_path / "small.onnx", X)
+    serves(subject)
+    assert [site.name for site in subject.sites] == ["drop"]
+
+
+def test_a_model_that_is_quantized_by_what_else_is_in_the_batch_is_refused(tmp_path):
+    quantize_dynamic(saved(network(opset=13), tmp_path), tmp_path / "small.onnx")
+    with pytest.raises(VerificationError, match="does not depend on the rows beside it"):
+        prepare("classification", understand(tmp_path / "small.onnx", X), Target())

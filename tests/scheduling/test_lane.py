@@ -1,0 +1,274 @@
+"""Lanes, a step at a time: who is in it."""
+
+import gc
+import time
+import weakref
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+from mcdropout.catalogue.loading import Loading, Model, load
+from mcdropout.scheduling.group import Group
+from mcdropout.scheduling.lane import Lane
+from mcdropout.scheduling.request import Plan, Request
+from mcdropout.scheduling.step_size import Limit, Sizes
+
+from tests.bundles import CLASSIFIER, write_bundle
+
+PASSES = 10_000
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load(write_bundle(tmp_path_factory.mktemp("models"), "small", CLASSIFIER), Loading())
+
+
+@pytest.fixture
+def lane(model: Model) -> Lane:
+    return Lane(model, 10.0, Sizes.of(model, 16))
+
+
+def submitted(lane: Lane, rows: int, passes: int = PASSES) -> Request:
+    x = np.zeros((rows, 4), np.float32)
+    request = Request(lane.model, (x,), 0, Plan(passes), Future(), time.perf_counter())
+    lane.submit(request)
+    return request
+
+
+def step(lane: Lane) -> dict[Request, int]:
+    """Plan and run a step; how many rows of each request were in it."""
+    work = lane.plan()
+    lane.run(work)
+    lane.end(work)
+    counts: dict[Request, int] = {}
+    for one in work.beginnings.values():
+        for request, (first, end) in zip(one.requests, one.slices, strict=True):
+            counts[request] = counts.get(request, 0) + end - first
+    for group, _ in work.going:
+        for owner in group.owners.tolist():
+            counts[group.requests[owner]] = counts.get(group.requests[owner], 0) + 1
+    return counts
+
+
+def test_rows_of_a_request_that_nobody_waits_for_are_in_no_more_steps(lane: Lane) -> None:
+    gone, stays = submitted(lane, 2), submitted(lane, 3)
+    for _ in range(5):
+        assert {*step(lane)} == {gone, stays}
+    assert gone.future.cancel()
+    for _ in range(5):
+        assert {*step(lane)} == {stays}
+
+
+def test_large_requests_share_each_step_by_turns(lane: Lane) -> None:
+    first, second = submitted(lane, 1000, 2), submitted(lane, 1000, 2)
+    for _ in range(5):
+        counts = step(lane)
+        assert counts == {first: 8, second: 8}
+
+
+@pytest.mark.parametrize(("requests", "times"), [(1, 1), (16, 1), (32, 2), (64, 4), (200, 4)])
+def test_steps_may_take_longer_where_many_wait(
+    lane: Lane, requests: int, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: list[float] = []
+    monkeypatch.setattr(type(lane.sizes.rows), "learn", lambda self, used, seconds, wants: wanted.append(wants))
+    for _ in range(requests):
+        submitted(lane, 1, 2)
+    step(lane)
+    assert wanted == [10.0 * times] * 2
+
+
+def test_a_new_request_is_in_the_next_step_whatever_waits(lane: Lane) -> None:
+    large = [submitted(lane, 1000, 2) for _ in range(4)]
+    step(lane)
+    small = submitted(lane, 1, 2)
+    counts = step(lane)
+    assert counts[small] == 1
+    assert counts[large[0]] > 1
+
+
+class TestTurns:
+    """Steps of 64 pairs, a turn of which is 16."""
+
+    @pytest.fixture
+    def lane(self, model: Model) -> Lane:
+        return Lane(model, 10.0, Sizes(Limit(16, 16), Limit(64, 64)))
+
+    def test_what_a_turn_can_finish_goes_before_what_is_new(self, lane: Lane) -> None:
+        large, small = submitted(lane, 1000, 100), submitted(lane, 1, 24)
+        step(lane)
+        assert small.left == 1
+        new = [submitted(lane, 1, 16) for _ in range(20)]
+        counts = step(lane)
+        assert small.left == 0
+        assert counts[large] >= 1
+        assert [request for request in new if request in counts] == new[:3]
+
+    def test_what_has_waited_longest_has_a_turn_however_much_is_new(self, lane: Lane) -> None:
+        large = [submitted(lane, 1000, 100) for _ in range(2)]
+        step(lane)
+        seen = dict.fromkeys(large, 0)
+        for _ in range(10):
+            for _ in range(8):
+                submitted(lane, 1, 16)
+            for request in {*step(lane)} & {*large}:
+                seen[request] += 1
+        assert all(count >= 3 for count in seen.values())
+
+    def test_rows_that_may_stop_early_do_not_keep_new_ones_waiting(self, lane: Lane) -> None:
+        x = np.zeros((1000, 4), np.float32)
+        auto = Plan(PASSES, tolerance=1e-9)
+        for _ in range(4):
+            lane.submit(Request(lane.model, (x,), 0, auto, Future(), time.perf_counter()))
+        for _ in range(10):
+            step(lane)
+        for passes in (0, 16):
+            assert step_with(lane, submitted(lane, 1, passes)) == 1
+
+
+class TestDeadlines:
+    """Steps of 64 pairs, a turn of which is 16."""
+
+    @pytest.fixture
+    def lane(self, model: Model) -> Lane:
+        return Lane(model, 10.0, Sizes(Limit(16, 16), Limit(64, 64)))
+
+    @staticmethod
+    def hurried(lane: Lane, deadline: float, rows: int = 1, passes: int = PASSES) -> Request:
+        x = np.zeros((rows, 4), np.float32)
+        request = Request(lane.model, (x,), 0, Plan(passes, deadline=deadline), Future(), time.perf_counter())
+        lane.submit(request)
+        return request
+
+    def test_what_there_is_is_handed_out_in_time_without_a_turn(self, lane: Lane) -> None:
+        soon, later = time.perf_counter() + 1000.0, time.perf_counter() + 2000.0
+        first, second, other = self.hurried(lane, soon), self.hurried(lane, soon), self.hurried(lane, later)
+        step(lane)
+        for _ in range(5):
+            submitted(lane, 1000, 100)
+            step(lane)
+        assert lane.due(soon - 1.0) == ([], [])
+        late, groups = lane.due(soon)
+        assert late == []
+        assert {*groups[0].requests} == {first, second, other}
+        report = lane.end_due(groups, soon)
+        assert ({*report.finished}, report.late) == ({first, second}, [])
+        assert (first.left, second.left, other.left) == (0, 0, 1)
+        assert first.parts[0].prediction.passes[0] >= 8
+        assert lane.due(soon) == ([], [])
+        assert any(other in step(lane) for _ in range(8))
+
+    def test_nothing_is_left_of_a_group_whose_time_is_over(self, lane: Lane) -> None:
+        deadline = time.perf_counter() + 1000.0
+        hurried = self.hurried(lane, deadline)
+        step(lane)
+        _, groups = lane.due(deadline)
+        assert lane.end_due(groups, deadline).finished == [hurried]
+        assert not lane.busy
+
+    def test_who_has_not_begun_in_time_is_late_and_does_not_begin_once_told(self, lane: Lane) -> None:
+        deadline = time.perf_counter() + 1000.0
+        submitted(lane, 1000, 100)
+        step(lane)
+        late, other = self.hurried(lane, deadline), self.hurried(lane, deadline)
+        found, groups = lane.due(deadline)
+        assert ({*found}, groups) == ({late, other}, [])
+        late.told = True
+        for _ in range(20):
+            step(lane)
+        assert (late.admitted, other.admitted) == (0, 1)
+
+    def test_who_has_too_few_passes_is_late(self, lane: Lane) -> None:
+        deadline = time.perf_counter() + 1000.0
+        hurried = self.hurried(lane, deadline, rows=16)
+        lane.sizes.pairs.halve()
+        lane.sizes.pairs.halve()
+        while hurried.admitted < 16:
+            step(lane)
+        late, groups = lane.due(deadline)
+        few = [group for group in groups if group.cohort.passes < 8]
+        assert few
+        assert (late, lane.end_due(few, deadline).late[0]) == ([], hurried)
+
+    def test_who_is_gone_or_told_is_not_late(self, lane: Lane) -> None:
+        deadline = time.perf_counter()
+        gone, told, late = (self.hurried(lane, deadline) for _ in range(3))
+        assert gone.future.cancel()
+        told.told = True
+        assert lane.due(deadline) == ([late], [])
+
+    def test_requests_that_were_answered_are_not_kept_for_their_time(self, lane: Lane) -> None:
+        left = []
+        for _ in range(300):
+            request = self.hurried(lane, time.perf_counter() + 3600.0, passes=8)
+            left.append(weakref.ref(request))
+            for _ in range(3):
+                step(lane)
+            assert request.left == 0
+            request.told = True
+        del request
+        gc.collect()
+        assert [one() for one in left] == [None] * 300
+        assert len(lane._deadlines) <= 64
+
+
+def groups_of(lane: Lane) -> list[Group]:
+    return [one for one in lane._old if isinstance(one, Group)]
+
+
+def test_a_row_that_goes_on_keeps_no_others(lane: Lane) -> None:
+    many, few = submitted(lane, 15, 2), submitted(lane, 1)
+    x = np.random.default_rng(0).normal(size=(1, 4)).astype(np.float32)
+    few.inputs = (x,)
+    step(lane)
+    while many.left:
+        step(lane)
+    (group,) = groups_of(lane)
+    assert group.requests == [few]
+    assert len(group.cohort.frontier[0]) == 1
+    while few.left:
+        step(lane)
+    expected = lane.model.engine.predict(x, PASSES, 0)
+    assert np.abs(few.parts[0].prediction.mean - expected.mean).max() < 1e-6
+
+
+def test_requests_whose_rows_are_done_are_not_kept_by_others(lane: Lane) -> None:
+    x = np.zeros((1, 4), np.float32)
+    stops = [Plan(PASSES, tolerance=tolerance) for tolerance in (1.0, 1e-9, 1.0, 1e-9)]
+    requests = [Request(lane.model, (x,), seed, plan, Future(), 0.0) for seed, plan in enumerate(stops)]
+    for request in requests:
+        lane.submit(request)
+    while any(request.left for request in requests[::2]):
+        step(lane)
+    (group,) = groups_of(lane)
+    assert group.requests == requests[1::2]
+    assert group.owners.tolist() == [0, 1]
+
+
+def test_rows_that_share_what_most_need_go_on_sharing_it(lane: Lane) -> None:
+    given = ((15, Plan(PASSES, tolerance=1e-9)), (1, Plan(PASSES - 1, tolerance=1e-9)))
+    many, few = (
+        Request(lane.model, (np.zeros((rows, 4), np.float32),), 0, plan, Future(), 0.0) for rows, plan in given
+    )
+    lane.submit(many)
+    lane.submit(few)
+    for _ in range(3):
+        step(lane)
+    first, second = groups_of(lane)
+    assert {*first.requests, *second.requests} == {many, few}
+    assert first.cohort.frontier is second.cohort.frontier
+
+
+def step_with(lane: Lane, request: Request) -> int:
+    """How many rows of a request the next step takes."""
+    work = lane.plan()
+    beginnings = [work.deterministic, *work.beginnings.values()]
+    counts = [
+        end - first
+        for one in beginnings
+        for owner, (first, end) in zip(one.requests, one.slices, strict=True)
+        if owner is request
+    ]
+    lane.run(work)
+    lane.end(work)
+    return sum(counts)
