@@ -24,7 +24,7 @@ from mcdropout.catalogue.loading import Model
 from mcdropout.catalogue.registry import Registry
 from mcdropout.catalogue.rows import RowsError, read_many_rows
 from mcdropout.engine import ClassificationPrediction
-from mcdropout.engine.runtimes import Array
+from mcdropout.engine.arrays import Array
 from mcdropout.metrics import Metrics
 from mcdropout.scheduling.backlog import OverloadedError
 from mcdropout.scheduling.request import DEFAULT_TOLERANCE, Answer, Plan

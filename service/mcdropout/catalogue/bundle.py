@@ -11,9 +11,9 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from mcdropout.catalogue.inputs import Axis, Input, PositiveInt, Preprocessing, Record
 from mcdropout.catalogue.rows import RowsError, read_rows
 from mcdropout.engine import Selection
+from mcdropout.engine.arrays import Array
 from mcdropout.engine.inputs import Entry, Inputs
 from mcdropout.engine.reading import Reading
-from mcdropout.engine.runtimes import Array
 
 MANIFEST = "model.yaml"
 EXAMPLE = "example.json"

@@ -24,6 +24,7 @@ from typing import IO, Any, Literal
 
 from mcdropout import __version__
 from mcdropout.catalogue.bundle import EXAMPLE, MANIFEST, Bundle, BundleError
+from mcdropout.digest import digest_of
 from mcdropout.engine.errors import EngineError, UnsupportedModelError
 
 COMPILED = "compiled"
@@ -74,7 +75,7 @@ def stale_parts(bundle: Bundle) -> list[str]:
         file = bundle.folder / name
         if not file.is_file():
             found.append(f"{name} is gone")
-        elif _digest(file) != digest:
+        elif digest_of(file) != digest:
             found.append(f"{name} changed")
     return found
 
@@ -176,11 +177,6 @@ def _free_memory() -> int:
     return free
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _digest_of_fields(bundle: Bundle) -> str:
     fields = bundle.manifest.model_dump(mode="json", include=set(_FIELDS))
     fields["takes"] = [spec.model_dump(mode="json", include=set(_INPUT_FIELDS)) for spec in bundle.manifest.takes]
@@ -199,7 +195,7 @@ def _sources_of(bundle: Bundle) -> dict[str, Any]:
     return {
         "mcdropout": __version__,
         "fields": _digest_of_fields(bundle),
-        "files": {path.relative_to(folder).as_posix(): _digest(path) for path in inside},
+        "files": {path.relative_to(folder).as_posix(): digest_of(path) for path in inside},
     }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from mcdropout.engine.runtimes import Array
+from mcdropout.engine.arrays import Array
 
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 Axis = Annotated[int, Field(ge=0, strict=True)]

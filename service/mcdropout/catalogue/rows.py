@@ -11,7 +11,7 @@ import numpy.typing as npt
 import orjson
 
 from mcdropout.catalogue.inputs import Input
-from mcdropout.engine.runtimes import Array
+from mcdropout.engine.arrays import Array
 
 _WORDS = (b"true", b"false")
 _SPACE = rb"[ \t\n\r]*"  # JSON's, which is not Python's

@@ -1,12 +1,12 @@
 """Contents: the files of a bundle, told from earlier ones by their sizes and times, and then by what they hold."""
 
-import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from mcdropout.catalogue.bundle import BundleError
 from mcdropout.catalogue.compilation import COMPILED
+from mcdropout.digest import digest_of
 
 Stamp = tuple[int, int, int, int]
 """A file's size in bytes, the times of its last writing and of its last change in ns, and its inode."""
@@ -56,11 +56,6 @@ def digests_of(folder: Path, stamps: Stamps, known: Mapping[str, str], known_sta
         OSError: a file cannot be read.
     """
     return {
-        name: known[name] if name in known and known_stamps.get(name) == stamp else _digest(folder / name)
+        name: known[name] if name in known and known_stamps.get(name) == stamp else digest_of(folder / name)
         for name, stamp in stamps.items()
     }
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

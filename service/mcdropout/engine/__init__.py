@@ -1,5 +1,6 @@
 """Monte Carlo dropout, usable alone: `Engine.from_module(network, example)` and `engine.predict(x)`."""
 
+from mcdropout.engine.checks import Check as Check
 from mcdropout.engine.engine import Engine as Engine
 from mcdropout.engine.errors import EngineError as EngineError
 from mcdropout.engine.errors import InvalidInputError as InvalidInputError
@@ -13,4 +14,3 @@ from mcdropout.engine.sites import SiteOff as SiteOff
 from mcdropout.engine.statistics import ClassificationPrediction as ClassificationPrediction
 from mcdropout.engine.statistics import Prediction as Prediction
 from mcdropout.engine.statistics import RegressionPrediction as RegressionPrediction
-from mcdropout.engine.verify import Check as Check

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mcdropout.engine.runtimes import Array, Frontier
+from mcdropout.engine.arrays import Array, Frontier
 from mcdropout.engine.statistics import Prediction, Rows, Statistics
 
 _MOST_LOG_VARIANCE = 700.0  # beyond it exp overflows

@@ -4,7 +4,6 @@ A folder holds the graphs as ONNX, what there is to know of them as JSON, and wh
 rows, so that the program passes the same checks again wherever it is loaded.
 """
 
-import hashlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -16,19 +15,22 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
+from mcdropout.digest import digest_of
+from mcdropout.engine.arrays import Array
 from mcdropout.engine.chain import Chain, Layer
+from mcdropout.engine.checks import Check
 from mcdropout.engine.errors import CompiledError, UnsupportedModelError
 from mcdropout.engine.inputs import InputSpec
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.preparation import Prepared, first_that_passes
 from mcdropout.engine.program import Graph, Graphs, Outline, Program
-from mcdropout.engine.runtimes import Array, Runtime
+from mcdropout.engine.runtimes import Runtime
 from mcdropout.engine.runtimes.graphs import ways_to_run
 from mcdropout.engine.runtimes.onnx import OnnxRuntime
 from mcdropout.engine.runtimes.sparse import SparseRuntime
 from mcdropout.engine.sites import Site, SiteOff
 from mcdropout.engine.subject import Target
-from mcdropout.engine.verify import Check, Reference, check_baseline, check_program, raise_if_failed
+from mcdropout.engine.verify import Reference, check_baseline, check_program, raise_if_failed
 
 FORMAT: Final = 1
 """Changes whenever what an older version wrote would be read otherwise, or answer otherwise."""
@@ -129,7 +131,7 @@ def write_compiled(prepared: Prepared, folder: Path) -> None:
         graphs=copied,
         baseline=baseline,
         reference=_Reference(reference.passes, reference.keeps, reference.tolerance),
-        files={path.relative_to(folder).as_posix(): _digest(path) for path in _files_of(folder)},
+        files={path.relative_to(folder).as_posix(): digest_of(path) for path in _files_of(folder)},
         made_with=dict(_versions()),
     )
     (folder / _RECORD).write_bytes(_record.dump_json(record, indent=1) + b"\n")
@@ -296,7 +298,7 @@ def _read_record(folder: Path) -> _Record:
         file = folder / name
         if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
             raise CompiledError(f"{file} is missing; all files that compiling wrote are needed")
-        if _digest(file) != digest:
+        if digest_of(file) != digest:
             raise CompiledError(f"{file} is damaged: it is not what compiling wrote")
     return record
 
@@ -334,11 +336,6 @@ def _read_reference(folder: Path, record: _Reference) -> Reference:
 def _numbered(arrays: dict[str, Array], name: str) -> tuple[Array, ...]:
     count = sum(key.rpartition("_")[0] == name for key in arrays)
     return tuple(arrays[f"{name}_{index}"] for index in range(count))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _versions() -> Iterator[tuple[str, str]]:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from mcdropout.engine.arrays import Array
 from mcdropout.engine.compiled import read_compiled, write_compiled
 from mcdropout.engine.errors import InvalidInputError, NonFiniteOutputError
 from mcdropout.engine.inputs import Entry, Inputs, as_array, in_order
 from mcdropout.engine.masks import MAX_SEED, Masks
 from mcdropout.engine.preparation import Prepared, prepare
 from mcdropout.engine.reading import Reading, Task
-from mcdropout.engine.runtimes import Array
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.engine.selection import Selection
 from mcdropout.engine.statistics import Prediction, concatenate

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Union
 import numpy as np
 import numpy.typing as npt
 
+from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import InvalidInputError
-from mcdropout.engine.runtimes import Array
 from mcdropout.engine.verify import unlike_rows
 
 if TYPE_CHECKING:

@@ -3,16 +3,17 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from mcdropout.engine.arrays import Array
+from mcdropout.engine.checks import Check
 from mcdropout.engine.errors import UnsupportedModelError, VerificationError, first_line
 from mcdropout.engine.inputs import InputSpec
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.program import Outline, Program
 from mcdropout.engine.reading import Task
-from mcdropout.engine.runtimes import Array, Runtime
+from mcdropout.engine.runtimes import Runtime
 from mcdropout.engine.sites import SiteOff
 from mcdropout.engine.subject import Candidate, Subject, Target
 from mcdropout.engine.verify import (
-    Check,
     Reference,
     check_baseline,
     check_network,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mcdropout.engine.chain import Chain
-from mcdropout.engine.verify import Check
+from mcdropout.engine.checks import Check
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mcdropout.engine.arrays import Array, Frontier
 from mcdropout.engine.cohort import Cohort, cleared
 from mcdropout.engine.masks import Undrawn
 from mcdropout.engine.preparation import Prepared
 from mcdropout.engine.reading import Reading
-from mcdropout.engine.runtimes import Array, DrawingRuntime, Frontier
+from mcdropout.engine.runtimes import DrawingRuntime
 from mcdropout.engine.statistics import Prediction
 from mcdropout.engine.verify import run_pairs
 

@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args
 
+from mcdropout.engine.arrays import Array
+from mcdropout.engine.checks import Check
 from mcdropout.engine.errors import InvalidInputError
 from mcdropout.engine.findings import Finding
 from mcdropout.engine.inputs import InputSpec
 from mcdropout.engine.program import Cost, Outline
-from mcdropout.engine.runtimes import Array, Runtime
+from mcdropout.engine.runtimes import Runtime
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.engine.sites import Site, SiteOff
-from mcdropout.engine.verify import Check
 
 RuntimeName = Literal["auto", "sparse", "onnx", "torch", "eager"]
 EXAMPLE_ROWS = 3

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mcdropout.engine.arrays import Array
+from mcdropout.engine.checks import Check
 from mcdropout.engine.errors import VerificationError
 from mcdropout.engine.masks import Masks, MaskSource
-from mcdropout.engine.runtimes import Array, DrawingRuntime, Runtime
+from mcdropout.engine.runtimes import DrawingRuntime, Runtime
 from mcdropout.engine.sites import UNIFORM
 
 EVAL_TOLERANCE = 1e-5
@@ -27,21 +29,6 @@ _MOST_TRIED = 64
 _MOST_UNITS_TRIED = 2**22
 _FEW_DROPPED = 20
 _MOST_PASSES = 8
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at.
-
-    Attributes:
-        name: what holds, as a sentence.
-        passed: whether it does.
-        detail: what was measured.
-    """
-
-    name: str
-    passed: bool
-    detail: str
 
 
 def unlike_rows(x: Array, given: int) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcdropout.catalogue.loading import Model
-from mcdropout.engine.runtimes import Array
+from mcdropout.engine.arrays import Array
 from mcdropout.engine.steps import Steps
 from mcdropout.scheduling.group import Group, split_by_owner
 from mcdropout.scheduling.request import Deadlines, Request

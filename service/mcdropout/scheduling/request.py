@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mcdropout.catalogue.loading import Model
 from mcdropout.engine import NonFiniteOutputError, Prediction
-from mcdropout.engine.runtimes import Array
+from mcdropout.engine.arrays import Array
 from mcdropout.engine.statistics import concatenate, take
 
 FEWEST_PASSES = 8

@@ -9,7 +9,7 @@ from copy import copy
 import structlog
 
 from mcdropout.catalogue.loading import Model
-from mcdropout.engine.runtimes import Array
+from mcdropout.engine.arrays import Array
 from mcdropout.metrics import Metrics
 from mcdropout.scheduling.backlog import Limits, OverloadedError, Queue
 from mcdropout.scheduling.lane import Lane, StepReport, Work

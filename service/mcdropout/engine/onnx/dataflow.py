@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import UnsupportedModelError
-from mcdropout.engine.runtimes import Array
 
 CONSTANT, SIZE, DATA = 0, 1, 2
 """What a value depends on: nothing, the sizes of inputs, or what they hold."""

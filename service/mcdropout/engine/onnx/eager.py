@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mcdropout.engine.arrays import Array, Frontier
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.onnx.dataflow import Dataflow, to_model
 from mcdropout.engine.onnx.measuring import told
 from mcdropout.engine.onnx.write import write_graph
 from mcdropout.engine.program import Graph
-from mcdropout.engine.runtimes import Array, Frontier
 from mcdropout.engine.runtimes.sessions import Session, SessionOptions
 
 PLAINEST = SessionOptions(optimization="none")

@@ -15,10 +15,10 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, numpy_helper
 
+from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import UnsupportedModelError, first_line
 from mcdropout.engine.onnx.dataflow import DATA, Dataflow, is_op, key, levels, sizes_alone, sources, to_model
 from mcdropout.engine.onnx.write import write_graph
-from mcdropout.engine.runtimes import Array
 
 ROWS = (2, 3)
 """With how many rows values are looked at."""

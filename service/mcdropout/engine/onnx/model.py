@@ -1,6 +1,5 @@
 """ONNX models as subjects of preparation."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,6 +8,9 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
+from mcdropout.digest import digest_of
+from mcdropout.engine.arrays import Array
+from mcdropout.engine.checks import Check
 from mcdropout.engine.errors import EngineError, UnsupportedModelError, first_line
 from mcdropout.engine.findings import Finding
 from mcdropout.engine.inputs import Entry, Inputs
@@ -26,12 +28,12 @@ from mcdropout.engine.onnx.read.batches import for_any_rows
 from mcdropout.engine.onnx.read.binding import Bound, bind
 from mcdropout.engine.onnx.read.file import read_model
 from mcdropout.engine.program import Graph, Outline
-from mcdropout.engine.runtimes import Array, Runtime
+from mcdropout.engine.runtimes import Runtime
 from mcdropout.engine.runtimes.graphs import ways_to_run
 from mcdropout.engine.selection import Selection, select, site_off
 from mcdropout.engine.sites import CHANNEL, ELEMENT, Site, SiteOff
 from mcdropout.engine.subject import EXAMPLE_ROWS, Candidate, Target
-from mcdropout.engine.verify import HALF_TOLERANCE, PROGRAM_TOLERANCE, Check
+from mcdropout.engine.verify import HALF_TOLERANCE, PROGRAM_TOLERANCE
 
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _NO_DROPOUT = (
@@ -308,5 +310,4 @@ def _nothing_to_switch_on(off: Sequence[SiteOff]) -> str:
 def _digest(path: Path) -> str:
     if not path.is_file():
         raise UnsupportedModelError(f"{path} is no file; an ONNX model would be accepted")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest_of(path)

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
+from mcdropout.engine.arrays import Array
+from mcdropout.engine.checks import Check
 from mcdropout.engine.errors import first_line
 from mcdropout.engine.findings import Finding, findings_of_sites
 from mcdropout.engine.inputs import Entry, Inputs, InputSpec, as_examples, row_axes
@@ -15,7 +17,7 @@ from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.pytorch.find.findings import findings_of_graph
 from mcdropout.engine.pytorch.network import Network, copy_of, to_array
 from mcdropout.engine.pytorch.signature import Signature
-from mcdropout.engine.runtimes import Array, Runtime
+from mcdropout.engine.runtimes import Runtime
 from mcdropout.engine.runtimes.torch import EagerRuntime
 from mcdropout.engine.selection import Selection
 from mcdropout.engine.sites import SiteOff
@@ -24,7 +26,6 @@ from mcdropout.engine.verify import (
     EVAL_TOLERANCE,
     HALF_TOLERANCE,
     PROGRAM_TOLERANCE,
-    Check,
     close,
     each_alone,
     run_pairs,

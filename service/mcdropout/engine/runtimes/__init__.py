@@ -4,16 +4,13 @@
 on the CPU or CUDA, and holds the eager loop against which all are checked.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from mcdropout.engine.arrays import Array, Frontier
 from mcdropout.engine.masks import Undrawn
-
-Array = npt.NDArray[Any]
-Frontier = tuple[Any, ...]
-"""What `prefix` hands to `suffix`, in whatever form the runtime keeps it."""
 
 
 class Runtime(Protocol):

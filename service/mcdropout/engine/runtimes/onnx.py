@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from mcdropout.engine.arrays import Array, Frontier
 from mcdropout.engine.program import Graph, Graphs, Outline
-from mcdropout.engine.runtimes import Array, Frontier
 from mcdropout.engine.runtimes.sessions import Session, SessionOptions
 
 # Where the values of a suffix take no more memory than this, in bytes, it is done before a second thread has woken up:

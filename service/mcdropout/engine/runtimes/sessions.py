@@ -5,9 +5,9 @@ from typing import Any, Literal, get_args
 
 import onnxruntime
 
+from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import InvalidInputError
 from mcdropout.engine.program import Graph
-from mcdropout.engine.runtimes import Array
 from mcdropout.engine.threads import thread_count
 
 Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mcdropout.engine import native
+from mcdropout.engine.arrays import Array, Frontier
 from mcdropout.engine.chain import Chain
 from mcdropout.engine.masks import Undrawn
 from mcdropout.engine.program import Graphs
-from mcdropout.engine.runtimes import Array, Frontier
 from mcdropout.engine.runtimes.onnx import OnnxPrefix
 from mcdropout.engine.runtimes.sessions import SessionOptions
 

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mcdropout.engine.arrays import Array, Frontier
 from mcdropout.engine.pytorch.cut.program import Split
 from mcdropout.engine.pytorch.network import Network, to_array
-from mcdropout.engine.runtimes import Array, Frontier
 
 
 class TorchRuntime:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto, numpy_helper
 
+from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.onnx.dataflow import CONSTANT, DATA, DRAWS, Dataflow, attribute, every_node, is_op, key
 from mcdropout.engine.onnx.inference import label
 from mcdropout.engine.onnx.measuring import Probe
-from mcdropout.engine.runtimes import Array
 from mcdropout.engine.sites import ATTENTION, DROPCONNECT, ELEMENT, NORMAL, RAW
 
 _RATIO_IS_INPUT_SINCE = 12  # the opset from which `Dropout` takes its ratio as an input

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import NodeProto, helper
 
+from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.onnx.dataflow import (
     DRAWS,
@@ -26,7 +27,6 @@ from mcdropout.engine.onnx.dataflow import (
 )
 from mcdropout.engine.onnx.find.draws import Cut, Draw, Facts
 from mcdropout.engine.onnx.measuring import Probe
-from mcdropout.engine.runtimes import Array
 from mcdropout.engine.sites import ALPHA, CHANNEL, DROPCONNECT, ELEMENT, Site
 
 _TOLERANCE = 1e-3  # of a scale, relative; float16 has three digits

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, ValueInfoProto, helper
 
+from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError
 from mcdropout.engine.inputs import Entry, Inputs, InputSpec, as_examples, as_tuple, row_axes
 from mcdropout.engine.onnx.dataflow import Dataflow, Names, value_info
-from mcdropout.engine.runtimes import Array
 from mcdropout.engine.subject import EXAMPLE_ROWS
 
 _TYPES = {
