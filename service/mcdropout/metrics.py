@@ -1,6 +1,5 @@
 """Metrics: what Prometheus reads, in base units."""
 
-import fcntl
 import math
 import os
 import shutil
@@ -25,6 +24,8 @@ from prometheus_client import values as value_classes
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
+
+from mcdropout.machine import locked
 
 # A time of creation beside every series would double what Prometheus stores, and nothing here reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -60,21 +61,10 @@ def shared_folder() -> Iterator[Path]:
         with suppress(OSError):
             # A new one is not locked at once.
             if left.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
-                with _locked(left):
+                with locked(left):
                     shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX) as made, _locked(Path(made)):
+    with tempfile.TemporaryDirectory(prefix=_FOLDER_PREFIX) as made, locked(Path(made)):
         yield Path(made)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Nobody else has the folder locked meanwhile; raises OSError where somebody has."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def share(folder: Path, process: str) -> None:

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from mcdropout.engine import Engine, UnsupportedModelError, native
+from mcdropout.engine.arrays import with_rows
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.pytorch.cut.conversion import convert
 from mcdropout.engine.pytorch.cut.program import EXAMPLE_PAIRS, example_masks, export, split
 from mcdropout.engine.pytorch.find.discovery import discover
-from mcdropout.engine.pytorch.network import with_rows
 from mcdropout.engine.runtimes.sparse import SparseRuntime
 from mcdropout.engine.runtimes.torch import EagerRuntime
 from mcdropout.engine.subject import EXAMPLE_ROWS

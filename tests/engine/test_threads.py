@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from mcdropout.engine.threads import physical_cores, pool
+from mcdropout.engine.threads import pool
+from mcdropout.machine import physical_cores
 
 from tests.servers import ROOT
 

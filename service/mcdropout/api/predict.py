@@ -1,7 +1,6 @@
 """Predictions over HTTP: body to rows, rows to the scheduler, statistics to JSON."""
 
 import asyncio
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,6 +24,7 @@ from mcdropout.catalogue.registry import Registry
 from mcdropout.catalogue.rows import RowsError, read_many_rows
 from mcdropout.engine import ClassificationPrediction
 from mcdropout.engine.arrays import Array
+from mcdropout.engine.masks import drawn_seed
 from mcdropout.metrics import Metrics
 from mcdropout.scheduling.backlog import OverloadedError
 from mcdropout.scheduling.request import DEFAULT_TOLERANCE, Answer, Plan
@@ -36,7 +36,6 @@ router = APIRouter(tags=["predictions"])
 # Up to this size, in bytes, a body is parsed and an answer is written on the event loop; larger ones in a thread.
 _INLINE_BYTES = 64 * 1024
 _SHORT_QUERY_BYTES = 200
-_JSON_SAFE_SEED = 2**53
 # Most requests are answered before it is worth looking whether their client is still there.
 _UNWATCHED_SECONDS = 0.05
 # From this share of the queue on, shed="reduce" takes passes away.
@@ -125,7 +124,7 @@ async def predict(request: Request, name: str) -> Response:
         _check_samples(plan, len(inputs[0]), settings.max_samples)
         if settings.shed == "reduce":
             plan = _reduced(plan, scheduler.load, settings.shed_floor)
-        seed = secrets.randbelow(_JSON_SAFE_SEED) if query.seed is None else query.seed
+        seed = drawn_seed() if query.seed is None else query.seed
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         scheduler.submit(model, inputs, seed=seed, plan=plan, future=future)
     except OverloadedError as error:

@@ -5,13 +5,11 @@ taking all memory included, the server and its other models are none the worse f
 bundles never imports PyTorch.
 """
 
-import ctypes
 import hashlib
 import json
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +24,7 @@ from mcdropout import __version__
 from mcdropout.catalogue.bundle import EXAMPLE, MANIFEST, Bundle, BundleError
 from mcdropout.digest import digest_of
 from mcdropout.engine.errors import EngineError, UnsupportedModelError
+from mcdropout.machine import die_with_parent, free_memory, signal_or_status
 
 COMPILED = "compiled"
 _SOURCES = "sources.json"
@@ -38,7 +37,6 @@ _FIELDS = frozenset(
     {"task", "inputs_by", "output", "output_row_axis", "dropout", "model", "network", "arguments", "weights"}
 )
 _INPUT_FIELDS = frozenset({"name", "shape", "dtype", "row_axis"})
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 Outcome = Literal["compiled", "refused", "needs_pytorch"]
 
@@ -96,7 +94,7 @@ def compile_bundle(
         UnsupportedModelError: the network runs on PyTorch only, so that there is nothing to write.
     """
     limits = limits or Limits()
-    memory = limits.memory_bytes or round(_MEMORY_SHARE * _free_memory())
+    memory = limits.memory_bytes or round(_MEMORY_SHARE * free_memory())
     into.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "mcdropout.catalogue.compilation", str(bundle.folder), str(into), str(memory)]
     with tempfile.TemporaryFile() as log:
@@ -108,7 +106,7 @@ def compile_bundle(
         raise BundleError(f"{bundle.folder}: compiling takes longer than the {limits.seconds:g} s that are accepted")
     if not path.exists():
         raise BundleError(
-            f"{bundle.folder}: compiling ended {_how(status)}; {memory / 2**20:.0f} MiB of memory were "
+            f"{bundle.folder}: compiling ended {signal_or_status(status)}; {memory / 2**20:.0f} MiB of memory were "
             f"accepted. Its last words: {told.strip()[-_MOST_TOLD:] or '(none)'}"
         )
     outcome = json.loads(path.read_bytes())
@@ -154,27 +152,6 @@ def install(compiled: Path, bundle: Bundle) -> None:
             fresh.rename(place)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _how(status: int) -> str:
-    if status >= 0:
-        return f"with status {status}"
-    return f"by {signal.Signals(-status).name}"
-
-
-def _free_memory() -> int:
-    """Bytes that are free on this machine, or in the control group that it is run in."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-        group = Path("/sys/fs/cgroup")
-        most = (group / "memory.max").read_text().strip()
-        if most != "max":
-            free = min(free, int(most) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError, StopIteration):
-        pass
-    return free
 
 
 def _digest_of_fields(bundle: Bundle) -> str:
@@ -235,8 +212,8 @@ def _compile(folder: Path, into: Path) -> tuple[Outcome, str | None]:
 
 def main(folder: str, into: str, memory_bytes: str) -> None:
     """What the process of its own does."""
+    die_with_parent()
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
         Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, let it be this process that goes
     resource.setrlimit(resource.RLIMIT_DATA, (int(memory_bytes), int(memory_bytes)))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,6 +1,5 @@
 """Loading: from a bundle's folder to a model that may serve."""
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -11,7 +10,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import structlog
 
 from mcdropout.catalogue.bundle import Bundle, BundleError
@@ -19,10 +17,12 @@ from mcdropout.catalogue.compilation import COMPILED, Limits, compile_bundle, in
 from mcdropout.catalogue.network import subject_of
 from mcdropout.catalogue.stamps import Stamps, check_unchanged, sources, stamps_of
 from mcdropout.engine import Engine, UnsupportedModelError
+from mcdropout.engine.arrays import with_rows
 from mcdropout.engine.errors import CompiledError
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.engine.subject import Target
 from mcdropout.engine.threads import thread_count
+from mcdropout.machine import lock
 
 _log = structlog.get_logger("loading")
 
@@ -91,7 +91,7 @@ def load(folder: Path, loading: Loading, stop: threading.Event | None = None) ->
     check_unchanged(bundle.folder, before)
     examples = bundle.examples(max(_WARM_ROWS))
     for count in _WARM_ROWS:
-        rows = [x[np.arange(count) % len(x)] for x in examples]
+        rows = [with_rows(x, count) for x in examples]
         prediction = engine.predict(manifest.for_network(rows), passes=max(1, manifest.passes.default), seed=0)
     classes = prediction.mean.shape[1:2]
     if manifest.task == "classification" and manifest.labels is not None and (len(manifest.labels),) != classes:
@@ -144,26 +144,17 @@ def _one_at_a_time(bundle: Bundle, stop: threading.Event | None) -> Iterator[Non
     while not _preparing.acquire(timeout=_POLL_SECONDS):
         _check_not_stopped(bundle, stop)
     try:
-        lock = os.open(bundle.folder.parent, os.O_RDONLY)
+        descriptor = os.open(bundle.folder.parent, os.O_RDONLY)
         try:
             with suppress(OSError):  # the file system has none: then several processes may do the same work
-                while not _lock(lock):
+                while not lock(descriptor):
                     _check_not_stopped(bundle, stop)
                     time.sleep(_POLL_SECONDS)
             yield
         finally:
-            os.close(lock)
+            os.close(descriptor)
     finally:
         _preparing.release()
-
-
-def _lock(descriptor: int) -> bool:
-    """Whether it could be locked; raises OSError where it never can."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _check_not_stopped(bundle: Bundle, stop: threading.Event | None) -> None:

@@ -1,7 +1,6 @@
 """Engine: a network, made ready to answer with its uncertainty. What a Python user imports."""
 
 import dataclasses
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from mcdropout.engine.arrays import Array
 from mcdropout.engine.compiled import read_compiled, write_compiled
 from mcdropout.engine.errors import InvalidInputError, NonFiniteOutputError
 from mcdropout.engine.inputs import Entry, Inputs, as_array, in_order
-from mcdropout.engine.masks import MAX_SEED, Masks
+from mcdropout.engine.masks import MAX_SEED, Masks, drawn_seed
 from mcdropout.engine.preparation import Prepared, prepare
 from mcdropout.engine.reading import Reading, Task
 from mcdropout.engine.runtimes.sessions import SessionOptions
@@ -24,8 +23,6 @@ from mcdropout.engine.subject import RuntimeName, Subject, Target
 
 if TYPE_CHECKING:
     from torch import nn
-
-_JSON_SAFE_SEED = 2**53
 
 
 class Engine:
@@ -326,7 +323,7 @@ class Engine:
         if not isinstance(passes, int | np.integer) or isinstance(passes, bool) or passes < 0:
             raise InvalidInputError(f"passes is {passes!r}; an integer of 0 or more is accepted")
         if seed is None:
-            seed = secrets.randbelow(_JSON_SAFE_SEED)
+            seed = drawn_seed()
         if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
             raise InvalidInputError(f"seed is {seed!r}; an integer from 0 to {MAX_SEED} is accepted")
         inputs = self.as_inputs(x)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Union
 import numpy as np
 import numpy.typing as npt
 
-from mcdropout.engine.arrays import Array
+from mcdropout.engine.arrays import Array, with_rows
 from mcdropout.engine.errors import InvalidInputError
 from mcdropout.engine.verify import unlike_rows
 
@@ -78,7 +78,7 @@ def as_examples(x: Inputs, axes: Sequence[int], rows: int) -> tuple[Array, ...]:
         InvalidInputError: one of them is no array, or holds no row.
     """
     given = [_rows_first(value, axis) for value, axis in zip(as_tuple(x), axes, strict=True)]
-    return tuple(unlike_rows(value[np.arange(rows) % len(value)], len(value)) for value in given)
+    return tuple(unlike_rows(with_rows(value, rows), len(value)) for value in given)
 
 
 def _rows_first(x: OneInput, row_axis: int) -> Array:

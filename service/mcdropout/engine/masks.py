@@ -24,6 +24,7 @@ Fewer bits than a fixed 16 were measured on two cores: 400 passes of a 784-1024-
 import functools
 import itertools
 import math
+import secrets
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,7 @@ from mcdropout.engine.sites import UNIFORM, Site
 from mcdropout.engine.threads import pool, thread_count
 
 MAX_SEED = 2**64 - 1
+_LARGEST_JSON_INTEGER = 2**53  # that every reader of JSON holds exactly
 PASS_ROW = 2**64 - 1
 """The row index that keys the masks of sites without a row dimension; no row of a request may have it."""
 
@@ -51,6 +53,12 @@ _LINE = 64  # bytes of a cache line
 _FEW_WORDS = 4096
 
 Masks = list[npt.NDArray[np.float32]]
+
+
+def drawn_seed() -> int:
+    """A seed for a request that names none, one that JSON's numbers hold exactly."""
+    return secrets.randbelow(_LARGEST_JSON_INTEGER)
+
 
 _scratch = Scratch()
 

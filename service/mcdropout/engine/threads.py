@@ -3,48 +3,18 @@
 ONNX Runtime's sessions have as many, each of its own, which sleep between runs (`runtimes/sessions.py`).
 """
 
-import math
 import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 
 from mcdropout.engine.errors import InvalidInputError
+from mcdropout.machine import MOST_THREADS, physical_cores
 
-_CPUS = Path("/sys/devices/system/cpu")
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
-_MOST = 1024
 # Measured under ten times the load that two cores can answer: refusals wait a third less, and more is answered. At 10,
 # steps wait for their last part.
 _NICE = 3
-
-
-def physical_cores(cpus: Path = _CPUS, quota: Path = _QUOTA) -> int:
-    """The physical cores that this process may use: those of its affinity, and no more than its container's share.
-
-    A second thread on a core that computes products gets in the first one's way.
-    """
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    cores = {_core_of(cpus / f"cpu{number}" / "topology", number) for number in allowed}
-    return max(1, min(len(cores), _share(quota)))
-
-
-def _core_of(topology: Path, number: int) -> tuple[str, str]:
-    try:
-        return (topology / "physical_package_id").read_text().strip(), (topology / "core_id").read_text().strip()
-    except OSError:  # not told: each counts
-        return "", str(number)
-
-
-def _share(quota: Path) -> int:
-    """The processors that a control group's time is worth, rounded up."""
-    try:
-        limit, period = quota.read_text().split()
-        return _MOST if limit == "max" else math.ceil(int(limit) / int(period))
-    except (OSError, ValueError):
-        return _MOST
 
 
 class _Threads:
@@ -64,8 +34,8 @@ def use_threads(count: int) -> None:
     Raises:
         InvalidInputError: the number cannot be used, or another one is in use already.
     """
-    if not 1 <= count <= _MOST:
-        raise InvalidInputError(f"threads is {count}; 1 to {_MOST} are accepted")
+    if not 1 <= count <= MOST_THREADS:
+        raise InvalidInputError(f"threads is {count}; 1 to {MOST_THREADS} are accepted")
     with _threads.lock:
         if _threads.in_use and count != _threads.count:
             raise InvalidInputError(

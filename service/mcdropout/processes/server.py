@@ -1,7 +1,6 @@
 """The server process: the app under uvicorn; alone, or as one of several workers."""
 
 import asyncio
-import ctypes
 import gc
 import logging
 import os
@@ -26,7 +25,8 @@ from mcdropout.catalogue.bundle import BundleError
 from mcdropout.catalogue.registry import Registry
 from mcdropout.engine import InvalidInputError
 from mcdropout.engine.runtimes.sessions import SessionOptions
-from mcdropout.engine.threads import physical_cores, use_threads
+from mcdropout.engine.threads import use_threads
+from mcdropout.machine import die_with_parent, physical_cores
 from mcdropout.metrics import share
 from mcdropout.processes import supervisor as workers
 from mcdropout.processes.supervisor import Assignment
@@ -34,7 +34,6 @@ from mcdropout.settings import Settings
 
 _log = structlog.get_logger("server")
 
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _LINGER_SECONDS = 0.5
 # What is on its way for dozens of requests is no garbage; by Python's own number it is looked through all the time.
 _COLLECTED_AFTER = 20_000
@@ -109,8 +108,7 @@ def work(channel: socket.socket, assignment: Assignment) -> int:
     Returns:
         The exit status, as `run` does.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    die_with_parent()
     if os.getppid() != assignment.supervisor:  # it has gone already
         return 1
     settings = assignment.settings

@@ -33,6 +33,7 @@ from pathlib import Path
 import structlog
 
 from mcdropout import log
+from mcdropout.machine import signal_or_status
 from mcdropout.metrics import forget_process, restart_counter, share, shared_folder, tell_start
 from mcdropout.processes.listening import BACKLOG, address_of, listen
 from mcdropout.settings import Settings
@@ -335,15 +336,15 @@ class _Supervisor:
         if self._stopping:
             # Before it has set its handlers, a signal ends it at once.
             if status not in (0, -signal.SIGTERM, -signal.SIGINT):
-                _log.error("worker did not stop well", worker=worker.number, how=_how(status))
+                _log.error("worker did not stop well", worker=worker.number, how=signal_or_status(status))
                 self._status = self._status or 1
             return
         if lived > _SETTLED_SECONDS:
             worker.failures = 0
         if status == _WRONG_SETTINGS and not self._loaded_once:
-            self._give_up(worker, _how(status), _WRONG_SETTINGS)
+            self._give_up(worker, signal_or_status(status), _WRONG_SETTINGS)
         else:
-            self._failed(worker, _how(status))
+            self._failed(worker, signal_or_status(status))
 
     def _failed(self, worker: _Worker, how: str) -> None:
         """Start a worker again, the later the more often that was in vain; or give up, where no other is left."""
@@ -420,7 +421,3 @@ def _launch(assignment: Assignment) -> tuple["subprocess.Popen[bytes]", socket.s
         with suppress(BrokenPipeError), process.stdin as pipe:
             pickle.dump(assignment, pipe)
     return process, ours
-
-
-def _how(status: int) -> str:
-    return f"with status {status}" if status >= 0 else f"by {signal.Signals(-status).name}"

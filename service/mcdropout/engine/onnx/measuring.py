@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, numpy_helper
 
-from mcdropout.engine.arrays import Array
+from mcdropout.engine.arrays import Array, with_rows
 from mcdropout.engine.errors import UnsupportedModelError, first_line
 from mcdropout.engine.onnx.dataflow import DATA, Dataflow, is_op, key, levels, sizes_alone, sources, to_model
 from mcdropout.engine.onnx.write import write_graph
@@ -185,11 +185,6 @@ def told(error: Exception) -> str:
         r"^Non-zero status code returned while running (\w+) node. Name:'(.*?)' Status Message: ", r"\1 '\2': ", text
     )
     return re.sub(r"/\S+:\d+ .*?\) ", "", text, count=1)
-
-
-def with_rows(x: Array, rows: int) -> Array:
-    """`x` cut, or repeated in turn, to `rows` rows."""
-    return x[np.arange(rows) % len(x)]
 
 
 def measure(probe: Probe, arrays: Sequence[Array]) -> dict[str, Value]:

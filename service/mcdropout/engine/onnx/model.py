@@ -9,7 +9,7 @@ import numpy as np
 from onnx import TensorProto, numpy_helper
 
 from mcdropout.digest import digest_of
-from mcdropout.engine.arrays import Array
+from mcdropout.engine.arrays import Array, with_rows
 from mcdropout.engine.checks import Check
 from mcdropout.engine.errors import EngineError, UnsupportedModelError, first_line
 from mcdropout.engine.findings import Finding
@@ -23,7 +23,7 @@ from mcdropout.engine.onnx.find.dropout import Found, find_draws, site_of
 from mcdropout.engine.onnx.find.logits import softmax_of, with_logits
 from mcdropout.engine.onnx.inference import batch_norm_in_inference, branches_inlined, modes_apart, silenced
 from mcdropout.engine.onnx.mask import Masked, substituted
-from mcdropout.engine.onnx.measuring import Probe, Value, measure, with_rows
+from mcdropout.engine.onnx.measuring import Probe, Value, measure
 from mcdropout.engine.onnx.read.batches import for_any_rows
 from mcdropout.engine.onnx.read.binding import Bound, bind
 from mcdropout.engine.onnx.read.file import read_model

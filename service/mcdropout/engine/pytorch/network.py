@@ -364,11 +364,6 @@ def to_array(x: Tensor) -> npt.NDArray[Any]:
     return (x.float() if x.dtype == torch.bfloat16 else x).detach().cpu().numpy()
 
 
-def with_rows(x: Tensor, rows: int) -> Tensor:
-    """`x` cut, or repeated in turn, to `rows` rows."""
-    return x[torch.arange(rows, device=x.device) % x.shape[0]]
-
-
 def _fits(mask: Mask, shape: Sequence[int]) -> bool:
     """Whether a mask has the shape of a call, as far as the sizes are numbers."""
     if mask is None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mcdropout.engine.arrays import Array
+from mcdropout.engine.arrays import Array, with_rows
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.onnx.dataflow import (
     DRAWS,
@@ -17,7 +17,7 @@ from mcdropout.engine.onnx.dataflow import (
 from mcdropout.engine.onnx.find.draws import Draw, Facts, dropout, noise, paths
 from mcdropout.engine.onnx.find.written import origins, recognise, without_where
 from mcdropout.engine.onnx.inference import FILLED_SINCE, silenced
-from mcdropout.engine.onnx.measuring import ROWS, Probe, Value, with_rows
+from mcdropout.engine.onnx.measuring import ROWS, Probe, Value
 from mcdropout.engine.sites import Site
 
 

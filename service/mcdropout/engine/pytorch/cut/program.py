@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from mcdropout.engine.arrays import with_rows
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.program import FrontierValue, Outline
-from mcdropout.engine.pytorch.network import Network, with_rows
+from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.pytorch.quiet import quiet
 from mcdropout.engine.subject import EXAMPLE_ROWS
 

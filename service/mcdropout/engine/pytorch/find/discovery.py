@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mcdropout.engine.arrays import with_rows
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.pytorch.calls import Call
 from mcdropout.engine.pytorch.find.reach import reached, same_outputs
-from mcdropout.engine.pytorch.network import Draw, Known, Network, Recording, Tracked, with_rows
+from mcdropout.engine.pytorch.network import Draw, Known, Network, Recording, Tracked
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.selection import Selection, select, site_off
 from mcdropout.engine.sites import Site, SiteOff, site_name
