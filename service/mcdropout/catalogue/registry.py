@@ -11,8 +11,10 @@ from typing import Literal
 
 import structlog
 
-from mcdropout.catalogue.bundle import MANIFEST, BundleError, named_bundles
-from mcdropout.catalogue.loading import Loading, Model, StaleError, load
+from mcdropout.catalogue.bundle import named_bundles
+from mcdropout.catalogue.loading import Loading, StaleError, load
+from mcdropout.catalogue.manifest import MANIFEST, BundleError
+from mcdropout.catalogue.model import Model
 from mcdropout.catalogue.stamps import Stamps, stamps_of
 from mcdropout.engine import EngineError
 from mcdropout.metrics import Metrics

@@ -4,8 +4,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from mcdropout.catalogue.bundle import BundleError
-from mcdropout.catalogue.compilation import COMPILED
+from mcdropout.catalogue.bundle import COMPILED
+from mcdropout.catalogue.manifest import BundleError
 from mcdropout.digest import digest_of
 
 Stamp = tuple[int, int, int, int]

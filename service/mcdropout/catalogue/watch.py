@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from mcdropout.catalogue.bundle import MANIFEST
+from mcdropout.catalogue.manifest import MANIFEST
 from mcdropout.catalogue.registry import ConflictError, Registry, RegistryError, is_name
 from mcdropout.catalogue.stamps import Stamps, digests_of, sources, stamps_of
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from ray import serve
 
-from mcdropout.catalogue.bundle import MANIFEST
+from mcdropout.catalogue.manifest import MANIFEST
 from mcdropout.catalogue.registry import ConflictError, Registry, RegistryError, is_name
 
 _WAIT_SECONDS = 10.0  # that a request waits for its model; then the app says that it loads
