@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# From version 1.29 on ONNX Runtime reports its use to its makers, unless told not to before it is imported.
+# From version 1.29 on ONNX Runtime reports its use to its makers, unless this is set before it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _FACE = (

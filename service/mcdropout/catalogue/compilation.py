@@ -24,7 +24,7 @@ from mcdropout.machine import free_memory, signal_or_status
 OUTCOME = "outcome.json"
 _MEMORY_SHARE = 0.8
 _POLL_SECONDS = 0.1
-_MOST_TOLD = 2000  # characters of what a process said before it ended
+_MOST_QUOTED = 2000  # characters of what a process said before it ended
 Outcome = Literal["compiled", "refused", "needs_pytorch"]
 
 
@@ -63,14 +63,14 @@ def compile_bundle(
     with tempfile.TemporaryFile() as log:
         status = _run(command, log, limits.seconds, stop or threading.Event())
         log.seek(0)
-        told = log.read().decode(errors="replace")
+        output = log.read().decode(errors="replace")
     path = into / OUTCOME
     if status is None:
         raise BundleError(f"{bundle.folder}: compiling takes longer than the {limits.seconds:g} s that are accepted")
     if not path.exists():
         raise BundleError(
             f"{bundle.folder}: compiling ended {signal_or_status(status)}; {memory / 2**20:.0f} MiB of memory were "
-            f"accepted. Its last words: {told.strip()[-_MOST_TOLD:] or '(none)'}"
+            f"accepted. Its last words: {output.strip()[-_MOST_QUOTED:] or '(none)'}"
         )
     outcome = json.loads(path.read_bytes())
     path.unlink()

@@ -1,4 +1,4 @@
-"""Contents: the files of a bundle, told from earlier ones by their sizes and times, and then by what they hold."""
+"""Stamps: a bundle's files are compared with earlier ones by their sizes and times, and then by what they hold."""
 
 import os
 from collections.abc import Mapping

@@ -100,9 +100,11 @@ class Watch:
                     registry.appear(name)
                 else:
                     registry.reload(name)
-            except ConflictError:  # somebody else is at it: the next look tells
+            except ConflictError:  # somebody else is at it: the next look shows
                 return
-            except RegistryError:  # it is logged and told; until it changes, it would be refused again
+            except (
+                RegistryError
+            ):  # it is logged and in the model's last_error; until it changes, it would be refused again
                 pass
         self._read[name] = found
 
@@ -118,8 +120,8 @@ class Watch:
         except RegistryError as error:
             _log.debug("model is not unloaded yet", model=name, because=str(error))
 
-    def _miss(self, name: str, told: str, **values: str) -> None:
+    def _miss(self, name: str, event: str, **values: str) -> None:
         """Warn that something is gone, once until it is back."""
         if name not in self._missed:
             self._missed.add(name)
-            _log.warning(told, **values)
+            _log.warning(event, **values)

@@ -25,7 +25,7 @@ from mcdropout.settings import Settings
 _log = structlog.get_logger("server")
 
 _LINGER_SECONDS = 0.5
-# What is on its way for dozens of requests is no garbage; by Python's own number it is looked through all the time.
+# What dozens of requests hold is no garbage; by Python's own number it is looked through all the time.
 _COLLECTED_AFTER = 20_000
 
 
@@ -56,7 +56,7 @@ def uvicorn_config(settings: Settings, app: ASGIApp, **others: Any) -> uvicorn.C
 
 
 def connections(app: FastAPI, leaving: "Leaving", ended: Callable[[], None] | None = None) -> type[asyncio.Protocol]:
-    """The class of connections: clients that are told to go are answered by the app, which does that."""
+    """The class of connections: while clients are being let go, the app answers, which says so to them."""
     refusals = Refusals(app, stopping=lambda: leaving.any)
     return protocol(refusals.of, ended)
 
@@ -77,7 +77,7 @@ def run_server(server: uvicorn.Server) -> int:
 
 
 class Leaving:
-    """How many clients are to be told, with their next answer, that it is the last one on its connection."""
+    """How many connections are to close with their next answer, which says so to the client."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -85,26 +85,26 @@ class Leaving:
 
     @property
     def any(self) -> bool:
-        """Whether there are such clients."""
+        """Whether there are such connections."""
         return self.all or self.count > 0
 
     def around(self, app: ASGIApp) -> ASGIApp:
-        """The app, telling them."""
+        """The app, whose answers close these connections."""
 
-        async def telling(scope: Scope, receive: Receive, send: Send) -> None:
-            async def tell(message: Message) -> None:
+        async def closing(scope: Scope, receive: Receive, send: Send) -> None:
+            async def send_closing(message: Message) -> None:
                 if message["type"] == "http.response.start" and self.any:
                     self.count = max(0, self.count - 1)
                     MutableHeaders(scope=message)["connection"] = "close"
                 await send(message)
 
-            await app(scope, receive, tell)
+            await app(scope, receive, send_closing)
 
-        return telling
+        return closing
 
 
 async def linger(server: uvicorn.Server, leaving: Leaving) -> None:
-    """Answer what is on its way and tell its clients to go: uvicorn closes those that it has no request of yet."""
+    """Answer requests that are in flight, and close their connections: uvicorn would drop those without a request yet."""
     leaving.all = True
     deadline = asyncio.get_running_loop().time() + _LINGER_SECONDS
     while asyncio.get_running_loop().time() < deadline and not server.force_exit:

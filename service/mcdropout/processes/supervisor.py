@@ -30,7 +30,7 @@ import structlog
 
 from mcdropout import log
 from mcdropout.machine import signal_or_status
-from mcdropout.metrics import forget_process, restart_counter, share, shared_folder, tell_start
+from mcdropout.metrics import forget_process, restart_counter, share, shared_folder, record_start
 from mcdropout.processes.listening import BACKLOG, address_of, listen
 from mcdropout.processes.wire import (
     CONNECTION,
@@ -51,7 +51,7 @@ _MOST_ACCEPTED = 64  # at once, before anything else is looked at
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0  # seconds before a worker is started again that keeps ending
 _SETTLED_SECONDS = 10.0  # of a life that was no failure
 _TRIES = 5
-_WRONG_SETTINGS = 2  # the status of a worker that cannot serve what it was told to
+_WRONG_SETTINGS = 2  # the status of a worker that cannot serve what its settings name
 _LEFT_SECONDS = 15.0  # beyond the time for requests, for a worker to end in
 
 
@@ -71,7 +71,7 @@ def supervise(settings: Settings) -> int:
             _log.error("cannot listen", host=settings.host, port=settings.port, error=str(error))
             return 1
         share(folder, "supervisor")
-        tell_start()
+        record_start()
         return _Supervisor(settings, listeners, folder).run()
 
 
@@ -168,18 +168,18 @@ class _Supervisor:
                 self._start(worker)
 
     def _hear(self, worker: WorkerProcess) -> bool:
-        """Take in what a worker tells; whether it told anything."""
+        """Take in what a worker has sent; whether it had sent anything."""
         if worker.channel is None:
             return False
         try:
-            told = worker.channel.recv(4096)
+            received = worker.channel.recv(4096)
         except BlockingIOError:
             return False
         except OSError:
-            told = b""
-        if not told:
+            received = b""
+        if not received:
             self._hang_up(worker)
-        for code in told:
+        for code in received:
             what = bytes([code])
             if what == TAKEN:
                 worker.untaken.popleft()[1].close()
@@ -189,7 +189,7 @@ class _Supervisor:
                 worker.stage = None
             else:
                 self._advanced(worker, what)
-        return bool(told)
+        return bool(received)
 
     def _advanced(self, worker: WorkerProcess, stage: bytes) -> None:
         """A worker is further than it was, or no longer ready."""
@@ -308,7 +308,7 @@ class _Supervisor:
         self._end(status)
 
     def _stop(self, number: int) -> None:
-        if self._stopping:  # told again: whoever did means it
+        if self._stopping:  # a second signal: whoever sent it means it
             self._signal(number)
             return
         _log.info("stopping", signal=signal.Signals(number).name)

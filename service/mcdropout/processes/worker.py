@@ -82,7 +82,7 @@ class WorkerServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what was handed over and has not been asked yet, then what uvicorn does.
 
-        It closes connections that it has no request of, although one may be on its way.
+        uvicorn closes connections that it has no request of, although one may be in flight.
         """
         self._supervisor.send(wire.LEAVING)
         await linger(self, self._leaving)
