@@ -68,7 +68,9 @@ def shared_folder() -> Iterator[Path]:
 
 
 def share(folder: Path, process: str) -> None:
-    """Keep this process's metrics in files of `folder`, and expose those of all processes that do. To be called before the first metric is made.
+    """Keep this process's metrics in files of `folder`, and expose those of all processes that do.
+
+    To be called before the first metric is made.
 
     Args:
         folder: where; a process has some files of 64 KiB each, or of less than twice what they hold.

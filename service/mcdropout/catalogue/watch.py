@@ -102,9 +102,7 @@ class Watch:
                     registry.reload(name)
             except ConflictError:  # somebody else is at it: the next look shows
                 return
-            except (
-                RegistryError
-            ):  # it is logged and in the model's last_error; until it changes, it would be refused again
+            except RegistryError:  # it is logged, and in the model's last_error
                 pass
         self._read[name] = found
 

@@ -104,7 +104,7 @@ class Leaving:
 
 
 async def linger(server: uvicorn.Server, leaving: Leaving) -> None:
-    """Answer requests that are in flight, and close their connections: uvicorn would drop those without a request yet."""
+    """Answer requests in flight, and close their connections: uvicorn drops those that it has no request of yet."""
     leaving.all = True
     deadline = asyncio.get_running_loop().time() + _LINGER_SECONDS
     while asyncio.get_running_loop().time() < deadline and not server.force_exit:

@@ -30,7 +30,7 @@ import structlog
 
 from mcdropout import log
 from mcdropout.machine import signal_or_status
-from mcdropout.metrics import forget_process, restart_counter, share, shared_folder, record_start
+from mcdropout.metrics import forget_process, record_start, restart_counter, share, shared_folder
 from mcdropout.processes.listening import BACKLOG, address_of, listen
 from mcdropout.processes.wire import (
     CONNECTION,

@@ -34,7 +34,7 @@ class Models:
         self._load = serve.multiplexed(max_num_models_per_replica=most)(load)
 
     async def place(self, name: str) -> None:
-        """Have a model here, if there is a bundle of that name and nothing is wrong with it; if not, the answer says why.
+        """Have a model here, if its bundle is there and nothing is wrong with it; if not, the answer says why.
 
         Whoever asks meanwhile waits for the same; nobody who gives up ends that.
         """
