@@ -116,7 +116,7 @@ def test_what_does_not_touch_the_program_may_change(bundle: Path, harmless: Call
 def test_a_bundle_that_was_compiled_by_another_version_is_compiled_anew(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcdropout.catalogue.provenance.__version__", "99.0")
+    monkeypatch.setattr("mcdropout.catalogue.provenance._VERSION", "99.0")
     assert stale_parts(Bundle(bundle)) == ["it was made by version 0.1.0, this is 99.0"]
 
 

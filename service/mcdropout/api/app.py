@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from mcdropout import __version__
 from mcdropout.api import health, models, predict
 from mcdropout.api.errors import add_error_handlers
 from mcdropout.api.observe import ObserveMiddleware
@@ -63,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(
         title="mcdropout",
-        version=__version__,
+        version=version("mcdropout"),
         summary="Predictions together with how far to trust them, by Monte Carlo dropout.",
         lifespan=lifespan,
     )

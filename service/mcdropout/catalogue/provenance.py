@@ -4,15 +4,16 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mcdropout import __version__
 from mcdropout.catalogue.bundle import COMPILED, EXAMPLE, Bundle
 from mcdropout.catalogue.manifest import MANIFEST
 from mcdropout.digest import digest_of
 
 SOURCES = "sources.json"
+_VERSION = version("mcdropout")
 # Fields of model.yaml that a program depends on; others, such as labels, may change without compiling anew.
 _FIELDS = frozenset(
     {"task", "inputs_by", "output", "output_row_axis", "dropout", "model", "network", "arguments", "weights"}
@@ -31,8 +32,8 @@ def stale_parts(bundle: Bundle) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [f"{COMPILED}/{SOURCES} cannot be read ({error})"]
     found = []
-    if made_by != __version__:
-        found.append(f"it was made by version {made_by}, this is {__version__}")
+    if made_by != _VERSION:
+        found.append(f"it was made by version {made_by}, this is {_VERSION}")
     if fields != _digest_of_fields(bundle):
         found.append(f"{MANIFEST} changed")
     for name, digest in files.items():
@@ -54,7 +55,7 @@ def sources_of(bundle: Bundle) -> dict[str, Any]:
         files |= set(_external_files(bundle.folder / bundle.manifest.model))
     inside = sorted(path for path in files if path.is_relative_to(folder) and path.is_file())
     return {
-        "mcdropout": __version__,
+        "mcdropout": _VERSION,
         "fields": _digest_of_fields(bundle),
         "files": {path.relative_to(folder).as_posix(): digest_of(path) for path in inside},
     }
