@@ -5,9 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import mcdropout
+import pytest
 
 HEAVY = ("onnxruntime", "onnx", "torch", "fastapi", "mcdropout.engine.native.library")
 
@@ -46,5 +45,5 @@ def test_the_package_is_found_in_a_folder_that_has_a_service_of_its_own(tmp_path
 def test_every_name_of_the_face_is_there_and_others_are_refused_with_those_that_are() -> None:
     for name in dir(mcdropout):
         assert getattr(mcdropout, name) is not None
-    with pytest.raises(AttributeError, match="no 'Motor'; .*Engine"):
+    with pytest.raises(AttributeError, match=r"no 'Motor'; .*Engine"):
         _ = mcdropout.Motor
