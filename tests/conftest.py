@@ -1,15 +1,27 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.compilations import kept_for_a_run
+from tests.patience import measure_for_all
 from tests.servers import ROOT, Server, serving
 
 MODELS = ROOT / "models"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What all processes of a run share is made by the first, which starts the others."""
+    if not hasattr(config, "workerinput"):
+        measure_for_all()
+        kept = ExitStack()
+        kept.enter_context(kept_for_a_run())
+        config.add_cleanup(kept.close)
 
 
 @pytest.fixture(scope="session")

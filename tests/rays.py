@@ -16,10 +16,11 @@ from typing import Any
 import httpx
 import yaml
 
+from tests.patience import Limit, patience, wait_until
 from tests.servers import ROOT, family_of, free_port
 
 HOST = "127.0.0.1"
-_READY_WITHIN = 180.0  # seconds
+_READY_WITHIN = 120.0  # seconds on an idle machine
 _ENDS_WITHIN = 20.0
 _TRIES, _RETRY_SECONDS = 5, 0.2
 _REPLICA = "ray::ServeReplica:mcdropout:mcdropout"
@@ -33,7 +34,7 @@ class OnRay:
         self.port = port
         self.metrics = f"http://{HOST}:{metrics}/metrics"
         self.url = f"http://{HOST}:{port}"
-        self.client = httpx.Client(base_url=self.url, timeout=60)
+        self.client = httpx.Client(base_url=self.url, timeout=patience(60))
         self._cluster = cluster
 
     @property
@@ -49,18 +50,18 @@ class OnRay:
     def wait_for_replicas(self, count: int, within: float = _READY_WITHIN) -> float:
         """Return how many seconds it took until so many replicas answer, or raise."""
         began = time.monotonic()
-        while time.monotonic() < began + within:
-            if len(self.replicas) == count and self.answers():
-                return time.monotonic() - began
-            time.sleep(0.2)
-        raise AssertionError(f"{len(self.replicas)} replicas and not {count} after {within:g} s")
+        wait_until(
+            lambda: len(self.replicas) == count and self.answers(),
+            within,
+            lambda: f"{len(self.replicas)} replicas and not {count}",
+        )
+        return time.monotonic() - began
 
     def kill_one(self, within: float = _READY_WITHIN) -> float:
         """Kill a replica, and return how many seconds it took until there were as many again."""
         before = self.replicas
         os.kill(before[0], signal.SIGKILL)
-        while self.replicas == before:
-            time.sleep(0.05)
+        wait_until(lambda: self.replicas != before, within)
         return self.wait_for_replicas(len(before), within)
 
     def answers(self) -> bool:
@@ -85,7 +86,7 @@ class Retrying(threading.Thread):
 
     def run(self) -> None:
         headers = {"content-type": "application/json"}
-        with httpx.Client(timeout=60, headers=headers) as client:
+        with httpx.Client(timeout=patience(60), headers=headers) as client:
             while not self._stopped.is_set():
                 for attempt in range(_TRIES):
                     self.again += attempt > 0
@@ -151,8 +152,8 @@ def on_ray(log_folder: Path, cpus: int, environment: dict[str, str] | None = Non
 
 
 def _wait_until_ready(processes: "list[subprocess.Popen[bytes]]", service: OnRay, log: Path) -> None:
-    deadline = time.monotonic() + _READY_WITHIN
-    while time.monotonic() < deadline and all(process.poll() is None for process in processes):
+    limit = Limit(_READY_WITHIN)
+    while not limit.passed and all(process.poll() is None for process in processes):
         if service.answers():
             return
         time.sleep(0.2)
@@ -160,8 +161,8 @@ def _wait_until_ready(processes: "list[subprocess.Popen[bytes]]", service: OnRay
 
 
 def _wait_for_port(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    deadline = time.monotonic() + _READY_WITHIN
-    while time.monotonic() < deadline and process.poll() is None:
+    limit = Limit(_READY_WITHIN)
+    while not limit.passed and process.poll() is None:
         with suppress(OSError), socket.create_connection((HOST, port), timeout=1):
             return
         time.sleep(0.1)
@@ -174,7 +175,7 @@ def _end(processes: "list[subprocess.Popen[bytes]]") -> None:
     for process in reversed(processes):
         process.send_signal(signal.SIGINT if process is not processes[0] else signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(_ENDS_WITHIN)
+            process.wait(patience(_ENDS_WITHIN))
     for pid in family:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

@@ -5,17 +5,18 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
-from mcdropout.log import LOG_SECONDS
+
+from tests.patience import patience, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 MCDROPOUT = Path(sys.executable).with_name("mcdropout")
-_READY_WITHIN = 180.0  # seconds
+_READY_WITHIN = 60.0  # seconds on an idle machine
+_STOPS_WITHIN = 30.0
 
 
 class Server:
@@ -25,13 +26,24 @@ class Server:
         self.process = process
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
-        self.client = httpx.Client(base_url=self.url, timeout=60)
+        self.client = httpx.Client(base_url=self.url, timeout=patience(60))
         self._log = log
 
     @property
     def log(self) -> str:
-        time.sleep(2 * LOG_SECONDS)  # its lines are written a few at a time
+        """What it wrote by now; what it logs, it writes some tenths of a second later."""
         return self._log.read_text()
+
+    def wait_for_log(self, *words: str, lines: int = 1) -> list[str]:
+        """The lines that hold these words, once there are so many."""
+
+        def enough() -> list[str]:
+            written = self.log
+            whole = written[: written.rfind("\n") + 1].splitlines()
+            found = [line for line in whole if all(word in line for word in words)]
+            return found if len(found) >= lines else []
+
+        return wait_until(enough, said=lambda: f"{lines} lines of {words}:\n{self.log}")
 
     def wait_until_listening(self) -> None:
         """Return once the server answers at all."""
@@ -42,22 +54,24 @@ class Server:
         self._wait_for("/health/ready")
 
     def _wait_for(self, path: str) -> None:
-        deadline = time.monotonic() + _READY_WITHIN
-        while time.monotonic() < deadline:
+        def answered() -> bool:
             if self.process.poll() is not None:
                 raise AssertionError(f"the server ended with status {self.process.returncode}:\n{self.log}")
-            try:
-                if self.client.get(path).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
-        raise AssertionError(f"{path} was not answered with 200 in {_READY_WITHIN} s:\n{self.log}")
+            with suppress(httpx.TransportError):
+                return self.client.get(path).status_code == 200
+            return False
+
+        wait_until(answered, _READY_WITHIN, lambda: f"{path} is not answered with 200:\n{self.log}")
+
+    def wait(self, seconds: float = _STOPS_WITHIN) -> int:
+        """Its exit status, once it ended."""
+        wait_until(lambda: self.process.poll() is not None, seconds, lambda: self.log)
+        return self.process.wait()
 
     def stop(self) -> int:
         """Ask the server to stop, and return its exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout=30)
+        return self.wait()
 
 
 def free_port() -> int:

@@ -8,6 +8,11 @@ from typing import Any
 import uvicorn
 from mcdropout.api.connection import protocol
 
+from tests.patience import looping_until, patience
+
+KEPT = patience(1.0)
+"""How long connections are kept, in seconds."""
+
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
     assert scope["type"] == "http"
@@ -18,7 +23,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 def keep_busy(scope: Any) -> None:
     """Read a request for some time."""
     if scope["path"] == "/busy":
-        time.sleep(1.3)
+        time.sleep(1.3 * KEPT)
 
 
 def ask(client: socket.socket, path: str = "/", after: float = 0.0) -> bytes:
@@ -36,23 +41,25 @@ def ask(client: socket.socket, path: str = "/", after: float = 0.0) -> bytes:
 async def answers(port: int) -> list[bytes]:
     """To a request; to one that arrives in time while the loop is busy until the time for it is over; and to none."""
     address = ("127.0.0.1", port)
-    with socket.create_connection(address, timeout=10) as client, socket.create_connection(address) as other:
+    with socket.create_connection(address, timeout=10 * KEPT) as client, socket.create_connection(address) as other:
         first = await asyncio.to_thread(ask, client)
-        asks = asyncio.to_thread(ask, client, after=0.5), asyncio.to_thread(ask, other, "/busy", after=0.2)
+        asks = (
+            asyncio.to_thread(ask, client, after=0.5 * KEPT),
+            asyncio.to_thread(ask, other, "/busy", after=0.2 * KEPT),
+        )
         second, _ = await asyncio.gather(*asks)
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(1.5 * KEPT)
         return [first, second, client.recv(4096)]
 
 
 def test_a_request_that_arrived_in_time_is_answered_however_late_it_is_read() -> None:
-    config = uvicorn.Config(app, http=protocol(keep_busy), timeout_keep_alive=1, log_config=None, loop="uvloop")
+    config = uvicorn.Config(app, http=protocol(keep_busy), timeout_keep_alive=KEPT, log_config=None, loop="uvloop")  # type: ignore[arg-type]
     server = uvicorn.Server(config)
 
     async def run(listening: socket.socket) -> list[bytes]:
         serving = asyncio.ensure_future(server.serve(sockets=[listening]))
         try:
-            while not server.started:
-                await asyncio.sleep(0.01)
+            await looping_until(lambda: server.started)
             return await answers(listening.getsockname()[1])
         finally:
             server.should_exit = True

@@ -9,7 +9,9 @@ import uvicorn
 from mcdropout.api.connection import Refusal, protocol
 from uvicorn.server import ServerState
 
-TIMEOUT = 0.3
+from tests.patience import looping_until, patience
+
+TIMEOUT = patience(0.3)
 
 
 class Gate:
@@ -115,10 +117,10 @@ def test_a_request_that_was_refused_is_not_read_again(run: Any) -> None:
 def test_it_is_read_once_it_is_let_in_and_the_connection_goes_on(run: Any) -> None:
     async def test(server: Server) -> None:
         connection = server.connect()
-        for closed in (True, True, False, True):
+        for number, closed in enumerate((True, True, False, True), 1):
             server.gate.closed = closed
             connection.data_received(request())
-            await asyncio.sleep(0.05)
+            await looping_until(lambda number=number: len(statuses(connection)) == number)
         assert statuses(connection) == ["503", "503", "200", "503"]
         assert (server.gate.read, server.gate.known) == (["/a"] * 2, 3)
 
@@ -235,7 +237,7 @@ def test_what_was_let_in_is_not_taken_for_what_was_refused_before(run: Any) -> N
         connection.data_received(request())
         server.gate.closed = False
         connection.data_received(request("/b"))
-        await asyncio.sleep(0.05)
+        await looping_until(lambda: statuses(connection) == ["503", "200"])
         server.gate.closed = True
         connection.data_received(request("/b"))
         assert connection.transport.written.count(b"x-path: /b") == 1
@@ -278,7 +280,7 @@ def test_a_known_request_waits_for_the_answer_before_it(run: Any) -> None:
         server.gate.closed = True
         connection.data_received(request())
         assert statuses(connection) == ["503"]
-        await asyncio.sleep(0.05)
+        await looping_until(lambda: len(statuses(connection)) == 3)
         assert statuses(connection) == ["503", "200", "503"]
         assert (server.gate.read, server.gate.known) == (["/a", "/b", "/a"], 0)
 
@@ -307,9 +309,7 @@ def test_a_connection_ends_some_time_after_its_last_request(run: Any) -> None:
             connection.data_received(request())
             await asyncio.sleep(0.6 * TIMEOUT)
             assert not connection.transport.closed
-        async with asyncio.timeout(30):
-            while not connection.transport.closed:
-                await asyncio.sleep(0.01)
+        await looping_until(lambda: connection.transport.closed)
         assert server.gate.known == 3
 
     run(test)

@@ -5,7 +5,6 @@ import json
 import re
 import socket
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -226,11 +225,7 @@ def test_a_client_that_goes_away_in_its_body_is_no_fault_of_the_server(server: S
             b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
             b"x-request-id: went-away\r\ncontent-length: 100\r\n\r\n{"
         )
-        time.sleep(0.2)
-    deadline = time.monotonic() + 10
-    while "went-away" not in server.log and time.monotonic() < deadline:
-        time.sleep(0.05)
-    (told,) = [json.loads(line) for line in server.log.splitlines() if "went-away" in line]
+    (told,) = map(json.loads, server.wait_for_log("went-away"))
     assert (told["event"], told["status"]) == ("request", 400)
 
 
@@ -302,8 +297,7 @@ def test_a_request_keeps_the_id_that_it_came_with_and_the_log_tells_of_it(
         "/predict?mc=3", json={"inputs": seven.tolist()}, headers={"X-Request-ID": "my-request-1"}
     )
     assert response.headers["x-request-id"] == "my-request-1"
-    lines = [json.loads(line) for line in server.log.splitlines()]
-    (told,) = [line for line in lines if line.get("request_id") == "my-request-1"]
+    (told,) = map(json.loads, server.wait_for_log('"request_id": "my-request-1"'))
     assert (told["event"], told["status"], told["model"], told["mode"], told["rows"]) == (
         "request",
         200,

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 
 from tests.bundles import CLASSIFIER, write_bundle
+from tests.compilations import compiled
+from tests.patience import Limit, patience, wait_until
 from tests.servers import Server, serving
 
 ROWS = np.random.default_rng(4).normal(size=(30, 4)).round(3).tolist()
@@ -43,7 +45,7 @@ SLOW = CLASSIFIER.replace(
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server on a quick model and one that can be made slow, with room for few rows."""
     models = tmp_path_factory.mktemp("models")
-    write_bundle(models, "quick", passes={"default": 20, "maximum": 1_000_000})
+    compiled(write_bundle(models, "quick", passes={"default": 20, "maximum": 1_000_000}))
     write_bundle(models, "slow", SLOW, passes={"default": 20, "maximum": 1_000_000})
     limits = {"MCDROPOUT_MAX_QUEUE_ROWS": "200", "MCDROPOUT_MAX_BATCH_ROWS": "64"}
     with serving(models, tmp_path_factory.mktemp("log"), "--default", "quick", **limits) as running:
@@ -59,13 +61,6 @@ def gauge(server: Server, name: str) -> float:
     found = re.search(rf"^{name} (\S+)$", server.client.get("/metrics").text, re.MULTILINE)
     assert found is not None
     return float(found[1])
-
-
-def wait_for(condition: Any, seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_auto_gives_each_row_the_passes_that_it_needs_and_says_what_it_reached(server: Server) -> None:
@@ -103,9 +98,9 @@ def test_what_cannot_be_asked_for_is_refused(server: Server, query: dict[str, An
 
 def test_a_deadline_is_kept_with_the_passes_that_there_are(server: Server) -> None:
     began = time.monotonic()
-    answer = ask(server, mc=1_000_000, deadline_ms=150, seed=1)
+    answer = ask(server, mc=1_000_000, deadline_ms=1000 * patience(0.15), seed=1)
     assert answer.status_code == 200, answer.text
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < patience(2.0)
     passes = [row["passes"] for row in answer.json()["predictions"]]
     assert 8 <= min(passes) <= max(passes) < 1_000_000
     assert answer.json()["mc"] == 1_000_000
@@ -121,28 +116,28 @@ def test_too_much_is_refused_at_once_with_when_to_come_back(server: Server) -> N
     stop = threading.Event()
 
     def hold() -> None:
-        with httpx.Client(base_url=server.url, timeout=60) as client:
+        with httpx.Client(base_url=server.url, timeout=patience(60)) as client:
             while not stop.is_set():
                 client.post("/models/slow/predict?mc=20", json={"inputs": [[2e6, 0, 0, 0]] * 30})
 
     with concurrent.futures.ThreadPoolExecutor(16) as clients:
         waiting = [clients.submit(hold) for _ in range(16)]
         try:
-            wait_for(lambda: gauge(server, "mcdropout_queue_rows") >= 180)
+            wait_until(lambda: gauge(server, "mcdropout_queue_rows") >= 180)
             refused: list[tuple[float, httpx.Response]] = []
             while len(refused) < 20:
                 began = time.perf_counter()
                 answer = ask(server, rows=ROWS)
                 if answer.status_code == 503:
                     refused.append((time.perf_counter() - began, answer))
-            assert np.median([seconds for seconds, _ in refused]) < 0.25
+            assert np.median([seconds for seconds, _ in refused]) < patience(0.25)
             assert all(1 <= int(answer.headers["retry-after"]) <= 60 for _, answer in refused)
             assert "rows wait already" in refused[0][1].json()["detail"]
             assert server.client.get("/health/live").status_code == 200
         finally:
             stop.set()
         concurrent.futures.wait(waiting)
-    wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 0)
+    wait_until(lambda: gauge(server, "mcdropout_queue_rows") == 0)
     assert ask(server).status_code == 200
     assert 'mcdropout_refused_total{model="quick",reason="queue"}' in server.client.get("/metrics").text
 
@@ -151,18 +146,18 @@ def test_rows_of_clients_that_leave_are_let_go(server: Server) -> None:
     body = b'{"inputs": [[2000000.0, 0, 0, 0]]}'
     head = b"POST /models/slow/predict?mc=1000000 HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     descriptors = Path(f"/proc/{server.process.pid}/fd")
-    wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 0)
+    wait_until(lambda: gauge(server, "mcdropout_queue_rows") == 0)
     before = len(os.listdir(descriptors))
     leaving = []
     for _ in range(50):
         connection = socket.create_connection(("127.0.0.1", server.port))
         connection.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body)
         leaving.append(connection)
-    wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 50)
+    wait_until(lambda: gauge(server, "mcdropout_queue_rows") == 50)
     for connection in leaving:
         connection.close()
-    wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 0)
-    wait_for(lambda: len(os.listdir(descriptors)) <= before + 2)
+    wait_until(lambda: gauge(server, "mcdropout_queue_rows") == 0)
+    wait_until(lambda: len(os.listdir(descriptors)) <= before + 2)
     assert 'mcdropout_cancelled_total{model="slow"} 50.0' in server.client.get("/metrics").text
     assert ask(server).status_code == 200
 
@@ -190,12 +185,12 @@ def test_refusals_leave_the_connection_as_it_was_and_errors_to_the_app(server: S
     head = b"POST /predict%b HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n"
     plain = head % (b"", b"x-request-id: mine\r\n", len(body)) + body
     held = json.dumps({"inputs": [[2e6, 0, 0, 0]] * 250}).encode()  # more rows than may wait: the queue is full
-    wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 0)
+    wait_until(lambda: gauge(server, "mcdropout_queue_rows") == 0)
     address = ("127.0.0.1", server.port)
-    with socket.create_connection(address) as holder, socket.create_connection(address, timeout=30) as client:
+    with socket.create_connection(address) as holder, socket.create_connection(address, timeout=patience(30)) as client:
         slow = (head % (b"", b"", len(held))).replace(b"/predict", b"/models/slow/predict?mc=1000000")
         holder.sendall(slow + held)
-        wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 250)
+        wait_until(lambda: gauge(server, "mcdropout_queue_rows") == 250)
         client.sendall(plain + plain)  # the second before the first is answered
         long = b" " * 300_000 + body
         client.sendall(head % (b"?mc=0", b"expect: 100-continue\r\n", len(long)) + long[:150_000])
@@ -218,18 +213,18 @@ def test_refusals_leave_the_connection_as_it_was_and_errors_to_the_app(server: S
         client.sendall(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n" + plain * 600)  # more than calls may be nested
         assert [answer.split()[1] for answer, _ in received(client, 601)] == [b"200"] + [b"503"] * 600
         assert ask(server, "nobody").status_code == 404
-        with socket.create_connection(address, timeout=30) as other:
+        with socket.create_connection(address, timeout=patience(30)) as other:
             other.sendall(head % (b"", b"connection: close\r\n", len(body)) + body + plain)
             answer, _ = received(other, 1)[0]
             assert b"connection: close" in answer
             assert other.recv(1) == b""
         holder.close()
-        wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 0)
+        wait_until(lambda: gauge(server, "mcdropout_queue_rows") == 0)
         client.sendall(plain)
         assert received(client, 1)[0][0].split()[1] == b"200"
     told = server.client.get("/metrics").text
     assert re.search(r'mcdropout_requests_total\{mode="deterministic",model="quick",status="503"\} 1.0', told)
-    lines = [line for line in server.log.splitlines() if "request_id=mine" in line]
+    lines = server.wait_for_log("request_id=mine", lines=603)
     assert [line.rpartition("status=")[2] for line in lines] == ["503"] * 602 + ["200"]
     assert "mode=mc model=quick path=/predict" in lines[0]
 
@@ -237,34 +232,34 @@ def test_refusals_leave_the_connection_as_it_was_and_errors_to_the_app(server: S
 def test_refusals_wait_for_a_client_that_does_not_read_and_their_connections_end(server: Server) -> None:
     head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
     held = json.dumps({"inputs": [[2e6, 0, 0, 0]] * 250}).encode()
-    wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 0)
+    wait_until(lambda: gauge(server, "mcdropout_queue_rows") == 0)
     address = ("127.0.0.1", server.port)
     with socket.create_connection(address) as holder, socket.create_connection(address) as client:
         slow = b"POST /models/slow/predict?mc=1000000 HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
         holder.sendall(slow + b"content-length: %d\r\n\r\n" % len(held) + held)
-        wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 250)
-        with socket.create_connection(address, timeout=20) as idle:
+        wait_until(lambda: gauge(server, "mcdropout_queue_rows") == 250)
+        with socket.create_connection(address, timeout=patience(20)) as idle:
             idle.sendall(head % 5)
             received(idle, 1)
             idle.sendall(b"later")
             assert idle.recv(1) == b""  # after the time that connections are kept
         client.setblocking(False)
         ahead = head % 0 * 100
-        until, sent = time.monotonic() + 10, 0
+        limit, sent = Limit(10), 0
         with contextlib.suppress(BlockingIOError):
-            while time.monotonic() < until:
+            while not limit.passed:
                 sent += client.send(ahead)
                 time.sleep(0.001)
-        assert time.monotonic() < until, f"{sent} bytes were read, though no answer to them was"
+            raise AssertionError(f"{sent} bytes were read, though no answer to them was")
         holder.close()
-    wait_for(lambda: gauge(server, "mcdropout_queue_rows") == 0)
+    wait_until(lambda: gauge(server, "mcdropout_queue_rows") == 0)
     assert ask(server).status_code == 200
 
 
 def test_passes_are_reduced_before_requests_are_refused_where_that_is_set(tmp_path: Path) -> None:
     write_bundle(tmp_path / "models", "slow", SLOW)
     limits = {"MCDROPOUT_SHED": "reduce", "MCDROPOUT_SHED_FLOOR": "4", "MCDROPOUT_MAX_QUEUE_ROWS": "100"}
-    with serving(tmp_path / "models", tmp_path, **limits) as server, httpx.Client(timeout=60) as client:
+    with serving(tmp_path / "models", tmp_path, **limits) as server, httpx.Client(timeout=patience(60)) as client:
         server.wait_until_ready()
 
         def post(_: int) -> dict[str, Any]:
@@ -291,5 +286,5 @@ def test_a_runtime_that_is_stuck_is_told_and_ends_the_process(tmp_path: Path) ->
         assert server.client.get("/health/live").status_code == 200
         with pytest.raises(httpx.TransportError):
             ask(server, "stuck", [[2e6, 0, 0, 0]])
-        assert server.process.wait(10) == 70
+        assert server.wait(10) == 70
         assert "a step does not end" in server.log

@@ -18,6 +18,8 @@ from mcdropout.metrics import Metrics
 from mcdropout.scheduling.backlog import OverloadedError
 from mcdropout.scheduling.scheduler import Scheduler
 
+from tests.patience import looping_until, patience
+
 
 class _Model(SimpleNamespace):
     """It can be referred to weakly, which a namespace cannot."""
@@ -67,7 +69,8 @@ def test_what_asks_for_no_prediction_takes_no_room(refusals: Refusals) -> None:
 def test_threads_hand_over_more_often_until_nothing_has_been_refused_for_a_while(
     refusals: Refusals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switching, "_CALM_SECONDS", 0.6)
+    calm = patience(0.6)
+    monkeypatch.setattr(switching, "_CALM_SECONDS", calm)
     before = sys.getswitchinterval()
 
     async def flood() -> list[float]:
@@ -76,9 +79,9 @@ def test_threads_hand_over_more_often_until_nothing_has_been_refused_for_a_while
         for _ in range(3):
             assert [refusals.of(scope()) is None for _ in range(4)] == [True, True, True, False]
             seen.append(sys.getswitchinterval())
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(calm * 2 / 3)
             seen.append(sys.getswitchinterval())
-        await asyncio.sleep(1.5)
+        await looping_until(lambda: sys.getswitchinterval() == seen[0])
         return [*seen, sys.getswitchinterval()]
 
     try:

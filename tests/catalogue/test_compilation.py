@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,10 @@ from mcdropout.catalogue.provenance import stale_parts
 from mcdropout.engine import ClassificationPrediction
 
 from tests.bundles import CLASSIFIER, manifest, network_of, write_bundle
+from tests.compilations import compile_here
+from tests.compilations import compiled as compiled_already
 from tests.conftest import MODELS
+from tests.patience import patience, wait_until
 from tests.servers import MCDROPOUT, serving
 
 ROWS = [[0.1, -0.2, 0.3, 0.4]]
@@ -37,7 +39,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     code = (folder / "network.py").read_text()
     (folder / "network.py").write_text("from .layers import make\n" + code)
     (folder / "example.json").write_text('{"inputs": [[1, 2, 3, 4]]}')
-    done = subprocess.run([MCDROPOUT, "compile", folder], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [MCDROPOUT, "compile", folder], capture_output=True, text=True, timeout=patience(120), check=True
+    )
     assert "model: compiled into" in done.stdout
     return folder
 
@@ -47,6 +51,14 @@ def bundle(compiled: Path, tmp_path: Path) -> Path:
     """A copy of it."""
     shutil.copytree(compiled, tmp_path / "model")
     return tmp_path / "model"
+
+
+@pytest.fixture
+def compiled_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bundles are compiled in this process, which is sooner."""
+    monkeypatch.setattr(
+        "mcdropout.catalogue.loading.compile_bundle", lambda bundle, into, *_: compile_here(bundle.folder, into)
+    )
 
 
 def change(field: str, value: object) -> Callable[[Path], None]:
@@ -125,6 +137,7 @@ def test_a_compiled_bundle_is_loaded_without_its_code_being_run(bundle: Path) ->
     assert engine.predict(ROWS, 10, 1).mean.shape == (1, 3)
 
 
+@pytest.mark.usefixtures("compiled_here")
 def test_a_damaged_one_is_compiled_anew_and_kept(bundle: Path) -> None:
     wanted = load(bundle, Loading()).engine.predict(ROWS, 10, 1).mean
     program = bundle / "compiled" / "program.json"
@@ -145,6 +158,7 @@ def test_compiling_twice_writes_the_same_files(bundle: Path, tmp_path: Path) -> 
         assert (bundle / "compiled" / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
+@pytest.mark.usefixtures("compiled_here")
 def test_a_bundle_that_cannot_be_written_to_is_served_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,9 +194,7 @@ def test_a_server_that_stops_while_it_compiles_leaves_no_process_behind(tmp_path
     (folder / "network.py").write_text("\n".join(line[4:] for line in SLOW.splitlines()))
     with serving(tmp_path / "models", tmp_path) as server:
         server.wait_until_listening()
-        deadline = time.monotonic() + 30
-        while not (children := _children(server.process.pid)) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        children = wait_until(lambda: _children(server.process.pid))
         assert len(children) == 1
         assert server.stop() == 0
     assert not Path(f"/proc/{children[0]}").exists()
@@ -193,10 +205,11 @@ def test_a_server_compiles_what_it_finds_and_is_quicker_the_next_time(tmp_path: 
     with serving(tmp_path / "models", tmp_path) as server:
         server.wait_until_ready()
         first = server.client.post("/predict?seed=1", json={"inputs": ROWS}).json()["predictions"]
-        assert "model is compiled" in server.log
+        server.wait_for_log("model is compiled")
     with serving(tmp_path / "models", tmp_path, "--no-compile") as server:
         server.wait_until_ready()
         assert server.client.post("/predict?seed=1", json={"inputs": ROWS}).json()["predictions"] == first
+        server.wait_for_log("status=200")  # which is written after all before it
         assert "model is compiled" not in server.log
 
 
@@ -204,7 +217,7 @@ def test_a_network_that_cannot_be_compiled_is_served_by_pytorch_and_says_so(tmp_
     branching = CLASSIFIER.replace("return self.layers(x)", "return self.layers(x) if x.sum() > -1e9 else x")
     folder = write_bundle(tmp_path, "branching", branching)
     assert load(folder, Loading()).engine.program.runtime == "eager"
-    done = subprocess.run([MCDROPOUT, "compile", folder], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([MCDROPOUT, "compile", folder], capture_output=True, text=True, timeout=patience(120))
     assert done.returncode == 1
     assert "runs on eager and cannot be compiled" in done.stderr
 
@@ -213,7 +226,7 @@ def test_compile_says_what_is_compiled_already_and_fails_for_what_is_refused(bun
     write_bundle(tmp_path / "other", "plain", CLASSIFIER.replace("nn.Dropout(0.5)", "nn.Identity()"))
     (tmp_path / "file").write_text("")
     command = [MCDROPOUT, "compile", bundle, tmp_path / "file", tmp_path / "other" / "plain", tmp_path / "none"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(120))
     assert done.returncode == 1
     assert done.stdout == "model: is compiled already\n"
     assert "has no dropout to switch on" in done.stderr
@@ -249,8 +262,8 @@ def test_a_saved_program_answers_as_the_bundle_of_code_that_it_was_saved_from(tm
         torch.jit.trace(network, x).save(folder / file)
     fields = manifest(kind, network=None, weights=None, model=file)
     (folder / "model.yaml").write_text(yaml.safe_dump(fields))
-    found = load(folder, Loading()).engine.predict(ROWS, 50, 3)
-    wanted = load(code, Loading()).engine.predict(ROWS, 50, 3)
+    found = load(compiled_already(folder), Loading()).engine.predict(ROWS, 50, 3)
+    wanted = load(compiled_already(code), Loading()).engine.predict(ROWS, 50, 3)
     assert isinstance(found, ClassificationPrediction)
     assert isinstance(wanted, ClassificationPrediction)
     for name in ("mean", "variance", "mutual_information"):

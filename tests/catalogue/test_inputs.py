@@ -16,6 +16,7 @@ from torch import nn
 
 from tests.api.test_http import JSON, assert_problem, difference
 from tests.bundles import TOKEN_FIELDS, TOKENS, write_bundle
+from tests.compilations import compiled
 from tests.servers import Server, serving
 
 NOISY = """
@@ -81,6 +82,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_bundle(folder, "unknown-output", TOKENS, **(TOKEN_FIELDS | {"output": "scores"}))
     unbounded = [{"name": "input_ids", "shape": [5], "dtype": "int64"}, {"name": "attention_mask", "shape": [5]}]
     write_bundle(folder, "unbounded", TOKENS, **(TOKEN_FIELDS | {"inputs": unbounded}))
+    for name in ("tokens", "noisy", "steps-first"):
+        compiled(folder / name)
     damaged = write_bundle(folder, "damaged", TOKENS, **TOKEN_FIELDS)
     (damaged / "example.json").write_text('{"inputs": {"input_ids": [1, 2, 3, 4, 20], "attention_mask": [true]}}')
     return folder

@@ -15,7 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from tests.bundles import manifest, network_of, write_bundle
+from tests.compilations import compiled
 from tests.environments import environment, without_extras
+from tests.patience import patience
 from tests.servers import MCDROPOUT, Server, serving
 
 ROWS = np.random.default_rng(2).normal(size=(5, 4)).round(3).tolist()
@@ -125,7 +127,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server without PyTorch on a PyTorch bundle, compiled, the same as ONNX, and files that are bad."""
     models = tmp_path_factory.mktemp("models")
     network = network_of(write_bundle(models, "pytorch"))
-    subprocess.run([MCDROPOUT, "compile", models / "pytorch"], check=True, timeout=120)
+    compiled(models / "pytorch")
     exported(network, write_onnx_bundle(models, "same") / "model.onnx")
     for name, (make, _) in BAD.items():
         write_onnx_bundle(models, name, make())
@@ -136,7 +138,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     torch.onnx.export(network.eval(), (torch.rand(1, 4),), removed, dynamo=False)
     write_onnx_bundle(models, "nowhere")
     python = without_extras(tmp_path_factory.mktemp("plain") / "venv")
-    limits = {"MCDROPOUT_COMPILE_MEMORY_BYTES": str(2**31), "MCDROPOUT_COMPILE_SECONDS": "60"}
+    limits = {"MCDROPOUT_COMPILE_MEMORY_BYTES": str(2**31), "MCDROPOUT_COMPILE_SECONDS": str(patience(60))}
     with serving(
         models,
         tmp_path_factory.mktemp("log"),
@@ -211,7 +213,7 @@ def test_a_compiled_onnx_bundle_is_compiled_anew_when_its_external_data_change(t
     weights = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4, 3], data_location=TensorProto.EXTERNAL)
     weights.external_data.add(key="location", value="weights.bin")
     (folder / "model.onnx").write_bytes(small(weights=weights).SerializeToString())
-    subprocess.run([MCDROPOUT, "compile", folder], check=True, timeout=120)
+    subprocess.run([MCDROPOUT, "compile", folder], check=True, timeout=patience(120))
     assert stale_parts(Bundle(folder)) == []
     (folder / "weights.bin").write_bytes((2 * values).tobytes())
     assert stale_parts(Bundle(folder)) == ["weights.bin changed"]

@@ -1,7 +1,6 @@
 """Models that are loaded when they are asked to be, and not at the start."""
 
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from mcdropout.catalogue.watch import Watch
 from mcdropout.metrics import Metrics
 
 from tests.conftest import MODELS
+from tests.patience import wait_until
 from tests.servers import serving
 
 _NAMES = ("concrete-mlp", "mnist-mlp", "mnist-cnn")
@@ -29,10 +29,7 @@ def registry(models: Path) -> Iterator[Registry]:
     """Of these models, the default one loaded."""
     registry = Registry(models, Loading(), Metrics(), "mnist-mlp", preload=False)
     registry.start()
-    deadline = time.monotonic() + 60
-    while not registry.begun:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: registry.begun)
     yield registry
     registry.stop()
 

@@ -21,7 +21,6 @@ import torch
 import yaml
 from mcdropout.api import create_app
 from mcdropout.catalogue.bundle import COMPILED, Bundle
-from mcdropout.catalogue.compilation import compile_bundle, install
 from mcdropout.catalogue.loading import Loading, load
 from mcdropout.catalogue.manifest import BundleError
 from mcdropout.catalogue.provenance import stale_parts
@@ -33,7 +32,9 @@ from mcdropout.settings import Settings
 from safetensors.torch import save_file
 
 from tests.bundles import network_of, write_bundle
+from tests.compilations import compiled
 from tests.conftest import MODELS
+from tests.patience import patience, wait_until
 from tests.servers import Server, serving
 
 ROW = [0.1, -0.2, 0.3, 0.4]
@@ -50,14 +51,8 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for parameter in network.parameters():
             parameter += 0.25
     save_file(network.state_dict(), made["2"] / "weights.safetensors")
-
-    def compiled(version: str) -> None:
-        compile_bundle(Bundle(made[version]), place / f"out{version}")
-        install(place / f"out{version}", Bundle(made[version]))
-        shutil.rmtree(made[version] / "__pycache__", ignore_errors=True)
-
-    with ThreadPoolExecutor() as threads:
-        list(threads.map(compiled, made))
+    for folder in made.values():
+        shutil.rmtree(compiled(folder) / "__pycache__", ignore_errors=True)
     return made
 
 
@@ -85,11 +80,8 @@ def begun(models: Path, loading: Loading | None = None) -> Iterator[Registry]:
         registry.stop()
 
 
-def wait(until: Callable[[], Any], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def wait(until: Callable[[], Any]) -> None:
+    wait_until(until, 60.0)
 
 
 def entry(registry: Registry, name: str) -> Entry:
@@ -155,7 +147,7 @@ def test_reloads_under_load_fail_no_request_and_each_answer_is_of_one_version(
 
     def ask(_: int) -> list[tuple[str, list[float]]]:
         found = []
-        with httpx.Client(base_url=server.url, timeout=60) as client:
+        with httpx.Client(base_url=server.url, timeout=patience(60)) as client:
             while not over.is_set():
                 response = client.post("/models/small/predict?mc=20&seed=1", json=ASK)
                 assert response.status_code == 200, response.text
@@ -300,7 +292,7 @@ def test_one_change_of_a_model_at_a_time_and_others_go_on_meanwhile(
     shutil.rmtree(models / "small" / COMPILED)  # so that it takes some seconds
     change(models / "small", version="3")
     with ThreadPoolExecutor() as threads:
-        slow = threads.submit(httpx.post, f"{server.url}/models/small/reload", timeout=60)
+        slow = threads.submit(httpx.post, f"{server.url}/models/small/reload", timeout=patience(60))
         wait(lambda: "model is compiled" in server.log.rsplit("model ready", 1)[-1])
         for how in ("reload", "load", "unload"):
             assert "is being reloaded" in post(server, f"/models/small/{how}", 409)["detail"]
@@ -339,12 +331,12 @@ def test_a_server_that_stops_while_it_reloads_leaves_no_process_behind(
         running.wait_until_ready()
         (folder / "network.py").write_text("import time\ntime.sleep(600)\n")
         with ThreadPoolExecutor() as threads:
-            asked = threads.submit(httpx.post, f"{running.url}/models/small/reload", timeout=60)
+            asked = threads.submit(httpx.post, f"{running.url}/models/small/reload", timeout=patience(60))
             wait(lambda: children_of(running.process.pid))
             children = children_of(running.process.pid)
             started = time.monotonic()
             assert running.stop() == 0
-            assert time.monotonic() - started < 10
+            assert time.monotonic() - started < patience(10)
             assert isinstance(asked.exception(), httpx.TransportError) or asked.result().status_code >= 400
     assert not any(Path(f"/proc/{child}").exists() for child in children)
 

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import patience
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def inspect(*arguments, folder=REPOSITORY):
     command = [str(Path(sys.executable).parent / "mcdropout"), "inspect", *map(str, arguments)]
     wide = {**os.environ, "COLUMNS": "160"}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, env=wide)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=patience(300), env=wide)
 
 
 NETWORKS = """

@@ -23,6 +23,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from tests.conftest import MODELS
+from tests.patience import patience
 from tests.servers import ROOT, Server, serving
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -237,7 +238,7 @@ def health_check(port: int) -> int:
     command = json.loads(text)
     assert command[0] == "python"
     environment = os.environ | {"MCDROPOUT_PORT": str(port)}
-    asked = subprocess.run([sys.executable, *command[1:]], env=environment, capture_output=True, timeout=30)
+    asked = subprocess.run([sys.executable, *command[1:]], env=environment, capture_output=True, timeout=patience(30))
     return asked.returncode
 
 

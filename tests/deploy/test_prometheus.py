@@ -22,7 +22,9 @@ import pytest
 import yaml
 
 from tests.bundles import write_ten_words
-from tests.servers import MCDROPOUT, ROOT, Server, free_port, serving
+from tests.compilations import compiled
+from tests.patience import Limit, patience
+from tests.servers import ROOT, Server, free_port, serving
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 RULES = [
@@ -62,7 +64,7 @@ needs_prometheus = pytest.mark.skipif(
 
 
 def promtool(*arguments: str, text: str | None = None) -> str:
-    done = subprocess.run(["promtool", *arguments], input=text, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["promtool", *arguments], input=text, capture_output=True, text=True, timeout=patience(60))
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -130,17 +132,17 @@ class Monitored:
     def __init__(self, process: "subprocess.Popen[bytes]", port: int, log: Path, servers: list[Server]) -> None:
         self.servers = servers
         self._process, self._log = process, log
-        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
-        self._deadline = math.inf
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=patience(30))
+        self._limit: Limit | None = None
 
     def wait_until_ready(self) -> None:
         """Return once Prometheus answers; from then on, things are to be seen in some time."""
-        deadline = time.monotonic() + _START_SECONDS
+        limit = Limit(_START_SECONDS)
         while not self._is_ready():
             assert self._process.poll() is None, self._log.read_text()
-            assert time.monotonic() < deadline, self._log.read_text()
+            assert not limit.passed, self._log.read_text()
             time.sleep(0.1)
-        self._deadline = time.monotonic() + _SEEN_SECONDS
+        self._limit = Limit(_SEEN_SECONDS)
 
     def _is_ready(self) -> bool:
         try:
@@ -163,7 +165,7 @@ class Monitored:
     def wait_for(self, expression: str) -> list[float]:
         """The numbers, as soon as there are any."""
         while not (found := self.ask(expression)):
-            assert time.monotonic() < self._deadline, f"nothing is found by {expression}"
+            assert not self._limit or not self._limit.passed, f"nothing is found by {expression}"
             time.sleep(0.5)
         return found
 
@@ -175,8 +177,7 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
     It has also seen a week before in which the entropy was another.
     """
     folder = tmp_path_factory.mktemp("monitored")
-    bundle = write_ten_words(folder / "models", "fragile", passes={"default": 20, "maximum": 1_000_000})
-    subprocess.run([MCDROPOUT, "compile", bundle], check=True, capture_output=True, timeout=120)
+    compiled(write_ten_words(folder / "models", "fragile", passes={"default": 20, "maximum": 1_000_000}))
     with ExitStack() as stack:
         one = stack.enter_context(serving(folder / "models", folder, MCDROPOUT_MAX_QUEUE_ROWS="100"))
         two = stack.enter_context(serving(folder / "models", folder, "--workers", "2"))
@@ -202,7 +203,7 @@ def _load(server: Server) -> Iterator[None]:
             while not stopped.is_set():
                 for query, rows, seconds in REQUESTS:
                     with suppress(httpx.TransportError):
-                        client.post("/predict", params=query, json={"inputs": rows}, timeout=seconds)
+                        client.post("/predict", params=query, json={"inputs": rows}, timeout=patience(seconds))
                     time.sleep(_PAUSE_SECONDS)
 
     thread = threading.Thread(target=ask)

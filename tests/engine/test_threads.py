@@ -8,6 +8,7 @@ import pytest
 from mcdropout.engine.threads import pool
 from mcdropout.machine import physical_cores
 
+from tests.patience import patience
 from tests.servers import ROOT
 
 
@@ -32,7 +33,7 @@ def test_a_container_has_as_many_as_its_time_is_worth(tmp_path, monkeypatch, quo
 
 
 def run(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(120), cwd=ROOT)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 

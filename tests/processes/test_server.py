@@ -10,6 +10,8 @@ import pytest
 from mcdropout.settings import Settings
 
 from tests.bundles import CLASSIFIER, REGRESSION, write_bundle, write_ten_words
+from tests.compilations import compiled
+from tests.patience import patience
 from tests.servers import MCDROPOUT, serving
 
 ROW = [0.1, -0.2, 0.3, 0.4]
@@ -18,10 +20,10 @@ NO_DROPOUT = CLASSIFIER.replace("nn.Dropout(0.5)", "nn.Identity()")
 
 def test_ready_is_503_until_the_models_are_loaded_and_a_bad_one_harms_no_other(tmp_path: Path) -> None:
     models = tmp_path / "models"
-    write_bundle(models, "good", labels=["a", "b", "c"])
-    write_bundle(models, "plain", NO_DROPOUT)
-    write_bundle(models, "values", REGRESSION, task="regression", passes={"default": 20, "maximum": 100})
-    write_bundle(models, "mislabelled", labels=["a", "b"])
+    compiled(write_bundle(models, "good", labels=["a", "b", "c"]))
+    write_bundle(models, "plain", NO_DROPOUT)  # which takes some seconds to be found out
+    compiled(write_bundle(models, "values", REGRESSION, task="regression", passes={"default": 20, "maximum": 100}))
+    compiled(write_bundle(models, "mislabelled", labels=["a", "b"]))
     with serving(models, tmp_path, "--default", "good") as server:
         server.wait_until_listening()
         early = server.client.get("/health/ready")
@@ -67,7 +69,7 @@ def test_ready_is_503_until_the_models_are_loaded_and_a_bad_one_harms_no_other(t
 
 def test_a_non_finite_answer_is_an_error_for_that_request_alone(tmp_path: Path) -> None:
     code = CLASSIFIER.replace("return self.layers(x)", "return self.layers(x) / (x[:, :1] != 9.0)")
-    write_bundle(tmp_path / "models", "fragile", code)
+    compiled(write_bundle(tmp_path / "models", "fragile", code))
     with serving(tmp_path / "models", tmp_path) as server:
         server.wait_until_ready()
         response = server.client.post("/predict", json={"inputs": [ROW, [9.0, 0.0, 0.0, 0.0]]})
@@ -77,10 +79,10 @@ def test_a_non_finite_answer_is_an_error_for_that_request_alone(tmp_path: Path) 
 
 
 def test_a_step_that_fails_is_a_500_and_leaves_the_connection_as_it_was(tmp_path: Path) -> None:
-    write_ten_words(tmp_path / "models", "fragile")
+    compiled(write_ten_words(tmp_path / "models", "fragile"))
     with serving(tmp_path / "models", tmp_path) as server:
         server.wait_until_ready()
-        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=patience(30)) as connection:
             answers = connection.makefile("rb")
             for words, status in (([1, 2, 3, 10], 500), ([1, 2, 3, 4], 200)):
                 body = json.dumps({"inputs": words}).encode()
@@ -93,11 +95,12 @@ def test_a_step_that_fails_is_a_500_and_leaves_the_connection_as_it_was(tmp_path
                     assert not line.startswith(b"connection")
                 answer = json.loads(answers.read(length))
                 assert "request's id" in answer["detail"] if status == 500 else answer["predictions"]
+        server.wait_for_log("status=200")  # which is written after all before it
         assert server.log.count("request failed") == 1
 
 
 def test_limits_come_from_the_environment(tmp_path: Path) -> None:
-    write_bundle(tmp_path / "models", "small")
+    compiled(write_bundle(tmp_path / "models", "small"))
     with serving(tmp_path / "models", tmp_path, MCDROPOUT_MAX_ROWS="2", MCDROPOUT_MAX_BODY_BYTES="200") as server:
         server.wait_until_ready()
         assert server.client.post("/predict", json={"inputs": [ROW] * 2}).status_code == 200
@@ -116,14 +119,18 @@ def test_limits_come_from_the_environment(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_flag_ends_the_server_with_what_is_wrong(flags: list[str], status: int, said: str) -> None:
-    ended = subprocess.run([str(MCDROPOUT), "serve", *flags], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([str(MCDROPOUT), "serve", *flags], capture_output=True, text=True, timeout=patience(60))
     assert ended.returncode == status
     assert said in ended.stderr + ended.stdout
 
 
 def test_help_names_every_flag_and_its_environment_variable() -> None:
     shown = subprocess.run(
-        [str(MCDROPOUT), "serve", "--help"], capture_output=True, text=True, timeout=60, env={"COLUMNS": "200"}
+        [str(MCDROPOUT), "serve", "--help"],
+        capture_output=True,
+        text=True,
+        timeout=patience(60),
+        env={"COLUMNS": "200"},
     ).stdout
     for flag in ("host", "port", "models", "default", "device", "log-format"):
         assert f"--{flag}" in shown

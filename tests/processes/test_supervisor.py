@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from pydantic import ValidationError
 
 from tests.bundles import write_bundle
 from tests.conftest import MODELS
+from tests.patience import patience, wait_until
 from tests.servers import MCDROPOUT, Server, serving
 
 BODY = (MODELS / "concrete-mlp" / "example.json").read_bytes()
@@ -49,9 +51,7 @@ def two_workers(models: Path, tmp_path: Path, *flags: str, **environment: str) -
 def until(true: Callable[[], bool], server: Server, seconds: float = 20.0) -> float:
     """How long it took."""
     started = time.monotonic()
-    while not true():
-        assert time.monotonic() - started < seconds, server.log
-        time.sleep(0.02)
+    wait_until(true, seconds, lambda: server.log)
     return time.monotonic() - started
 
 
@@ -66,15 +66,14 @@ def pids(server: Server) -> dict[int, int]:
 
 
 def answered_by(server: Server, since: int = 0) -> Counter[int]:
-    """How many requests each worker tells to have answered."""
-    time.sleep(0.3)  # for lines that are being gathered
+    """How many requests each worker tells to have answered by now."""
     return Counter(line["worker"] for line in told(server, "request")[since:])
 
 
-def least_share(server: Server, seconds: float) -> float:
-    """The share of both workers' answers in the next seconds that is the one's which gives fewer."""
+def least_share(server: Server, answers: int) -> float:
+    """The share of both workers' next answers that is the one's which gives fewer."""
     since = len(told(server, "request"))
-    time.sleep(seconds)
+    wait_until(lambda: answered_by(server, since).total() >= answers, said=lambda: server.log)
     answered = answered_by(server, since)
     return min(answered[1], answered[2]) / answered.total()
 
@@ -112,7 +111,7 @@ class Load:
 
     def _ask(self) -> None:
         limits = httpx.Limits(max_keepalive_connections=None if self._keep else 0)
-        with httpx.Client(base_url=self._server.url, timeout=30, limits=limits) as client:
+        with httpx.Client(base_url=self._server.url, timeout=patience(30), limits=limits) as client:
             while not self._stopping.is_set():
                 try:
                     self.outcomes.append(predict(client, mc=50))
@@ -132,10 +131,11 @@ def alive(pid: int) -> bool:
 
 def test_connections_are_spread_evenly_and_any_worker_tells_the_sums(models: Path, tmp_path: Path) -> None:
     with two_workers(models, tmp_path) as server:
-        clients = [httpx.Client(base_url=server.url, timeout=30) for _ in range(20)]
+        clients = [httpx.Client(base_url=server.url, timeout=patience(30)) for _ in range(20)]
         for _ in range(5):
             for client in clients:
                 assert predict(client) == 200
+        wait_until(lambda: answered_by(server).total() == 100)
         assert answered_by(server) == {1: 50, 2: 50}
         for client in clients:
             client.close()
@@ -164,8 +164,8 @@ def test_only_what_a_killed_worker_had_in_flight_is_lost_and_it_is_back_with_its
         took = until(lambda: metric(server, "mcdropout_worker_restarts_total") == 1, server)
         assert metric(server, "mcdropout_start_time_seconds") == started
         lived = told(server, "worker ready")[-1]
-        assert lived["seconds"] + took < 10
-        until(lambda: least_share(server, seconds=1.0) > 0.25, server)
+        assert lived["seconds"] + took < patience(10)
+        until(lambda: least_share(server, answers=200) > 0.25, server)
         kept.stop()
         fresh.stop()
         # Each client has one request in flight; those that worker 1 had are lost, about half of them.
@@ -205,9 +205,10 @@ def test_a_worker_that_hangs_gets_no_new_connections_for_long(models: Path, tmp_
     with two_workers(models, tmp_path) as server:
         os.kill(pids(server)[1], signal.SIGSTOP)
         waiting = Load(server, 2, keep=False)  # one of them hangs too
-        time.sleep(1.2)
+        until(lambda: len(waiting.outcomes) > 20, server)
+        time.sleep(patience(1.2))  # until it is late
         for _ in range(6):
-            assert httpx.get(f"{server.url}/health/ready", timeout=2).status_code == 200
+            assert httpx.get(f"{server.url}/health/ready", timeout=patience(2)).status_code == 200
         os.kill(pids(server)[1], signal.SIGCONT)
         waiting.stop()
         assert set(waiting.outcomes) == {200}
@@ -248,7 +249,7 @@ def test_where_no_worker_stays_alive_the_supervisor_gives_up(models: Path, tmp_p
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\nif 'mcdropout.processes.worker' in sys.orig_argv:\n    os._exit(9)\n"
     )
-    ended = serve(models, PYTHONPATH=str(tmp_path))
+    ended = serve(models, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
     assert ended.returncode == 1
     assert "no worker stays alive" in ended.stderr
     assert "status 9" in ended.stderr
@@ -268,7 +269,7 @@ def serve(models: Path, *flags: str, **environment: str) -> "subprocess.Complete
         [str(MCDROPOUT), "serve", "--models", str(models), "--workers", "2", *(flags or ("--port", "0"))],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         env=os.environ | environment,
     )
 

@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ from mcdropout.ray.placing import Models
 from ray.serve import multiplex
 
 from tests.conftest import MODELS
+from tests.patience import looping_until, patience, wait_until
 
 OTHERS = ("mnist-cnn", "mnist-lstm", "mnist-mlp")
 
@@ -32,7 +32,7 @@ class Watched(Registry):
 
     def load(self, name: str) -> Change:
         self.loads.append(name)
-        assert self.may_load.wait(30)
+        assert self.may_load.wait(patience(30))
         return super().load(name)
 
     @property
@@ -49,8 +49,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watche
     monkeypatch.setattr(multiplex._ModelMultiplexWrapper, "_push_model_ids_info", lambda self: None)
     registry = Watched(tmp_path / "models")
     registry.start()
-    while not registry.begun:
-        time.sleep(0.01)
+    wait_until(lambda: registry.begun)
     registry.loads.clear()
     yield registry
     registry.stop()
@@ -81,8 +80,7 @@ def test_who_gives_up_while_a_model_loads_ends_that_for_nobody_and_it_counts(reg
     async def steps(models: Models) -> None:
         registry.may_load.clear()
         first, second = (asyncio.create_task(models.place("mnist-cnn")) for _ in range(2))
-        while not registry.loads:
-            await asyncio.sleep(0.01)
+        await looping_until(lambda: registry.loads)
         first.cancel()
         await asyncio.sleep(0.05)
         registry.may_load.set()
@@ -145,7 +143,7 @@ def test_a_request_waits_for_a_model_for_a_while_only(registry: Watched, monkeyp
 
     async def steps(models: Models) -> None:
         registry.may_load.clear()
-        await asyncio.wait_for(models.place("mnist-cnn"), 5)
+        await asyncio.wait_for(models.place("mnist-cnn"), patience(5))
         assert registry.held == set()
         registry.may_load.set()
         await models.place("mnist-cnn")

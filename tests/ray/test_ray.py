@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +25,7 @@ from pydantic import ValidationError
 from ray.serve.schema import ServeDeploySchema
 
 from tests.conftest import MODELS
+from tests.patience import patience, wait_until
 from tests.rays import OnRay, Retrying, on_ray
 from tests.servers import ROOT, Server, serving
 
@@ -106,15 +106,14 @@ def test_a_model_is_loaded_where_it_is_asked_for_and_asked_for_where_it_is_loade
 
 
 def test_ray_tells_what_each_replica_measures_as_its_prometheus_reads_it(ray: OnRay) -> None:
-    deadline = time.monotonic() + 60
-    found: dict[str, set[str]] = {}
-    while len(found.get("mcdropout_requests_total", ())) < 2:
-        assert time.monotonic() < deadline
+    def found() -> dict[str, set[str]]:
         predicted(ray.client, "mnist-cnn", mc=2)
-        time.sleep(0.5)
-        found = _relabelled(httpx.get(ray.metrics).text)
+        return _relabelled(httpx.get(ray.metrics).text)
+
+    wait_until(lambda: len(found().get("mcdropout_requests_total", ())) >= 2, 60)
+    series = found()
     for name in ("request_duration_seconds_bucket", "queue_rows", "predictive_entropy_nats_bucket", "model_ready"):
-        assert found[f"mcdropout_{name}"] == found["mcdropout_requests_total"]
+        assert series[f"mcdropout_{name}"] == series["mcdropout_requests_total"]
 
 
 def _relabelled(text: str) -> dict[str, set[str]]:
@@ -146,7 +145,7 @@ def test_a_killed_replica_is_replaced_and_no_request_fails_that_is_tried_again(r
     for client in clients:
         client.start()
     try:
-        time.sleep(1)
+        wait_until(lambda: min(client.answered for client in clients) > 5)
         ray.kill_one(within=60)
     finally:
         for client in clients:
@@ -162,7 +161,7 @@ def test_rows_that_wait_bring_another_replica(ray: OnRay) -> None:
     stopped, statuses = threading.Event(), set[int]()
 
     def ask() -> None:
-        with httpx.Client(base_url=ray.url, timeout=60) as client:
+        with httpx.Client(base_url=ray.url, timeout=patience(60)) as client:
             while not stopped.is_set():
                 statuses.add(client.post("/models/mnist-cnn/predict?mc=1000", json=body).status_code)
 
@@ -198,10 +197,10 @@ asyncio.run(main())
 def test_a_replica_starts_once_its_default_model_is_ready_and_says_why_where_it_is_refused(tmp_path: Path) -> None:
     folder = shutil.copytree(MODELS / "mnist-vit", tmp_path / "models" / "mnist-vit").parent
     command = [sys.executable, "-c", STARTING, str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patience(100))
     assert done.stdout.splitlines() == ["ready True", "lifespan.shutdown.complete"], done.stderr
     (folder / "mnist-vit" / "model.yaml").write_text("name: mnist-vit")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patience(100))
     assert done.returncode == 1
     assert re.search(r"RuntimeError: mnist-vit: .*version", done.stderr)
     assert not done.stdout

@@ -15,13 +15,14 @@ from mcdropout.scheduling.request import Plan, Request
 from mcdropout.scheduling.step_size import Limit, Sizes
 
 from tests.bundles import CLASSIFIER, write_bundle
+from tests.compilations import compiled
 
 PASSES = 10_000
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load(write_bundle(tmp_path_factory.mktemp("models"), "small", CLASSIFIER), Loading())
+    return load(compiled(write_bundle(tmp_path_factory.mktemp("models"), "small", CLASSIFIER)), Loading())
 
 
 @pytest.fixture

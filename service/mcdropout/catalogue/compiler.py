@@ -17,7 +17,8 @@ from mcdropout.engine.errors import EngineError, UnsupportedModelError
 from mcdropout.machine import die_with_parent
 
 
-def _compile(folder: Path, into: Path) -> tuple[Outcome, str | None]:
+def compile_here(folder: Path, into: Path) -> tuple[Outcome, str | None]:
+    """Compile a bundle in this process: what came of it, and why not, where it did not."""
     from mcdropout.catalogue.network import subject_of
     from mcdropout.engine.compiled import write_compiled
     from mcdropout.engine.preparation import prepare
@@ -52,7 +53,7 @@ def main(folder: str, into: str, memory_bytes: str) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, let it be this process that goes
     resource.setrlimit(resource.RLIMIT_DATA, (int(memory_bytes), int(memory_bytes)))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    outcome, error = _compile(Path(folder), Path(into))
+    outcome, error = compile_here(Path(folder), Path(into))
     (Path(into) / OUTCOME).write_text(json.dumps({"outcome": outcome, "error": error}))
     # At once: what a network's code left running, or what cannot be unloaded, is not waited for.
     sys.stdout.flush()
