@@ -1,6 +1,5 @@
 """Engine: the answers that a Python user gets, whatever runs the network and whoever shares the batch."""
 
-import dataclasses
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
