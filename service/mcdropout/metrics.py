@@ -172,12 +172,13 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livesum",
         )
-        self.predictive_entropy = histogram(
-            "predictive_entropy_nats", "Predictive entropy of each row.", ("model",), _ENTROPY_BUCKETS
-        )
-        self.mutual_information = histogram(
-            "mutual_information_nats", "Mutual information of each row.", ("model",), _ENTROPY_BUCKETS
-        )
+        self.row_values = {
+            name: histogram(f"{name}_nats", text, ("model",), _ENTROPY_BUCKETS)
+            for name, text in (
+                ("predictive_entropy", "Predictive entropy of each row."),
+                ("mutual_information", "Mutual information of each row."),
+            )
+        }
         self.model_ready = Gauge(
             "mcdropout_model_ready",
             "1 where the model is loaded, verified and warm, else 0.",

@@ -103,7 +103,7 @@ def saved(tmp_path_factory):
 def answers(engine, x):
     found = engine.predict(x, passes=20, seed=5)
     plain = engine.predict(x, passes=0)
-    return [value for value in (*vars(found).values(), *vars(plain).values()) if isinstance(value, np.ndarray)]
+    return [value for value in (*found.values.values(), *plain.values.values()) if value is not None]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,19 +1,33 @@
 """Statistics: what passes say, against plain NumPy over all samples at once."""
 
+import copy
 import dataclasses
+import inspect
 import math
+import pickle
+import re
 import tracemalloc
+from typing import get_args
 
 import numpy as np
 import pytest
+from mcdropout.engine.reading import Reading, Task
 from mcdropout.engine.statistics import (
-    ClassificationStatistics,
-    RegressionStatistics,
-    RunningMoments,
+    TASKS,
+    Field,
+    Prediction,
+    Statistics,
     concatenate,
+    deterministic,
+    register,
     take,
 )
 from mcdropout.engine.statistics.quantiles import CAPACITY, MixtureQuantiles, gaussian_cdf, gaussian_quantile
+from mcdropout.engine.statistics.running_moments import RunningMoments
+
+from tests.servers import ROOT
+
+CLASSES, VALUES = Reading("classification"), Reading("regression")
 
 LEVELS = (0.025, 0.975)
 
@@ -31,9 +45,9 @@ def entropy_of(p, axis):
     return -(p * np.log(p)).sum(axis=axis)
 
 
-def sum_up(statistics, outputs, sizes=None):
+def sum_up(reading, outputs, sizes=None):
     """The prediction of outputs `[rows, passes, ...]`, taken in blocks of the given numbers of passes."""
-    start = 0
+    statistics, start = Statistics(reading), 0
     for size in sizes or [outputs[0].shape[1]]:
         statistics.update([output[:, start : start + size] for output in outputs])
         start += size
@@ -42,18 +56,19 @@ def sum_up(statistics, outputs, sizes=None):
 
 
 def assert_same(found, wanted, rtol=1e-12):
-    for field in dataclasses.fields(wanted):
-        a, b = getattr(found, field.name), getattr(wanted, field.name)
-        assert (a is None) == (b is None), field.name
-        if b is not None:
-            np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-14, err_msg=field.name)
+    assert (found.task, list(found.values), found.seed) == (wanted.task, list(wanted.values), wanted.seed)
+    assert found.passes.tolist() == wanted.passes.tolist()
+    for name, wanted_value in wanted.values.items():
+        assert (found.values[name] is None) == (wanted_value is None), name
+        if wanted_value is not None:
+            np.testing.assert_allclose(found.values[name], wanted_value, rtol=rtol, atol=1e-14, err_msg=name)
 
 
 @pytest.mark.parametrize("shape", [(4, 60, 5), (2, 60, 3, 4, 6)], ids=["classes", "dense"])
 class TestClassification:
     def test_equals_plain_numpy(self, shape):
         logits = random(*shape, scale=3.0)
-        found = sum_up(ClassificationStatistics(), [logits])
+        found = sum_up(CLASSES, [logits])
         p = softmax(logits, 2)
         mean = p.mean(axis=1)
         np.testing.assert_allclose(found.mean, mean, rtol=1e-12)
@@ -70,11 +85,11 @@ class TestClassification:
 
     def test_in_blocks_equals_all_at_once(self, shape):
         logits = random(*shape, scale=3.0)
-        blocks = sum_up(ClassificationStatistics(), [logits], [1, 1, 30, 7, 21])
-        assert_same(blocks, sum_up(ClassificationStatistics(), [logits]), rtol=1e-11)
+        blocks = sum_up(CLASSES, [logits], [1, 1, 30, 7, 21])
+        assert_same(blocks, sum_up(CLASSES, [logits]), rtol=1e-11)
 
     def test_keeps_the_shape_of_the_output_behind_its_classes(self, shape):
-        found = sum_up(ClassificationStatistics(), [random(*shape)])
+        found = sum_up(CLASSES, [random(*shape)])
         rows, _, classes, *space = shape
         assert found.mean.shape == found.variance.shape == found.std_error.shape == (rows, classes, *space)
         for name in ("label", "entropy", "expected_entropy", "mutual_information", "variation_ratio"):
@@ -82,7 +97,7 @@ class TestClassification:
 
     def test_without_dropout_leaves_open_what_only_passes_tell(self, shape):
         logits = random(*shape)[:, :1]
-        found = ClassificationStatistics().deterministic([logits])
+        found = deterministic(CLASSES, [logits])
         np.testing.assert_allclose(found.mean, softmax(logits, 2)[:, 0], rtol=1e-12)
         np.testing.assert_allclose(found.entropy, entropy_of(found.mean, 1), rtol=1e-12)
         assert found.passes.tolist() == [0] * shape[0]
@@ -92,16 +107,16 @@ class TestClassification:
 
 def test_logits_are_divided_by_the_temperature():
     logits = random(3, 20, 4)
-    assert_same(sum_up(ClassificationStatistics(2.0), [logits]), sum_up(ClassificationStatistics(), [logits / 2.0]))
+    assert_same(sum_up(Reading("classification", 2.0), [logits]), sum_up(CLASSES, [logits / 2.0]))
 
 
 def test_one_pass_has_no_variance_but_everything_else():
-    found = sum_up(ClassificationStatistics(), [random(3, 1, 4)])
+    found = sum_up(CLASSES, [random(3, 1, 4)])
     assert np.isnan(found.variance).all()
     assert np.isnan(found.std_error).all()
     np.testing.assert_allclose(found.mutual_information, 0.0, atol=1e-12)
     assert found.variation_ratio.tolist() == [0.0] * 3
-    value = sum_up(RegressionStatistics(0.5), [random(3, 1, 4)])
+    value = sum_up(Reading("regression", noise_variance=0.5), [random(3, 1, 4)])
     assert np.isnan(value.epistemic_variance).all()
     assert np.isnan(value.variance).all()
     np.testing.assert_array_equal(value.aleatoric_variance, 0.5)
@@ -109,13 +124,13 @@ def test_one_pass_has_no_variance_but_everything_else():
 
 def test_mutual_information_is_never_below_0():
     logits = np.repeat(random(2000, 1, 7), 3, axis=1)  # passes that agree, so that rounding decides the sign
-    found = sum_up(ClassificationStatistics(), [logits])
+    found = sum_up(CLASSES, [logits])
     assert (found.entropy - found.expected_entropy).min() < 0.0
     assert found.mutual_information.min() == 0.0
 
 
 def test_a_class_that_is_all_but_impossible_adds_no_entropy():
-    found = sum_up(ClassificationStatistics(), [np.array([[[1000.0, 0.0, -1000.0]] * 2])])
+    found = sum_up(CLASSES, [np.array([[[1000.0, 0.0, -1000.0]] * 2])])
     assert found.mean.tolist() == [[1.0, 0.0, 0.0]]
     assert found.entropy.tolist() == found.expected_entropy.tolist() == [0.0]
 
@@ -132,7 +147,7 @@ class TestRegression:
     @pytest.mark.parametrize("noise_variance", [None, 0.3])
     def test_with_one_output_equals_plain_numpy(self, noise_variance):
         means = random(4, 60, 2)
-        found = sum_up(RegressionStatistics(noise_variance), [means], [1, 40, 19])
+        found = sum_up(Reading("regression", noise_variance=noise_variance), [means], [1, 40, 19])
         epistemic = means.var(axis=1, ddof=1)
         np.testing.assert_allclose(found.mean, means.mean(axis=1), rtol=1e-10)
         np.testing.assert_allclose(found.epistemic_variance, epistemic, rtol=1e-10)
@@ -147,7 +162,7 @@ class TestRegression:
 
     def test_with_two_outputs_takes_the_noise_that_the_network_predicts(self):
         means, logarithms = random(4, 60), random(4, 60, seed=1)
-        found = sum_up(RegressionStatistics(noise_variance=99.0), [means, logarithms], [59, 1])
+        found = sum_up(Reading("regression", noise_variance=99.0), [means, logarithms], [59, 1])
         aleatoric = np.exp(logarithms).mean(axis=1)
         np.testing.assert_allclose(found.aleatoric_variance, aleatoric, rtol=1e-10)
         np.testing.assert_allclose(found.variance, means.var(axis=1, ddof=1) + aleatoric, rtol=1e-10)
@@ -155,18 +170,18 @@ class TestRegression:
 
     def test_in_blocks_equals_all_at_once(self):
         outputs = [random(4, 60, 2), random(4, 60, 2, seed=1)]
-        blocks = sum_up(RegressionStatistics(), outputs, [1, 1, 30, 7, 21])
-        assert_same(blocks, sum_up(RegressionStatistics(), outputs), rtol=1e-9)
+        blocks = sum_up(VALUES, outputs, [1, 1, 30, 7, 21])
+        assert_same(blocks, sum_up(VALUES, outputs), rtol=1e-9)
 
     def test_without_dropout_and_without_noise_is_a_mean_alone(self):
-        found = RegressionStatistics().deterministic([random(3, 1)])
+        found = deterministic(VALUES, [random(3, 1)])
         assert found.passes.tolist() == [0, 0, 0]
         for name in ("variance", "std_error", "epistemic_variance", "aleatoric_variance", "entropy", "interval"):
             assert getattr(found, name) is None, name
 
     def test_without_dropout_the_known_noise_is_all_the_variance(self):
         mean = random(3, 1)
-        found = RegressionStatistics(0.25, interval=0.9).deterministic([mean])
+        found = deterministic(Reading("regression", noise_variance=0.25, interval=0.9), [mean])
         np.testing.assert_array_equal(found.variance, 0.25)
         np.testing.assert_array_equal(found.aleatoric_variance, 0.25)
         assert found.epistemic_variance is None
@@ -174,13 +189,13 @@ class TestRegression:
         np.testing.assert_allclose(found.interval, np.stack([mean[:, 0] - half, mean[:, 0] + half], 1), rtol=1e-12)
 
     def test_equal_passes_have_no_density_and_so_no_entropy(self):
-        found = sum_up(RegressionStatistics(), [np.ones((2, 5))])
+        found = sum_up(VALUES, [np.ones((2, 5))])
         assert np.isnan(found.entropy).all()
         np.testing.assert_array_equal(found.interval, 1.0)
 
     def test_the_interval_holds_the_share_asked_for(self):
         means = random(3, 500)
-        found = sum_up(RegressionStatistics(interval=0.5), [means])
+        found = sum_up(Reading("regression", interval=0.5), [means])
         inside = (means >= found.interval[:, :1]) & (means <= found.interval[:, 1:])
         np.testing.assert_allclose(inside.mean(axis=1), 0.5, atol=0.005)
 
@@ -286,25 +301,151 @@ def test_gaussian_quantiles_are_the_tabulated_ones():
 
 
 @pytest.mark.parametrize(
-    ("statistics", "outputs"),
+    ("reading", "outputs"),
     [
-        (ClassificationStatistics, [random(5, 10, 3)]),
-        (RegressionStatistics, [random(5, 10)]),
-        (RegressionStatistics, [random(5, 10, 2), random(5, 10, 2, seed=1)]),
+        (CLASSES, [random(5, 10, 3)]),
+        (VALUES, [random(5, 10)]),
+        (VALUES, [random(5, 10, 2), random(5, 10, 2, seed=1)]),
     ],
     ids=["classification", "regression without noise", "regression with noise"],
 )
 class TestRowsOfAPrediction:
-    def test_are_taken_as_if_they_had_been_alone(self, statistics, outputs):
-        whole = sum_up(statistics(), outputs)
+    def test_are_taken_as_if_they_had_been_alone(self, reading, outputs):
+        whole = sum_up(reading, outputs)
         part = take(whole, slice(1, 3), seed=7)
         assert part.seed == 7
-        assert_same(dataclasses.replace(part, seed=None), sum_up(statistics(), [output[1:3] for output in outputs]))
+        assert_same(dataclasses.replace(part, seed=None), sum_up(reading, [output[1:3] for output in outputs]))
 
-    def test_are_joined_again_in_order(self, statistics, outputs):
-        whole = sum_up(statistics(), outputs)
+    def test_are_taken_in_the_midst_of_their_passes_as_if_they_had_been_alone(self, reading, outputs):
+        statistics, rows = Statistics(reading), np.array([0, 3])
+        statistics.update([output[:, :4] for output in outputs])
+        statistics = statistics.take(rows)
+        statistics.update([output[rows, 4:] for output in outputs])
+        alone = sum_up(reading, [output[rows] for output in outputs], [4, 6])
+        assert_same(statistics.prediction(), alone)
+
+    def test_are_taken_before_their_first_pass(self, reading, outputs):
+        statistics = Statistics(reading).take(np.array([True, False, True, False, False]))
+        statistics.update([output[[0, 2]] for output in outputs])
+        assert_same(statistics.prediction(), sum_up(reading, [output[[0, 2]] for output in outputs]))
+
+    def test_are_joined_again_in_order(self, reading, outputs):
+        whole = sum_up(reading, outputs)
         assert_same(concatenate([take(whole, slice(0, 1)), take(whole, slice(1, 5))]), whole)
 
-    def test_are_joined_again_where_fields_are_none(self, statistics, outputs):
-        whole = statistics().deterministic([output[:, :1] for output in outputs])
+    def test_are_joined_again_where_fields_are_none(self, reading, outputs):
+        whole = deterministic(reading, [output[:, :1] for output in outputs])
         assert_same(concatenate([take(whole, slice(0, 2)), take(whole, slice(2, 5))]), whole)
+
+
+class TestPrediction:
+    def test_has_its_statistics_as_attributes(self):
+        found = sum_up(CLASSES, [random(2, 5, 3)])
+        assert all(getattr(found, name) is value for name, value in found.values.items())
+        assert {"passes", "seed", *found.values} <= set(dir(found))
+
+    def test_names_what_there_is_where_there_is_no_such_statistic(self):
+        with pytest.raises(AttributeError, match=r"no 'entropi'; this one has task, passes, .*mean, .*interval"):
+            _ = sum_up(VALUES, [random(2, 5)]).entropi
+
+    @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+    def test_can_be_copied_and_pickled(self, copied):
+        found = sum_up(CLASSES, [random(2, 5, 3)])
+        assert_same(copied(found), found, rtol=0.0)
+
+
+def test_statistics_leave_the_block_that_they_share_as_it_is():
+    """One that wrote into it would spoil those that read it later."""
+    for reading, outputs in ((CLASSES, [random(4, 6, 3)]), (VALUES, [random(4, 6), random(4, 6, seed=1)])):
+        block = Statistics(reading).update(outputs)
+        for found, wanted in zip(block, TASKS[reading.task].read(outputs, reading), strict=True):
+            np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("reading", "outputs", "wrong"),
+    [
+        (CLASSES, [[[[0.0, 1.0]], [[np.nan, 0.0]], [[0.0, np.inf]]]], [False, True, True]),
+        (VALUES, [[[0.0], [np.nan], [1.0]]], [False, True, False]),
+        (VALUES, [[[0.0], [1.0], [2.0]], [[0.0], [-np.inf], [701.0]]], [False, True, True]),
+    ],
+    ids=["logits", "values", "logarithms of variances"],
+)
+def test_rows_that_no_statistic_can_use_are_found_and_become_0(reading, outputs, wrong):
+    outputs = [np.array(output) for output in outputs]
+    cleared, found = TASKS[reading.task].cleared(outputs)
+    assert found.tolist() == wrong
+    for output, clear in zip(outputs, cleared, strict=True):
+        np.testing.assert_array_equal(clear[~found], output[~found])
+        assert not clear[found].any()
+
+
+def test_tables_of_tasks_and_of_readings_are_the_same():
+    assert list(TASKS) == list(get_args(Task))
+
+
+@pytest.mark.parametrize("task", TASKS)
+class TestFields:
+    def test_are_what_a_prediction_has_in_that_order_and_shape(self, task):
+        outputs = [random(4, 6, 3)] if task == "classification" else [random(4, 6), random(4, 6, seed=1)]
+        found = sum_up(Reading(task), outputs)
+        fields = TASKS[task].fields
+        assert list(found.values) == [field.name for field in fields]
+        sizes = {"rows": 4, "classes": 3, "2": 2}
+        for field in fields:
+            words = [word for word in field.shape.strip("[]").split(", ") if word != "..."]
+            assert found.values[field.name].shape == tuple(sizes[word] for word in words), field.name
+
+    def test_without_a_baseline_are_what_a_deterministic_prediction_lacks(self, task):
+        outputs = [random(4, 1, 3)] if task == "classification" else [random(4, 1), random(4, 1, seed=1)]
+        found = deterministic(Reading(task), outputs)
+        for field in TASKS[task].fields:
+            assert (found.values[field.name] is None) == (field.of_baseline is None), field.name
+
+    def test_are_in_the_docstring_of_a_prediction(self, task):
+        part = inspect.getdoc(Prediction).split(f"A {task} has", 1)[1].split("\n\n", 1)[0]
+        listed = re.findall(r"^ +(\w+): `(\[.*?\])`", part, re.MULTILINE)
+        assert listed == [(field.name, field.shape) for field in TASKS[task].fields]
+
+    def test_are_in_the_table_of_the_readme(self, task):
+        table = (ROOT / "README.md").read_text().split(f"\n| {task} | |\n", 1)[1].split("\n\n", 1)[0]
+        rows = [line.split("|")[1:3] for line in table.splitlines()[1:]]
+        assert {name for first, _ in rows for name in re.findall(r"`(\w+)`", first)} == set(TASKS[task].by_name)
+
+
+@pytest.mark.parametrize("name", ["mean", "passes", "samples", "values", "not a name"])
+def test_a_field_whose_name_is_taken_or_none_is_refused(name, monkeypatch):
+    monkeypatch.setitem(TASKS, "classification", TASKS["classification"])
+    with pytest.raises(ValueError, match=f"named '{name}'; an identifier other than .*'passes'.*'mean'.* is accepted"):
+        register("classification", Field(name, "", "[rows]", lambda summary: summary["entropy"]))
+
+
+def test_a_field_of_no_task_is_refused():
+    with pytest.raises(ValueError, match=r"no task 'ranking' .*\['classification', 'regression'\] is accepted"):
+        register("ranking", Field("rank", "", "[rows]", lambda summary: summary["mean"]))
+
+
+class Largest:
+    """The largest probability of each class so far."""
+
+    def __init__(self):
+        self.found = None
+
+    def update(self, block):
+        largest = block.samples.max(axis=1)
+        self.found = largest if self.found is None else np.maximum(self.found, largest)
+
+    def take(self, rows):
+        taken = Largest()
+        taken.found = self.found[rows]
+        return taken
+
+
+def test_a_field_with_a_state_of_its_own_is_gathered_beside_the_others(monkeypatch):
+    monkeypatch.setitem(TASKS, "classification", TASKS["classification"])
+    field = Field("largest", "", "[rows, classes]", lambda summary: summary.state(Largest).found, state=Largest)
+    register("classification", field)
+    logits = random(4, 60, 3)
+    found = sum_up(CLASSES, [logits], [13, 47])
+    np.testing.assert_allclose(found.largest, softmax(logits, 2).max(axis=1), rtol=1e-12)
+    assert list(found.values)[-1] == "largest"

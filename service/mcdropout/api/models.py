@@ -20,6 +20,7 @@ from mcdropout.catalogue.registry import (
     RegistryError,
     UnknownModelError,
 )
+from mcdropout.engine.statistics import TASKS
 from mcdropout.settings import Settings
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -123,6 +124,7 @@ def _describe(model: Model) -> dict[str, Any]:
     output: dict[str, Any] = {"labels": manifest.labels, "temperature": manifest.temperature}
     if manifest.task == "regression":
         output = {"noise_variance": manifest.noise_variance, "interval": manifest.interval}
+    output["statistics"] = TASKS[manifest.task].described()
     return {
         "description": manifest.description,
         "task": manifest.task,

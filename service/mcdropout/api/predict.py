@@ -22,9 +22,9 @@ from mcdropout.api.schemas import PredictQuery, PredictRequest, PredictResponse
 from mcdropout.catalogue.model import Model
 from mcdropout.catalogue.registry import Registry
 from mcdropout.catalogue.rows import RowsError, read_many_rows
-from mcdropout.engine import ClassificationPrediction
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.masks import drawn_seed
+from mcdropout.engine.statistics import TASKS
 from mcdropout.metrics import Metrics
 from mcdropout.scheduling.backlog import OverloadedError
 from mcdropout.scheduling.request import DEFAULT_TOLERANCE, Answer, Plan
@@ -318,13 +318,14 @@ def _parts(answer: Answer) -> Iterator[slice]:
 def _rows(model: Model, answer: Answer, which: slice) -> list[dict[str, Any]]:
     """Some rows, for JSON."""
     prediction = answer.prediction
-    columns = {name: value for name, value in vars(prediction).items() if name not in ("seed", "label")}
+    fields = [field for field in TASKS[prediction.task].fields if field.name in prediction.values]
+    leading = {field.name: prediction.values[field.name] for field in fields if field.leads}
+    columns = {**leading, "passes": prediction.passes, **prediction.values}
+    classes = [field.name for field in fields if field.is_class]
     rows: list[dict[str, Any]] = []
     for index in range(*which.indices(len(prediction.mean))):
-        row: dict[str, Any] = {}
-        if isinstance(prediction, ClassificationPrediction):
-            row["label"] = _label(model, prediction.label[index])
-        row |= {name: None if value is None else value[index] for name, value in columns.items()}
+        row = {name: None if value is None else value[index] for name, value in columns.items()}
+        row |= {name: _label(model, row[name]) for name in classes if row[name] is not None}
         if answer.samples is not None:
             row["samples"] = np.ascontiguousarray(answer.samples[index])
         rows.append(row)
@@ -342,14 +343,10 @@ def _observe(metrics: Metrics, model: Model, answer: Answer, rows: slice) -> Non
     observe_passes = metrics.of(metrics.passes_used, model.name).observe
     for passes in prediction.passes[rows].tolist():
         observe_passes(passes)
-    if not isinstance(prediction, ClassificationPrediction):
-        return
-    for histogram, values in (
-        (metrics.predictive_entropy, prediction.entropy),
-        (metrics.mutual_information, prediction.mutual_information),
-    ):
-        if values is not None:
-            observe = metrics.of(histogram, model.name).observe
+    for field in TASKS[prediction.task].fields:
+        values = prediction.values.get(field.name)
+        if field.histogram is not None and values is not None:
+            observe = metrics.of(metrics.row_values[field.histogram], model.name).observe
             some = values[rows]
             for value in (some if some.ndim == 1 else some.reshape(len(some), -1).mean(axis=1)).tolist():
                 observe(value)

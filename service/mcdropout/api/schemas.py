@@ -2,7 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, create_model
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from mcdropout.engine.statistics import TASKS, Task
 
 Nested = list[Any]
 
@@ -51,33 +55,34 @@ class Timing(BaseModel):
     compute_seconds: float = Field(description="The run that the request was part of.")
 
 
-class ClassificationRow(BaseModel):
-    """One row's classes. Null: what a deterministic pass (mc=0), or a single one (variance), cannot tell."""
+def row_model(task: Task) -> type[BaseModel]:
+    """What a task's answer has for each row: its statistics, the passes that the row used, and samples."""
+    columns: dict[str, Any] = {}
+    for field in task.fields:
+        null = field.of_baseline is None and field.json_type is not Any
+        columns[field.name] = (
+            field.json_type | None if null else field.json_type,
+            Field(description=field.description),
+        )
+    return create_model(
+        f"{task.name.capitalize()}Row",
+        __doc__=task.row,
+        **columns,
+        passes=(int, Field(description="Passes that this row used.")),
+        samples=(Nested | None, Field(None, description=f"{task.samples}; only where asked for.")),
+    )
 
-    label: Any = Field(description="The most probable class.")
-    mean: Nested = Field(description="Mean probability of each class over the passes.")
-    variance: Nested | None = Field(description="Unbiased variance of each probability over the passes.")
-    std_error: Nested | None = Field(description="Standard error of each mean: sqrt(variance / passes).")
-    entropy: Any = Field(description="Predictive entropy, in nats: total uncertainty.")
-    expected_entropy: Any = Field(description="Mean entropy of a pass, in nats: aleatoric uncertainty.")
-    mutual_information: Any = Field(description="entropy - expected_entropy, in nats: epistemic uncertainty (BALD).")
-    variation_ratio: Any = Field(description="Share of passes whose most probable class is not the most frequent one.")
-    passes: int = Field(description="Passes that this row used.")
-    samples: Nested | None = Field(None, description="Class probabilities of each pass; only where asked for.")
 
+class _Row:
+    """A row of any task, with the statistics that there are when the documentation is made."""
 
-class RegressionRow(BaseModel):
-    """One row's values. Null: what a deterministic pass, or a network that knows no noise, cannot tell."""
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.any_schema()
 
-    mean: Any = Field(description="Mean over the passes.")
-    variance: Any = Field(description="Epistemic and aleatoric variance together.")
-    std_error: Any = Field(description="Standard error of the mean.")
-    epistemic_variance: Any = Field(description="Unbiased variance of the predicted mean over the passes.")
-    aleatoric_variance: Any = Field(description="Mean predicted variance of the noise, or the model's constant.")
-    entropy: Any = Field(description="Entropy of the Gaussian with that variance, in nats.")
-    interval: Any = Field(description="Lower and upper quantile of the predictive mixture.")
-    passes: int = Field(description="Passes that this row used.")
-    samples: Nested | None = Field(None, description="Predicted mean of each pass; only where asked for.")
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(core_schema.union_schema([row_model(task).__pydantic_core_schema__ for task in TASKS.values()]))
 
 
 class PredictResponse(BaseModel):
@@ -89,7 +94,7 @@ class PredictResponse(BaseModel):
     tolerance: float | None = Field(None, description="With mc=auto, the standard error asked for.")
     reduced_to: int | None = Field(None, description="The passes given instead, where the server was overloaded.")
     seed: int = Field(description="Ask again with it for the same answer.")
-    predictions: list[ClassificationRow | RegressionRow]
+    predictions: list[_Row]
     timing: Timing
 
 
@@ -200,7 +205,9 @@ class ModelDescription(ModelSummary):
     description: str | None = None
     task: str | None = None
     inputs: list[InputDescription] | None = None
-    output: dict[str, Any] | None = None
+    output: dict[str, Any] | None = Field(
+        None, description="How its outputs are read, and the statistics of its answers: name, description and unit."
+    )
     passes: dict[str, int] | None = None
     sites: list[SiteDescription] | None = Field(None, description="Those that are on, then those that are off.")
     program: ProgramDescription | None = None

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mcdropout.engine import Engine
 from mcdropout.engine.inspection import TIMED_ROWS, Inspection
+from mcdropout.engine.statistics import TASKS
 
 
 def print_inspection(console: Console, name: str, inspection: Inspection) -> None:
@@ -24,6 +25,8 @@ def print_inspection(console: Console, name: str, inspection: Inspection) -> Non
         _sites(inspection.engine),
         Text(),
         _cost(inspection),
+        Text(),
+        _statistics(inspection.engine),
         Text(),
         _checks(inspection.engine),
     ]
@@ -49,6 +52,7 @@ def as_document(name: str, inspection: Inspection) -> dict[str, Any]:
             "passes": inspection.passes,
             "in_deterministic_passes": cost.in_deterministic_passes(inspection.passes),
         },
+        "statistics": TASKS[engine.task].described(),
         "findings": [asdict(finding) for finding in inspection.findings],
         "not_analysed": inspection.not_analysed,
     }
@@ -94,6 +98,13 @@ def _cost(inspection: Inspection) -> RenderableType:
     if program.reason:
         lines.append(f"nothing faster, because: {program.reason}")
     return Group(table, *map(Text, lines))
+
+
+def _statistics(engine: Engine) -> RenderableType:
+    table = _table("statistic", "unit", "")
+    for field in TASKS[engine.task].fields:
+        table.add_row(field.name, field.unit or "", field.description)
+    return table
 
 
 def _checks(engine: Engine) -> RenderableType:

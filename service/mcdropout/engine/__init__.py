@@ -11,6 +11,4 @@ from mcdropout.engine.program import Program as Program
 from mcdropout.engine.selection import Selection as Selection
 from mcdropout.engine.sites import Site as Site
 from mcdropout.engine.sites import SiteOff as SiteOff
-from mcdropout.engine.statistics import ClassificationPrediction as ClassificationPrediction
 from mcdropout.engine.statistics import Prediction as Prediction
-from mcdropout.engine.statistics import RegressionPrediction as RegressionPrediction

@@ -8,8 +8,6 @@ import numpy.typing as npt
 from mcdropout.engine.arrays import Array, Frontier
 from mcdropout.engine.statistics import Prediction, Rows, Statistics
 
-_MOST_LOG_VARIANCE = 700.0  # beyond it exp overflows
-
 
 class Cohort:
     """Rows that have had the same passes, and what these said.
@@ -21,8 +19,8 @@ class Cohort:
         indices: `[rows]`, each row's index in its request.
         passes: how many passes they have had.
         statistics: what those said.
-        failed: `[rows]`, whether an output was NaN or infinite.
-        samples: what `Statistics.samples` gave for each block of passes; None where they are not kept.
+        failed: `[rows]`, whether an output was NaN, infinite or of no use otherwise.
+        samples: of each block of passes; None where they are not kept.
     """
 
     def __init__(
@@ -46,10 +44,11 @@ class Cohort:
 
     def update(self, outputs: Sequence[Array]) -> None:
         """Take in the outputs `[rows, passes, ...]` of its next passes."""
-        blocks = cleared(outputs, self.failed)
-        self.statistics.update(blocks)
+        usable, wrong = self.statistics.task.cleared(outputs)
+        self.failed |= wrong
+        block = self.statistics.update(usable)
         if self.samples is not None:
-            self.samples.append(self.statistics.samples(blocks))
+            self.samples.append(block.samples)
         self.passes += outputs[0].shape[1]
 
     def take(self, rows: Rows) -> "Cohort":
@@ -69,16 +68,3 @@ class Cohort:
     def all_samples(self) -> npt.NDArray[np.float64] | None:
         """`[rows, passes, ...]`, where they are kept."""
         return None if self.samples is None else np.concatenate(self.samples, axis=1)
-
-
-def cleared(blocks: Sequence[Array], failed: npt.NDArray[np.bool_]) -> list[Array]:
-    """Outputs `[rows, passes, ...]` with 0 in the rows that hold NaN or infinity, which are noted in `failed`."""
-    wrong = np.zeros(len(failed), bool)
-    for block in blocks:
-        wrong |= ~np.isfinite(block).all(axis=tuple(range(1, block.ndim)))
-    if len(blocks) == 2:  # the logarithm of a variance
-        wrong |= (blocks[1] > _MOST_LOG_VARIANCE).any(axis=tuple(range(1, blocks[1].ndim)))
-    if not wrong.any():
-        return list(blocks)
-    failed |= wrong
-    return [np.where(wrong.reshape(-1, *[1] * (block.ndim - 1)), 0, block) for block in blocks]

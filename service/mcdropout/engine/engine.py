@@ -17,7 +17,7 @@ from mcdropout.engine.preparation import Prepared, prepare
 from mcdropout.engine.reading import Reading, Task
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.engine.selection import Selection
-from mcdropout.engine.statistics import Prediction, concatenate
+from mcdropout.engine.statistics import Prediction, Statistics, concatenate
 from mcdropout.engine.steps import STEP_BYTES, Outcome, Steps
 from mcdropout.engine.subject import RuntimeName, Subject, Target
 
@@ -269,7 +269,7 @@ class Engine:
 
     def summarize(self, outputs: Sequence[Array]) -> Prediction:
         """The prediction of given network outputs, `[rows, passes, ...]` each, as passes of equal weight."""
-        statistics = self._reading.statistics()
+        statistics = Statistics(self._reading)
         statistics.update(outputs)
         return statistics.prediction()
 

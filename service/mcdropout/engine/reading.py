@@ -6,7 +6,6 @@ from typing import Literal, get_args
 import numpy as np
 
 from mcdropout.engine.errors import InvalidInputError
-from mcdropout.engine.statistics import ClassificationStatistics, RegressionStatistics, Statistics
 
 Task = Literal["classification", "regression"]
 
@@ -39,9 +38,3 @@ class Reading:
             )
         if not 0.0 < self.interval < 1.0:
             raise InvalidInputError(f"interval is {self.interval!r}; a number between 0 and 1 is accepted")
-
-    def statistics(self) -> Statistics:
-        """What gathers the passes of some rows."""
-        if self.task == "classification":
-            return ClassificationStatistics(self.temperature)
-        return RegressionStatistics(self.noise_variance, self.interval)

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array, Frontier
-from mcdropout.engine.cohort import Cohort, cleared
+from mcdropout.engine.cohort import Cohort
 from mcdropout.engine.masks import Undrawn
 from mcdropout.engine.preparation import Prepared
 from mcdropout.engine.reading import Reading
 from mcdropout.engine.runtimes import DrawingRuntime
-from mcdropout.engine.statistics import Prediction
+from mcdropout.engine.statistics import TASKS, Prediction, Statistics, deterministic
 from mcdropout.engine.verify import run_pairs
 
 STEP_BYTES = 64 * 2**20
@@ -92,7 +92,7 @@ class Steps:
             indices: `[rows]`, each row's index in its request.
             samples: whether to keep the samples, which takes memory for every pass.
         """
-        return Cohort(frontier, places, seeds, indices, self._reading.statistics(), samples)
+        return Cohort(frontier, places, seeds, indices, Statistics(self._reading), samples)
 
     def is_sparse(self, cohort: Cohort, needed: int) -> bool:
         """Whether so many rows are few of those of a cohort's frontier."""
@@ -134,10 +134,9 @@ class Steps:
         """The baseline, in which nothing is dropped, of inputs `[rows, ...]`."""
         count = len(inputs[0])
         masks = [] if self._source.has_raw_sites else self._source.keep_everything(count)
-        failed = np.zeros(count, bool)
         outputs = run_pairs(self._baseline, inputs, masks)
-        blocks = cleared([out[:, None] for out in outputs], failed)
-        return Outcome(self._reading.statistics().deterministic(blocks), None, failed)
+        usable, failed = TASKS[self._reading.task].cleared([out[:, None] for out in outputs])
+        return Outcome(deterministic(self._reading, usable), None, failed)
 
     def _masks(self, work: Sequence[tuple[Cohort, int]]) -> Undrawn:
         """Of all pairs."""

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcdropout.engine.cohort import Cohort
-from mcdropout.engine.statistics import Prediction, Rows, take
+from mcdropout.engine.statistics import Rows, take
 from mcdropout.engine.steps import Outcome
 from mcdropout.scheduling.request import Part, Request
 
@@ -88,9 +88,9 @@ class Group:
     def parts(self, rows: Rows) -> Iterable[tuple[Request, Part]]:
         """What was found of some rows, for each request."""
         cohort = self.cohort if isinstance(rows, slice) else self.cohort.take(rows)
-        prediction: Prediction = cohort.prediction()
+        prediction = cohort.prediction()
         if self._stops:
-            prediction = replace(prediction, std_error=self._std_errors()[rows])
+            prediction = replace(prediction, values={**prediction.values, "std_error": self._std_errors()[rows]})
         outcome = Outcome(prediction, cohort.all_samples(), cohort.failed)
         return split_by_owner(self.requests, self.owners[rows], self.rows[rows], outcome)
 

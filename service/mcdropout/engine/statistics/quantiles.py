@@ -34,7 +34,7 @@ class MixtureQuantiles:
 
     def update(self, means: Floats, variances: Floats) -> None:
         """Take in the Gaussians of some passes, `[rows, passes, ...]` each."""
-        means, variances = np.moveaxis(means, 1, 0), np.moveaxis(variances, 1, 0)
+        means, variances = means.swapaxes(0, 1), variances.swapaxes(0, 1)
         start = 0
         while start < len(means):
             if self._kept == CAPACITY:

@@ -1,0 +1,53 @@
+"""The interval that holds a share of a regression's predictive mixture and leaves out as much on each side."""
+
+import numpy as np
+
+from mcdropout.engine.statistics.block import Floats, Rows
+from mcdropout.engine.statistics.field import Field, Summary
+from mcdropout.engine.statistics.quantiles import MixtureQuantiles, gaussian_quantile
+from mcdropout.engine.statistics.value_block import ValueBlock
+
+
+class Mixture:
+    """The predictive mixture of the passes so far: a Gaussian for each, or a point where no noise is known."""
+
+    def __init__(self) -> None:
+        self.quantiles = MixtureQuantiles()
+
+    def update(self, block: ValueBlock) -> None:
+        """Take in the mean and the noise of each pass."""
+        self.quantiles.update(block.samples, np.zeros_like(block.samples) if block.noise is None else block.noise)
+
+    def take(self, rows: Rows) -> "Mixture":
+        """The same of some rows."""
+        taken = Mixture()
+        taken.quantiles = self.quantiles.take(rows)
+        return taken
+
+
+def _levels(summary: Summary) -> tuple[float, float]:
+    return (1.0 - summary.reading.interval) / 2.0, (1.0 + summary.reading.interval) / 2.0
+
+
+def _of_mixture(summary: Summary) -> Floats:
+    quantile = summary.state(Mixture).quantiles.quantile
+    return np.stack([quantile(level) for level in _levels(summary)], axis=-1)
+
+
+def _of_one_gaussian(summary: Summary) -> Floats | None:
+    mean, variance = summary["mean"], summary["variance"]
+    if variance is None:
+        return None
+    steps = [gaussian_quantile(level) for level in _levels(summary)]
+    return np.stack([mean + step * np.sqrt(variance) for step in steps], axis=-1)
+
+
+INTERVAL = Field(
+    "interval",
+    "Lower and upper quantile of the predictive mixture.",
+    "[rows, ..., 2]",
+    _of_mixture,
+    _of_one_gaussian,
+    unit="the target's",
+    state=Mixture,
+)

@@ -1,0 +1,50 @@
+"""Variation ratio, the share of passes that vote against the most: Gal 2016, "Uncertainty in deep learning" (thesis),
+section 3.3.1.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from mcdropout.engine.statistics.block import Floats, Rows
+from mcdropout.engine.statistics.class_block import CLASS_AXIS, ClassBlock
+from mcdropout.engine.statistics.field import Field, Summary
+
+
+class Votes:
+    """How many of the passes so far found each class the most probable, `[rows, classes, ...]`."""
+
+    def __init__(self) -> None:
+        self.counts: npt.NDArray[np.int64] = np.zeros((), np.int64)
+
+    def update(self, block: ClassBlock) -> None:
+        """Take in the vote of each pass: the first class whose score is 0, the most."""
+        self.counts = self.counts + _firsts(block.scores == 0.0).sum(axis=1, dtype=np.int64)
+
+    def take(self, rows: Rows) -> "Votes":
+        """The same of some rows."""
+        taken = Votes()
+        taken.counts = self.counts[rows]
+        return taken
+
+
+def _firsts(best: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Of the best classes of each pass, `[rows, passes, classes, ...]`, the first; there is one almost always."""
+    if np.count_nonzero(best) == best.size // best.shape[CLASS_AXIS]:
+        return best
+    classes = np.arange(best.shape[CLASS_AXIS]).reshape(-1, *[1] * (best.ndim - CLASS_AXIS - 1))
+    firsts: npt.NDArray[np.bool_] = best.argmax(axis=CLASS_AXIS, keepdims=True) == classes
+    return firsts
+
+
+def _share_against_the_most(summary: Summary) -> Floats:
+    share: Floats = (summary.passes - summary.state(Votes).counts.max(axis=1)) / summary.passes
+    return share
+
+
+VARIATION_RATIO = Field(
+    "variation_ratio",
+    "Share of passes whose most probable class is not the most frequent one.",
+    "[rows, ...]",
+    _share_against_the_most,
+    state=Votes,
+)
