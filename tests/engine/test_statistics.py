@@ -345,9 +345,7 @@ class TestPrediction:
         assert {"passes", "seed", *found.values} <= set(dir(found))
 
     def test_names_what_there_is_where_there_is_no_such_statistic(self):
-        with pytest.raises(
-            AttributeError, match=r"no 'entropi'; this one has task, passes, .*mean, .*interval"
-        ):
+        with pytest.raises(AttributeError, match=r"no 'entropi'; this one has task, passes, .*mean, .*interval"):
             _ = sum_up(VALUES, [random(2, 5)]).entropi
 
     @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
