@@ -17,6 +17,7 @@ import torch
 from mcdropout.catalogue.bundle import Bundle
 from mcdropout.catalogue.code import load_network
 
+from tests.api.documented import assert_documented, strict_validator
 from tests.conftest import MODELS
 from tests.servers import Server
 
@@ -40,6 +41,7 @@ def predict(server: Server, inputs: Any, path: str = "/predict", **query: Any) -
     response = server.client.post(path, params=query, json={"inputs": inputs})
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
+    assert_documented(server.client, answer)
     return answer
 
 
@@ -67,6 +69,41 @@ def test_a_seven_is_answered_as_seven_with_every_field(
     assert sum(row["mean"]) == pytest.approx(1.0)
     assert np.allclose(row["std_error"], np.sqrt(np.divide(row["variance"], 50)))
     assert row["mutual_information"] == pytest.approx(row["entropy"] - row["expected_entropy"], abs=1e-12)
+
+
+@pytest.mark.parametrize("model", ["mnist-cnn", "concrete-mlp"])
+@pytest.mark.parametrize(
+    "query",
+    ["mc=0", "mc=1", "mc=50", "mc=auto&tolerance=0.05", "mc=20&samples=true", "mc=0&samples=true", "deadline_ms=5000"],
+)
+def test_an_answer_is_what_the_documentation_says(server: Server, model: str, query: str) -> None:
+    body = (MODELS / model / "example.json").read_bytes()
+    response = server.client.post(f"/models/{model}/predict?{query}", content=body, headers=JSON)
+    assert response.status_code == 200, response.text
+    assert_documented(server.client, response.json())
+
+
+def test_an_answer_that_lacks_a_field_or_has_another_is_not_what_the_documentation_says(
+    server: Server, seven: npt.NDArray[np.float64]
+) -> None:
+    answer = predict(server, seven, mc=3)
+    documented = strict_validator(server.client.get("/openapi.json").json())
+    for name in sorted(ROW_FIELDS):
+        row = {key: value for key, value in answer["predictions"][0].items() if key != name}
+        assert not documented.is_valid(answer | {"predictions": [row]}), name
+    assert not documented.is_valid(answer | {"predictions": [answer["predictions"][0] | {"odds": 1.0}]})
+    assert not documented.is_valid(answer | {"predictions": [answer["predictions"][0] | {"mean": None}]})
+
+
+def test_an_answer_has_its_fields_in_order(server: Server) -> None:
+    orders = {
+        "mnist-cnn": "label passes mean variance std_error entropy expected_entropy mutual_information variation_ratio",
+        "concrete-mlp": "passes mean variance std_error epistemic_variance aleatoric_variance entropy interval",
+    }
+    for model, order in orders.items():
+        body = (MODELS / model / "example.json").read_bytes()
+        response = server.client.post(f"/models/{model}/predict?mc=3&samples=true", content=body, headers=JSON)
+        assert list(response.json()["predictions"][0]) == [*order.split(), "samples"]
 
 
 def test_the_default_model_answers_the_short_path(server: Server, seven: npt.NDArray[np.float64]) -> None:
@@ -286,6 +323,13 @@ def test_a_model_is_described_with_its_sites_program_and_checks(server: Server) 
         ("image", [1, 28, 28], 255)
     ]
     assert cnn["output"]["labels"] == list("0123456789")
+    assert {told["name"] for told in cnn["output"]["statistics"]} == ROW_FIELDS - {"passes"}
+    told = {told["name"]: told for told in cnn["output"]["statistics"]}
+    assert told["entropy"] == {
+        "name": "entropy",
+        "description": "Predictive entropy, in nats: total uncertainty.",
+        "unit": "nats",
+    }
     mlp = server.client.get("/models/mnist-mlp").json()
     assert [site["p"] for site in mlp["sites"]] == [0.2, 0.5, 0.5, 0.5]
 

@@ -54,7 +54,16 @@ def test_a_bundle_is_told_as_tables():
     done = inspect("models/mnist-cnn", "models/mnist.py")
     assert done.returncode == 0, done.stderr
     assert "mnist-cnn: split program on onnx (cpu)" in done.stdout
-    for told in ("head.3", "element", "0.5", "once a row", "once a pass", "50 passes cost", "equals eval mode"):
+    for told in (
+        "head.3",
+        "element",
+        "0.5",
+        "once a row",
+        "once a pass",
+        "50 passes cost",
+        "equals eval mode",
+        "entropy",
+    ):
         assert told in done.stdout
     assert "models/mnist.py is a file, no bundle's folder: left out" in done.stderr
 
@@ -70,6 +79,8 @@ def test_findings_and_settings_of_a_users_function_are_told_as_json(folder):
         "in_deterministic_passes": pytest.approx(4 / 7 + 20 * 3 / 7),
     }
     assert sound["measured"]["seconds"] > 0
+    assert sound["statistics"][0] == {"name": "label", "description": "The most probable class.", "unit": None}
+    assert [statistic["name"] for statistic in doubtful["statistics"]][-1] == "interval"
     assert all(check["passed"] for check in sound["program"]["checks"])
     assert [(site["path"], site["p"], site["on"]) for site in doubtful["sites"]] == [
         ("1", 0.25, True),

@@ -3,9 +3,8 @@
 from statistics import NormalDist
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from mcdropout.engine.statistics.block import Floats, Rows
 
 CAPACITY = 1024
 """Up to this many passes the mixture is kept as it is, and its quantiles are exact."""
@@ -57,7 +56,7 @@ class MixtureQuantiles:
             weights = np.concatenate([self._weights, weights])
         self._means, self._variances, self._weights = means, variances, weights
 
-    def take(self, rows: "npt.NDArray[np.int64] | npt.NDArray[np.bool_] | slice") -> "MixtureQuantiles":
+    def take(self, rows: Rows) -> "MixtureQuantiles":
         """The mixtures of some rows."""
         taken = MixtureQuantiles()
         if self._means is not None:
@@ -85,7 +84,7 @@ def _quantile_of_points(points: Floats, weights: Floats, level: float) -> Floats
 def _quantile_of_gaussians(means: Floats, deviations: Floats, weights: Floats, level: float) -> Floats:
     """Newton's method, kept between bounds that bisection narrows; each value is settled without regard to others.
 
-    A short step of Newton's method tells of a near root only where the share is right too: in a Gaussian that is all
+    A short step of Newton's method shows a near root only where the share is right too: in a Gaussian that is all
     but a point, every step is short.
     """
     low: Floats = (means - 40.0 * deviations).min(axis=0)
