@@ -12,7 +12,8 @@ from typing import Any
 from mcdropout.catalogue.bundle import MANIFEST, Bundle
 from mcdropout.catalogue.network import subject_of
 from mcdropout.engine.reading import Reading
-from mcdropout.engine.subject import Subject, Target
+from mcdropout.engine.runtimes import Target
+from mcdropout.engine.subject import Subject
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ from mcdropout.engine.inputs import Entry, Inputs, as_array, in_order
 from mcdropout.engine.masks import MAX_SEED, Masks, drawn_seed
 from mcdropout.engine.preparation import Prepared, prepare
 from mcdropout.engine.reading import Reading, Task
+from mcdropout.engine.runtimes import Target
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.engine.selection import Selection
 from mcdropout.engine.statistics import Prediction, concatenate
 from mcdropout.engine.steps import STEP_BYTES, Outcome, Steps
-from mcdropout.engine.subject import RuntimeName, Subject, Target
+from mcdropout.engine.subject import Subject
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,7 +59,7 @@ class Engine:
         task: Task = "classification",
         *,
         device: str = "cpu",
-        runtime: RuntimeName = "auto",
+        runtime: str = "auto",
         temperature: float = 1.0,
         noise_variance: float | None = None,
         interval: float = 0.95,
@@ -119,7 +120,7 @@ class Engine:
         example_inputs: Inputs,
         task: Task = "classification",
         *,
-        runtime: RuntimeName = "auto",
+        runtime: str = "auto",
         temperature: float = 1.0,
         noise_variance: float | None = None,
         interval: float = 0.95,

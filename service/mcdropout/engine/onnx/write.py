@@ -56,7 +56,7 @@ def write_graph(
     return Graph(path, inputs if inputs is not None else tuple(value.name for value in model.graph.input))
 
 
-def places(path: Path) -> dict[str, int]:
+def tensor_offsets(path: Path) -> dict[str, int]:
     """Where the tensors of a graph at `path` begin in the file beside it, in bytes, by name."""
     model = onnx.load(path, load_external_data=False)
     return {
