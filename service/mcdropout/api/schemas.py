@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mcdropout.engine import runtimes
+
 Nested = list[Any]
 
 
@@ -177,6 +179,11 @@ class CheckDescription(BaseModel):
     detail: str
 
 
+def _named_runtimes(schema: dict[str, Any]) -> None:
+    """Describe a runtime's name by those that there are when the document is made: the table may have grown."""
+    schema["description"] = f"{runtimes.described()}."
+
+
 class ProgramDescription(BaseModel):
     """How the network runs."""
 
@@ -184,7 +191,7 @@ class ProgramDescription(BaseModel):
         description='"split": what no mask touches runs once a row; "whole": all of it every pass; "mapped", "loop": '
         "so it does, with every row a batch of its own, all at once or one after another."
     )
-    runtime: str = Field(description='"sparse", "onnx", "torch" or "eager" (the module itself).')
+    runtime: str = Field(json_schema_extra=_named_runtimes)
     device: str
     reason: str | None = Field(description="Why nothing faster runs.")
     frontier: list[FrontierDescription]

@@ -10,8 +10,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from mcdropout.engine.onnx.cut.chain import recognise
-from mcdropout.engine.onnx.read.tensors import every_tensor
+from mcdropout.engine.onnx.chain import recognise
 from mcdropout.engine.program import Graph, Graphs, Outline
 from mcdropout.engine.sites import Site
 
@@ -65,13 +64,6 @@ def tensor_offsets(path: Path) -> dict[str, int]:
         for entry in tensor.external_data
         if entry.key == "offset"
     }
-
-
-def external_files(path: Path) -> set[Path]:
-    """The files beside a graph that its tensors lie in."""
-    model = onnx.load(path, load_external_data=False)
-    entries = [entry for tensor in every_tensor(model) for entry in tensor.external_data]
-    return {path.parent / entry.value for entry in entries if entry.key == "location"}
 
 
 def _strip(model: onnx.ModelProto) -> None:

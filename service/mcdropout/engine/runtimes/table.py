@@ -78,9 +78,9 @@ def names() -> tuple[str, ...]:
 
 
 def described() -> str:
-    """The runtimes, for those who read what one of them was used."""
+    """The runtimes by name, with their notes, in the order in which they are tried; a phrase for documents."""
     parts = [f'"{kind.name}"' + (f" ({kind.note})" if kind.note else "") for kind in by_rank()]
-    return _listed(parts) + "."
+    return _listed(parts)
 
 
 @dataclass(frozen=True)
