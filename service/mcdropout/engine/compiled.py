@@ -22,11 +22,11 @@ from mcdropout.engine.checks import Check
 from mcdropout.engine.errors import CompiledError, UnsupportedModelError
 from mcdropout.engine.inputs import InputSpec
 from mcdropout.engine.masks import MaskSource
-from mcdropout.engine.preparation import Passed, Prepared, first_that_passes
+from mcdropout.engine.preparation import Prepared, choose
 from mcdropout.engine.program import Graph, Graphs, Outline, Program
-from mcdropout.engine.runtimes import Form, Refusal, Runnable, Runtime, Target
+from mcdropout.engine.runtimes import Form, Refusal, Runnable, Target
 from mcdropout.engine.sites import Site, SiteOff
-from mcdropout.engine.verify import Reference, check_baseline, check_program, raise_if_failed
+from mcdropout.engine.verify import Reference
 
 FORMAT: Final = 1
 """Changes whenever what an older version wrote would be read otherwise, or answer otherwise."""
@@ -147,23 +147,12 @@ def read_compiled(folder: Path, target: Target) -> Prepared:
     record = _read_record(folder)
     source = MaskSource(record.sites)
     reference = _read_reference(folder, record.reference)
-    baseline: Passed | None = None
-    if record.baseline is not None:
-
-        def check_plain(found: Runtime) -> list[Check]:
-            checks = [check_baseline(found, source, reference)]
-            raise_if_failed(checks)
-            return checks
-
-        plain = _runnable(record, _loaded(record.baseline, folder / _BASELINE))
-        baseline = first_that_passes([plain], target, check_plain)
-
-    def check(found: Runtime) -> list[Check]:
-        return check_program(found, baseline.runtime if baseline else found, source, reference)
-
     programs: list[Runnable | Refusal] = [Refusal(record.program.reason)] if record.program.reason else []
     programs.append(_runnable(record, _loaded(record.graphs, folder)))
-    chosen = first_that_passes(programs, target, check)
+    plain = None
+    if record.baseline is not None:
+        plain = [_runnable(record, _loaded(record.baseline, folder / _BASELINE))]
+    chosen, baseline = choose(programs, plain, target, source, reference)
     program = replace(
         record.program,
         runtime=chosen.candidate.kind.name,
@@ -171,7 +160,6 @@ def read_compiled(folder: Path, target: Target) -> Prepared:
         reason=chosen.reason,
         checks=(*record.network_checks, *chosen.checks),
     )
-    baseline = baseline or chosen
     return Prepared(
         source=source,
         off=record.off,

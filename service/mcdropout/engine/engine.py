@@ -82,7 +82,7 @@ class Engine:
             task: "classification" or "regression".
             device: "cpu", "cuda" or "cuda:1".
             runtime: "sparse" (CPU, chains of linear layers with ReLU and dropout), "onnx" (CPU), "torch", "eager"
-                (the module itself), or "auto": the fastest that passes its checks.
+                (the module itself), another that was registered, or "auto": the fastest that passes its checks.
             temperature: what logits are divided by before the softmax.
             noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
             interval: for regression, the share of the predictive distribution that `interval` holds.
@@ -228,7 +228,7 @@ class Engine:
         Args:
             x: `[rows, ...]`, or a tuple of such.
             passes: how many stochastic passes; 0 for the deterministic baseline, in which nothing is dropped.
-            seed: 0 to 2**64 - 1; drawn where none is given. The prediction tells which.
+            seed: 0 to 2**64 - 1; drawn where none is given. The prediction says which.
 
         Raises:
             InvalidInputError: naming what was given and what would be accepted.

@@ -60,6 +60,23 @@ class Prepared:
         return self.source.bytes_per_pass + self.outline.suffix_bytes
 
 
+@dataclass(frozen=True)
+class Passed:
+    """A candidate that passed its checks.
+
+    Attributes:
+        candidate: which.
+        runtime: it, as it runs.
+        checks: what it passed.
+        reason: why none before it did, and why there are no others before it; None where it is the first.
+    """
+
+    candidate: Candidate
+    runtime: Runtime
+    checks: tuple[Check, ...]
+    reason: str | None
+
+
 def prepare(task: Task, subject: Subject, target: Target) -> Prepared:
     """Find the fastest way to run a network that passes its checks.
 
@@ -83,20 +100,8 @@ def prepare(task: Task, subject: Subject, target: Target) -> Prepared:
     of_network = [first]
     raise_if_failed(of_network)
     reference = take_reference(subject.eager, source, arrays, wanted, subject.tolerance)
-    baseline: Passed | None = None
-    if source.has_raw_sites:
-
-        def check_plain(found: Runtime) -> list[Check]:
-            checks = [check_baseline(found, source, reference)]
-            raise_if_failed(checks)
-            return checks
-
-        baseline = first_that_passes(subject.baseline_programs(target), target, check_plain)
-
-    def check(found: Runtime) -> list[Check]:
-        return check_program(found, baseline.runtime if baseline else found, source, reference)
-
-    chosen = first_that_passes(subject.programs(target), target, check)
+    plain = subject.baseline_programs(target) if source.has_raw_sites else None
+    chosen, baseline = choose(subject.programs(target), plain, target, source, reference)
     of_network += subject.own_checks()
     raise_if_failed(of_network)
     outline = chosen.candidate.program.outline
@@ -111,7 +116,6 @@ def prepare(task: Task, subject: Subject, target: Target) -> Prepared:
         cost=chosen.candidate.program.cost(),
         checks=(*of_network, *chosen.checks),
     )
-    baseline = baseline or chosen
     return Prepared(
         source=source,
         off=subject.off,
@@ -127,37 +131,47 @@ def prepare(task: Task, subject: Subject, target: Target) -> Prepared:
     )
 
 
-@dataclass(frozen=True)
-class Passed:
-    """A candidate that passed its checks.
-
-    Attributes:
-        candidate: which.
-        runtime: it, as it runs.
-        checks: what it passed.
-        reason: why none before it did, and why there are no others before it; None where it is the first.
-    """
-
-    candidate: Candidate
-    runtime: Runtime
-    checks: tuple[Check, ...]
-    reason: str | None
-
-
-def first_that_passes(
-    programs: Iterable[Runnable | Refusal], target: Target, check: Callable[[Runtime], list[Check]]
-) -> Passed:
-    """The first way to run one of some programs on a target that passes its checks.
+def choose(
+    programs: Iterable[Runnable | Refusal],
+    baseline_programs: Iterable[Runnable | Refusal] | None,
+    target: Target,
+    source: MaskSource,
+    reference: Reference,
+) -> tuple[Passed, Passed]:
+    """The first way to run a network that passes its checks, and the first to run it with nothing dropped.
 
     Args:
-        programs: as `candidates` takes them.
+        programs: the network's, under masks; as `candidates` takes them.
+        baseline_programs: those with nothing dropped; None where there are masks that keep everything.
         target: where they are to run.
-        check: checks one that runs; raises VerificationError.
+        source: draws the masks.
+        reference: what the network itself answers.
 
     Raises:
         UnsupportedModelError: the last could not be built; or there is none.
         VerificationError: the last failed a check.
     """
+    baseline: Passed | None = None
+    if baseline_programs is not None:
+
+        def check_plain(found: Runtime) -> list[Check]:
+            checks = [check_baseline(found, source, reference)]
+            raise_if_failed(checks)
+            return checks
+
+        baseline = _first_that_passes(baseline_programs, target, check_plain)
+
+    def check(found: Runtime) -> list[Check]:
+        return check_program(found, baseline.runtime if baseline else found, source, reference)
+
+    chosen = _first_that_passes(programs, target, check)
+    return chosen, baseline or chosen
+
+
+def _first_that_passes(
+    programs: Iterable[Runnable | Refusal], target: Target, check: Callable[[Runtime], list[Check]]
+) -> Passed:
+    """The first way to run one of some programs on a target that passes `check`, which raises VerificationError."""
     reasons: list[str] = []
     failure: EngineError | None = None
     for candidate in candidates(programs, target):

@@ -1,4 +1,4 @@
-"""Programs: a network cut where its masks enter, and all that is told of one."""
+"""Programs: a network cut where its masks enter, its graphs in files, and what is known of both."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -67,7 +67,7 @@ def tensor_offsets(path: Path) -> dict[str, int]:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Leave out where an exporter found what: it tells the paths of the machine that it ran on."""
+    """Leave out where an exporter found what: it names the paths of the machine that it ran on."""
     parts: list[Any] = [model, model.graph, *model.functions]
     parts += [*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info]
     parts += [*model.graph.initializer, *(node for function in model.functions for node in function.node)]
