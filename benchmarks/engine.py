@@ -22,13 +22,12 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import torch
-from mcdropout.engine import Engine
-from mcdropout.engine.subject import RuntimeName
+from mcdropout.engine import Engine, runtimes
 from torch import Tensor, nn
 
 from benchmarks.bundles import REPOSITORY, load_network, load_rows
@@ -63,7 +62,7 @@ def main() -> int:
         _warn(report, warning)
         _say(f"loading {name}")
         engines[name] = Engine.from_module(network, rows[:1], runtime=arguments.runtime)
-        references: tuple[RuntimeName, ...] = ("onnx", "torch")
+        references: tuple[str, ...] = ("onnx", "torch")
         others = {
             f"{OURS}, {other} runtime": Engine.from_module(network, rows[:1], runtime=other)
             for other in references
@@ -309,7 +308,7 @@ def _arguments() -> argparse.Namespace:
     digits = os.environ.get("MCDROPOUT_MNIST") or REPOSITORY.parent / "shared" / "data" / "mnist"
     parser.add_argument("--repeat", type=int, default=11, help="rounds (default: %(default)s)")
     parser.add_argument(
-        "--runtime", choices=get_args(RuntimeName), default="auto", help="the engine's runtime (default: %(default)s)"
+        "--runtime", choices=runtimes.names(), default="auto", help="the engine's runtime (default: %(default)s)"
     )
     parser.add_argument("--peers", type=Path, help="folder of the peers' wheels, or of unpacked wheels")
     parser.add_argument(

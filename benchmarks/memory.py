@@ -8,11 +8,9 @@ import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
 
 import torch
 from mcdropout.engine import Engine
-from mcdropout.engine.subject import RuntimeName
 
 from benchmarks.bundles import REPOSITORY, load_network
 
@@ -21,7 +19,7 @@ _WARM_PASSES = 10
 _AT_ONCE = 2
 
 
-def request_bytes(requests: Iterable[tuple[str, int]], runtime: RuntimeName) -> list[int] | None:
+def request_bytes(requests: Iterable[tuple[str, int]], runtime: str) -> list[int] | None:
     """For each model and number of passes, the peak of resident memory while a request of 8 rows runs, less what is
     resident before; None where the system does not tell (only Linux does)."""
     if not Path("/proc/self/clear_refs").exists():
@@ -35,7 +33,7 @@ def request_bytes(requests: Iterable[tuple[str, int]], runtime: RuntimeName) -> 
         return list(pool.map(measure, requests))
 
 
-def _measure(model: str, passes: int, runtime: RuntimeName) -> int:
+def _measure(model: str, passes: int, runtime: str) -> int:
     network, _ = load_network(model)
     x = torch.rand(ROWS, 1, 28, 28).numpy()
     engine = Engine.from_module(network, x, runtime=runtime)
@@ -53,4 +51,4 @@ def _status(field: str) -> int:
 
 
 if __name__ == "__main__":
-    print(_measure(sys.argv[1], int(sys.argv[2]), cast(RuntimeName, sys.argv[3])))
+    print(_measure(sys.argv[1], int(sys.argv[2]), sys.argv[3]))

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-# As in mcdropout.engine.runtimes.sessions, which loads ONNX Runtime; `--help` and a supervisor do without that.
+# As in mcdropout.engine.runtimes.sessions, which loads NumPy; `--help` and a supervisor do without that.
 Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
 Optimization = Literal["all", "extended", "basic", "none"]
 

@@ -12,7 +12,7 @@ from mcdropout.engine.masks import MAX_SEED, MaskSource
 from mcdropout.engine.program import FrontierValue
 from mcdropout.engine.pytorch.cut.program import export, split
 from mcdropout.engine.pytorch.find.discovery import discover
-from mcdropout.engine.runtimes.torch import TorchRuntime
+from mcdropout.engine.runtimes.tensors import TorchRuntime
 from mcdropout.engine.statistics import take
 from torch import nn
 

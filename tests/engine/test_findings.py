@@ -12,7 +12,7 @@ from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.pytorch.find.findings import findings_of_graph
 from mcdropout.engine.pytorch.module import understand
 from mcdropout.engine.reading import Reading
-from mcdropout.engine.subject import Target
+from mcdropout.engine.runtimes import Target
 from mcdropout.layers import DropConnectLinear, StochasticDepth, VariationalDropout, VariationalLSTM
 from torch import nn
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mcdropout.engine import native
 from mcdropout.engine.masks import MAX_SEED, PASS_ROW, MaskSource
+from mcdropout.engine.native import library
+from mcdropout.engine.native.masks import philox_words
 from mcdropout.engine.sites import Site
 
 
@@ -181,9 +182,9 @@ def test_a_mask_does_not_depend_on_how_passes_are_cut_into_steps():
 
 @pytest.mark.parametrize("extension", [True, False])
 def test_rows_that_are_at_different_passes_are_drawn_together(extension, monkeypatch):
-    if extension and not native.available:
+    if extension and not library.available():
         pytest.skip("the C extension was not built")
-    monkeypatch.setattr(native, "available", extension)
+    monkeypatch.setattr(library, "available", lambda: extension)
     source = MaskSource([site(0.1, 3000), site(0.5, 40), site(0.25, (3, 7)), site(0.3, 9, kind="alpha")])
     seeds, rows, firsts, passes = [1, 2, 2, 2, 5], [0, 3, 4, 0, 1], [5, 0, 0, 0, 17], [6, 2, 2, 1, 300]
     together = source.draw(seeds, rows, firsts, passes)
@@ -278,11 +279,11 @@ class TestAMaskWithoutARowDimension:
                     np.testing.assert_array_equal(alone, mask)
 
 
-@pytest.mark.skipif(not native.available, reason="the C extension was not built")
+@pytest.mark.skipif(not library.available(), reason="the C extension was not built")
 @pytest.mark.parametrize(("block", "count"), [(0, 1), (0, 4), (3, 5), (10**6, 11), (2**64 - 2, 2)])
 def test_the_words_of_the_c_extension_are_those_of_numpy(block, count):
     keys = np.array([[2**63 + 5, 17], [3, 2**64 - 1], [0, 0]], np.uint64)
-    for key, words in zip(keys, native.philox_words(keys, block, count), strict=True):
+    for key, words in zip(keys, philox_words(keys, block, count), strict=True):
         generator = np.random.Philox(counter=np.array([block, 0, 0, 0], np.uint64), key=key)
         np.testing.assert_array_equal(words, generator.random_raw(4 * count))
 
@@ -292,6 +293,6 @@ def test_masks_are_the_same_without_the_c_extension(monkeypatch):
     many = [site(p, units, kind=kind) for p in probabilities for units in (3000, 7) for kind in kinds]
     source = MaskSource([*many, site(0.5, 40_000), site(0.1, 9_001)])
     drawn = source.draw([1, 2], [0, 3], 5, 6)
-    monkeypatch.setattr(native, "available", False)
+    monkeypatch.setattr(library, "available", lambda: False)
     for mask, other in zip(source.draw([1, 2], [0, 3], 5, 6), drawn, strict=True):
         np.testing.assert_array_equal(mask, other)

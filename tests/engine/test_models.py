@@ -8,8 +8,9 @@ from mcdropout.catalogue.bundle import Bundle
 from mcdropout.catalogue.code import load_network
 from mcdropout.catalogue.loading import Loading, load
 from mcdropout.catalogue.network import subject_of
-from mcdropout.engine import Engine, native
-from mcdropout.engine.subject import Target
+from mcdropout.engine import Engine
+from mcdropout.engine.native import library
+from mcdropout.engine.runtimes import Target
 
 from tests.conftest import MODELS
 
@@ -41,7 +42,7 @@ def test_every_bundle_as_compiled_answers_what_pytorch_does_for_the_same_seed(mo
 @pytest.mark.parametrize("model", ["mnist-cnn", "mnist-mlp"])
 def test_every_runtime_gives_the_same_statistics_for_the_same_seed(seven: npt.NDArray[np.float64], model: str) -> None:
     network, x = load_network(Bundle(MODELS / model)), digits(seven, 4)
-    runtimes = (*RUNTIMES, "sparse") if model == "mnist-mlp" and native.available else RUNTIMES
+    runtimes = (*RUNTIMES, "sparse") if model == "mnist-mlp" and library.available() else RUNTIMES
     answers = [Engine.from_module(network, x, runtime=runtime).predict(x, passes=30, seed=9) for runtime in runtimes]
     for answer in answers[1:]:
         for name, value in answer.values.items():

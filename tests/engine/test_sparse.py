@@ -6,14 +6,17 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import numpy as np
 import pytest
 import torch
-from mcdropout.engine import Engine, UnsupportedModelError, native
+from mcdropout.engine import Engine, UnsupportedModelError
 from mcdropout.engine.arrays import with_rows
 from mcdropout.engine.masks import MaskSource
+from mcdropout.engine.native import chains, library
+from mcdropout.engine.native.chains import Linear, MaskedChain
+from mcdropout.engine.native.masks import MaskTable, Passes, UnitLayout
 from mcdropout.engine.pytorch.cut.conversion import convert
 from mcdropout.engine.pytorch.cut.program import EXAMPLE_PAIRS, example_masks, export, split
+from mcdropout.engine.pytorch.eager import EagerRuntime
 from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.runtimes.sparse import SparseRuntime
-from mcdropout.engine.runtimes.torch import EagerRuntime
 from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.threads import pool, thread_count
 from torch import nn
@@ -21,7 +24,8 @@ from torch import nn
 from tests.engine.networks import Custom
 
 needs_extension = pytest.mark.skipif(
-    not native.available, reason="the C extension was not built: there was no C compiler when the package was installed"
+    not library.available(),
+    reason="the C extension was not built: there was no C compiler when the package was installed",
 )
 
 
@@ -109,7 +113,7 @@ class TestOutputs:
         monkeypatch.setattr(
             sparse._chain, "_bytes", lambda block, stride: taken.append(block) or scratch(block, stride)
         )
-        monkeypatch.setattr(native, "SCRATCH_BYTES", 20_000)
+        monkeypatch.setattr(chains, "SCRATCH_BYTES", 20_000)
         assert np.array_equal(outputs(sparse, x, rows, masks), wanted)
         assert 1 < taken[-1] < 100 // thread_count()
 
@@ -173,7 +177,7 @@ class TestOutputs:
         task = np.arange(300) % 2, draw(source, 300)
         wanted = outputs(sparse, x, *task)
         go_on = threading.Event()
-        monkeypatch.setattr(native, "thread_count", lambda: 2)
+        monkeypatch.setattr(chains, "thread_count", lambda: 2)
         busy = [pool().submit(go_on.wait, 30) for _ in range(2 * thread_count())]
         try:
             found = outputs(sparse, x, *task)
@@ -212,7 +216,7 @@ class TestDrawing:
     def test_gives_the_same_without_what_draws_natively(self, monkeypatch):
         x = random(3, 90)
         sparse, _, source = both(chain([90, 200, 5], [0.5, 0.25]), torch.from_numpy(x))
-        monkeypatch.setattr(native, "available", False)
+        monkeypatch.setattr(library, "available", lambda: False)
         self.check(sparse, source, x, [9, 30, 1])
         self.check(sparse, source, x, [9, 0, 1])
 
@@ -230,7 +234,7 @@ class TestArrays:
     """What would make the extension read where it must not is refused."""
 
     def run(self, **changed):
-        layers = native.MaskedChain([native.Linear.pack(random(3, 5), None, relu=False)])
+        layers = MaskedChain([Linear.pack(random(3, 5), None, relu=False)])
         arguments = {
             "x": random(2, 5),
             "rows": np.array([0, 1, 1]),
@@ -240,11 +244,11 @@ class TestArrays:
         layers.run(**{**arguments, **changed})
 
     def run_drawn(self, units=5, stride=4, **changed):
-        layers = native.MaskedChain([native.Linear.pack(random(3, 5), None, relu=False)])
+        layers = MaskedChain([Linear.pack(random(3, 5), None, relu=False)])
         arguments = {
             "x": random(2, 5),
             "rows": np.array([0, 1, 1]),
-            "table": native.MaskTable([native.Place(0, 1, units, 1, 1, [2.0], [0.0])], stride),
+            "table": MaskTable([UnitLayout(0, 1, units, 1, 1, [2.0], [0.0])], stride),
             "sites": np.array([0]),
             "passes": self.passes([3]),
             "out": np.empty((3, 3), np.float32),
@@ -254,23 +258,23 @@ class TestArrays:
     @pytest.mark.parametrize(
         "place",
         [
-            native.Place(3, 2, 5, 1, 1, [2.0], [0.0]),
-            native.Place(-1, 2, 5, 1, 1, [2.0], [0.0]),
-            native.Place(0, 1, 65, 1, 1, [2.0], [0.0]),
-            native.Place(0, 1, 9, 8, 1, [2.0], [0.0]),
-            native.Place(0, 4, 5, 32, 1, [2.0], [0.0]),
-            native.Place(0, 4, 5, 0, 1, [2.0], [0.0]),
+            UnitLayout(3, 2, 5, 1, 1, [2.0], [0.0]),
+            UnitLayout(-1, 2, 5, 1, 1, [2.0], [0.0]),
+            UnitLayout(0, 1, 65, 1, 1, [2.0], [0.0]),
+            UnitLayout(0, 1, 9, 8, 1, [2.0], [0.0]),
+            UnitLayout(0, 4, 5, 32, 1, [2.0], [0.0]),
+            UnitLayout(0, 4, 5, 0, 1, [2.0], [0.0]),
         ],
     )
     def test_places_that_do_not_fit_are_refused(self, place):
-        native.MaskTable([native.Place(3, 1, 64, 1, 1, [2.0], [0.0])], 4)
+        MaskTable([UnitLayout(3, 1, 64, 1, 1, [2.0], [0.0])], 4)
         with pytest.raises(ValueError, match="does not fit"):
-            native.MaskTable([place], 4)
+            MaskTable([place], 4)
         with pytest.raises(ValueError, match="multiple of 4"):
-            native.MaskTable([], 3)
+            MaskTable([], 3)
 
     def passes(self, ends):
-        return native.Passes(np.zeros((len(ends), 2), np.uint64), np.zeros(len(ends), np.uint64), np.array(ends))
+        return Passes(np.zeros((len(ends), 2), np.uint64), np.zeros(len(ends), np.uint64), np.array(ends))
 
     @pytest.mark.parametrize(
         "changed",
@@ -433,11 +437,11 @@ class TestChoice:
 
 class TestWithoutTheExtension:
     def test_onnx_does_its_work(self, monkeypatch):
-        monkeypatch.setattr(native, "available", False)
+        monkeypatch.setattr(library, "available", lambda: False)
         engine = Engine.from_module(chain([300, 512, 512, 10], [0.2, 0.5, 0.5]), random(2, 300))
         assert (engine.program.runtime, engine.program.reason) == ("onnx", None)
 
     def test_asking_for_it_says_what_is_missing(self, monkeypatch):
-        monkeypatch.setattr(native, "available", False)
+        monkeypatch.setattr(library, "available", lambda: False)
         with pytest.raises(UnsupportedModelError, match="cannot run on sparse: its C extension was not built"):
             Engine.from_module(chain([8, 8, 3], [0.5, 0.5]), random(2, 8), runtime="sparse")

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mcdropout.engine import Engine, VerificationError
 from mcdropout.engine.pytorch.cut.program import export, split
 from mcdropout.engine.pytorch.module import understand
-from mcdropout.engine.runtimes.torch import TorchRuntime
+from mcdropout.engine.runtimes.tensors import TorchRuntime
 from mcdropout.engine.verify import check_network, check_program, take_reference
 from torch import nn
 
@@ -30,7 +30,7 @@ EVERY = [EVAL, MODES, STILL, PROGRAM_EVAL, PROGRAM_LOOP, DIFFERENT, SAME, ROWS]
 class Faulty:
     """A runtime with a fault: `spoil(call, outputs, again)` stands between the real one and its caller."""
 
-    name, device = "faulty", "cpu"
+    device = "cpu"
 
     def __init__(self, real, spoil):
         self.real, self.spoil, self.calls = real, spoil, 0
@@ -235,7 +235,7 @@ def test_a_network_that_writes_to_its_buffers_is_refused():
 def test_a_program_that_fails_gives_way_to_the_next_and_the_engine_says_why(monkeypatch):
     real = TorchRuntime.suffix
     monkeypatch.setattr(TorchRuntime, "suffix", lambda *args: tuple(out + 1e-2 for out in real(*args)))
-    monkeypatch.delattr("mcdropout.engine.pytorch.cut.candidates.convert")
+    monkeypatch.delattr("mcdropout.engine.pytorch.cut.forms.convert")
     engine = Engine.from_module(many_sites(), np.ones((1, 6), np.float32))
     assert engine.program.runtime == "eager"
     assert PROGRAM_LOOP in engine.program.reason

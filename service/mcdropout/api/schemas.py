@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJson
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
+from mcdropout.engine import runtimes
 from mcdropout.engine.statistics import TASKS, Task
 
 Nested = list[Any]
@@ -182,6 +183,11 @@ class CheckDescription(BaseModel):
     detail: str
 
 
+def _named_runtimes(schema: dict[str, Any]) -> None:
+    """Describe a runtime's name by those that there are when the document is made: the table may have grown."""
+    schema["description"] = f"{runtimes.described()}."
+
+
 class ProgramDescription(BaseModel):
     """How the network runs."""
 
@@ -189,7 +195,7 @@ class ProgramDescription(BaseModel):
         description='"split": what no mask touches runs once a row; "whole": all of it every pass; "mapped", "loop": '
         "so it does, with every row a batch of its own, all at once or one after another."
     )
-    runtime: str = Field(description='"sparse", "onnx", "torch" or "eager" (the module itself).')
+    runtime: str = Field(json_schema_extra=_named_runtimes)
     device: str
     reason: str | None = Field(description="Why nothing faster runs.")
     frontier: list[FrontierDescription]

@@ -22,7 +22,7 @@ def compile_here(folder: Path, into: Path) -> tuple[Outcome, str | None]:
     from mcdropout.catalogue.network import subject_of
     from mcdropout.engine.compiled import write_compiled
     from mcdropout.engine.preparation import prepare
-    from mcdropout.engine.subject import Target
+    from mcdropout.engine.runtimes import Target
 
     try:
         bundle = Bundle(folder)

@@ -22,8 +22,8 @@ from mcdropout.catalogue.stamps import Stamps, check_unchanged, sources, stamps_
 from mcdropout.engine import Engine, UnsupportedModelError
 from mcdropout.engine.arrays import with_rows
 from mcdropout.engine.errors import CompiledError
+from mcdropout.engine.runtimes import Target
 from mcdropout.engine.runtimes.sessions import SessionOptions
-from mcdropout.engine.subject import Target
 from mcdropout.engine.threads import thread_count
 from mcdropout.machine import lock
 

@@ -62,7 +62,7 @@ def sources_of(bundle: Bundle) -> dict[str, Any]:
 
 
 def _external_files(path: Path) -> Iterable[Path]:
-    from mcdropout.engine.onnx.write import external_files
+    from mcdropout.engine.onnx.read.tensors import external_files
 
     return (file.resolve() for file in external_files(path))
 

@@ -13,7 +13,8 @@ from mcdropout.catalogue.bundle import Bundle
 from mcdropout.catalogue.manifest import MANIFEST
 from mcdropout.catalogue.network import subject_of
 from mcdropout.engine.reading import Reading
-from mcdropout.engine.subject import Subject, Target
+from mcdropout.engine.runtimes import Target
+from mcdropout.engine.subject import Subject
 
 
 @dataclass(frozen=True)

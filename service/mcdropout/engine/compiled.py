@@ -22,15 +22,11 @@ from mcdropout.engine.checks import Check
 from mcdropout.engine.errors import CompiledError, UnsupportedModelError
 from mcdropout.engine.inputs import InputSpec
 from mcdropout.engine.masks import MaskSource
-from mcdropout.engine.preparation import Prepared, first_that_passes
+from mcdropout.engine.preparation import Prepared, choose
 from mcdropout.engine.program import Graph, Graphs, Outline, Program
-from mcdropout.engine.runtimes import Runtime
-from mcdropout.engine.runtimes.graphs import ways_to_run
-from mcdropout.engine.runtimes.onnx import OnnxRuntime
-from mcdropout.engine.runtimes.sparse import SparseRuntime
+from mcdropout.engine.runtimes import Form, Refusal, Runnable, Target
 from mcdropout.engine.sites import Site, SiteOff
-from mcdropout.engine.subject import Target
-from mcdropout.engine.verify import Reference, check_baseline, check_program, raise_if_failed
+from mcdropout.engine.verify import Reference
 
 FORMAT: Final = 1
 """Changes whenever what an older version wrote would be read otherwise, or answer otherwise."""
@@ -48,8 +44,8 @@ class _Input:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where numbers lie in the file beside the suffix: the first byte, and the shape; they are float32."""
+class _TensorLocation:
+    """Where a tensor's numbers lie in the file beside the suffix: the first byte, and the shape; they are float32."""
 
     name: str
     offset: int
@@ -58,8 +54,8 @@ class _Place:
 
 @dataclass(frozen=True)
 class _Layer:
-    weight: _Place
-    bias: _Place | None
+    weight: _TensorLocation
+    bias: _TensorLocation | None
     transposed: bool
     relu: bool
     mask: int | None
@@ -111,13 +107,13 @@ def write_compiled(prepared: Prepared, folder: Path) -> None:
     Raises:
         UnsupportedModelError: it runs on PyTorch.
     """
-    graphs = _graphs_of(prepared.runtime, prepared.program.reason)
+    graphs = _required(prepared.graphs, prepared.program)
     baseline = None
     folder.mkdir(parents=True, exist_ok=True)
     for old in _files_of(folder):
         old.unlink()
     if prepared.baseline is not prepared.runtime:
-        baseline = _copied(_graphs_of(prepared.baseline, prepared.program.reason), folder / _BASELINE)
+        baseline = _copied(_required(prepared.baseline_graphs, prepared.program), folder / _BASELINE)
     copied = _copied(graphs, folder)
     reference = prepared.reference
     np.savez(folder / _REFERENCE, **dict(_arrays_of(reference)))
@@ -151,52 +147,46 @@ def read_compiled(folder: Path, target: Target) -> Prepared:
     record = _read_record(folder)
     source = MaskSource(record.sites)
     reference = _read_reference(folder, record.reference)
-    outline = record.graphs.outline
-    reasons = [record.program.reason] if record.program.reason else []
-    strategy, cost = record.program.strategy, record.program.cost
-    baseline: Runtime | None = None
+    programs: list[Runnable | Refusal] = [Refusal(record.program.reason)] if record.program.reason else []
+    programs.append(_runnable(record, _loaded(record.graphs, folder)))
+    plain = None
     if record.baseline is not None:
-
-        def check_plain(found: Runtime) -> list[Check]:
-            checks = [check_baseline(found, source, reference)]
-            raise_if_failed(checks)
-            return checks
-
-        ways = ways_to_run(strategy, _loaded(record.baseline, folder / _BASELINE), lambda: cost, target, [])
-        _, baseline, _ = first_that_passes(ways, check_plain, [])
-
-    def check(found: Runtime) -> list[Check]:
-        return check_program(found, baseline or found, source, reference)
-
-    ways = ways_to_run(strategy, _loaded(record.graphs, folder), lambda: cost, target, reasons)
-    _, running, of_program = first_that_passes(ways, check, reasons)
+        plain = [_runnable(record, _loaded(record.baseline, folder / _BASELINE))]
+    chosen, baseline = choose(programs, plain, target, source, reference)
     program = replace(
         record.program,
-        runtime=running.name,
-        device=running.device,
-        reason="; ".join(reasons) or None,
-        checks=(*record.network_checks, *of_program),
+        runtime=chosen.candidate.kind.name,
+        device=chosen.runtime.device,
+        reason=chosen.reason,
+        checks=(*record.network_checks, *chosen.checks),
     )
-    inputs = tuple(InputSpec(x.shape, np.dtype(x.dtype), x.name, x.row_axis) for x in record.inputs)
     return Prepared(
         source=source,
         off=record.off,
-        inputs=inputs,
-        runtime=running,
-        baseline=baseline or running,
+        inputs=tuple(InputSpec(x.shape, np.dtype(x.dtype), x.name, x.row_axis) for x in record.inputs),
+        runtime=chosen.runtime,
+        baseline=baseline.runtime,
+        graphs=chosen.candidate.graphs,
+        baseline_graphs=baseline.candidate.graphs,
         program=program,
-        outline=outline,
+        outline=record.graphs.outline,
         reference=reference,
         network_checks=record.network_checks,
     )
 
 
-def _graphs_of(runtime: Runtime, reason: str | None) -> Graphs:
-    if isinstance(runtime, OnnxRuntime | SparseRuntime):
-        return runtime.graphs
-    raise UnsupportedModelError(
-        f"the network runs on {runtime.name} and cannot be compiled, which takes a program in ONNX: {reason}"
-    )
+def _runnable(record: _Record, graphs: Graphs) -> Runnable:
+    """A program that was read, which has no form but ONNX."""
+    return Runnable(record.program.strategy, graphs.outline, lambda: record.program.cost, {Form.GRAPHS: lambda: graphs})
+
+
+def _required(graphs: Graphs | None, program: Program) -> Graphs:
+    if graphs is None:
+        raise UnsupportedModelError(
+            f"the network runs on {program.runtime} and cannot be compiled, which takes a program in ONNX: "
+            f"{program.reason}"
+        )
+    return graphs
 
 
 def _copied(graphs: Graphs, folder: Path) -> _Graphs:
@@ -210,7 +200,7 @@ def _copied(graphs: Graphs, folder: Path) -> _Graphs:
         if data.exists():
             shutil.copyfile(data, folder / _data_of(folder / name).name)
     prefix = None if graphs.prefix is None else graphs.prefix.inputs
-    chain = None if graphs.chain is None else _placed(graphs.chain, folder / _SUFFIX)
+    chain = None if graphs.chain is None else _recorded(graphs.chain, folder / _SUFFIX)
     return _Graphs(prefix, graphs.suffix.inputs, graphs.outline, chain)
 
 
@@ -225,22 +215,22 @@ def _data_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
 
 
-def _placed(chain: Chain, suffix: Path) -> _Chain:
-    """A chain, with the places of its numbers."""
-    from mcdropout.engine.onnx.write import places
+def _recorded(chain: Chain, suffix: Path) -> _Chain:
+    """A chain, with where in the suffix's file its numbers are."""
+    from mcdropout.engine.onnx.write import tensor_offsets
 
-    there = places(suffix)
+    offsets = tensor_offsets(suffix)
 
-    def place(name: str, values: npt.NDArray[np.float32], transposed: bool) -> _Place:
-        return _Place(name, there[name], (values.T if transposed else values).shape)
+    def located(name: str, values: npt.NDArray[np.float32], transposed: bool) -> _TensorLocation:
+        return _TensorLocation(name, offsets[name], (values.T if transposed else values).shape)
 
     return _Chain(
         tuple(
             _Layer(
-                weight=place(layer.weight_name, layer.weight, layer.transposed),
+                weight=located(layer.weight_name, layer.weight, layer.transposed),
                 bias=None
                 if layer.bias is None or layer.bias_name is None
-                else place(layer.bias_name, layer.bias, False),
+                else located(layer.bias_name, layer.bias, False),
                 transposed=layer.transposed,
                 relu=layer.relu,
                 mask=layer.mask,
@@ -259,8 +249,8 @@ def _loaded(graphs: _Graphs, folder: Path) -> Graphs:
 
 
 def _read_chain(chain: _Chain, data: Path) -> Chain:
-    def values(place: _Place) -> npt.NDArray[np.float32]:
-        return np.memmap(data, np.dtype("<f4"), "r", place.offset, place.shape)
+    def values(tensor: _TensorLocation) -> npt.NDArray[np.float32]:
+        return np.memmap(data, np.dtype("<f4"), "r", tensor.offset, tensor.shape)
 
     return Chain(
         tuple(

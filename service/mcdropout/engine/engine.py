@@ -15,11 +15,12 @@ from mcdropout.engine.inputs import Entry, Inputs, as_array, in_order
 from mcdropout.engine.masks import MAX_SEED, Masks, drawn_seed
 from mcdropout.engine.preparation import Prepared, prepare
 from mcdropout.engine.reading import Reading, Task
+from mcdropout.engine.runtimes import Target
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.engine.selection import Selection
 from mcdropout.engine.statistics import Prediction, Statistics, concatenate
 from mcdropout.engine.steps import STEP_BYTES, Outcome, Steps
-from mcdropout.engine.subject import RuntimeName, Subject, Target
+from mcdropout.engine.subject import Subject
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,7 +59,7 @@ class Engine:
         task: Task = "classification",
         *,
         device: str = "cpu",
-        runtime: RuntimeName = "auto",
+        runtime: str = "auto",
         temperature: float = 1.0,
         noise_variance: float | None = None,
         interval: float = 0.95,
@@ -81,7 +82,7 @@ class Engine:
             task: "classification" or "regression".
             device: "cpu", "cuda" or "cuda:1".
             runtime: "sparse" (CPU, chains of linear layers with ReLU and dropout), "onnx" (CPU), "torch", "eager"
-                (the module itself), or "auto": the fastest that passes its checks.
+                (the module itself), another that was registered, or "auto": the fastest that passes its checks.
             temperature: what logits are divided by before the softmax.
             noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
             interval: for regression, the share of the predictive distribution that `interval` holds.
@@ -119,7 +120,7 @@ class Engine:
         example_inputs: Inputs,
         task: Task = "classification",
         *,
-        runtime: RuntimeName = "auto",
+        runtime: str = "auto",
         temperature: float = 1.0,
         noise_variance: float | None = None,
         interval: float = 0.95,
@@ -227,7 +228,7 @@ class Engine:
         Args:
             x: `[rows, ...]`, or a tuple of such.
             passes: how many stochastic passes; 0 for the deterministic baseline, in which nothing is dropped.
-            seed: 0 to 2**64 - 1; drawn where none is given. The prediction tells which.
+            seed: 0 to 2**64 - 1; drawn where none is given. The prediction says which.
 
         Raises:
             InvalidInputError: naming what was given and what would be accepted.

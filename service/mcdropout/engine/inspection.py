@@ -11,7 +11,8 @@ from mcdropout.engine.errors import EngineError
 from mcdropout.engine.findings import Finding
 from mcdropout.engine.inputs import Inputs
 from mcdropout.engine.reading import Reading
-from mcdropout.engine.subject import Subject, Target
+from mcdropout.engine.runtimes import Target
+from mcdropout.engine.subject import Subject
 
 TIMED_ROWS = 8
 _TIMED_SECONDS = 0.3

@@ -35,7 +35,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mcdropout.engine import native
+from mcdropout.engine.native import library
+from mcdropout.engine.native.masks import MaskTable, Passes, UnitLayout, philox_words
 from mcdropout.engine.scratch import Scratch
 from mcdropout.engine.sites import UNIFORM, Site
 from mcdropout.engine.threads import pool, thread_count
@@ -64,7 +65,7 @@ _scratch = Scratch()
 
 
 @dataclass(frozen=True)
-class _Place:
+class _SiteWords:
     """Where the units of one site, the `index`-th of all, lie in the words of a pass.
 
     A unit takes `bits` bits, and is dropped below `threshold`; None for numbers that are not compared.
@@ -89,7 +90,7 @@ class MaskSource:
     @property
     def shares_rows(self) -> bool:
         """Whether rows of different requests may share a batch: no site's mask is shared by rows."""
-        return not self._passes.places
+        return not self._passes.entries
 
     @property
     def has_raw_sites(self) -> bool:
@@ -154,10 +155,10 @@ class MaskSource:
         each: list[Masks] = []
         for number in range(passes):
             masks: Masks = [np.empty(0, np.float32)] * len(self.sites)
-            for place, mask in zip(self._rows.places, own, strict=True):
-                masks[place.index] = mask[:, number]
-            for place, mask in zip(self._passes.places, shared, strict=True):
-                masks[place.index] = mask[number, ...]
+            for entry, mask in zip(self._rows.entries, own, strict=True):
+                masks[entry.index] = mask[:, number]
+            for entry, mask in zip(self._passes.entries, shared, strict=True):
+                masks[entry.index] = mask[number, ...]
             each.append(masks)
         return each
 
@@ -181,7 +182,7 @@ class _Layout:
     """The order in which the units of the sites of one scope lie in the words of a pass."""
 
     def __init__(self, sites: Sequence[Site], scope: str) -> None:
-        self.places: list[_Place] = []
+        self.entries: list[_SiteWords] = []
         word = 0
         for index, site in enumerate(sites):
             if site.scope != scope:
@@ -191,40 +192,40 @@ class _Layout:
                 bits, units = next((b for b in (1, 8) if (site.p * 2**b).is_integer()), 16), site.units
                 threshold = round(site.p * 2**bits)
             words = -(-units * bits // 64)
-            self.places.append(_Place(index, site, word, words, bits, threshold))
+            self.entries.append(_SiteWords(index, site, word, words, bits, threshold))
             word += words
         self.stride = -(-word // _BLOCK_WORDS) * _BLOCK_WORDS
-        self.table = self._native() if native.available and sys.byteorder == "little" else None
-        self.bytes = 8 * self.stride + sum(4 * int(np.prod(place.site.mask_shape)) for place in self.places)
+        self.table = self._native() if library.available() and sys.byteorder == "little" else None
+        self.bytes = 8 * self.stride + sum(4 * int(np.prod(entry.site.mask_shape)) for entry in self.entries)
 
-    def _native(self) -> native.MaskTable | None:
+    def _native(self) -> MaskTable | None:
         """What draws them without NumPy; None where that is not for all of them."""
-        places: list[native.Place] = []
-        for place in self.places:
-            site = place.site
-            if place.threshold is None:
+        layouts: list[UnitLayout] = []
+        for entry in self.entries:
+            site = entry.site
+            if entry.threshold is None:
                 return None
             planes = 2 if site.shifted else 1
             kept, dropped = site.kept[:planes], site.dropped[:planes]
-            places.append(native.Place(place.word, place.words, site.units, place.bits, place.threshold, kept, dropped))
-        return native.MaskTable(places, self.stride)
+            layouts.append(UnitLayout(entry.word, entry.words, site.units, entry.bits, entry.threshold, kept, dropped))
+        return MaskTable(layouts, self.stride)
 
     def fill(self, words: npt.NDArray[np.uint64], masks: Masks) -> None:
         """Turn words `[rows, passes, stride]` into masks, each `[rows, passes, *mask_shape]`."""
-        for place, mask in zip(self.places, masks, strict=True):
-            taken = np.ascontiguousarray(words[..., place.word : place.word + place.words], "<u8")
-            if place.threshold is None:
-                drawn = _numbers(taken.view("<u4"), place.site.kind)
-                mask[...] = drawn[..., : place.site.units].reshape(mask.shape)
+        for entry, mask in zip(self.entries, masks, strict=True):
+            taken = np.ascontiguousarray(words[..., entry.word : entry.word + entry.words], "<u8")
+            if entry.threshold is None:
+                drawn = _numbers(taken.view("<u4"), entry.site.kind)
+                mask[...] = drawn[..., : entry.site.units].reshape(mask.shape)
                 continue
-            (factor, summand), (dropped_factor, dropped_summand) = place.site.kept, place.site.dropped
-            planes = mask.reshape(*mask.shape[:2], -1, place.site.units)
-            if place.bits == 1 and place.threshold == 1 and place.site.units % 8 == 0 and not place.site.shifted:
+            (factor, summand), (dropped_factor, dropped_summand) = entry.site.kept, entry.site.dropped
+            planes = mask.reshape(*mask.shape[:2], -1, entry.site.units)
+            if entry.bits == 1 and entry.threshold == 1 and entry.site.units % 8 == 0 and not entry.site.shifted:
                 _choose_eight(taken, factor, planes[:, :, 0])
                 continue
-            kept = _kept(taken, place, place.threshold)
+            kept = _kept(taken, entry, entry.threshold)
             _choose(kept, factor, dropped_factor, planes[:, :, 0])
-            if place.site.shifted:
+            if entry.site.shifted:
                 _choose(kept, summand, dropped_summand, planes[:, :, 1])
 
 
@@ -237,12 +238,12 @@ class Undrawn:
     """
 
     _layout: _Layout
-    passes: native.Passes
+    passes: Passes
 
     @property
-    def table(self) -> native.MaskTable | None:
-        """What draws them natively, one place a site; None where NumPy has to."""
-        return self._layout.table if native.available else None
+    def table(self) -> MaskTable | None:
+        """What draws them natively, one layout a site; None where NumPy has to."""
+        return self._layout.table if library.available() else None
 
     def draw(self, *, overwrite: bool = False) -> Masks:
         """The masks; see `MaskSource.draw`."""
@@ -253,23 +254,23 @@ def _keys(seeds: npt.ArrayLike, rows: npt.ArrayLike) -> npt.NDArray[np.uint64]:
     return np.stack([np.asarray(seeds, np.uint64), np.asarray(rows, np.uint64)], axis=1)
 
 
-def _passes(keys: npt.NDArray[np.uint64], first: npt.ArrayLike, passes: npt.ArrayLike) -> native.Passes:
+def _passes(keys: npt.NDArray[np.uint64], first: npt.ArrayLike, passes: npt.ArrayLike) -> Passes:
     """Each key's `passes` from its `first` on."""
     firsts = np.ascontiguousarray(np.broadcast_to(np.asarray(first, np.uint64), len(keys)))
-    return native.Passes(keys, firsts, np.cumsum(np.broadcast_to(np.asarray(passes, np.int64), len(keys))))
+    return Passes(keys, firsts, np.cumsum(np.broadcast_to(np.asarray(passes, np.int64), len(keys))))
 
 
-def _draw(layout: _Layout, passes: native.Passes, scratch: Scratch | None = None) -> Masks:
+def _draw(layout: _Layout, passes: Passes, scratch: Scratch | None = None) -> Masks:
     """The masks of a layout's sites, `[pairs, *mask_shape]`."""
     pairs = len(passes)
-    shapes = [(pairs, *place.site.mask_shape) for place in layout.places]
+    shapes = [(pairs, *entry.site.mask_shape) for entry in layout.entries]
     masks = [np.empty(shape, np.float32) for shape in shapes] if scratch is None else _arrays(scratch, shapes)
     if not pairs * layout.stride:
         return masks
-    if native.available and layout.table is not None:
+    if library.available() and layout.table is not None:
         planes = [
-            mask.reshape(pairs, 2 if place.site.shifted else 1, place.site.units)
-            for place, mask in zip(layout.places, masks, strict=True)
+            mask.reshape(pairs, 2 if entry.site.shifted else 1, entry.site.units)
+            for entry, mask in zip(layout.entries, masks, strict=True)
         ]
         threads = min(thread_count(), 1 + pairs * layout.stride // _WORDS_A_THREAD)
         _at_once(threads, pairs, functools.partial(layout.table.draw, passes, planes, locked=threads == 1))
@@ -331,14 +332,14 @@ def _runs(*columns: npt.NDArray[Any]) -> Iterator[slice]:
     return (slice(*pair) for pair in itertools.pairwise(bounds))
 
 
-def _kept(words: npt.NDArray[np.uint64], place: _Place, threshold: int) -> npt.NDArray[np.uint8]:
+def _kept(words: npt.NDArray[np.uint64], entry: _SiteWords, threshold: int) -> npt.NDArray[np.uint8]:
     """Which units are kept: 1 or 0, `[rows, passes, units]`."""
-    units = place.site.units
-    if place.bits == 1 and threshold == 1:
+    units = entry.site.units
+    if entry.bits == 1 and threshold == 1:
         return np.unpackbits(words.view(np.uint8), axis=-1, count=units, bitorder="little")
-    if threshold >= 2**place.bits:
+    if threshold >= 2**entry.bits:
         return np.zeros((*words.shape[:-1], units), np.uint8)
-    numbers = words.view(np.uint8 if place.bits == 8 else "<u2")[..., :units]
+    numbers = words.view(np.uint8 if entry.bits == 8 else "<u2")[..., :units]
     return (numbers >= threshold).view(np.uint8)
 
 
@@ -401,6 +402,6 @@ _stream = _Stream()
 
 def _read(keys: npt.NDArray[np.uint64], first: int, count: int) -> npt.NDArray[np.uint64]:
     """Words `first .. first + count` of the streams of `keys`, `[keys, count]`; both are multiples of a block."""
-    if native.available:
-        return native.philox_words(keys, first // _BLOCK_WORDS, count // _BLOCK_WORDS)
+    if library.available():
+        return philox_words(keys, first // _BLOCK_WORDS, count // _BLOCK_WORDS)
     return np.stack([_stream.read(key, first, count) for key in keys])

@@ -4,15 +4,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from mcdropout.engine.arrays import Array
+from mcdropout.engine.candidates import Candidate, candidates
 from mcdropout.engine.checks import Check
-from mcdropout.engine.errors import UnsupportedModelError, VerificationError, first_line
+from mcdropout.engine.errors import EngineError, UnsupportedModelError, VerificationError, first_line
 from mcdropout.engine.inputs import InputSpec
 from mcdropout.engine.masks import MaskSource
-from mcdropout.engine.program import Outline, Program
+from mcdropout.engine.program import Graphs, Outline, Program
 from mcdropout.engine.reading import Task
-from mcdropout.engine.runtimes import Runtime
+from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
 from mcdropout.engine.sites import SiteOff
-from mcdropout.engine.subject import Candidate, Subject, Target
+from mcdropout.engine.subject import Subject
 from mcdropout.engine.verify import (
     Reference,
     check_baseline,
@@ -34,6 +35,7 @@ class Prepared:
         inputs: what it takes.
         runtime: runs it.
         baseline: runs it with nothing dropped: `runtime`, or another where there are no masks that keep everything.
+        graphs, baseline_graphs: what they run, where that is ONNX; else None.
         program: what there is to know of it.
         outline: of the program.
         reference: what the network itself answers, against which programs are checked.
@@ -45,6 +47,8 @@ class Prepared:
     inputs: tuple[InputSpec, ...]
     runtime: Runtime
     baseline: Runtime
+    graphs: Graphs | None
+    baseline_graphs: Graphs | None
     program: Program
     outline: Outline
     reference: Reference
@@ -54,6 +58,23 @@ class Prepared:
     def pair_bytes(self) -> int:
         """The memory that one pass of one row takes, in bytes."""
         return self.source.bytes_per_pass + self.outline.suffix_bytes
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A candidate that passed its checks.
+
+    Attributes:
+        candidate: which.
+        runtime: it, as it runs.
+        checks: what it passed.
+        reason: why none before it did, and why there are no others before it; None where it is the first.
+    """
+
+    candidate: Candidate
+    runtime: Runtime
+    checks: tuple[Check, ...]
+    reason: str | None
 
 
 def prepare(task: Task, subject: Subject, target: Target) -> Prepared:
@@ -79,68 +100,95 @@ def prepare(task: Task, subject: Subject, target: Target) -> Prepared:
     of_network = [first]
     raise_if_failed(of_network)
     reference = take_reference(subject.eager, source, arrays, wanted, subject.tolerance)
-    baseline: Runtime | None = None
-    if source.has_raw_sites:
+    plain = subject.baseline_programs(target) if source.has_raw_sites else None
+    chosen, baseline = choose(subject.programs(target), plain, target, source, reference)
+    of_network += subject.own_checks()
+    raise_if_failed(of_network)
+    outline = chosen.candidate.program.outline
+    program = Program(
+        strategy=chosen.candidate.program.strategy,
+        runtime=chosen.candidate.kind.name,
+        device=chosen.runtime.device,
+        reason=chosen.reason,
+        frontier=outline.frontier,
+        prefix_operations=outline.prefix_operations,
+        suffix_operations=outline.suffix_operations,
+        cost=chosen.candidate.program.cost(),
+        checks=(*of_network, *chosen.checks),
+    )
+    return Prepared(
+        source=source,
+        off=subject.off,
+        inputs=subject.inputs,
+        runtime=chosen.runtime,
+        baseline=baseline.runtime,
+        graphs=chosen.candidate.graphs,
+        baseline_graphs=baseline.candidate.graphs,
+        program=program,
+        outline=outline,
+        reference=reference,
+        network_checks=tuple(of_network),
+    )
+
+
+def choose(
+    programs: Iterable[Runnable | Refusal],
+    baseline_programs: Iterable[Runnable | Refusal] | None,
+    target: Target,
+    source: MaskSource,
+    reference: Reference,
+) -> tuple[Passed, Passed]:
+    """The first way to run a network that passes its checks, and the first to run it with nothing dropped.
+
+    Args:
+        programs: the network's, under masks; as `candidates` takes them.
+        baseline_programs: those with nothing dropped; None where there are masks that keep everything.
+        target: where they are to run.
+        source: draws the masks.
+        reference: what the network itself answers.
+
+    Raises:
+        UnsupportedModelError: the last could not be built; or there is none.
+        VerificationError: the last failed a check.
+    """
+    baseline: Passed | None = None
+    if baseline_programs is not None:
 
         def check_plain(found: Runtime) -> list[Check]:
             checks = [check_baseline(found, source, reference)]
             raise_if_failed(checks)
             return checks
 
-        _, baseline, _ = first_that_passes(subject.baseline_candidates(target), check_plain, [])
+        baseline = _first_that_passes(baseline_programs, target, check_plain)
 
     def check(found: Runtime) -> list[Check]:
-        return check_program(found, baseline or found, source, reference)
+        return check_program(found, baseline.runtime if baseline else found, source, reference)
 
+    chosen = _first_that_passes(programs, target, check)
+    return chosen, baseline or chosen
+
+
+def _first_that_passes(
+    programs: Iterable[Runnable | Refusal], target: Target, check: Callable[[Runtime], list[Check]]
+) -> Passed:
+    """The first way to run one of some programs on a target that passes `check`, which raises VerificationError."""
     reasons: list[str] = []
-    candidate, running, of_program = first_that_passes(subject.candidates(target, reasons), check, reasons)
-    of_network += subject.own_checks()
-    raise_if_failed(of_network)
-    program = Program(
-        strategy=candidate.strategy,
-        runtime=running.name,
-        device=running.device,
-        reason="; ".join(reasons) or None,
-        frontier=candidate.outline.frontier,
-        prefix_operations=candidate.outline.prefix_operations,
-        suffix_operations=candidate.outline.suffix_operations,
-        cost=candidate.cost(),
-        checks=(*of_network, *of_program),
-    )
-    return Prepared(
-        source=source,
-        off=subject.off,
-        inputs=subject.inputs,
-        runtime=running,
-        baseline=baseline or running,
-        program=program,
-        outline=candidate.outline,
-        reference=reference,
-        network_checks=tuple(of_network),
-    )
-
-
-def first_that_passes(
-    ways: Iterable[Candidate], check: Callable[[Runtime], list[Check]], reasons: list[str]
-) -> tuple[Candidate, Runtime, list[Check]]:
-    """The first way to run a network that passes its checks; why those before it do not is added to `reasons`.
-
-    Raises:
-        UnsupportedModelError: the last could not be built; or there is none.
-        VerificationError: the last failed a check.
-    """
-    refusal: Exception | None = None
-    for candidate in ways:
+    failure: EngineError | None = None
+    for candidate in candidates(programs, target):
+        if isinstance(candidate, Refusal):
+            reasons.append(candidate.reason)
+            continue
         try:
-            running = candidate.build()
-            return candidate, running, check(running)
+            runtime = candidate.build()
+            return Passed(candidate, runtime, tuple(check(runtime)), "; ".join(reasons) or None)
         except VerificationError as error:
-            refusal = error
-            reasons.append(str(error))
-        except Exception as error:  # whatever an exporter or a runtime raises: the next candidate does without it
-            refusal = UnsupportedModelError(f"{candidate.strategy} program: {first_line(error)}")
-            reasons.append(str(refusal))
-    raise refusal or UnsupportedModelError("; ".join(reasons))
+            failure = error
+        except Exception as error:  # whatever a runtime raises: the next candidate does without it
+            failure = UnsupportedModelError(f"{candidate.program.strategy} program: {first_line(error)}")
+        reasons.append(str(failure))
+    raise failure or UnsupportedModelError(
+        f"the network cannot run on {target.runtime}: {'; '.join(dict.fromkeys(reasons))}"
+    )
 
 
 def _check_output_shape(task: Task, rows: int, outputs: tuple[Array, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Programs: a network cut where its masks enter, and all that is told of one."""
+"""Programs: a network cut where its masks enter, its graphs in files, and what is known of both."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +76,7 @@ class Program:
     Attributes:
         strategy: "split": what no mask touches runs once a row; "whole": all of it runs once a pass; "mapped" and
             "loop": so it does, with every row a batch of its own, all at once or one after another.
-        runtime: "sparse", "onnx", "torch", or "eager" (the module itself).
+        runtime: its name in the table of runtimes.
         device: "cpu" or a CUDA device, or, of ONNX Runtime, its execution provider.
         reason: why nothing faster was used; None where nothing faster was tried.
         frontier: the tensors that cross from prefix to suffix.

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,7 @@ from mcdropout.engine.cohort import Cohort
 from mcdropout.engine.masks import Undrawn
 from mcdropout.engine.preparation import Prepared
 from mcdropout.engine.reading import Reading
-from mcdropout.engine.runtimes import DrawingRuntime
+from mcdropout.engine.runtimes import drawing_of
 from mcdropout.engine.statistics import TASKS, Prediction, Statistics, deterministic
 from mcdropout.engine.verify import run_pairs
 
@@ -59,7 +58,7 @@ class Steps:
 
     def __init__(self, prepared: Prepared, reading: Reading, step_bytes: int) -> None:
         self._source, self._runtime, self._baseline = prepared.source, prepared.runtime, prepared.baseline
-        self._drawing = self._runtime if isinstance(self._runtime, DrawingRuntime) else None
+        self._drawing = drawing_of(self._runtime)
         self._reading = reading
         self._per_row = [value.per_row for value in prepared.outline.frontier]
         self.shares_rows = prepared.source.shares_rows
@@ -102,7 +101,7 @@ class Steps:
         """Let go of the frontier's rows that are not the cohort's: those may be done long before it is."""
         per_row = self._per_row or [True] * len(cohort.frontier)
         values = zip(cohort.frontier, per_row, strict=True)
-        cohort.frontier = tuple(_taken(value, cohort.places) if own else value for value, own in values)
+        cohort.frontier = tuple(self._runtime.take(value, cohort.places) if own else value for value, own in values)
         cohort.places = np.arange(len(cohort), dtype=np.int64)
 
     def run(self, work: Sequence[tuple[Cohort, int]]) -> Seconds:
@@ -122,8 +121,7 @@ class Steps:
         given = [] if drawing else masks.draw(overwrite=True)
         drawn = time.perf_counter()
         frontier, rows = self._gathered(work)
-        suffix = self._runtime.suffix
-        found = drawing.suffix_drawing(frontier, rows, masks) if drawing else suffix(frontier, rows, given)
+        found = drawing(frontier, rows, masks) if drawing else self._runtime.suffix(frontier, rows, given)
         outputs = self._parted(found, work)
         ran = time.perf_counter()
         for (cohort, _), blocks in zip(work, outputs, strict=True):
@@ -167,7 +165,8 @@ class Steps:
             return frontiers[0], rows
         values = zip(*frontiers, strict=True)
         per_row = self._per_row or [True] * len(frontiers[0])
-        return tuple(_joined(parts) if own else parts[0] for parts, own in zip(values, per_row, strict=True)), rows
+        join = self._runtime.join
+        return tuple(join(parts) if own else parts[0] for parts, own in zip(values, per_row, strict=True)), rows
 
     def _rows_of(self, frontier: Frontier) -> int:
         per_row = self._per_row or [True] * len(frontier)
@@ -189,21 +188,3 @@ class Steps:
         drawn = self._source.draw_each(cohort.seeds, cohort.indices, cohort.passes, passes)
         runs = [self._runtime.suffix(cohort.frontier, cohort.places, masks) for masks in drawn]
         return [np.stack(outputs, axis=1) for outputs in zip(*runs, strict=True)]
-
-
-def _taken(value: Any, rows: npt.NDArray[np.int64]) -> Any:
-    """Some rows of a frontier's value, in the form that the runtime keeps it in."""
-    if isinstance(value, np.ndarray):
-        return value[rows]
-    import torch
-
-    return value[torch.from_numpy(rows).to(value.device)]
-
-
-def _joined(parts: Sequence[Any]) -> Any:
-    """Values of a frontier behind one another, in the form that the runtime keeps them in."""
-    if isinstance(parts[0], np.ndarray):
-        return np.concatenate(parts)
-    import torch
-
-    return torch.cat(list(parts))

@@ -14,7 +14,8 @@ from mcdropout.engine.arrays import Array
 from mcdropout.engine.checks import Check
 from mcdropout.engine.errors import VerificationError
 from mcdropout.engine.masks import Masks, MaskSource
-from mcdropout.engine.runtimes import DrawingRuntime, Runtime
+from mcdropout.engine.runtimes import Runtime, drawing_of
+from mcdropout.engine.runtimes.protocol import SuffixDrawing
 from mcdropout.engine.sites import UNIFORM
 
 EVAL_TOLERANCE = 1e-5
@@ -181,13 +182,13 @@ def check_program(runtime: Runtime, baseline: Runtime, source: MaskSource, refer
             reference.tolerance,
         ),
     ]
-    if isinstance(runtime, DrawingRuntime):
-        checks.append(_check_drawing(runtime, source, reference))
+    if drawing := drawing_of(runtime):
+        checks.append(_check_drawing(runtime, drawing, source, reference))
     raise_if_failed(checks)
     return checks
 
 
-def _check_drawing(runtime: DrawingRuntime, source: MaskSource, reference: Reference) -> Check:
+def _check_drawing(runtime: Runtime, drawing: SuffixDrawing, source: MaskSource, reference: Reference) -> Check:
     """Whether a runtime draws the masks that are drawn for others; each row has its own passes, one or more."""
     rows = reference.rows
     counts = 1 + np.arange(rows) % 3
@@ -196,7 +197,7 @@ def _check_drawing(runtime: DrawingRuntime, source: MaskSource, reference: Refer
     found, wanted = [], []
     for number in reference.passes:
         masks = source.undrawn([_SEED] * rows, range(rows), number + np.arange(rows), counts)
-        found.append(runtime.suffix_drawing(frontier, taken, masks))
+        found.append(drawing(frontier, taken, masks))
         wanted.append(runtime.suffix(frontier, taken, list(masks.draw())))
     name = "masks that are drawn while it runs are those drawn before"
     return close(name, _one_after_another(found), _one_after_another(wanted), 0.0)

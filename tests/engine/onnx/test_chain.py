@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from mcdropout.engine.onnx.cut.chain import recognise
+from mcdropout.engine.onnx.chain import recognise
 from mcdropout.engine.program import FrontierValue
 
 from tests.engine.onnx.common import every_cut, model, node, numbers, understood, value

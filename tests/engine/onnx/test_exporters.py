@@ -17,7 +17,7 @@ from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.onnx.model import understand
 from mcdropout.engine.preparation import prepare
 from mcdropout.engine.pytorch.module import understand as understand_module
-from mcdropout.engine.subject import Target
+from mcdropout.engine.runtimes import Target
 from mcdropout.engine.verify import run_pairs
 from mcdropout.layers import GaussianDropout, StochasticDepth
 from onnx import numpy_helper

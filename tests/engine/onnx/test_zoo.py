@@ -13,7 +13,7 @@ from mcdropout.engine.onnx.model import understand
 from mcdropout.engine.preparation import prepare
 from mcdropout.engine.pytorch.cut.cost import cost_of_whole
 from mcdropout.engine.pytorch.module import understand as understand_module
-from mcdropout.engine.subject import Target
+from mcdropout.engine.runtimes import Target
 from mcdropout.engine.verify import run_pairs
 from safetensors.torch import load_file
 from torch.nn.modules.batchnorm import _BatchNorm

@@ -1,6 +1,7 @@
 """Eager: a graph run as it is, neither optimised nor cut: the reference that programs are checked against."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,6 @@ PLAINEST = SessionOptions(optimization="none")
 class GraphRuntime:
     """Runs `f(*inputs, *masks)` on the inputs of each pair."""
 
-    name = "eager"
     device = "cpu"
 
     def __init__(self, flow: Dataflow) -> None:
@@ -32,6 +32,12 @@ class GraphRuntime:
 
     def suffix(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: list[Array]) -> tuple[Array, ...]:
         return self._session.run((*(x[rows] for x in frontier), *masks))
+
+    def take(self, value: Array, rows: npt.NDArray[np.int64]) -> Array:
+        return value[rows]
+
+    def join(self, parts: Sequence[Array]) -> Array:
+        return np.concatenate(parts)
 
 
 def session_of(flow: Dataflow) -> Session:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +27,11 @@ from mcdropout.engine.onnx.measuring import Probe, Value, measure
 from mcdropout.engine.onnx.read.batches import for_any_rows
 from mcdropout.engine.onnx.read.binding import Bound, bind
 from mcdropout.engine.onnx.read.file import read_model
-from mcdropout.engine.program import Graph, Outline
-from mcdropout.engine.runtimes import Runtime
-from mcdropout.engine.runtimes.graphs import ways_to_run
+from mcdropout.engine.program import Graph, Graphs, Outline
+from mcdropout.engine.runtimes import Form, Refusal, Runnable, Runtime, Target
 from mcdropout.engine.selection import Selection, select, site_off
 from mcdropout.engine.sites import CHANNEL, ELEMENT, Site, SiteOff
-from mcdropout.engine.subject import EXAMPLE_ROWS, Candidate, Target
+from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.verify import HALF_TOLERANCE, PROGRAM_TOLERANCE
 
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -123,38 +122,32 @@ class GraphSubject:
         """Nothing: what advice there is comes of a PyTorch network's modules."""
         return [], "the flow of data is looked at in PyTorch networks, not in ONNX models"
 
-    def candidates(self, target: Target, reasons: list[str]) -> Iterator[Candidate]:
-        """The ways to run it, as `Subject` says; Raises UnsupportedModelError for what only PyTorch runs."""
-        return self._candidates(self.flow, self.sites, target, reasons)
+    def programs(self, target: Target) -> Iterator[Runnable | Refusal]:
+        """As `Subject` says; raises UnsupportedModelError where only PyTorch is to run it."""
+        return self._programs(self.flow, self.sites, target)
 
-    def baseline_candidates(self, target: Target) -> Iterator[Candidate]:
-        return self._candidates(self._quiet, (), target, [])
+    def baseline_programs(self, target: Target) -> Iterator[Runnable | Refusal]:
+        return self._programs(self._quiet, (), target)
 
-    def _candidates(
-        self, flow: Dataflow, sites: Sequence[Site], target: Target, reasons: list[str]
-    ) -> Iterator[Candidate]:
-        if target.runtime == "torch" or target.device != "cpu":
+    def _programs(self, flow: Dataflow, sites: Sequence[Site], target: Target) -> Iterator[Runnable]:
+        if target.device != "cpu" or not target.forms & {Form.GRAPHS, Form.EAGER}:
             raise UnsupportedModelError(
                 f'an ONNX model runs on ONNX Runtime, not on the runtime "{target.runtime}" of the device '
                 f'"{target.device}"; a provider such as "cuda" makes it run on a GPU'
             )
-        cut = partial(split, flow, len(self.inputs), self._is.values)
-        if target.runtime != "eager":
-            ran = False
+        values = self._is.values
+        cut = partial(split, flow, len(self.inputs), values)
+        if Form.GRAPHS in target.forms:
             for strategy, program in _cuts(cut):
-                cost = partial(cost_of, program, self._is.values)
-                graphs = program.halves().write(sites)
-                for candidate in ways_to_run(strategy, graphs, cost, target, reasons):
-                    ran = True
-                    yield candidate
-            if target.runtime != "auto":
-                if not ran:
-                    raise UnsupportedModelError(
-                        f"the network cannot run on {target.runtime}: {'; '.join(dict.fromkeys(reasons))}"
-                    )
-                return
-        whole = partial(cost_of, cut(whole=True), self._is.values)
-        yield Candidate("whole", Outline(), whole, partial(GraphRuntime, flow))
+                graphs = cache(partial(_written, program, sites))
+                yield Runnable(strategy, program.outline, partial(cost_of, program, values), {Form.GRAPHS: graphs})
+        if Form.EAGER in target.forms:
+            cost = partial(cost_of, cut(whole=True), values)
+            yield Runnable("whole", Outline(), cost, {Form.EAGER: lambda: lambda _device: GraphRuntime(flow)})
+
+
+def _written(program: Cut, sites: Sequence[Site]) -> Graphs:
+    return program.halves().write(sites)
 
 
 def _cuts(cut: "partial[Cut]") -> Iterator[tuple[str, Cut]]:

@@ -10,8 +10,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from mcdropout.engine.onnx.cut.chain import recognise
-from mcdropout.engine.onnx.read.tensors import every_tensor
+from mcdropout.engine.onnx.chain import recognise
 from mcdropout.engine.program import Graph, Graphs, Outline
 from mcdropout.engine.sites import Site
 
@@ -56,7 +55,7 @@ def write_graph(
     return Graph(path, inputs if inputs is not None else tuple(value.name for value in model.graph.input))
 
 
-def places(path: Path) -> dict[str, int]:
+def tensor_offsets(path: Path) -> dict[str, int]:
     """Where the tensors of a graph at `path` begin in the file beside it, in bytes, by name."""
     model = onnx.load(path, load_external_data=False)
     return {
@@ -67,15 +66,8 @@ def places(path: Path) -> dict[str, int]:
     }
 
 
-def external_files(path: Path) -> set[Path]:
-    """The files beside a graph that its tensors lie in."""
-    model = onnx.load(path, load_external_data=False)
-    entries = [entry for tensor in every_tensor(model) for entry in tensor.external_data]
-    return {path.parent / entry.value for entry in entries if entry.key == "location"}
-
-
 def _strip(model: onnx.ModelProto) -> None:
-    """Leave out where an exporter found what: it tells the paths of the machine that it ran on."""
+    """Leave out where an exporter found what: it names the paths of the machine that it ran on."""
     parts: list[Any] = [model, model.graph, *model.functions]
     parts += [*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info]
     parts += [*model.graph.initializer, *(node for function in model.functions for node in function.node)]

@@ -33,11 +33,11 @@ from mcdropout.engine.sites import (
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where in a network something runs.
+class ModuleStack:
+    """The modules of a network that are running.
 
     Attributes:
-        paths: the modules that are running, outermost first.
+        paths: theirs, outermost first.
         inputs: what the innermost was called with.
     """
 
@@ -50,7 +50,7 @@ class Call:
     """A random call that was seen.
 
     Attributes:
-        place: where.
+        stack: the modules that it is made in.
         number: which of its module's random calls in this pass.
         kind, p: as a `Site` has them.
         active: whether it would draw.
@@ -58,7 +58,7 @@ class Call:
         data: the tensor that it drops from; None where it only draws.
     """
 
-    place: Place
+    stack: ModuleStack
     number: int
     kind: str
     p: float | None
@@ -69,7 +69,7 @@ class Call:
     @property
     def path(self) -> str:
         """The module that makes the call."""
-        return self.place.paths[-1] if self.place.paths else ""
+        return self.stack.paths[-1] if self.stack.paths else ""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -98,9 +98,9 @@ _HANDLERS: dict[Any, _Handler] = {}
 class RandomCalls(TorchFunctionMode):
     """While it is entered, `answer` gives the mask of every random call."""
 
-    def __init__(self, place: Callable[[], Place], answer: Callable[[Call], Mask]) -> None:
+    def __init__(self, stack: Callable[[], ModuleStack], answer: Callable[[Call], Mask]) -> None:
         super().__init__()
-        self._place = place
+        self._stack = stack
         self._answer = answer
         self._numbers: Counter[str] = Counter()
         self.in_attention = False
@@ -123,15 +123,15 @@ class RandomCalls(TorchFunctionMode):
         data: Tensor | None = None,
     ) -> Mask:
         """The mask of the call that is being handled."""
-        place = self._place()
-        path = place.paths[-1] if place.paths else ""
-        call = Call(place, self._numbers[path], kind, p, active, tuple(shape), data)
+        stack = self._stack()
+        path = stack.paths[-1] if stack.paths else ""
+        call = Call(stack, self._numbers[path], kind, p, active, tuple(shape), data)
         self._numbers[path] += 1
         return self._answer(call)
 
     def packed(self) -> PackedSequence | None:
         """The packed sequence that the running module was given, if it was."""
-        return next((x for x in self._place().inputs if isinstance(x, PackedSequence)), None)
+        return next((x for x in self._stack().inputs if isinstance(x, PackedSequence)), None)
 
 
 def _handles(*functions: Any) -> Callable[[_Handler], _Handler]:

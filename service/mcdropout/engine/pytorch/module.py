@@ -11,17 +11,18 @@ from mcdropout.engine.errors import first_line
 from mcdropout.engine.findings import Finding, findings_of_sites
 from mcdropout.engine.inputs import Entry, Inputs, InputSpec, as_examples, row_axes
 from mcdropout.engine.masks import MaskSource
-from mcdropout.engine.pytorch.cut.candidates import candidates
+from mcdropout.engine.pytorch.cut.forms import programs
 from mcdropout.engine.pytorch.cut.program import export
+from mcdropout.engine.pytorch.eager import EagerRuntime
 from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.pytorch.find.findings import findings_of_graph
-from mcdropout.engine.pytorch.network import Network, copy_of, to_array
+from mcdropout.engine.pytorch.network import Network, copy_of
 from mcdropout.engine.pytorch.signature import Signature
-from mcdropout.engine.runtimes import Runtime
-from mcdropout.engine.runtimes.torch import EagerRuntime
+from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
+from mcdropout.engine.runtimes.tensors import to_array
 from mcdropout.engine.selection import Selection
 from mcdropout.engine.sites import SiteOff
-from mcdropout.engine.subject import EXAMPLE_ROWS, Candidate, Target
+from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.verify import (
     EVAL_TOLERANCE,
     HALF_TOLERANCE,
@@ -82,12 +83,12 @@ class ModuleSubject:
         still = Check("no parameter and no buffer moved by a bit", not moved, f"moved: {', '.join(moved) or 'none'}")
         return [_stayed_in_eval(self.network), still]
 
-    def candidates(self, target: Target, reasons: list[str]) -> Iterator[Candidate]:
-        return candidates(self.network, self.source, self._tensors, target, reasons)
+    def programs(self, target: Target) -> Iterator[Runnable | Refusal]:
+        return programs(self.network, self.source, self._tensors, target)
 
-    def baseline_candidates(self, target: Target) -> Iterator[Candidate]:
+    def baseline_programs(self, target: Target) -> Iterator[Runnable | Refusal]:
         assert self._baseline is not None
-        return candidates(self._baseline, MaskSource(()), self._tensors, target, [])
+        return programs(self._baseline, MaskSource(()), self._tensors, target)
 
     def findings(self) -> tuple[list[Finding], str | None]:
         found = findings_of_sites(self.sites, self.off)

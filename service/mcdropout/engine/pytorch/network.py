@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -16,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mcdropout.engine.errors import UnsupportedModelError
-from mcdropout.engine.pytorch.calls import Call, Mask, Place, RandomCalls
+from mcdropout.engine.pytorch.calls import Call, Mask, ModuleStack, RandomCalls
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.sites import NORMAL, Site, site_name
 
@@ -123,16 +122,16 @@ class Tracked:
     def _path(self) -> str:
         return self._running[-1][0] if self._running else ""
 
-    def _place(self) -> Place:
+    def _stack(self) -> ModuleStack:
         if not self._running:
-            return Place()
-        return Place(tuple(path for path, _ in self._running), self._running[-1][1])
+            return ModuleStack()
+        return ModuleStack(tuple(path for path, _ in self._running), self._running[-1][1])
 
     def answering(self, answer: Callable[[Call], Mask]) -> AbstractContextManager[Any]:
         """While it is entered, `answer` gives the mask of every random call."""
         self._running.clear()
         self.failed = None
-        return RandomCalls(self._place, answer)
+        return RandomCalls(self._stack, answer)
 
     def train_but_normalization(self, asleep: Iterable[str] = ()) -> Self:
         """Train mode, but for modules that are `asleep`, and for normalization layers, which are no dropout, and which
@@ -176,7 +175,7 @@ class Tracked:
 
         def kept(call: Call) -> Mask:
             data = call.data.clone() if keep_data and call.data is not None else None
-            calls.append(replace(call, data=data, place=replace(call.place, inputs=())))
+            calls.append(replace(call, data=data, stack=replace(call.stack, inputs=())))
             if answer is not None:
                 return answer(call)
             return numbers(call, variant) if call.raw else None
@@ -291,7 +290,7 @@ class Network:
 
     @staticmethod
     def _silenced() -> AbstractContextManager[Any]:
-        return RandomCalls(Place, lambda _: None)
+        return RandomCalls(ModuleStack, lambda _: None)
 
     def substitution(self, masks: Sequence[Tensor]) -> AbstractContextManager[Any]:
         """While it is entered, each site takes its mask, and no other random call draws.
@@ -357,11 +356,6 @@ class Network:
     def maps(self) -> bool:
         """Whether rows that are run alone are mapped over all at once, as far as is known."""
         return self._maps
-
-
-def to_array(x: Tensor) -> npt.NDArray[Any]:
-    """A tensor as an array; NumPy has no bfloat16."""
-    return (x.float() if x.dtype == torch.bfloat16 else x).detach().cpu().numpy()
 
 
 def _fits(mask: Mask, shape: Sequence[int]) -> bool:

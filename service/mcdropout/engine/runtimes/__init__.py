@@ -1,38 +1,23 @@
-"""Runtimes: what runs a program. Each has the same two calls, over NumPy arrays at its borders.
+"""Runtimes: what runs a program. `table` holds which there are; each registers itself in a file of its own.
 
-`onnx` runs any program on the CPU; `sparse` runs chains of masked linear layers there, faster; `torch` runs any program
-on the CPU or CUDA, and holds the eager loop against which all are checked.
+`sparse` runs chains of masked linear layers on the CPU, `onnx` any program there, `torch` any on the CPU or CUDA, and
+`eager` the network itself, as its own framework does: slow, and the reference against which the others are checked.
 """
 
-from typing import Protocol, runtime_checkable
-
-import numpy as np
-import numpy.typing as npt
-
-from mcdropout.engine.arrays import Array, Frontier
-from mcdropout.engine.masks import Undrawn
-
-
-class Runtime(Protocol):
-    """Runs a program split into prefix and suffix. Both calls may be made from several threads at once.
-
-    Attributes:
-        name, device: what it is, and where it computes.
-    """
-
-    name: str
-    device: str
-
-    def prefix(self, inputs: tuple[Array, ...]) -> Frontier:
-        """What no mask touches, once a row. `inputs` are `[rows, ...]` each."""
-
-    def suffix(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: list[Array]) -> tuple[Array, ...]:
-        """The outputs, `[pairs, ...]` each, of the pairs of row `rows[i]` and the `i`-th of each mask."""
-
-
-@runtime_checkable
-class DrawingRuntime(Runtime, Protocol):
-    """Draws masks itself while it runs, which is faster than to be given them."""
-
-    def suffix_drawing(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: Undrawn) -> tuple[Array, ...]:
-        """What `suffix` returns under these masks, to the bit."""
+from mcdropout.engine.runtimes import eager as eager
+from mcdropout.engine.runtimes import onnx as onnx
+from mcdropout.engine.runtimes import sparse as sparse
+from mcdropout.engine.runtimes import torch as torch
+from mcdropout.engine.runtimes.forms import Form as Form
+from mcdropout.engine.runtimes.forms import FormError as FormError
+from mcdropout.engine.runtimes.forms import Modules as Modules
+from mcdropout.engine.runtimes.forms import Runnable as Runnable
+from mcdropout.engine.runtimes.protocol import Runtime as Runtime
+from mcdropout.engine.runtimes.protocol import drawing_of as drawing_of
+from mcdropout.engine.runtimes.table import TABLE as TABLE
+from mcdropout.engine.runtimes.table import Refusal as Refusal
+from mcdropout.engine.runtimes.table import RuntimeKind as RuntimeKind
+from mcdropout.engine.runtimes.table import Target as Target
+from mcdropout.engine.runtimes.table import described as described
+from mcdropout.engine.runtimes.table import names as names
+from mcdropout.engine.runtimes.table import register as register

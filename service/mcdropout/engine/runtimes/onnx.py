@@ -1,11 +1,16 @@
-"""ONNX Runtime: the embedded default."""
+"""Onnx: ONNX Runtime, the embedded default."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array, Frontier
 from mcdropout.engine.program import Graph, Graphs, Outline
+from mcdropout.engine.runtimes.forms import Form, Runnable
+from mcdropout.engine.runtimes.protocol import Runtime
 from mcdropout.engine.runtimes.sessions import Session, SessionOptions
+from mcdropout.engine.runtimes.table import RuntimeKind, Target, register
 
 # Where the values of a suffix take no more memory than this, in bytes, it is done before a second thread has woken up:
 # 800 pairs of mnist-cnn take 0.067 ms on one thread, and 0.093 to 0.128 on two. A session for that is worth its memory
@@ -15,18 +20,11 @@ _FEWEST_PAIRS = 64
 
 
 class OnnxRuntime:
-    """Runs prefix and suffix as two sessions.
-
-    Attributes:
-        graphs: what it runs.
-    """
-
-    name = "onnx"
+    """Runs prefix and suffix as two sessions."""
 
     def __init__(self, graphs: Graphs, options: SessionOptions | None = None) -> None:
         """Load both halves."""
         options = options or SessionOptions()
-        self.graphs = graphs
         self.device: str = options.provider
         self._prefix = OnnxPrefix(graphs.prefix, graphs.outline, options)
         self._suffix = self._suffix_of_few = Session(graphs.suffix, options)
@@ -41,6 +39,12 @@ class OnnxRuntime:
         session = self._suffix_of_few if len(rows) <= self._few_pairs else self._suffix
         return session.run((rows, *frontier, *masks))
 
+    def take(self, value: Array, rows: npt.NDArray[np.int64]) -> Array:
+        return value[rows]
+
+    def join(self, parts: Sequence[Array]) -> Array:
+        return np.concatenate(parts)
+
 
 class OnnxPrefix:
     """Runs a prefix as a session, or hands the inputs on where there is nothing to compute."""
@@ -53,3 +57,10 @@ class OnnxPrefix:
         if self._session is None:
             return tuple(inputs[index] for index in self._passed_on)
         return self._session.run(inputs)
+
+
+def _build(program: Runnable, target: Target) -> Runtime:
+    return OnnxRuntime(program.graphs(), target.options)
+
+
+register(RuntimeKind(name="onnx", rank=20, takes=Form.GRAPHS, build=_build, cpu_only=True))

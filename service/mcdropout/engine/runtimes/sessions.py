@@ -1,9 +1,10 @@
-"""Sessions of ONNX Runtime: graphs, loaded, and how they are to run."""
+"""Sessions of ONNX Runtime: graphs, loaded, and how they are to run.
+
+ONNX Runtime is imported with the first session: what only names the options of one does without.
+"""
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
-
-import onnxruntime
+from typing import Literal, get_args
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import InvalidInputError
@@ -20,11 +21,11 @@ _PROVIDERS: dict[str, str] = {
     "tensorrt": "TensorrtExecutionProvider",
     "openvino": "OpenVINOExecutionProvider",
 }
-_LEVELS: dict[str, Any] = {
-    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
-    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+_LEVELS: dict[str, str] = {
+    "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "none": "ORT_DISABLE_ALL",
 }
 
 
@@ -45,6 +46,8 @@ class SessionOptions:
 
     def check(self) -> None:
         """Raise InvalidInputError for the first that cannot be used."""
+        import onnxruntime
+
         for name, value, known in (
             ("provider", self.provider, get_args(Provider)),
             ("optimization", self.optimization, get_args(Optimization)),
@@ -71,6 +74,8 @@ class Session:
             options: how to run it.
             one_thread: run it on the thread that asks, instead of on all.
         """
+        import onnxruntime
+
         settings = onnxruntime.SessionOptions()
         # Threads of its own: ONNX Runtime's shared pool cannot be told to stop spinning, and takes whole cores from the
         # rest of a server: half of the processor time of one with 32 clients and two cores.
@@ -79,7 +84,7 @@ class Session:
         # of masks, the event loop. Measured on two cores, 8 rows and 100 passes of mnist-cnn: 7.4 ms where threads
         # spin on, 3.7 where they never do, 2.9 where they stop with the run.
         settings.add_session_config_entry("session.force_spinning_stop", "1")
-        settings.graph_optimization_level = _LEVELS[options.optimization]
+        settings.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[options.optimization])
         settings.enable_cpu_mem_arena = options.arena
         settings.log_severity_level = 4  # errors are raised; what is beneath them is for ONNX Runtime's own makers
         providers = list(dict.fromkeys([_PROVIDERS[options.provider], _CPU]))

@@ -44,6 +44,13 @@ def every_tensor(model: onnx.ModelProto) -> Iterator[TensorProto]:
         yield from _of_attributes(function.attribute_proto)
 
 
+def external_files(path: Path) -> set[Path]:
+    """The files beside a graph that its tensors lie in."""
+    model = onnx.load(path, load_external_data=False)
+    entries = [entry for tensor in every_tensor(model) for entry in tensor.external_data]
+    return {path.parent / entry.value for entry in entries if entry.key == "location"}
+
+
 def _of_graph(graph: onnx.GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:

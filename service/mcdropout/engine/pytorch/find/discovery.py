@@ -182,7 +182,7 @@ class _Explorer:
             if call.key in met:
                 reachable[call.key] = needs[call.key]
                 continue
-            for around in reversed(call.place.paths[:-1]):
+            for around in reversed(call.stack.paths[:-1]):
                 needs[call.key] |= {around}
                 now, outputs = self._met(awake | needs[call.key])
                 if call.key in now and self._like(outputs, quiet.outputs, on):

@@ -1,0 +1,70 @@
+"""The library that `native.c` is compiled to, loaded when it is first needed.
+
+It is a plain shared library, called through ctypes, which lets other threads of Python run meanwhile, unless the call
+is short.
+"""
+
+import ctypes
+import functools
+import importlib.util
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+
+def available() -> bool:
+    """Whether the extension was built."""
+    return _loaded(ctypes.CDLL) is not None
+
+
+def library() -> ctypes.CDLL:
+    """Its functions; only where it is `available`."""
+    return _required(_loaded(ctypes.CDLL))
+
+
+def locked_library() -> ctypes.CDLL:
+    """The same functions, called without leaving the interpreter's lock."""
+    return _required(_loaded(ctypes.PyDLL))
+
+
+def _required(loaded: ctypes.CDLL | None) -> ctypes.CDLL:
+    assert loaded is not None, "the C extension was not built"
+    return loaded
+
+
+@functools.cache
+def _loaded(kind: type[ctypes.CDLL]) -> ctypes.CDLL | None:
+    found = importlib.util.find_spec("mcdropout.engine.native._native")
+    if found is None or found.origin is None:
+        return None
+    address, number = ctypes.c_void_p, ctypes.c_int64
+    chain: tuple[list[Any], list[Any]] = ([address, number, *[address] * 2], [number, number, *[address] * 3])
+    taken: dict[str, list[Any]] = {
+        "masked_chain": [*chain[0], address, *chain[1]],
+        "drawn_chain": [*chain[0], address, address, number, address, *chain[1]],
+        "wait_for": [address, number],
+        "draw_masks": [address, number, number, address, number, number, address],
+        "philox_words": [address, number, ctypes.c_uint64, number, address],
+    }
+    try:
+        loaded = kind(found.origin)
+        for name, types in taken.items():
+            function = loaded[name]
+            function.argtypes, function.restype = types, None
+            setattr(loaded, name, function)
+        scratch = loaded.masked_chain_scratch
+    except (OSError, AttributeError):  # built for another machine, or of another version
+        return None
+    scratch.argtypes, scratch.restype = [address, number, number, number], number
+    return loaded
+
+
+def check_array(array: npt.NDArray[np.generic], dtype: type[np.generic], shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless an array is contiguous, and of this dtype and shape."""
+    if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+        raise ValueError(
+            f"an array is {array.dtype} {list(array.shape)}; contiguous {np.dtype(dtype)} {list(shape)} is accepted"
+        )

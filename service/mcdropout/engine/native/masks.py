@@ -1,0 +1,169 @@
+"""Masks drawn by the C extension: the Philox words of NumPy, compared and written in one go."""
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mcdropout.engine.native.library import Floats, check_array, library, locked_library
+
+_BLOCK_WORDS = 4  # of Philox
+# Masks of fewer bytes are written in less time than it takes to get the interpreter's lock back from another thread.
+_FEW_BYTES = 2**18
+
+
+class _PassFields(ctypes.Structure):
+    """`Passes` as the C extension reads them."""
+
+    _fields_ = (("keys", ctypes.c_void_p), ("firsts", ctypes.c_void_p), ("ends", ctypes.c_void_p))
+
+
+class _LayoutFields(ctypes.Structure):
+    """A `UnitLayout` as the C extension reads it."""
+
+    _fields_ = (
+        ("word", ctypes.c_int64),
+        ("words", ctypes.c_int64),
+        ("units", ctypes.c_int64),
+        ("planes", ctypes.c_int64),
+        ("bits", ctypes.c_int64),
+        ("threshold", ctypes.c_int64),
+        ("kept", ctypes.c_float * 2),
+        ("dropped", ctypes.c_float * 2),
+    )
+
+
+@dataclass(frozen=True)
+class UnitLayout:
+    """Where the units of a site lie in the random words of a pass, and what each becomes.
+
+    Attributes:
+        word, words: which words they take.
+        units: how many units.
+        bits: how many bits a unit takes: 1, 8 or 16.
+        threshold: the least number of these that is kept.
+        kept, dropped: what a unit becomes in each plane of the mask, one or two.
+    """
+
+    word: int
+    words: int
+    units: int
+    bits: int
+    threshold: int
+    kept: Sequence[float]
+    dropped: Sequence[float]
+
+
+class Passes:
+    """Some passes of each of several rows; those of a row are next to one another. One of them is a pair.
+
+    Attributes:
+        keys: `[rows, 2]`, of each row's stream of random words.
+        firsts: `[rows]`, each row's first pass.
+        ends: `[rows]`, behind which pair the passes of each row end.
+    """
+
+    def __init__(
+        self, keys: npt.NDArray[np.uint64], firsts: npt.NDArray[np.uint64], ends: npt.NDArray[np.int64]
+    ) -> None:
+        """
+        Raises:
+            ValueError: an array has another shape, dtype or memory order; or a row ends before it begins.
+        """
+        rows = len(keys)
+        check_array(keys, np.uint64, (rows, 2))
+        check_array(firsts, np.uint64, (rows,))
+        check_array(ends, np.int64, (rows,))
+        if rows and (ends[0] < 0 or np.any(ends[1:] < ends[:-1])):
+            raise ValueError(f"the passes of rows end at {ends.tolist()}; ascending order is accepted")
+        self.keys, self.firsts, self.ends = keys, firsts, ends
+        self._pairs = int(ends[-1]) if rows else 0
+        self._fields = _PassFields(keys.ctypes.data, firsts.ctypes.data, ends.ctypes.data)
+        self.address = ctypes.addressof(self._fields)
+
+    def __len__(self) -> int:
+        """How many pairs."""
+        return self._pairs
+
+
+class MaskTable:
+    """Draws the masks of some sites. Thread-safe.
+
+    Attributes:
+        stride: how many words a pass takes, a multiple of four.
+        address: of the layouts in memory.
+    """
+
+    def __init__(self, layouts: Sequence[UnitLayout], stride: int) -> None:
+        """
+        Args:
+            layouts: of each site.
+            stride: how many words a pass takes, a multiple of four.
+
+        Raises:
+            ValueError: a layout lies outside, or has no room for its units.
+        """
+        if stride % _BLOCK_WORDS:
+            raise ValueError(f"the stride is {stride}; a multiple of {_BLOCK_WORDS} is accepted")
+        for layout in layouts:
+            inside = 0 <= layout.word <= layout.word + layout.words <= stride
+            if not inside or layout.bits not in (1, 8, 16) or not 0 <= layout.units * layout.bits <= 64 * layout.words:
+                raise ValueError(f"{layout} does not fit into {stride} words of 64 bits; 1, 8 or 16 bits are accepted")
+        self._layouts, self.stride = tuple(layouts), stride
+        self._addresses = ctypes.c_void_p * len(layouts)  # a class, which is garbage of the slow kind if it is not kept
+        self._bytes = 8 * stride + sum(4 * len(layout.kept) * layout.units for layout in layouts)
+        self._table = (_LayoutFields * len(layouts))(
+            *(
+                _LayoutFields(
+                    x.word, x.words, x.units, len(x.kept), x.bits, x.threshold, tuple(x.kept), tuple(x.dropped)
+                )
+                for x in layouts
+            )
+        )
+        self.address = ctypes.addressof(self._table)
+
+    def check_units(self, index: int, units: int) -> None:
+        """Raise ValueError unless a site has so many units in one plane, or the index is -1."""
+        if index == -1:
+            return
+        layout = self._layouts[index] if 0 <= index < len(self._layouts) else None
+        if layout is None or layout.units != units or len(layout.kept) != 1:
+            raise ValueError(f"the mask {index} is not one of {units} units")
+
+    def draw(self, passes: Passes, masks: Sequence[Floats], begin: int, end: int, *, locked: bool = False) -> None:
+        """Write the masks of the pairs `begin` to `end`.
+
+        Args:
+            passes: which pass each pair is.
+            masks: for each site, `[pairs, planes, units]`, to be written to.
+            begin, end: of the pairs. Different threads may draw different parts at once.
+            locked: whether to keep the interpreter's lock, if it does not take long.
+
+        Raises:
+            ValueError: a mask has another shape, dtype or memory order.
+        """
+        for mask, layout in zip(masks, self._layouts, strict=True):
+            check_array(mask, np.float32, (len(passes), len(layout.kept), layout.units))
+        if not 0 <= begin <= end <= len(passes):
+            raise ValueError(f"the pairs {begin} to {end} of {len(passes)} were asked for")
+        few = (end - begin) * self._bytes <= _FEW_BYTES
+        functions = locked_library() if locked and few else library()
+        addresses = self._addresses(*(mask.ctypes.data for mask in masks))
+        functions.draw_masks(self._table, len(self._layouts), self.stride, passes.address, begin, end, addresses)
+
+
+def philox_words(keys: npt.NDArray[np.uint64], block: int, count: int) -> npt.NDArray[np.uint64]:
+    """The words that NumPy's `Philox` gives for each of some keys: those of `count` blocks of four, from `block` on.
+
+    Args:
+        keys: `[streams, 2]`.
+
+    Returns:
+        `[streams, 4 * count]`.
+    """
+    keys = np.ascontiguousarray(keys, np.uint64)
+    words = np.empty((len(keys), 4 * count), np.uint64)
+    library().philox_words(keys.ctypes.data, len(keys), block, count, words.ctypes.data)
+    return words

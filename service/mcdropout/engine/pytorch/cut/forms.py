@@ -1,0 +1,90 @@
+"""Forms: the programs that a PyTorch network is made into, as graphs of PyTorch, as ONNX, and as the module itself."""
+
+from collections.abc import Iterator
+from functools import cache, partial
+
+from torch import Tensor
+
+from mcdropout.engine.errors import first_line
+from mcdropout.engine.masks import MaskSource
+from mcdropout.engine.program import Graphs, Outline
+from mcdropout.engine.pytorch.cut.conversion import convert
+from mcdropout.engine.pytorch.cut.cost import cost_of_split, cost_of_whole
+from mcdropout.engine.pytorch.cut.program import (
+    EXAMPLE_PAIRS,
+    CannotSplitError,
+    Split,
+    example_masks,
+    export,
+    split,
+)
+from mcdropout.engine.pytorch.eager import EagerRuntime
+from mcdropout.engine.pytorch.network import Network
+from mcdropout.engine.runtimes import Form, FormError, Refusal, Runnable, Runtime, Target
+
+
+def programs(
+    network: Network, source: MaskSource, examples: tuple[Tensor, ...], target: Target
+) -> Iterator[Runnable | Refusal]:
+    """The programs that a network can be made into, and why there are no others.
+
+    Args:
+        network: the masked copy.
+        source: draws its masks.
+        examples: example inputs, `[EXAMPLE_ROWS, ...]` each.
+        target: where it is to run; what none of its runtimes takes is not made.
+    """
+    if network.alone:
+        yield Refusal("its dropout mixes rows, so that each row is run as a batch of its own")
+    elif target.forms & {Form.MODULES, Form.GRAPHS}:
+        cuts = list(_cuts(network, source, examples))
+        # Why there are not more of them comes before what becomes of each.
+        yield from (cut for cut in cuts if isinstance(cut, Refusal))
+        yield from (_runnable(*cut, source, examples) for cut in cuts if not isinstance(cut, Refusal))
+    if Form.EAGER in target.forms:
+        strategy = "whole" if not network.alone else "mapped" if network.maps else "loop"
+        cost = partial(cost_of_whole, network, source, examples)
+        yield Runnable(strategy, Outline(), cost, {Form.EAGER: lambda: partial(_eager, network)})
+
+
+def _cuts(network: Network, source: MaskSource, examples: tuple[Tensor, ...]) -> Iterator[tuple[str, Split] | Refusal]:
+    """The programs that an exported network can be cut into, with their strategies, the most in the prefix first."""
+    try:
+        graph = export(network, examples, source)
+    except Exception as error:  # whatever the exporter raises
+        yield Refusal(f"torch.export cannot follow the network: {first_line(error)}")
+        return
+    try:
+        cut = split(graph, len(examples))
+        yield "split", cut
+        if any(value.merged for value in cut.frontier):
+            yield "split", split(graph, len(examples), merged=False)
+    except CannotSplitError as error:
+        yield Refusal(f"split program: {error}")
+    try:
+        yield "whole", split(graph, len(examples), whole=True)
+    except CannotSplitError as error:
+        yield Refusal(f"whole program: {error}")
+
+
+def _runnable(strategy: str, cut: Split, source: MaskSource, examples: tuple[Tensor, ...]) -> Runnable:
+    return Runnable(
+        strategy,
+        cut.outline,
+        partial(cost_of_split, cut, source, examples),
+        {Form.MODULES: lambda: cut, Form.GRAPHS: cache(partial(_as_onnx, cut, source, examples))},
+    )
+
+
+def _as_onnx(cut: Split, source: MaskSource, examples: tuple[Tensor, ...]) -> Graphs:
+    per_pair = [site.scope == "row" for site in source.sites]
+    try:
+        halves = convert(cut, examples, example_masks(source, EXAMPLE_PAIRS), per_pair)
+    except Exception as error:  # whatever the exporter raises
+        raise FormError(f"torch.onnx.export cannot write it: {first_line(error)}") from error
+    return halves.write(source.sites)
+
+
+def _eager(network: Network, device: str) -> Runtime:
+    """The module itself; a copy where it is not on the CPU, where the reference stays."""
+    return EagerRuntime(network if device == "cpu" else network.copy(), device)

@@ -1,0 +1,43 @@
+"""What every runtime does: run a program's two halves, and pick rows of what passes between them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mcdropout.engine.arrays import Array, Frontier
+from mcdropout.engine.masks import Undrawn
+
+SuffixDrawing = Callable[[Frontier, npt.NDArray[np.int64], Undrawn], tuple[Array, ...]]
+
+
+class Runtime(Protocol):
+    """Runs a program that is split into prefix and suffix, with NumPy arrays at its borders. Thread-safe.
+
+    It may have `suffix_drawing` besides, which draws the masks while it runs, where that is faster than to be given
+    them: `suffix_drawing(frontier, rows, undrawn)` returns, to the bit, what `suffix` does under these masks.
+
+    Attributes:
+        device: where it computes.
+    """
+
+    device: str
+
+    def prefix(self, inputs: tuple[Array, ...]) -> Frontier:
+        """What no mask touches, once a row. `inputs` are `[rows, ...]` each."""
+
+    def suffix(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: list[Array]) -> tuple[Array, ...]:
+        """The outputs, `[pairs, ...]` each, of the pairs of row `rows[i]` and the `i`-th of each mask."""
+
+    def take(self, value: Any, rows: npt.NDArray[np.int64]) -> Any:
+        """Some rows of a frontier's value `[rows, ...]`, in the form that the runtime keeps it in."""
+
+    def join(self, parts: Sequence[Any]) -> Any:
+        """Values `[rows, ...]` of several frontiers, one behind another, in the form that the runtime keeps them in."""
+
+
+def drawing_of(runtime: Runtime) -> SuffixDrawing | None:
+    """A runtime's `suffix_drawing`; None where it has none."""
+    found: SuffixDrawing | None = getattr(runtime, "suffix_drawing", None)
+    return found
