@@ -10,7 +10,8 @@ from mcdropout.engine import Engine, UnsupportedModelError, native
 from mcdropout.engine.arrays import with_rows
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.pytorch.cut.conversion import convert
-from mcdropout.engine.pytorch.cut.program import EXAMPLE_PAIRS, example_masks, export, split
+from mcdropout.engine.pytorch.cut.export import EXAMPLE_PAIRS, example_masks, export
+from mcdropout.engine.pytorch.cut.split import split
 from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.runtimes.sparse import SparseRuntime
 from mcdropout.engine.runtimes.torch import EagerRuntime

@@ -12,7 +12,7 @@ from mcdropout.engine.findings import Finding, findings_of_sites
 from mcdropout.engine.inputs import Entry, Inputs, InputSpec, as_examples, row_axes
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.pytorch.cut.candidates import candidates
-from mcdropout.engine.pytorch.cut.program import export
+from mcdropout.engine.pytorch.cut.export import export
 from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.pytorch.find.findings import findings_of_graph
 from mcdropout.engine.pytorch.network import Network, copy_of, to_array

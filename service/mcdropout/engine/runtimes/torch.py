@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from mcdropout.engine.arrays import Array, Frontier
-from mcdropout.engine.pytorch.cut.program import Split
+from mcdropout.engine.pytorch.cut.split import Split
 from mcdropout.engine.pytorch.network import Network, to_array
 
 
