@@ -77,6 +77,12 @@ def mask_moves(site: Site, part: int = 0) -> tuple[Move, ...]:
     return (*selected, *as_it_was(layout_of(site)))
 
 
+def site_at(layout: Layout, path: str, call: int, kind: str, p: float | None, *, in_eval: bool = True) -> Site:
+    """The site of a call whose mask has a layout; the other arguments are as a `Site` has them."""
+    scope = "pass" if layout.axis is None else "row"
+    return Site(path, call, kind, p, scope, layout.row_shape, layout.axis, layout.times, in_eval, layout.interleaved)
+
+
 def layout_of(site: Site) -> Layout:
     """Where the call of a site has its rows, of which there is one here."""
     if site.row_axis is None:
