@@ -10,7 +10,8 @@ import torch
 from mcdropout.engine import Engine, InvalidInputError, NonFiniteOutputError, UnsupportedModelError
 from mcdropout.engine.masks import MAX_SEED, MaskSource
 from mcdropout.engine.program import FrontierValue
-from mcdropout.engine.pytorch.cut.program import export, split
+from mcdropout.engine.pytorch.cut.export import export
+from mcdropout.engine.pytorch.cut.split import split
 from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.runtimes.tensors import TorchRuntime
 from mcdropout.engine.statistics import take

@@ -7,7 +7,7 @@ import torch
 from mcdropout.engine import inspection
 from mcdropout.engine.findings import findings_of_sites
 from mcdropout.engine.masks import MaskSource
-from mcdropout.engine.pytorch.cut.program import export
+from mcdropout.engine.pytorch.cut.export import export
 from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.pytorch.find.findings import findings_of_graph
 from mcdropout.engine.pytorch.module import understand

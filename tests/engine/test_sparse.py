@@ -13,7 +13,8 @@ from mcdropout.engine.native import chains, library
 from mcdropout.engine.native.chains import Linear, MaskedChain
 from mcdropout.engine.native.masks import MaskTable, Passes, UnitLayout
 from mcdropout.engine.pytorch.cut.conversion import convert
-from mcdropout.engine.pytorch.cut.program import EXAMPLE_PAIRS, example_masks, export, split
+from mcdropout.engine.pytorch.cut.export import EXAMPLE_PAIRS, example_masks, export
+from mcdropout.engine.pytorch.cut.split import split
 from mcdropout.engine.pytorch.eager import EagerRuntime
 from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.runtimes.sparse import SparseRuntime

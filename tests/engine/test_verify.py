@@ -5,7 +5,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mcdropout.engine import Engine, VerificationError
-from mcdropout.engine.pytorch.cut.program import export, split
+from mcdropout.engine.pytorch.cut.export import export
+from mcdropout.engine.pytorch.cut.split import split
 from mcdropout.engine.pytorch.module import understand
 from mcdropout.engine.runtimes.tensors import TorchRuntime
 from mcdropout.engine.verify import check_network, check_program, take_reference

@@ -7,6 +7,7 @@ import numpy as np
 from onnx import NodeProto, helper
 
 from mcdropout.engine.arrays import Array, with_rows
+from mcdropout.engine.cutting.layout import ROWS
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.onnx.dataflow import (
     DATA,
@@ -25,7 +26,7 @@ from mcdropout.engine.onnx.dataflow import (
     subgraphs,
     tensor,
 )
-from mcdropout.engine.onnx.measuring import ROWS, Probe
+from mcdropout.engine.onnx.measuring import Probe
 
 _MODE_SINCE = 14  # the opset from which batch normalization has the attribute `training_mode`
 BOOL_MASK_SINCE = 10

@@ -6,12 +6,13 @@ and to the type of what it multiplies.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from mcdropout.engine.onnx.dataflow import Dataflow, Names, attribute, is_op, key, pruned, renamed, tensor, value_info
+from mcdropout.engine.cutting.placement import mask_moves
+from mcdropout.engine.onnx.dataflow import Dataflow, attribute, is_op, key, pruned, renamed, tensor, value_info
+from mcdropout.engine.onnx.draft import Draft
 from mcdropout.engine.onnx.find.draws import Cut, Draw
 from mcdropout.engine.onnx.inference import BOOL_MASK_SINCE, filled, identity
 from mcdropout.engine.sites import NORMAL, Site
@@ -42,7 +43,8 @@ class _Substitution:
         self, flow: Dataflow, draws: Sequence[Draw], masked: Sequence[Masked], types: Mapping[str, int]
     ) -> None:
         self._flow, self._types = flow, types
-        self._names, self._weights = Names(flow.names), dict(flow.weights)
+        self._draft = Draft(flow)
+        self._names = self._draft.names
         self._draws = {draw.node: draw for draw in draws}
         self._sites = {one.draw.node: one.site for one in masked}
         self._masks = {one.draw.node: self._names.fresh(f"mask_{index}") for index, one in enumerate(masked)}
@@ -60,7 +62,7 @@ class _Substitution:
             for node, site in self._sites.items()
         ]
         inputs = (*self._flow.inputs, *masks)
-        return pruned(replace(self._flow, nodes=tuple(nodes), inputs=inputs, weights=self._weights))
+        return pruned(replace(self._flow, nodes=tuple(nodes), inputs=inputs, weights=self._draft.weights))
 
     def _instead_of(self, node: NodeProto) -> list[NodeProto]:
         draw = self._draws.get(key(node))
@@ -106,8 +108,7 @@ class _Substitution:
         values = np.array([value], helper.tensor_dtype_to_np_dtype(self._types[drawn]))
         if node.input:
             return list(filled(node.input[0], drawn, values, self._names))
-        shape = self._names.fresh(f"{drawn}_shape")
-        self._weights[shape] = tensor(shape, np.array(attribute(node, "shape"), np.int64))
+        shape = self._draft.whole_numbers(attribute(node, "shape"))
         return [helper.make_node("ConstantOfShape", [shape], [drawn], value=tensor("value", values))]
 
     def _behind_cut(self, node: NodeProto) -> list[NodeProto]:
@@ -131,37 +132,14 @@ class _Substitution:
         known = (draw.node, part, kind)
         if known in self._placed:
             return [], self._placed[known]
-        site, name = self._sites[draw.node], self._masks[draw.node]
-        nodes: list[NodeProto] = []
-
-        def then(operator: str, *inputs: str, **attributes: Any) -> None:
-            nonlocal name
-            new = self._names.fresh(f"{self._masks[draw.node]}_{operator.lower()}")
-            nodes.append(helper.make_node(operator, [name, *inputs], [new], **attributes))
-            name = new
-
-        if site.shifted:
-            then("Gather", self._whole_numbers(part), axis=1 if site.scope == "row" else 0)
-        dimensions = len(site.shape) + (site.scope == "row")
-        if site.rows_per_row > 1:
-            if site.interleaved:
-                then("Transpose", perm=[1, 0, *range(2, dimensions)])
-            then("Reshape", self._whole_numbers([-1, *site.shape[1:]]))
-            dimensions -= 1
-        if site.row_axis:
-            others = range(1, dimensions)
-            then("Transpose", perm=[*others[: site.row_axis], 0, *others[site.row_axis :]])
+        site, mask = self._sites[draw.node], self._masks[draw.node]
+        nodes, name = self._draft.moved(mask, mask_moves(site, part))
         if kind != TensorProto.FLOAT:
-            then("Cast", to=kind)
+            cast = self._names.fresh(f"{name}_cast")
+            nodes.append(helper.make_node("Cast", [name], [cast], to=kind))
+            name = cast
         self._placed[known] = name
         return nodes, name
 
     def _constant(self, value: float, kind: int) -> str:
-        name = self._names.fresh("scale")
-        self._weights[name] = tensor(name, np.array(value, helper.tensor_dtype_to_np_dtype(kind)))
-        return name
-
-    def _whole_numbers(self, values: int | list[int]) -> str:
-        name = self._names.fresh("sizes")
-        self._weights[name] = tensor(name, np.array(values, np.int64))
-        return name
+        return self._draft.constant("scale", np.array(value, helper.tensor_dtype_to_np_dtype(kind)))

@@ -16,12 +16,10 @@ import onnxruntime
 from onnx import TensorProto, numpy_helper
 
 from mcdropout.engine.arrays import Array, with_rows
+from mcdropout.engine.cutting.layout import ROWS, Layout, is_interleaved, layout_between
 from mcdropout.engine.errors import UnsupportedModelError, first_line
 from mcdropout.engine.onnx.dataflow import DATA, Dataflow, is_op, key, levels, sizes_alone, sources, to_model
 from mcdropout.engine.onnx.write import write_graph
-
-ROWS = (2, 3)
-"""With how many rows values are looked at."""
 
 _TYPES = {
     "float": TensorProto.FLOAT,
@@ -73,33 +71,18 @@ class Value:
 
     Attributes:
         type: its ONNX element type; 0 where it is no tensor, or of a type that arrays do not have.
-        shape: with three rows.
-        axis: the dimension that holds the rows; None where none does, or where that is not known.
-        times: how many entries along `axis` belong to one row.
-        interleaved: whether these lie as far apart as there are rows; otherwise they are neighbours.
-        known: whether its shape follows from the number of rows as `axis` and `times` say.
-        apart: whether along `axis` each row has entries of its own, as `times` and `interleaved` say.
+        layout: where it has its rows; its shape is that with three.
     """
 
     type: int
-    shape: tuple[int, ...]
-    axis: int | None = None
-    times: int = 1
-    interleaved: bool = False
-    known: bool = True
-    apart: bool = True
-
-    @property
-    def rest(self) -> tuple[int, ...]:
-        """The shape without the dimension of the rows."""
-        return self.shape if self.axis is None else (*self.shape[: self.axis], *self.shape[self.axis + 1 :])
+    layout: Layout
 
     @property
     def row_bytes(self) -> int:
         """The memory that one row takes, in bytes; 0 where it has no rows."""
-        if self.axis is None and self.known:
+        if self.layout.axis is None and self.layout.known:
             return 0
-        return int(np.prod(self.shape)) * _width(self.type) // ROWS[1]
+        return int(np.prod(self.layout.shape)) * _width(self.type) // ROWS[1]
 
 
 def _width(kind: int) -> int:
@@ -200,46 +183,29 @@ def measure(probe: Probe, arrays: Sequence[Array]) -> dict[str, Value]:
     two, three = ({name: tuple(value.shape()) for name, value in probe.run(x).items()} for x in (few, more))
     changed = {name: tuple(value.shape()) for name, value in probe.run(other).items()}
     unsettled = _sized_by_data(flow)
-    found: dict[str, Value] = {}
+    layouts: dict[str, Layout] = {}
     for name, shape in three.items():
-        value = _value(probe.types[name], two[name], shape)
-        found[name] = replace(value, known=value.known and name not in unsettled and changed[name] == shape)
-    for given, x in zip(flow.inputs, more, strict=True):
-        found[given.name] = Value(probe.types[given.name], x.shape, 0)
-    for name, weight in flow.weights.items():
-        found[name] = Value(weight.data_type, tuple(weight.dims))
-    merged = [name for name, value in found.items() if value.times > 1]
+        layout = layout_between(two[name], shape)
+        layouts[name] = replace(layout, known=layout.known and name not in unsettled and changed[name] == shape)
+    merged = [name for name, layout in layouts.items() if layout.merged]
     before, after = probe.run(more, merged), probe.run(other, merged)
     for name in merged:
-        if found[name].type:
-            found[name] = _told_apart(found[name], before[name].numpy(), after[name].numpy())
-    return found
+        if probe.types[name]:
+            layouts[name] = _told_apart(layouts[name], before[name].numpy(), after[name].numpy())
+    layouts.update((given.name, Layout(x.shape, 0)) for given, x in zip(flow.inputs, more, strict=True))
+    layouts.update((name, Layout(tuple(weight.dims))) for name, weight in flow.weights.items())
+    return {name: Value(probe.types[name], layout) for name, layout in layouts.items()}
 
 
-def _value(kind: int, two: tuple[int, ...], three: tuple[int, ...]) -> Value:
-    """A value from its shapes with two rows and with three."""
-    if len(two) != len(three):
-        return Value(kind, three, known=False)
-    axes = [axis for axis, (a, b) in enumerate(zip(two, three, strict=True)) if a != b]
-    if not axes:
-        return Value(kind, three)
-    times, left = divmod(two[axes[0]], ROWS[0])
-    if len(axes) > 1 or left or three[axes[0]] != ROWS[1] * times:
-        return Value(kind, three, known=False)
-    return Value(kind, three, axes[0], times)
-
-
-def _told_apart(value: Value, before: Array, after: Array) -> Value:
+def _told_apart(layout: Layout, before: Array, after: Array) -> Layout:
     """Where the entries of a row lie along the rows' dimension: told by those that change with the middle row."""
-    assert value.axis is not None
+    assert layout.axis is not None
     differ = before != after
     if before.dtype.kind == "f":
         differ &= ~(np.isnan(before) & np.isnan(after))
-    others = tuple(axis for axis in range(differ.ndim) if axis != value.axis)
-    changed = np.flatnonzero(differ.any(others))
-    if ((changed >= value.times) & (changed < 2 * value.times)).all():
-        return value
-    return replace(value, interleaved=True) if (changed % ROWS[1] == 1).all() else replace(value, apart=False)
+    others = tuple(axis for axis in range(differ.ndim) if axis != layout.axis)
+    interleaved = is_interleaved(np.flatnonzero(differ.any(others)), layout.times)
+    return replace(layout, apart=interleaved is not None, interleaved=bool(interleaved))
 
 
 def _sized_by_data(flow: Dataflow) -> set[str]:

@@ -11,6 +11,7 @@ from onnx import TensorProto, numpy_helper
 from mcdropout.digest import digest_of
 from mcdropout.engine.arrays import Array, with_rows
 from mcdropout.engine.checks import Check
+from mcdropout.engine.cutting.layout import Layout
 from mcdropout.engine.errors import EngineError, UnsupportedModelError, first_line
 from mcdropout.engine.findings import Finding
 from mcdropout.engine.inputs import Entry, Inputs
@@ -259,22 +260,22 @@ def _dead(flow: Dataflow) -> list[str]:
 
 
 def _site(draw: Draw, found: Found, values: Mapping[str, Value], batch: int | None) -> Site:
-    value = values[draw.shaped]
-    if batch == 1 and value.axis is None:
+    layout = values[draw.shaped].layout
+    if batch == 1 and layout.axis is None:
         # A file for one row at a time says of a draw for that row what it says of one for all rows.
         for node in found.flow.consumers[draw.shaped]:
-            whole = values[key(node)]
+            whole = values[key(node)].layout
             axis = whole.axis
             if (
                 whole.times == 1
                 and axis is not None
-                and len(whole.shape) == len(value.shape)
-                and value.shape[axis] == 1
+                and len(whole.shape) == len(layout.shape)
+                and layout.shape[axis] == 1
             ):
-                shape = (*value.shape[:axis], EXAMPLE_ROWS, *value.shape[axis + 1 :])
+                shape = (*layout.shape[:axis], EXAMPLE_ROWS, *layout.shape[axis + 1 :])
                 own = replace(draw, kind=ELEMENT) if draw.kind == CHANNEL and shape == whole.shape else draw
-                return site_of(own, Value(value.type, shape, axis))
-    return site_of(draw, value)
+                return site_of(own, Layout(shape, axis))
+    return site_of(draw, layout)
 
 
 def _run_file(path: Path, bound: Bound) -> tuple[Array, ...]:

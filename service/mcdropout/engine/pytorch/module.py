@@ -11,8 +11,8 @@ from mcdropout.engine.errors import first_line
 from mcdropout.engine.findings import Finding, findings_of_sites
 from mcdropout.engine.inputs import Entry, Inputs, InputSpec, as_examples, row_axes
 from mcdropout.engine.masks import MaskSource
+from mcdropout.engine.pytorch.cut.export import export
 from mcdropout.engine.pytorch.cut.forms import programs
-from mcdropout.engine.pytorch.cut.program import export
 from mcdropout.engine.pytorch.eager import EagerRuntime
 from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.pytorch.find.findings import findings_of_graph

@@ -14,8 +14,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mcdropout.engine.cutting.placement import mask_moves
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.pytorch.calls import Call, Mask, ModuleStack, RandomCalls
+from mcdropout.engine.pytorch.moves import moved
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.sites import NORMAL, Site, site_name
 
@@ -369,15 +371,6 @@ def _fits(mask: Mask, shape: Sequence[int]) -> bool:
 
 def _placed(site: Site, mask: Tensor) -> Mask:
     """A mask `[rows, *site.mask_shape]` in the dimensions of the site's call."""
-    if not site.shifted:
-        return _in_place(site, mask)
-    factor, summand = mask.unbind(0 if site.scope == "pass" else 1)
-    return _in_place(site, factor), _in_place(site, summand)
-
-
-def _in_place(site: Site, mask: Tensor) -> Tensor:
-    if site.row_axis is None:
-        return mask
-    if site.rows_per_row > 1:
-        mask = mask.transpose(0, 1).flatten(0, 1) if site.interleaved else mask.flatten(0, 1)
-    return mask.movedim(0, site.row_axis) if site.row_axis else mask
+    if site.shifted:
+        return moved(mask, mask_moves(site, 0)), moved(mask, mask_moves(site, 1))
+    return moved(mask, mask_moves(site))

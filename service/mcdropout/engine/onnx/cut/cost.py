@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 from onnx import NodeProto
 
+from mcdropout.engine.cutting.layout import ROWS
 from mcdropout.engine.onnx.cut.split import Cut
 from mcdropout.engine.onnx.dataflow import attribute
-from mcdropout.engine.onnx.measuring import ROWS, Value
+from mcdropout.engine.onnx.measuring import Value
 from mcdropout.engine.program import Cost
 
 _Shapes = list[tuple[int, ...]]
@@ -33,7 +34,7 @@ def _total(nodes: Iterable[NodeProto], values: Mapping[str, Value]) -> int:
         count = _COUNTS.get(node.op_type)
         names = [*node.input, next((name for name in node.output if name), "")]
         if count is not None and all(name in values for name in names if name):
-            total += count(node, [values[name].shape if name else () for name in names])
+            total += count(node, [values[name].layout.shape if name else () for name in names])
     return round(total / ROWS[-1])
 
 

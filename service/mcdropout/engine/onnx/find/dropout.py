@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mcdropout.engine.arrays import Array, with_rows
+from mcdropout.engine.cutting.layout import ROWS, Layout
+from mcdropout.engine.cutting.placement import site_at
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.onnx.dataflow import (
     DRAWS,
@@ -17,7 +19,7 @@ from mcdropout.engine.onnx.dataflow import (
 from mcdropout.engine.onnx.find.draws import Draw, Facts, dropout, noise, paths
 from mcdropout.engine.onnx.find.written import origins, recognise, without_where
 from mcdropout.engine.onnx.inference import FILLED_SINCE, silenced
-from mcdropout.engine.onnx.measuring import ROWS, Probe, Value
+from mcdropout.engine.onnx.measuring import Probe
 from mcdropout.engine.sites import Site
 
 
@@ -89,19 +91,15 @@ def _starts(draw: Draw, flow: Dataflow) -> list[str]:
     return [name for name in flow.producers[draw.node].output if name]
 
 
-def site_of(draw: Draw, value: Value) -> Site:
-    """The site of a draw whose mask has the shape of a value.
+def site_of(draw: Draw, layout: Layout) -> Site:
+    """The site of a draw whose mask has the layout of a value.
 
     Raises:
         UnsupportedModelError: the shape does not follow the rows.
     """
-    if not value.known or (value.times > 1 and not value.apart):
+    if not layout.known or (layout.merged and not layout.apart):
         raise UnsupportedModelError(
-            f"{draw.path} ({draw.kind}) takes a mask of the shape {list(value.shape)} with {ROWS[1]} rows; one "
+            f"{draw.path} ({draw.kind}) takes a mask of the shape {list(layout.shape)} with {ROWS[1]} rows; one "
             "dimension that grows with the rows, by the same number of entries for each, or none is accepted"
         )
-    scope = "pass" if value.axis is None else "row"
-    shape = value.rest if value.times == 1 else (value.times, *value.rest)
-    return Site(
-        draw.path, draw.number, draw.kind, draw.p, scope, shape, value.axis, value.times, True, value.interleaved
-    )
+    return site_at(layout, draw.path, draw.number, draw.kind, draw.p)

@@ -7,10 +7,11 @@ import numpy as np
 from onnx import NodeProto, numpy_helper
 
 from mcdropout.engine.arrays import Array, with_rows
+from mcdropout.engine.cutting.layout import ROWS
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.onnx.dataflow import DATA, Dataflow, Names, is_op, levels, renamed, sizes_alone, tensor
 from mcdropout.engine.onnx.inference import silenced
-from mcdropout.engine.onnx.measuring import ROWS, Probe
+from mcdropout.engine.onnx.measuring import Probe
 
 
 def for_any_rows(flow: Dataflow, arrays: Sequence[Array]) -> Dataflow:

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor, fx
 
 from mcdropout.engine.onnx.write import Halves
-from mcdropout.engine.pytorch.cut.program import EXAMPLE_PAIRS, Split
+from mcdropout.engine.pytorch.cut.export import EXAMPLE_PAIRS
+from mcdropout.engine.pytorch.cut.split import Split
 from mcdropout.engine.pytorch.quiet import quiet
 from mcdropout.engine.subject import EXAMPLE_ROWS
 

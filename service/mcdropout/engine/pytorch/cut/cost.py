@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.program import Cost
-from mcdropout.engine.pytorch.cut.program import EXAMPLE_PAIRS, Split, example_masks
+from mcdropout.engine.pytorch.cut.export import EXAMPLE_PAIRS, example_masks
+from mcdropout.engine.pytorch.cut.split import Split
 from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.subject import EXAMPLE_ROWS
 

@@ -10,14 +10,8 @@ from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.program import Graphs, Outline
 from mcdropout.engine.pytorch.cut.conversion import convert
 from mcdropout.engine.pytorch.cut.cost import cost_of_split, cost_of_whole
-from mcdropout.engine.pytorch.cut.program import (
-    EXAMPLE_PAIRS,
-    CannotSplitError,
-    Split,
-    example_masks,
-    export,
-    split,
-)
+from mcdropout.engine.pytorch.cut.export import EXAMPLE_PAIRS, example_masks, export
+from mcdropout.engine.pytorch.cut.split import CannotSplitError, Split, split
 from mcdropout.engine.pytorch.eager import EagerRuntime
 from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.runtimes import Form, FormError, Refusal, Runnable, Runtime, Target

@@ -6,12 +6,14 @@ has to leave eval mode, or, where that module itself is no longer called, the on
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from mcdropout.engine.arrays import with_rows
+from mcdropout.engine.cutting.layout import ROWS, growing, is_interleaved, layout_between
+from mcdropout.engine.cutting.placement import site_at
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.pytorch.calls import Call
 from mcdropout.engine.pytorch.find.reach import reached, same_outputs
@@ -71,7 +73,7 @@ class _Explorer:
     def __init__(self, module: nn.Module, signature: Signature, inputs: Sequence[Tensor]) -> None:
         self._module = module
         self._signature = signature
-        self._two, self._three = ([with_rows(x, rows) for x in inputs] for rows in (2, 3))
+        self._two, self._three = ([with_rows(x, rows) for x in inputs] for rows in ROWS)
         self._tracked = Tracked(module)
         self._asleep: set[str] = set()
         self._drawing: set[str] = set()
@@ -296,9 +298,7 @@ def _same_call(call: Call, twin: Call | None) -> bool:
 
 def _changed_every_third(before: Tensor, after: Tensor, axis: int) -> bool:
     changed = (before != after).movedim(axis, 0).flatten(1).any(1).nonzero().flatten()
-    times = before.shape[axis] // 3
-    neighbours = bool(((changed >= times) & (changed < 2 * times)).all())
-    return len(changed) > 0 and not neighbours and bool((changed % 3 == 1).all())
+    return is_interleaved(changed.numpy(), before.shape[axis] // ROWS[1]) is True
 
 
 def _blamed(draws: Iterable[Draw]) -> str:
@@ -320,23 +320,19 @@ def _nothing_to_switch_on(off: Sequence[SiteOff]) -> str:
 def _site(call: Call, shape_of_three: tuple[int, ...], in_eval: bool, interleaved: bool) -> Site:
     """Describe a call from the shapes of its mask with two rows and with three."""
     where = f"the {call.kind} draw of {_name(call)}"
-    two = call.mask_shape
-    axes = [axis for axis, (a, b) in enumerate(zip(two, shape_of_three, strict=False)) if a != b]
-    if len(two) != len(shape_of_three) or len(axes) > 1:
-        raise UnsupportedModelError(
-            f"{where} has the shape {list(two)} with 2 rows and {list(shape_of_three)} with 3; exactly one dimension "
-            "may follow the rows"
-        )
-    p = None if call.p is None else float(call.p)
-    if not axes:
-        return Site(call.path, call.number, call.kind, p, "pass", two, None, in_eval=in_eval)
-    (axis,) = axes
-    times, remainder = divmod(two[axis], 2)
-    if remainder or shape_of_three[axis] != 3 * times:
+    two, layout = call.mask_shape, layout_between(call.mask_shape, shape_of_three)
+    if not layout.known:
+        axes = growing(two, shape_of_three) if len(two) == len(shape_of_three) else ()
+        if len(axes) != 1:
+            raise UnsupportedModelError(
+                f"{where} has the shape {list(two)} with 2 rows and {list(shape_of_three)} with 3; exactly one "
+                "dimension may follow the rows"
+            )
+        (axis,) = axes
         raise UnsupportedModelError(
             f"{where} has {two[axis]} entries for 2 rows and {shape_of_three[axis]} for 3; it must have the same "
             "number for each row"
         )
-    unit_shape = (*two[:axis], *two[axis + 1 :])
-    shape = unit_shape if times == 1 else (times, *unit_shape)
-    return Site(call.path, call.number, call.kind, p, "row", shape, axis, times, in_eval, interleaved and times > 1)
+    p = None if call.p is None else float(call.p)
+    layout = replace(layout, interleaved=interleaved and layout.merged)
+    return site_at(layout, call.path, call.number, call.kind, p, in_eval=in_eval)

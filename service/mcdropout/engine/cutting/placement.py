@@ -1,0 +1,92 @@
+"""Placement: how values and masks are brought from one layout into another, as moves that any form of graph writes.
+
+Outside of a graph rows are the first dimension, one entry each; within, they lie wherever the network has them. What
+crosses a cut is brought out by `rows_first` and back by `as_it_was`. A mask, `[rows, *site.mask_shape]`, arrives as
+what crosses does, and goes the same way: into the dimensions of what it multiplies.
+"""
+
+from dataclasses import dataclass
+
+from mcdropout.engine.cutting.layout import Layout
+from mcdropout.engine.sites import Site
+
+
+@dataclass(frozen=True)
+class Permute:
+    """Dimensions in another order: `order` names where each comes from."""
+
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Reshape:
+    """Other sizes, with the entries in the same order; -1 stands for the one that is left."""
+
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Select:
+    """One entry of a dimension, which is gone thereafter."""
+
+    axis: int
+    index: int
+
+
+Move = Permute | Reshape | Select
+
+
+def rows_first(layout: Layout) -> tuple[Move, ...]:
+    """The moves that bring a value into the form `[rows, *layout.row_shape]`; none where it has no rows."""
+    moves: list[Move] = []
+    if layout.axis:
+        others = (axis for axis in range(len(layout.shape)) if axis != layout.axis)
+        moves.append(Permute((layout.axis, *others)))
+    if layout.merged and layout.interleaved:
+        moves += [Reshape((layout.times, -1, *layout.rest)), _first_two_swapped(layout)]
+    elif layout.merged:
+        moves.append(Reshape((-1, layout.times, *layout.rest)))
+    return tuple(moves)
+
+
+def as_it_was(layout: Layout) -> tuple[Move, ...]:
+    """The moves that bring `[rows, *layout.row_shape]` back into the layout: the reverse of `rows_first`."""
+    moves: list[Move] = []
+    if layout.merged:
+        if layout.interleaved:
+            moves.append(_first_two_swapped(layout))
+        moves.append(Reshape((-1, *layout.rest)))
+    if layout.axis:
+        others = range(1, len(layout.shape))
+        moves.append(Permute((*others[: layout.axis], 0, *others[layout.axis :])))
+    return tuple(moves)
+
+
+def _first_two_swapped(layout: Layout) -> Permute:
+    return Permute((1, 0, *range(2, 2 + len(layout.rest))))
+
+
+def mask_moves(site: Site, part: int = 0) -> tuple[Move, ...]:
+    """The moves that bring a mask into the dimensions of its site.
+
+    Args:
+        site: what the mask is of: `[rows, *site.mask_shape]`, or `[*site.mask_shape]` where its scope is "pass".
+        part: 0 for the factors, 1 for the summands of a site that is `shifted`.
+    """
+    selected: tuple[Move, ...] = (Select(1 if site.scope == "row" else 0, part),) if site.shifted else ()
+    return (*selected, *as_it_was(layout_of(site)))
+
+
+def site_at(layout: Layout, path: str, call: int, kind: str, p: float | None, *, in_eval: bool = True) -> Site:
+    """The site of a call whose mask has a layout; the other arguments are as a `Site` has them."""
+    scope = "pass" if layout.axis is None else "row"
+    return Site(path, call, kind, p, scope, layout.row_shape, layout.axis, layout.times, in_eval, layout.interleaved)
+
+
+def layout_of(site: Site) -> Layout:
+    """Where the call of a site has its rows, of which there is one here."""
+    if site.row_axis is None:
+        return Layout(site.shape)
+    rest = site.shape[1:] if site.rows_per_row > 1 else site.shape
+    shape = (*rest[: site.row_axis], site.rows_per_row, *rest[site.row_axis :])
+    return Layout(shape, site.row_axis, site.rows_per_row, site.interleaved)
