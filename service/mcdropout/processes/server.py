@@ -12,15 +12,14 @@ from typing import Any
 
 import structlog
 import uvicorn
-from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcdropout import log
-from mcdropout.api import create_app
+from mcdropout.api import Services, create_app
+from mcdropout.api.admission import Admission
 from mcdropout.api.connection import protocol
-from mcdropout.api.refusals import Refusals
-from mcdropout.api.switching import Switching
+from mcdropout.api.interpreter_lock import use_usual_interval
 from mcdropout.catalogue.bundle import BundleError
 from mcdropout.catalogue.registry import Registry
 from mcdropout.engine import InvalidInputError
@@ -48,22 +47,23 @@ def run(settings: Settings) -> int:
         The exit status: 0 after a signal, 2 where the settings name nothing to serve, 1 where it cannot listen.
     """
     log.configure(settings.log_format, settings.log_level)
-    app = _app(settings, settings.threads)
-    if app is None:
+    services = _services(settings, settings.threads)
+    if services is None:
         return 2
     leaving = _Leaving()
-    return _run(_Single(_config(settings, leaving.around(app), http=_protocol(app, leaving)), leaving))
+    app = leaving.around(create_app(services))
+    return _run(_Single(_config(settings, app, http=_protocol(services, leaving)), leaving))
 
 
-def _app(settings: Settings, threads: int | None) -> FastAPI | None:
-    """The app, with `threads` to compute on; None, and why in the log, where there is nothing to serve."""
+def _services(settings: Settings, threads: int | None) -> Services | None:
+    """What serves, with `threads` to compute on; None, and why in the log, where there is nothing to serve."""
     try:
         SessionOptions(settings.provider).check()
         if threads is not None:
             use_threads(threads)
-        Switching.begin()
+        use_usual_interval()
         gc.set_threshold(_COLLECTED_AFTER)
-        return create_app(settings)
+        return Services.of(settings)
     except (BundleError, InvalidInputError) as error:
         _log.error("nothing to serve", error=str(error))
         return None
@@ -81,10 +81,12 @@ def _config(settings: Settings, app: ASGIApp, **others: Any) -> uvicorn.Config:
     )
 
 
-def _protocol(app: FastAPI, leaving: "_Leaving", supervisor: "_Supervisor | None" = None) -> type[asyncio.Protocol]:
+def _protocol(
+    services: Services, leaving: "_Leaving", supervisor: "_Supervisor | None" = None
+) -> type[asyncio.Protocol]:
     """The class of connections: clients that are told to go are answered by the app, which does that."""
-    refusals = Refusals(app, stopping=lambda: leaving.any)
-    return protocol(refusals.of, None if supervisor is None else lambda: supervisor.tell(workers.ENDED))
+    admission = Admission(services.predictions, services.metrics, stopping=lambda: leaving.any)
+    return protocol(admission.refusal, None if supervisor is None else lambda: supervisor.tell(workers.ENDED))
 
 
 def _run(server: uvicorn.Server) -> int:
@@ -115,13 +117,14 @@ def work(channel: socket.socket, assignment: Assignment) -> int:
     log.configure(settings.log_format, settings.log_level)
     _tell_worker(assignment.number)
     share(assignment.metrics, str(assignment.number))
-    app = _app(settings, settings.threads or max(1, physical_cores() // settings.workers))
-    if app is None:
+    services = _services(settings, settings.threads or max(1, physical_cores() // settings.workers))
+    if services is None:
         return 2
     leaving = _Leaving()
     supervisor = _Supervisor(channel)
-    config = _config(settings, leaving.around(app), http=_protocol(app, leaving, supervisor))
-    return _run(_Worker(config, supervisor, leaving, app.state.registry))
+    app = leaving.around(create_app(services))
+    config = _config(settings, app, http=_protocol(services, leaving, supervisor))
+    return _run(_Worker(config, supervisor, leaving, services.registry))
 
 
 def _tell_worker(number: int) -> None:
