@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from mcdropout.api import create_app
+from mcdropout.api import Services, create_app
 from mcdropout.catalogue.bundle import COMPILED, Bundle
 from mcdropout.catalogue.loading import Loading, load
 from mcdropout.catalogue.manifest import BundleError
@@ -312,7 +312,7 @@ def test_a_page_of_another_site_may_not_change_models(server: Server) -> None:
 
 
 def test_models_are_not_changed_over_http_where_the_operator_forbids_it(models: Path) -> None:
-    app = create_app(Settings(models=models, admin=False))
+    app = create_app(Services.of(Settings(models=models, admin=False)))
 
     async def ask() -> list[httpx.Response]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:

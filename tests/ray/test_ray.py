@@ -184,7 +184,7 @@ from mcdropout.ray.replica import Replica
 async def main():
     part = Replica(Options(models=sys.argv[1]))
     built = await part.__serve_build_asgi_app__()
-    print("ready", part._app.state.registry.ready)
+    print("ready", part._services.registry.ready)
     said, told = asyncio.Queue(), asyncio.Queue()
     await said.put({"type": "lifespan.shutdown"})
     await built({"type": "lifespan"}, said.get, told.put)

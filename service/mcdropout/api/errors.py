@@ -1,6 +1,8 @@
 """Errors, as RFC 9457 problem details (`application/problem+json`)."""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -12,12 +14,16 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from mcdropout.api.formats import MediaTypeError
+from mcdropout.api.observe import seen_of
+from mcdropout.catalogue.registry import ConflictError, RefusedError, UnknownModelError
+from mcdropout.catalogue.rows import RowsError
 from mcdropout.engine import NonFiniteOutputError
+from mcdropout.predictions import InvalidAskError, NotReadyError
 from mcdropout.scheduling.backlog import OverloadedError
 from mcdropout.scheduling.request import FEWEST_PASSES, DeadlineError
 
 _log = structlog.get_logger("api")
-
 
 _PHRASES = {int(status): status.phrase for status in HTTPStatus}
 
@@ -32,8 +38,9 @@ class Problem(BaseModel):
     request_id: str | None = Field(None, description="The request's id, as in the logs and in X-Request-ID.")
 
 
-class ProblemError(Exception):
-    """Answer a request with a problem.
+@dataclass(frozen=True)
+class Explanation:
+    """What a client gets for an error, but for the request's id.
 
     Attributes:
         status: the HTTP status code.
@@ -41,75 +48,29 @@ class ProblemError(Exception):
         headers: to send along.
     """
 
+    status: int
+    detail: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class ProblemError(Exception):
+    """A request cannot be answered for a reason that only HTTP knows: it says itself with which status."""
+
     def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
-        self.status = status
-        self.detail = detail
-        self.headers = headers
+        self.explanation = Explanation(status, detail, headers or {})
 
 
-def problem(request: Request, status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
-    """A problem as a response."""
-    content = problem_content(status, detail, getattr(request.state, "request_id", None))
-    return Response(content, status, headers, "application/problem+json")
+def _as_it_says(status: int, headers: dict[str, str] | None = None) -> Callable[[Exception], Explanation]:
+    return lambda error: Explanation(status, str(error), headers or {})
 
 
-def problem_content(status: int, detail: str, request_id: str | None) -> bytes:
-    """A `Problem` as JSON."""
-    title = _PHRASES.get(status, "Client Closed Request")
-    return orjson.dumps(
-        {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
-    )
+def _http(error: HTTPException) -> Explanation:
+    return Explanation(error.status_code, str(error.detail), dict(error.headers or {}))
 
 
-def overload_details(error: OverloadedError) -> tuple[str, dict[str, str]]:
-    """The detail of the problem that a refused request gets, and its headers."""
-    wait = {"Retry-After": str(math.ceil(error.retry_after))}
-    return f"the server is overloaded: {error}; try again", wait
-
-
-def add_error_handlers(app: FastAPI) -> None:
-    """Answer every error of `app` with a problem."""
-
-    @app.exception_handler(ProblemError)
-    async def on_problem(request: Request, error: ProblemError) -> Response:
-        return problem(request, error.status, error.detail, error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def on_invalid(request: Request, error: RequestValidationError) -> Response:
-        return problem(request, 422, "; ".join(map(_describe, error.errors())))
-
-    @app.exception_handler(HTTPException)
-    async def on_http(request: Request, error: HTTPException) -> Response:
-        detail = str(error.detail)
-        if error.status_code == 404:
-            detail = f"there is nothing at {request.url.path}; /docs lists what there is"
-        if error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "another method")
-            detail = f"{request.method} is not accepted at {request.url.path}; {allowed} is"
-        return problem(request, error.status_code, detail, dict(error.headers or {}))
-
-    @app.exception_handler(OverloadedError)
-    async def on_overload(request: Request, error: OverloadedError) -> Response:
-        return problem(request, 503, *overload_details(error))
-
-    @app.exception_handler(DeadlineError)
-    async def on_deadline(request: Request, error: DeadlineError) -> Response:
-        return problem(
-            request,
-            504,
-            f"the deadline came before each row had its first passes ({FEWEST_PASSES}, or as many as were asked for); "
-            "a later deadline_ms is accepted",
-        )
-
-    @app.exception_handler(NonFiniteOutputError)
-    async def on_non_finite(request: Request, error: NonFiniteOutputError) -> Response:
-        return problem(request, 500, f"{error}; inputs like those that it was trained on are accepted")
-
-    @app.exception_handler(Exception)
-    async def on_anything(request: Request, error: Exception) -> Response:
-        _log.error("request failed", exc_info=error)
-        return problem(request, 500, "the server failed to answer; its log has the cause under this request's id")
+def _invalid(error: RequestValidationError) -> Explanation:
+    return Explanation(422, "; ".join(map(_describe, error.errors())))
 
 
 def _describe(error: Any) -> str:
@@ -117,3 +78,91 @@ def _describe(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return f"unknown query parameter {where!r}; mc, tolerance, deadline_ms, seed and samples are accepted"
     return f"{where} is {error['input']!r}; {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _overloaded(error: OverloadedError) -> Explanation:
+    wait = {"Retry-After": str(math.ceil(error.retry_after))}
+    return Explanation(503, f"the server is overloaded: {error}; try again", wait)
+
+
+def _late(error: DeadlineError) -> Explanation:
+    return Explanation(
+        504,
+        f"the deadline came before each row had its first passes ({FEWEST_PASSES}, or as many as were asked for); "
+        "a later deadline_ms is accepted",
+    )
+
+
+def _non_finite(error: NonFiniteOutputError) -> Explanation:
+    return Explanation(500, f"{error}; inputs like those that it was trained on are accepted")
+
+
+def _anything(error: Exception) -> Explanation:
+    _log.error("request failed", exc_info=error)
+    return Explanation(500, "the server failed to answer; its log has the cause under this request's id")
+
+
+# What each error comes to over HTTP; of several that fit, the one that is nearest in its class's ancestry.
+_TABLE: dict[type[Exception], Callable[[Any], Explanation]] = {
+    ProblemError: lambda error: error.explanation,
+    HTTPException: _http,
+    RequestValidationError: _invalid,
+    MediaTypeError: _as_it_says(415),
+    RowsError: _as_it_says(422),
+    InvalidAskError: _as_it_says(422),
+    UnknownModelError: _as_it_says(404),
+    NotReadyError: _as_it_says(503, {"Retry-After": "5"}),
+    ConflictError: _as_it_says(409),
+    RefusedError: _as_it_says(422),
+    OverloadedError: _overloaded,
+    DeadlineError: _late,
+    NonFiniteOutputError: _non_finite,
+    Exception: _anything,
+}
+
+
+def explanation(error: Exception) -> Explanation:
+    """What a client gets for an error. One that nothing was foreseen for is logged."""
+    return next(_TABLE[kind] for kind in type(error).__mro__ if kind in _TABLE)(error)
+
+
+def problem_content(explained: Explanation, request_id: str | None) -> bytes:
+    """A `Problem` as JSON."""
+    title = _PHRASES.get(explained.status, "Client Closed Request")
+    return orjson.dumps(
+        {
+            "type": "about:blank",
+            "title": title,
+            "status": explained.status,
+            "detail": explained.detail,
+            "request_id": request_id,
+        }
+    )
+
+
+def explain(request: Request, error: Exception) -> Response:
+    """The response to a request that ended in an error."""
+    found = explanation(error)
+    seen = seen_of(request.scope)
+    content = problem_content(found, None if seen is None else seen.request_id)
+    return Response(content, found.status, found.headers, "application/problem+json")
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every error of `app` with a problem."""
+
+    async def on_error(request: Request, error: Exception) -> Response:
+        return explain(request, error)
+
+    async def on_http(request: Request, error: HTTPException) -> Response:
+        detail = str(error.detail)
+        if error.status_code == 404:
+            detail = f"there is nothing at {request.url.path}; /docs lists what there is"
+        if error.status_code == 405:
+            allowed = (error.headers or {}).get("Allow", "another method")
+            detail = f"{request.method} is not accepted at {request.url.path}; {allowed} is"
+        return explain(request, HTTPException(error.status_code, detail, error.headers))
+
+    for kind in _TABLE:
+        app.add_exception_handler(kind, on_error)
+    app.add_exception_handler(HTTPException, on_http)  # type: ignore[arg-type]

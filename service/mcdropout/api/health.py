@@ -1,41 +1,40 @@
 """Whether the process lives, whether it may serve, and what it measured."""
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from starlette.responses import Response
 
 from mcdropout.api.errors import ProblemError
 from mcdropout.api.schemas import Health
-from mcdropout.catalogue.registry import Registry
-from mcdropout.metrics import Metrics
-
-router = APIRouter(tags=["operation"])
+from mcdropout.api.services import Services
 
 
-@router.get("/health/live", summary="Whether the process lives", responses={503: {"description": "Stuck."}})
-async def live(request: Request) -> Health:
-    """200 while the server answers at all, and its engine does not hang."""
-    if request.app.state.watchdog.stuck:
-        raise ProblemError(503, "a step of the engine does not end; the process will")
-    return Health(status="live")
+def routes(services: Services) -> APIRouter:
+    """The routes of whoever operates the server."""
+    router = APIRouter(tags=["operation"])
 
+    @router.get("/health/live", summary="Whether the process lives", responses={503: {"description": "Stuck."}})
+    async def live() -> Health:
+        """200 while the server answers at all, and its engine does not hang."""
+        if services.watchdog.stuck:
+            raise ProblemError(503, "a step of the engine does not end; the process will")
+        return Health(status="live")
 
-@router.get("/health/ready", summary="Whether the models may serve", responses={503: {"description": "Not ready."}})
-async def ready(request: Request) -> Health:
-    """200 once every model that was there at the start was loaded or refused, and while the default one may serve.
+    @router.get("/health/ready", summary="Whether the models may serve", responses={503: {"description": "Not ready."}})
+    async def ready() -> Health:
+        """200 once every model that was there at the start was loaded or refused, and while the default one may serve.
 
-    What is loaded, reloaded or unloaded later does not change that.
-    """
-    registry: Registry = request.app.state.registry
-    states: dict[str, str] = {name: entry.state for name, entry in registry.entries.items()}
-    if not registry.ready:
-        told = ", ".join(f"{name} is {state}" for name, state in states.items())
-        raise ProblemError(503, f"not ready: {told}", {"Retry-After": "1"})
-    return Health(status="ready", models=states)
+        What is loaded, reloaded or unloaded later does not change that.
+        """
+        states: dict[str, str] = {name: entry.state for name, entry in services.registry.entries.items()}
+        if not services.registry.ready:
+            found = ", ".join(f"{name} is {state}" for name, state in states.items())
+            raise ProblemError(503, f"not ready: {found}", {"Retry-After": "1"})
+        return Health(status="ready", models=states)
 
+    @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
+    async def metrics() -> Response:
+        """Metrics in Prometheus's text format."""
+        content, kind = services.metrics.exposition()
+        return Response(content, media_type=kind)
 
-@router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
-async def metrics(request: Request) -> Response:
-    """Metrics in Prometheus's text format."""
-    gathered: Metrics = request.app.state.metrics
-    content, kind = gathered.exposition()
-    return Response(content, media_type=kind)
+    return router

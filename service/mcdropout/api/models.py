@@ -8,28 +8,77 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Request
 
+from mcdropout.api import formats
 from mcdropout.api.errors import Problem, ProblemError
 from mcdropout.api.schemas import ModelChange, ModelDescription, ModelList, ModelSummary
+from mcdropout.api.services import Services
 from mcdropout.catalogue.model import Model
-from mcdropout.catalogue.registry import (
-    Change,
-    ConflictError,
-    Entry,
-    RefusedError,
-    Registry,
-    RegistryError,
-    UnknownModelError,
-)
+from mcdropout.catalogue.registry import Change, Entry, Registry
 from mcdropout.engine.statistics import TASKS
+from mcdropout.predictions import entry_of
 from mcdropout.settings import Settings
 
-router = APIRouter(prefix="/models", tags=["models"])
+_PROBLEM = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+_CHANGE_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": _PROBLEM}
+    for status, text in {
+        403: "Models may not be changed over HTTP, or not from there.",
+        404: "There is no such model.",
+        409: "Its state does not allow it, or it is being changed already.",
+        422: "Its bundle is wrong or its network cannot be served; what served before still does.",
+    }.items()
+}
 
-_STATUS: dict[type[RegistryError], int] = {UnknownModelError: 404, ConflictError: 409, RefusedError: 422}
+
+def routes(services: Services) -> APIRouter:
+    """The routes of models."""
+    registry = services.registry
+
+    def check_may_change(request: Request) -> None:
+        _check_may_change(request, services.settings)
+
+    router = APIRouter(prefix="/models", tags=["models"])
+    changes: dict[str, Any] = {"dependencies": [Depends(check_may_change)], "responses": _CHANGE_RESPONSES}
+
+    @router.get("", summary="List the models")
+    async def list_models() -> ModelList:
+        """All models, and whether they may serve."""
+        return ModelList(models=[_summary(registry, name, entry) for name, entry in registry.entries.items()])
+
+    @router.get("/{name}", summary="Describe a model")
+    async def describe_model(name: str) -> ModelDescription:
+        """Which sites are on and which off, with which p, run by what, checked how; what it takes and gives."""
+        entry = entry_of(registry, name)
+        summary = _summary(registry, name, entry).model_dump()
+        return ModelDescription.model_validate(summary | ({} if entry.model is None else _describe(entry.model)))
+
+    @router.post("/{name}/reload", summary="Read a model's bundle again", **changes)
+    async def reload_model(name: str) -> ModelChange:
+        """Loads, verifies and warms what the bundle holds now beside what serves, then swaps them.
+
+        Requests in flight end with the version that they began with. What is refused leaves the old version serving.
+        """
+        return await _change(registry.reload, name)
+
+    @router.post("/{name}/load", summary="Load a model", **changes)
+    async def load_model(name: str) -> ModelChange:
+        """Loads a bundle that is new in the folder of models, was unloaded, or failed before."""
+        return await _change(registry.load, name)
+
+    @router.post(
+        "/{name}/unload",
+        summary="Unload a model",
+        description="The model takes no more requests; those in flight end with it, then its memory is free. "
+        "Not the default one.",
+        **changes,
+    )
+    async def unload_model(name: str) -> ModelChange:
+        return await _change(registry.unload, name)
+
+    return router
 
 
-def _may_change(request: Request) -> None:
-    settings: Settings = request.app.state.settings
+def _check_may_change(request: Request, settings: Settings) -> None:
     if not settings.admin:
         raise ProblemError(
             403, "models may not be changed over HTTP here; where one process serves, MCDROPOUT_ADMIN=true allows it"
@@ -45,67 +94,8 @@ def _may_change(request: Request) -> None:
         raise ProblemError(403, f"the request is of a page of {origin}; pages of this server are accepted")
 
 
-_CHANGES: dict[str, Any] = {
-    "dependencies": [Depends(_may_change)],
-    "responses": {
-        status: {"description": text, "content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
-        for status, text in {
-            403: "Models may not be changed over HTTP, or not from there.",
-            404: "There is no such model.",
-            409: "Its state does not allow it, or it is being changed already.",
-            422: "Its bundle is wrong or its network cannot be served; what served before still does.",
-        }.items()
-    },
-}
-
-
-@router.get("", summary="List the models")
-async def list_models(request: Request) -> ModelList:
-    """All models, and whether they may serve."""
-    registry: Registry = request.app.state.registry
-    return ModelList(models=[_summary(registry, name, entry) for name, entry in registry.entries.items()])
-
-
-@router.get("/{name}", summary="Describe a model")
-async def describe_model(request: Request, name: str) -> ModelDescription:
-    """Which sites are on and which off, with which p, run by what, checked how; what it takes and gives."""
-    registry: Registry = request.app.state.registry
-    entry = registry.entry(name)
-    if entry is None:
-        raise ProblemError(404, f"there is no model {name!r}; one of {registry.names} is accepted")
-    summary = _summary(registry, name, entry).model_dump()
-    return ModelDescription.model_validate(summary | ({} if entry.model is None else _describe(entry.model)))
-
-
-@router.post("/{name}/reload", summary="Read a model's bundle again", **_CHANGES)
-async def reload_model(request: Request, name: str) -> ModelChange:
-    """Loads, verifies and warms what the bundle holds now beside what serves, then swaps them.
-
-    Requests in flight end with the version that they began with. What is refused leaves the old version serving.
-    """
-    registry: Registry = request.app.state.registry
-    return await _change(registry.reload, name)
-
-
-@router.post("/{name}/load", summary="Load a model", **_CHANGES)
-async def load_model(request: Request, name: str) -> ModelChange:
-    """Loads a bundle that is new in the folder of models, was unloaded, or failed before."""
-    registry: Registry = request.app.state.registry
-    return await _change(registry.load, name)
-
-
-@router.post("/{name}/unload", summary="Unload a model", **_CHANGES)
-async def unload_model(request: Request, name: str) -> ModelChange:
-    """The model takes no more requests; those in flight end with it, then its memory is free. Not the default one."""
-    registry: Registry = request.app.state.registry
-    return await _change(registry.unload, name)
-
-
 async def _change(how: Callable[[str], Change], name: str) -> ModelChange:
-    try:
-        return ModelChange.model_validate(asdict(await asyncio.to_thread(how, name)))
-    except RegistryError as error:
-        raise ProblemError(_STATUS[type(error)], str(error)) from error
+    return ModelChange.model_validate(asdict(await asyncio.to_thread(how, name)))
 
 
 def _summary(registry: Registry, name: str, entry: Entry) -> ModelSummary:
@@ -134,4 +124,5 @@ def _describe(model: Model) -> dict[str, Any]:
         "sites": [asdict(site) | {"on": True} for site in model.engine.sites]
         + [asdict(site) | {"on": False} for site in model.engine.sites_off],
         "program": asdict(model.engine.program),
+        "formats": list(formats.TABLE),
     }

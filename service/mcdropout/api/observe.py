@@ -6,6 +6,7 @@ import logging
 import re
 import secrets
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -24,8 +25,34 @@ _CLIENT_WENT_AWAY = 499
 _QUIET_PATHS = ("/health/", "/metrics")
 
 
+_SEEN = "mcdropout.seen"  # of a request's scope
+
+
+@dataclass(slots=True)
+class Seen:
+    """What is seen of a request on its way, for the log and the metrics; None is not known yet, or at all.
+
+    Attributes:
+        request_id: the client's where it sent a usable one.
+        model: whose prediction it asks for.
+        mode: how that is answered: "deterministic", "mc" or "auto".
+        rows: how many it has.
+    """
+
+    request_id: str
+    model: str | None = None
+    mode: str | None = None
+    rows: int | None = None
+
+
+def seen_of(scope: Scope) -> Seen | None:
+    """What is seen of a request so far; None for one that was not observed."""
+    found: Seen | None = scope.get(_SEEN)
+    return found
+
+
 class ObserveMiddleware:
-    """Gives a request its id (the client's where it sent a usable one), and tells of it when it is answered."""
+    """Gives a request its id (the client's where it sent a usable one), and records it when it is answered."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -36,9 +63,8 @@ class ObserveMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = offered_id(scope) or new_request_id()
-        state: dict[str, Any] = scope.setdefault("state", {})
-        state["request_id"] = request_id
+        request_id = request_id_of(scope)
+        seen = scope[_SEEN] = Seen(request_id)
         status = 500
 
         async def send_with_id(message: Message) -> None:
@@ -55,30 +81,26 @@ class ObserveMiddleware:
                 status = _CLIENT_WENT_AWAY
                 raise
             finally:
-                seen: dict[str, Any] = {key: state[key] for key in ("model", "mode", "rows") if key in state}
-                tell(self._metrics, scope, seen, status, time.perf_counter() - started)
+                record(self._metrics, scope, seen, status, time.perf_counter() - started)
 
 
-def offered_id(scope: Scope) -> str | None:
-    """The client's id of a request, where it sent a usable one."""
+def request_id_of(scope: Scope) -> str:
+    """The client's id of a request, where it sent a usable one, else a new one."""
     offered = next((value.decode("latin-1") for name, value in scope["headers"] if name == _ID_NAME), "")
-    return offered if offered and _GOOD_ID.fullmatch(offered) else None
+    return offered if offered and _GOOD_ID.fullmatch(offered) else f"{_PROCESS}-{next(_NUMBERS):x}"
 
 
-def new_request_id() -> str:
-    """The id of a request that came without a usable one."""
-    return f"{_PROCESS}-{next(_NUMBERS):x}"
-
-
-def tell(metrics: Metrics, scope: Scope, seen: dict[str, Any], status: int, seconds: float, **more: Any) -> None:
-    """Tell the log, and of a prediction the metrics, of a request that was answered."""
+def record(metrics: Metrics, scope: Scope, seen: Seen, status: int, seconds: float, **more: Any) -> None:
+    """Record a request that was answered: in the log, and a prediction in the metrics too."""
     path: str = scope["path"]
     if scope["method"] == "POST" and path.endswith("/predict"):
-        labels = (seen.get("model", "unknown"), seen.get("mode", "unknown"), str(status))
+        labels = (seen.model or "unknown", seen.mode or "unknown", str(status))
         metrics.of(metrics.requests, *labels).inc()
         metrics.of(metrics.request_duration, *labels).observe(seconds)
     level = logging.DEBUG if path.startswith(_QUIET_PATHS) else logging.INFO
     if not _logger.isEnabledFor(level):  # which would be found out later, at many times the cost
         return
     write = _log.debug if level == logging.DEBUG else _log.info
-    write("request", method=scope["method"], path=path, status=status, seconds=round(seconds, 6), **seen, **more)
+    known = {"model": seen.model, "mode": seen.mode, "rows": seen.rows}
+    more = {name: value for name, value in known.items() if value is not None} | more
+    write("request", method=scope["method"], path=path, status=status, seconds=round(seconds, 6), **more)

@@ -217,6 +217,7 @@ class ModelDescription(ModelSummary):
     passes: dict[str, int] | None = None
     sites: list[SiteDescription] | None = Field(None, description="Those that are on, then those that are off.")
     program: ProgramDescription | None = None
+    formats: list[str] | None = Field(None, description="Media types of the bodies that it takes.")
 
 
 class Health(BaseModel):

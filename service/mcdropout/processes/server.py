@@ -5,7 +5,8 @@ import socket
 import uvicorn
 
 from mcdropout import log
-from mcdropout.processes.serving import Leaving, app_of, connections, linger, run_server, uvicorn_config
+from mcdropout.api import create_app
+from mcdropout.processes.serving import Leaving, connections, linger, run_server, services_of, uvicorn_config
 from mcdropout.settings import Settings
 
 
@@ -16,11 +17,12 @@ def run(settings: Settings) -> int:
         The exit status: 0 after a signal, 2 where the settings name nothing to serve, 1 where it cannot listen.
     """
     log.configure(settings.log_format, settings.log_level)
-    app = app_of(settings, settings.threads)
-    if app is None:
+    services = services_of(settings, settings.threads)
+    if services is None:
         return 2
     leaving = Leaving()
-    return run_server(Server(uvicorn_config(settings, leaving.around(app), http=connections(app, leaving)), leaving))
+    app = leaving.around(create_app(services))
+    return run_server(Server(uvicorn_config(settings, app, http=connections(services, leaving)), leaving))
 
 
 class Server(uvicorn.Server):

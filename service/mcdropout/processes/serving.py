@@ -8,14 +8,13 @@ from typing import Any
 
 import structlog
 import uvicorn
-from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcdropout.api import create_app
+from mcdropout.api import Services
+from mcdropout.api.admission import Admission
 from mcdropout.api.connection import protocol
-from mcdropout.api.refusals import Refusals
-from mcdropout.api.switching import Switching
+from mcdropout.api.interpreter_lock import use_usual_interval
 from mcdropout.catalogue.manifest import BundleError
 from mcdropout.engine import InvalidInputError
 from mcdropout.engine.runtimes.sessions import SessionOptions
@@ -29,15 +28,15 @@ _LINGER_SECONDS = 0.5
 _COLLECTED_AFTER = 20_000
 
 
-def app_of(settings: Settings, threads: int | None) -> FastAPI | None:
-    """The app, with `threads` to compute on; None, and why in the log, where there is nothing to serve."""
+def services_of(settings: Settings, threads: int | None) -> Services | None:
+    """What serves, with `threads` to compute on; None, and why in the log, where there is nothing to serve."""
     try:
         SessionOptions(settings.provider).check()
         if threads is not None:
             use_threads(threads)
-        Switching.begin()
+        use_usual_interval()
         gc.set_threshold(_COLLECTED_AFTER)
-        return create_app(settings)
+        return Services.of(settings)
     except (BundleError, InvalidInputError) as error:
         _log.error("nothing to serve", error=str(error))
         return None
@@ -55,10 +54,12 @@ def uvicorn_config(settings: Settings, app: ASGIApp, **others: Any) -> uvicorn.C
     )
 
 
-def connections(app: FastAPI, leaving: "Leaving", ended: Callable[[], None] | None = None) -> type[asyncio.Protocol]:
+def connections(
+    services: Services, leaving: "Leaving", ended: Callable[[], None] | None = None
+) -> type[asyncio.Protocol]:
     """The class of connections: while clients are being let go, the app answers, which says so to them."""
-    refusals = Refusals(app, stopping=lambda: leaving.any)
-    return protocol(refusals.of, ended)
+    admission = Admission(services.predictions, services.metrics, stopping=lambda: leaving.any)
+    return protocol(admission.refusal, ended)
 
 
 def run_server(server: uvicorn.Server) -> int:

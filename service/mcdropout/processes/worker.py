@@ -17,11 +17,12 @@ import structlog
 import uvicorn
 
 from mcdropout import log
+from mcdropout.api import create_app
 from mcdropout.catalogue.registry import Registry
 from mcdropout.machine import die_with_parent, physical_cores
 from mcdropout.metrics import share
 from mcdropout.processes import wire
-from mcdropout.processes.serving import Leaving, app_of, connections, linger, run_server, uvicorn_config
+from mcdropout.processes.serving import Leaving, connections, linger, run_server, services_of, uvicorn_config
 from mcdropout.processes.wire import Assignment, WorkerEnd
 
 _LOADING_POLL_SECONDS, _READY_POLL_SECONDS = 0.05, 1.0
@@ -40,15 +41,14 @@ def work(channel: socket.socket, assignment: Assignment) -> int:
     log.configure(settings.log_format, settings.log_level)
     _number_log_lines(assignment.number)
     share(assignment.metrics, str(assignment.number))
-    app = app_of(settings, settings.threads or max(1, physical_cores() // settings.workers))
-    if app is None:
+    services = services_of(settings, settings.threads or max(1, physical_cores() // settings.workers))
+    if services is None:
         return 2
     leaving = Leaving()
     supervisor = WorkerEnd(channel)
-    config = uvicorn_config(
-        settings, leaving.around(app), http=connections(app, leaving, lambda: supervisor.send(wire.ENDED))
-    )
-    return run_server(WorkerServer(config, supervisor, leaving, app.state.registry))
+    http = connections(services, leaving, ended=lambda: supervisor.send(wire.ENDED))
+    config = uvicorn_config(settings, leaving.around(create_app(services)), http=http)
+    return run_server(WorkerServer(config, supervisor, leaving, services.registry))
 
 
 def _number_log_lines(number: int) -> None:

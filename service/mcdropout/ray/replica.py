@@ -7,8 +7,8 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcdropout import log
-from mcdropout.api import create_app
-from mcdropout.api.switching import Switching
+from mcdropout.api import Services, create_app
+from mcdropout.api.interpreter_lock import use_usual_interval
 from mcdropout.engine.threads import use_threads
 from mcdropout.ray import routing, scaling
 from mcdropout.ray.exporting import Export
@@ -25,10 +25,11 @@ class Replica:
         settings = options.service_settings()
         log.configure(settings.log_format, settings.log_level)
         use_threads(settings.threads or max(1, round(options.num_cpus)))
-        Switching.begin()
-        self._app = create_app(settings)
-        self._models = Models(self._app.state.registry, options.max_models)
-        self._export = Export(self._app.state.metrics.registry)
+        use_usual_interval()
+        self._services = Services.of(settings)
+        self._app = create_app(self._services)
+        self._models = Models(self._services.registry, options.max_models)
+        self._export = Export(self._services.metrics.registry)
         self._life = AsyncExitStack()
 
     async def __serve_build_asgi_app__(self) -> ASGIApp:  # the name is Ray's
@@ -38,7 +39,7 @@ class Replica:
             RuntimeError: that was refused; Ray's status shows the message.
         """
         await self._life.enter_async_context(self._app.router.lifespan_context(self._app))
-        registry = self._app.state.registry
+        registry = self._services.registry
         while not registry.begun:
             await asyncio.sleep(_POLL_SECONDS)
         if not registry.ready:
@@ -49,12 +50,12 @@ class Replica:
 
     async def check_health(self) -> None:
         """Raises where the engine is stuck: then Ray replaces the replica."""
-        if self._app.state.watchdog.stuck:
+        if self._services.watchdog.stuck:
             raise RuntimeError("a step of the engine does not end")
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What the number of replicas goes by."""
-        return {scaling.ROWS: self._app.state.scheduler.queue_rows}
+        return {scaling.ROWS: self._services.scheduler.queue_rows}
 
 
 class _Placing:

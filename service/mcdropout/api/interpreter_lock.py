@@ -1,4 +1,4 @@
-"""How soon a thread gets the interpreter's lock from another that goes on and on."""
+"""The interpreter's lock: how soon a thread gets it from another that goes on and on."""
 
 import asyncio
 import sys
@@ -10,22 +10,22 @@ _USUALLY, _UNDER_OVERLOAD = 0.001, 0.0001  # seconds
 _CALM_SECONDS = 1.0
 
 
-class Switching:
+def use_usual_interval() -> None:
+    """Have threads hand the lock over as often as is usual."""
+    sys.setswitchinterval(_USUALLY)
+
+
+class SwitchInterval:
     """Has the lock handed over more often from a refused request on, until there has been none for a while."""
 
     def __init__(self) -> None:
-        self._refused = self._hurries = False
+        self._refused = self._short = False
 
-    @staticmethod
-    def begin() -> None:
-        """What is usual."""
-        sys.setswitchinterval(_USUALLY)
-
-    def refused(self) -> None:
+    def shorten(self) -> None:
         """A request was refused; to be called in the event loop."""
         self._refused = True
-        if not self._hurries:
-            self._hurries = True
+        if not self._short:
+            self._short = True
             sys.setswitchinterval(_UNDER_OVERLOAD)
             self._look_later()
 
@@ -37,5 +37,5 @@ class Switching:
         if self._refused:
             self._look_later()
         else:
-            self._hurries = False
-            self.begin()
+            self._short = False
+            use_usual_interval()

@@ -1,0 +1,77 @@
+"""Admission at the connection: under overload a request is refused before anything is made for it.
+
+No task, no app, one write: most requests are refused then, and what each costs is taken from those that are answered.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from starlette.types import Scope
+
+from mcdropout.api.connection import Refusal
+from mcdropout.api.errors import explanation, problem_content
+from mcdropout.api.observe import Seen, record, request_id_of
+from mcdropout.api.query import ask_of, predicted_by
+from mcdropout.metrics import Metrics
+from mcdropout.predictions import Predictions
+from mcdropout.scheduling.backlog import OverloadedError
+
+_ADMITTED = "mcdropout.admitted"  # of a request's scope
+
+
+def was_admitted(scope: Scope) -> bool:
+    """Whether a request was let in at its connection: then there is no need to ask again before its body is read."""
+    return _ADMITTED in scope
+
+
+class Admission:
+    """Decides which requests a connection lets in to the app."""
+
+    def __init__(
+        self, predictions: Predictions, metrics: Metrics, stopping: Callable[[], bool] = lambda: False
+    ) -> None:
+        """
+        Args:
+            predictions: answers those that are let in, and knows whether there is room.
+            metrics: where refused requests are recorded.
+            stopping: whether the app is to answer all, and to end their connections.
+        """
+        self._predictions, self._metrics, self._stopping = predictions, metrics, stopping
+        self._coming = 0  # let in since the event loop last came to its tasks
+
+    def refusal(self, scope: Scope) -> Refusal | None:
+        """What a request gets that is refused; None where the app is to answer it.
+
+        The app answers all that is no prediction, and what is wrong with one.
+        """
+        if self._stopping() or (name := predicted_by(scope)) is None:
+            return None
+        if self._predictions.has_room(self._coming):
+            # Many connections are read before the first task gets to the scheduler. It does right after this call
+            # comes back, unless its body is still to come: that may take any time, in which it holds no place.
+            self._coming += 1
+            asyncio.get_running_loop().call_soon(self._came)
+            scope[_ADMITTED] = True
+            return None
+        started, seen = time.perf_counter(), Seen(request_id_of(scope))
+        try:
+            planned = self._predictions.plan(ask_of(scope, name))
+            seen.model, seen.mode = planned.model.name, planned.mode
+            self._predictions.admit(planned, self._coming)
+        except OverloadedError as error:
+            return self._refuse(scope, seen, error, started)
+        except Exception:  # it is the app's to explain
+            return None
+        return None
+
+    def _refuse(self, scope: Scope, seen: Seen, error: OverloadedError, started: float) -> Refusal:
+        found, request_id = explanation(error), seen.request_id
+        record(self._metrics, scope, seen, found.status, time.perf_counter() - started, request_id=request_id)
+        headers = {"content-type": "application/problem+json", "x-request-id": request_id}
+        headers |= {name.lower(): value for name, value in found.headers.items()}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        return Refusal(found.status, lines.encode(), problem_content(found, request_id))
+
+    def _came(self) -> None:
+        self._coming -= 1

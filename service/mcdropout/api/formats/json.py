@@ -1,0 +1,66 @@
+"""JSON, which every client speaks: `{"inputs": ...}` in, one object a row out. A NaN becomes null."""
+
+from typing import Any
+
+import numpy as np
+import orjson
+
+from mcdropout.api.formats.format import Format
+from mcdropout.api.schemas import PredictRequest
+from mcdropout.catalogue.model import Model
+from mcdropout.catalogue.rows import read_many_rows
+from mcdropout.engine.statistics import TASKS
+from mcdropout.predictions import Answered, Pause
+
+
+def write(answered: Answered, pause: Pause) -> bytes:
+    """An answer as `PredictResponse` describes it."""
+    answer, plan = answered.answer, answered.answer.plan
+    content: dict[str, Any] = {
+        "model": answered.model.name,
+        "version": answered.model.version,
+        "mc": "auto" if plan.tolerance is not None else plan.passes if plan.asked is None else plan.asked,
+        "seed": answered.seed,
+    }
+    end: dict[str, Any] = {"timing": {"queue_seconds": answer.queue_seconds, "compute_seconds": answer.compute_seconds}}
+    if plan.tolerance is not None:
+        end["tolerance"] = plan.tolerance
+    if plan.asked is not None:
+        end["reduced_to"] = plan.passes
+    parts: list[bytes] = []
+    for rows in answered.parts():
+        parts.append(orjson.dumps(_rows(answered, rows), option=orjson.OPT_SERIALIZE_NUMPY)[1:-1])
+        pause()
+    return b'%b,"predictions":[%b],%b' % (orjson.dumps(content)[:-1], b",".join(parts), orjson.dumps(end)[1:])
+
+
+def _rows(answered: Answered, which: slice) -> list[dict[str, Any]]:
+    """Some rows, each as `schemas.py` describes a row of the model's task."""
+    prediction, samples = answered.answer.prediction, answered.answer.samples
+    fields = [field for field in TASKS[prediction.task].fields if field.name in prediction.values]
+    leading = {field.name: prediction.values[field.name] for field in fields if field.leads}
+    columns = {**leading, "passes": prediction.passes, **prediction.values}
+    classes = [field.name for field in fields if field.is_class]
+    rows: list[dict[str, Any]] = []
+    for index in range(*which.indices(answered.rows)):
+        row = {name: None if value is None else value[index] for name, value in columns.items()}
+        row |= {name: _label(answered.model, row[name]) for name in classes if row[name] is not None}
+        if samples is not None:
+            row["samples"] = np.ascontiguousarray(samples[index])
+        rows.append(row)
+    return rows
+
+
+def _label(model: Model, label: Any) -> Any:
+    labels = model.bundle.manifest.labels
+    return label if labels is None else np.asarray(labels, object)[label].tolist() if np.ndim(label) else labels[label]
+
+
+FORMAT = Format(
+    name="JSON",
+    media_types=("application/json",),
+    read=read_many_rows,
+    write=write,
+    body_schema=PredictRequest.model_json_schema(),
+    answer_schema={"$ref": "#/components/schemas/PredictResponse"},
+)

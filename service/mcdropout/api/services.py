@@ -1,0 +1,118 @@
+"""What the service is made of, put together in one place, started and stopped in another."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from mcdropout.api.interpreter_lock import SwitchInterval
+from mcdropout.catalogue.compilation import CompileLimits
+from mcdropout.catalogue.loading import Loading
+from mcdropout.catalogue.registry import Registry
+from mcdropout.catalogue.watch import Watch
+from mcdropout.engine.runtimes.sessions import SessionOptions
+from mcdropout.metrics import Metrics
+from mcdropout.predictions import Predictions
+from mcdropout.scheduling.scheduler import Scheduler
+from mcdropout.scheduling.watchdog import Watchdog
+from mcdropout.settings import Settings
+
+
+class ServingLoop:
+    """The event loop that serves, once there is one: where futures are settled that requests await."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def begin(self) -> None:
+        """It is the one that runs now."""
+        self._loop = asyncio.get_running_loop()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have a function called in it, by any thread; here and now before it begins."""
+        if self._loop is None:
+            function()
+        else:
+            self._loop.call_soon_threadsafe(function)
+
+
+@dataclass(frozen=True)
+class Services:
+    """What answers requests.
+
+    Attributes:
+        settings: what the operator chose.
+        metrics: this process's.
+        registry: the models.
+        scheduler: runs them.
+        watchdog: ends the process where that is stuck.
+        watch: follows the folder of models; None where nobody does.
+        predictions: the use case.
+        loop: the event loop in which requests are answered.
+    """
+
+    settings: Settings
+    metrics: Metrics
+    registry: Registry
+    scheduler: Scheduler
+    watchdog: Watchdog
+    watch: Watch | None
+    predictions: Predictions
+    loop: ServingLoop
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Services":
+        """Those of a server over the models of a folder.
+
+        Raises:
+            BundleError: the folder holds no bundle, or not the default one.
+        """
+        metrics, loop = Metrics(), ServingLoop()
+        loading = Loading(
+            device=settings.device,
+            sessions=SessionOptions(settings.provider, settings.graph_optimization, settings.arena),
+            compiles=settings.compile,
+            limits=CompileLimits(settings.compile_memory_bytes, settings.compile_seconds),
+        )
+        registry = Registry(settings.models, loading, metrics, settings.default, preload=settings.preload)
+        scheduler = Scheduler(
+            metrics,
+            max_queue_rows=settings.max_queue_rows,
+            max_queue_bytes=settings.max_queue_bytes,
+            max_queue_seconds=settings.max_queue_seconds,
+            max_batch_rows=settings.max_batch_rows,
+            step_seconds=settings.step_seconds,
+            deliver=loop.call,
+        )
+        predictions = Predictions(
+            registry,
+            scheduler,
+            metrics,
+            max_samples=settings.max_samples,
+            shed_floor=settings.shed_floor if settings.shed == "reduce" else None,
+            on_refusal=SwitchInterval().shorten,
+        )
+        return cls(
+            settings=settings,
+            metrics=metrics,
+            registry=registry,
+            scheduler=scheduler,
+            watchdog=Watchdog(scheduler, settings.watchdog_seconds),
+            watch=Watch(registry, settings.watch) if settings.watch else None,
+            predictions=predictions,
+            loop=loop,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Load the models in the background and answer requests in this event loop; at the end let go of all."""
+        self.loop.begin()
+        self.registry.start()
+        if self.watch:
+            self.watch.start()
+        yield
+        self.registry.stop()
+        if self.watch:
+            self.watch.stop()
+        self.scheduler.stop()
+        self.watchdog.stop()

@@ -1,0 +1,270 @@
+"""The use case: what somebody asks for becomes passes of a model, and these an answer. Knows no HTTP.
+
+`Predictions.ask` is all of it, for those who have their rows at hand. A protocol whose rows are on their way yet goes
+the same way by its parts: `plan`, `admit`, reading the rows, `submit`, and `observe` with what came of it.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future as ThreadFuture
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy.typing as npt
+from prometheus_client import Histogram
+
+from mcdropout.catalogue.model import Model
+from mcdropout.catalogue.registry import Entry, Registry, UnknownModelError
+from mcdropout.engine.arrays import Array
+from mcdropout.engine.masks import drawn_seed
+from mcdropout.engine.statistics import TASKS
+from mcdropout.metrics import Metrics
+from mcdropout.scheduling.backlog import OverloadedError
+from mcdropout.scheduling.request import DEFAULT_TOLERANCE, Answer, Future, Plan
+from mcdropout.scheduling.scheduler import Scheduler
+
+Mode = Literal["deterministic", "mc", "auto"]
+Pause = Callable[[], None]
+"""Called between the parts of what takes long, for other threads to go on meanwhile."""
+
+_SHED_FROM = 0.5  # of a full backlog: from there on passes are taken away, where that is allowed
+_PART_NUMBERS = 2048  # of an answer, between two pauses
+
+
+class NotReadyError(Exception):
+    """The model does not serve now; the message says why."""
+
+
+class InvalidAskError(ValueError):
+    """What was asked for cannot be given. The message names it, its value, and what is accepted."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What is asked for of some rows.
+
+    Attributes:
+        model: which one; None for the default one.
+        mc: the passes of each row, 0 for the deterministic baseline; "auto" for as many as each row needs; None for
+            the model's default.
+        tolerance: with mc "auto", the standard error of the mean that is small enough; None for the usual one.
+        deadline: when to answer at the latest, by `time.perf_counter()`; None for no such time.
+        seed: what the masks are drawn from; None to have one drawn.
+        samples: whether every pass's output is wanted too.
+    """
+
+    model: str | None = None
+    mc: int | Literal["auto"] | None = None
+    tolerance: float | None = None
+    deadline: float | None = None
+    seed: int | None = None
+    samples: bool = False
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What an ask comes to: a model that serves, the passes that its rows get, and the seed of their masks."""
+
+    model: Model
+    plan: Plan
+    seed: int
+
+    @property
+    def mode(self) -> Mode:
+        """How it is answered, in a word."""
+        if self.plan.passes == 0:
+            return "deterministic"
+        return "mc" if self.plan.tolerance is None else "auto"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer, by which model, and the seed that gives it again."""
+
+    model: Model
+    seed: int
+    answer: Answer
+
+    @property
+    def rows(self) -> int:
+        """How many rows were answered."""
+        return len(self.answer.prediction.passes)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers the mean and the samples hold, by which the size of the answer can be told."""
+        mean, samples = self.answer.prediction.values["mean"], self.answer.samples
+        return (0 if mean is None else mean.size) + (0 if samples is None else samples.size)
+
+    def parts(self) -> Iterator[slice]:
+        """The rows, so many at a time as are seen to in a moment; there is to be a pause behind each part."""
+        step = max(1, _PART_NUMBERS * self.rows // max(1, self.numbers))
+        return (slice(start, start + step) for start in range(0, self.rows, step))
+
+
+class Predictions:
+    """Answers asks: finds the model, plans the passes, lets in what there is room for. Safe from any thread."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        scheduler: Scheduler,
+        metrics: Metrics,
+        *,
+        max_samples: int,
+        shed_floor: int | None = None,
+        on_refusal: Callable[[], object] = lambda: None,
+    ) -> None:
+        """
+        Args:
+            registry: the models.
+            scheduler: what runs them.
+            metrics: where refused requests and what rows were answered are counted.
+            max_samples: the most samples, rows times passes, of an answer.
+            shed_floor: the fewest passes that overload leaves a request; None where it gets all or is refused.
+            on_refusal: called whenever the backlog is too full for a request.
+        """
+        self._registry, self._scheduler, self._metrics = registry, scheduler, metrics
+        self._max_samples, self._shed_floor = max_samples, shed_floor
+        self._on_refusal = on_refusal
+
+    def ask(self, ask: Ask, inputs: tuple[Array, ...] | Callable[[Model], tuple[Array, ...]]) -> Answered:
+        """Answer an ask, and wait for that.
+
+        Args:
+            ask: what is asked for.
+            inputs: `[rows, ...]` each, as the network takes them; or what makes them, once the model is known.
+
+        Raises:
+            UnknownModelError, NotReadyError, InvalidAskError: as `plan` does.
+            OverloadedError: too much waits already.
+            DeadlineError: the time was over before each row had the fewest passes.
+            NonFiniteOutputError: the network answered NaN or infinity.
+        """
+        planned = self.plan(ask)
+        self.admit(planned)
+        future: ThreadFuture[Answer] = ThreadFuture()
+        self.submit(planned, inputs(planned.model) if callable(inputs) else inputs, future)
+        answered = Answered(planned.model, planned.seed, future.result())
+        self.observe(answered)
+        return answered
+
+    def plan(self, ask: Ask) -> Planned:
+        """Find the model, and how many passes each row gets.
+
+        Raises:
+            UnknownModelError: there is no such model.
+            NotReadyError: it does not serve now.
+            InvalidAskError: it does not give what is asked for.
+        """
+        name = ask.model or self._registry.default
+        entry = entry_of(self._registry, name)
+        if entry.model is None:
+            reason = "is still loading" if entry.error is None else f"does not serve: {entry.error}"
+            raise NotReadyError(f"the model {name!r} {reason}")
+        return Planned(entry.model, _plan(entry.model, ask), drawn_seed() if ask.seed is None else ask.seed)
+
+    def has_room(self, coming: int = 0) -> bool:
+        """Whether one more row would be taken, where `coming` are about to be taken before."""
+        return self._scheduler.refusal(coming) is None
+
+    def admit(self, planned: Planned, coming: int = 0) -> None:
+        """Let a request in before its rows are read, where `coming` are about to be taken before.
+
+        Raises:
+            OverloadedError: not one more row is taken.
+        """
+        error = self._scheduler.refusal(coming)
+        if error is not None:
+            self._refused(planned.model, error)
+            raise copy(error)  # others are refused for the same, each with a traceback of its own
+
+    def submit(self, planned: Planned, inputs: tuple[Array, ...], future: Future) -> None:
+        """Have rows predicted, by fewer passes under overload where that is allowed.
+
+        Args:
+            planned: what their ask came to.
+            inputs: `[rows, ...]` each, as the network takes them.
+            future: where the `Answer` is awaited; it raises what `ask` does once the rows are taken.
+
+        Raises:
+            InvalidAskError: these are more samples than an answer may hold.
+            OverloadedError: too much waits already.
+        """
+        plan = planned.plan
+        _check_samples(plan, len(inputs[0]), self._max_samples)
+        if self._shed_floor is not None:
+            plan = _reduced(plan, self._scheduler.load, self._shed_floor)
+        try:
+            self._scheduler.submit(planned.model, inputs, seed=planned.seed, plan=plan, future=future)
+        except OverloadedError as error:
+            self._refused(planned.model, error)
+            raise
+
+    def observe(self, answered: Answered, pause: Pause = lambda: None) -> None:
+        """Count the passes that each row used, and how sure the model was of it, with pauses."""
+        metrics, name, prediction = self._metrics, answered.model.name, answered.answer.prediction
+        observed: list[tuple[Histogram, npt.NDArray[Any]]] = [(metrics.passes_used, prediction.passes)]
+        for field in TASKS[prediction.task].fields:
+            values = prediction.values.get(field.name)
+            if field.histogram is not None and values is not None:
+                observed.append((metrics.row_values[field.histogram], values))
+        for rows in answered.parts():
+            for histogram, values in observed:
+                observe, some = metrics.of(histogram, name).observe, values[rows]
+                for value in (some if some.ndim == 1 else some.reshape(len(some), -1).mean(axis=1)).tolist():
+                    observe(value)
+            pause()
+
+    def _refused(self, model: Model, error: OverloadedError) -> None:
+        self._metrics.of(self._metrics.refused, model.name, error.reason).inc()
+        self._on_refusal()
+
+
+def entry_of(registry: Registry, name: str) -> Entry:
+    """What is known of a model.
+
+    Raises:
+        UnknownModelError: there is none of that name.
+    """
+    entry = registry.entry(name)
+    if entry is None:
+        raise UnknownModelError(f"there is no model {name!r}; one of {registry.names} is accepted")
+    return entry
+
+
+def _plan(model: Model, ask: Ask) -> Plan:
+    allowed = model.bundle.manifest.passes
+    if ask.mc == "auto":
+        tolerance = DEFAULT_TOLERANCE if ask.tolerance is None else ask.tolerance
+        plan = Plan(allowed.maximum, tolerance=tolerance, deadline=ask.deadline, samples=ask.samples)
+    else:
+        if ask.tolerance is not None:
+            raise InvalidAskError(
+                f"tolerance is {ask.tolerance:g} and mc is {ask.mc}; a tolerance is accepted with mc=auto"
+            )
+        passes = allowed.default if ask.mc is None else ask.mc
+        if passes > allowed.maximum:
+            raise InvalidAskError(f"mc is {passes}; 0 to {allowed.maximum}, or auto, is accepted by {model.name}")
+        plan = Plan(passes, deadline=ask.deadline, samples=ask.samples and passes > 0)
+    if plan.samples and (plan.tolerance is not None or plan.deadline is not None):
+        raise InvalidAskError(
+            "samples is true with mc=auto or deadline_ms; it is accepted with a number of passes and no deadline"
+        )
+    return plan
+
+
+def _check_samples(plan: Plan, rows: int, most: int) -> None:
+    if plan.samples and rows * plan.passes > most:
+        raise InvalidAskError(
+            f"samples of {rows} rows and {plan.passes} passes were asked for; rows times passes of at most {most} is "
+            "accepted with samples=true"
+        )
+
+
+def _reduced(plan: Plan, load: float, floor: int) -> Plan:
+    """A plan with fewer passes, the fuller the backlog is beyond its half; down to `floor`."""
+    if load <= _SHED_FROM or plan.passes <= floor:
+        return plan
+    share = max(0.0, (1.0 - load) / (1.0 - _SHED_FROM))
+    return replace(plan, passes=max(floor, round(plan.passes * share)), asked=plan.passes)

@@ -1,0 +1,249 @@
+"""Connections whose clients are refused: one write, and the connection goes on as HTTP has it."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+from mcdropout.api.connection import Refusal, check_internals, protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+TIMEOUT = 0.3
+
+
+class Gate:
+    """Refuses requests while it is closed, but for open paths; tells which were asked about."""
+
+    def __init__(self) -> None:
+        self.closed = True
+        self.asked: list[str] = []
+        self.open: set[str] = set()
+
+    def refuse(self, scope: Any) -> Refusal | None:
+        self.asked.append(scope["path"])
+        refused = self.closed and scope["path"] not in self.open
+        return Refusal(503, b"x-path: %b\r\n" % scope["path"].encode(), b"full") if refused else None
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("127.0.0.1", 1) if name in ("sockname", "peername") else default
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    await asyncio.sleep(0.01)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+class Server:
+    """Connections to `app` through a gate."""
+
+    def __init__(self) -> None:
+        self.gate = Gate()
+        self.config = uvicorn.Config(app, http=protocol(self.gate.refuse), timeout_keep_alive=TIMEOUT, log_config=None)  # type: ignore[arg-type]
+        self.config.load()
+        self.state = ServerState()
+
+    def connect(self) -> Any:
+        made: Any = self.config.http_protocol_class(config=self.config, server_state=self.state, app_state={})  # type: ignore[call-arg]
+        made.connection_made(Transport())
+        return made
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[[Any], None]]:
+    """Runs a test in an event loop."""
+    with asyncio.Runner() as runner:
+        yield lambda test: runner.run(test(Server()))
+
+
+def request(path: str = "/a", body: bytes = b"body", *lines: str, version: str = "1.1") -> bytes:
+    head = [f"POST {path} HTTP/{version}", "host: here", *lines, f"content-length: {len(body)}"]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+def statuses(connection: Any) -> list[str]:
+    """Of the answers on a connection so far."""
+    lines = connection.transport.written.decode().split("\r\n")
+    return [line.split()[1] for line in lines for line in [line[line.find("HTTP/1.1") :]] if line.startswith("HTTP")]
+
+
+def test_a_refusal_is_written_and_counted_and_the_connection_goes_on(run: Any) -> None:
+    async def test(server: Server) -> None:
+        connection = server.connect()
+        for closed in (True, True, False, True):
+            server.gate.closed = closed
+            connection.data_received(request())
+            await asyncio.sleep(0.05)
+        assert statuses(connection) == ["503", "503", "200", "503"]
+        assert connection.transport.written.endswith(b"\r\nx-path: /a\r\ncontent-length: 4\r\n\r\nfull")
+        assert server.state.total_requests == 4
+        assert not connection.transport.closed
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("data", "ends"),
+    [
+        (request("/a", b"body", "connection: close"), True),
+        (request(version="1.0"), True),
+        (request("/a", b"body", "expect: 100-continue"), False),
+        (request("/a", b"body", "connection: upgrade", "upgrade: h2c"), False),
+        (b"POST /a HTTP/1.1\r\nhost: here\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n", False),
+        (b"GET /a HTTP/1.1\r\nhost: here\r\n\r\n", False),
+    ],
+)
+def test_a_refused_connection_ends_where_its_client_says_so(run: Any, data: bytes, ends: bool) -> None:
+    async def test(server: Server) -> None:
+        connection = server.connect()
+        connection.data_received(data)
+        assert statuses(connection) == ["503"]
+        assert (b"connection: close" in connection.transport.written, connection.transport.closed) == (ends, ends)
+
+    run(test)
+
+
+def test_what_is_no_http_is_not_asked_about(run: Any) -> None:
+    async def test(server: Server) -> None:
+        connection = server.connect()
+        connection.data_received(b"POST /a HTTP/1.1\nhost: here\ncontent-length: 8\n\nbo\r\n\r\ndy")
+        assert server.gate.asked == []
+        assert connection.transport.closed
+
+    run(test)
+
+
+def test_the_rest_of_a_refused_request_is_thrown_away(run: Any) -> None:
+    async def test(server: Server) -> None:
+        whole = request()
+        for cut in range(1, len(whole)):
+            connection = server.connect()
+            connection.data_received(whole[:cut])
+            connection.data_received(whole[cut:])
+            assert statuses(connection) == ["503"], cut
+            connection.data_received(whole)
+            assert statuses(connection) == ["503", "503"], cut
+
+    run(test)
+
+
+def test_a_request_in_the_body_of_another_is_its_body(run: Any) -> None:
+    async def test(server: Server) -> None:
+        connection = server.connect()
+        outer = request("/b", request())
+        connection.data_received(outer[: -len(request())])
+        connection.data_received(request())
+        assert server.gate.asked == ["/b"]
+        connection.data_received(request())
+        assert server.gate.asked == ["/b", "/a"]
+        assert statuses(connection) == ["503", "503"]
+
+    run(test)
+
+
+def test_requests_that_come_together_are_refused_each(run: Any) -> None:
+    async def test(server: Server) -> None:
+        connection = server.connect()
+        connection.data_received(2 * request())
+        connection.data_received(request() + request()[:9])
+        connection.data_received(request()[9:])
+        assert statuses(connection) == ["503"] * 4
+
+    run(test)
+
+
+def test_a_request_that_is_let_in_behind_a_refused_one_is_not_cut_off_by_the_wait_for_it(run: Any) -> None:
+    async def test(server: Server) -> None:
+        connection = server.connect()
+        server.gate.open.add("/b")
+        connection.data_received(request("/a") + request("/b"))
+        assert connection.timeout_keep_alive_task is None
+        await asyncio.sleep(0.05)
+        assert statuses(connection) == ["503", "200"]
+
+    run(test)
+
+
+def test_a_request_waits_for_the_answer_before_it(run: Any) -> None:
+    async def test(server: Server) -> None:
+        connection = server.connect()
+        server.gate.closed = False
+        connection.data_received(request("/b"))
+        server.gate.closed = True
+        connection.data_received(request())
+        assert statuses(connection) == []
+        await asyncio.sleep(0.05)
+        assert statuses(connection) == ["200", "503"]
+
+    run(test)
+
+
+def test_a_request_is_the_apps_where_nobody_reads_the_answers(run: Any) -> None:
+    async def test(server: Server) -> None:
+        connection = server.connect()
+        connection.pause_writing()
+        connection.data_received(request())
+        assert (server.gate.asked, statuses(connection)) == ([], [])
+        connection.resume_writing()
+        await asyncio.sleep(0.05)
+        assert statuses(connection) == ["200"]
+
+    run(test)
+
+
+@pytest.mark.parametrize("cut", [None, -2])
+def test_a_connection_ends_some_time_after_its_last_request(run: Any, cut: int | None) -> None:
+    async def test(server: Server) -> None:
+        connection = server.connect()
+        for _ in range(4):
+            connection.data_received(request()[:cut])
+            if cut is not None:
+                connection.data_received(request()[cut:])
+            await asyncio.sleep(0.6 * TIMEOUT)
+            assert not connection.transport.closed
+        async with asyncio.timeout(30):
+            while not connection.transport.closed:
+                await asyncio.sleep(0.01)
+
+    run(test)
+
+
+def test_a_uvicorn_without_what_is_overridden_is_refused() -> None:
+    class Older:
+        connection_lost = timeout_keep_alive_handler = on_message_complete = on_response_complete = print
+
+    with pytest.raises(ImportError, match=r"has no _start_asgi_task, _unset_keepalive_if_required; .* is accepted"):
+        check_internals(Older)
+
+
+def test_all_that_is_overridden_is_checked_for() -> None:
+    for name, member in vars(protocol(Gate().refuse)).items():
+        if callable(member) and hasattr(HttpToolsProtocol, name) and not name.startswith("__"):
+            with pytest.raises(ImportError, match=name):
+                check_internals(type("Empty", (), {}))
