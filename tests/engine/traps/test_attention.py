@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mcdropout.engine import Engine, VerificationError
-from mcdropout.engine.pytorch.calls import attention
+from mcdropout.engine.pytorch.attention import attention
 from torch import nn
 
 from tests.engine.networks import Custom
