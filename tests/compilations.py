@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -10,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
-from mcdropout.catalogue.bundle import Bundle
-from mcdropout.catalogue.compilation import COMPILED, _compile, stale_parts
+from mcdropout.catalogue.bundle import COMPILED, Bundle
+from mcdropout.catalogue.provenance import SOURCES, sources_of, stale_parts
 
 _KEPT_IN = "TESTS_COMPILATIONS"
 # What of a manifest leaves the program as it is.
@@ -30,11 +31,7 @@ def kept_for_a_run() -> Iterator[None]:
 
 
 def compiled(folder: Path) -> Path:
-    """A bundle with its `compiled/`, as `mcdropout compile` writes it, copied from an equal bundle where there was one.
-
-    Raises:
-        AssertionError: it cannot be compiled.
-    """
+    """A bundle with its `compiled/` as `mcdropout compile` writes it, copied from an equal one where there was one."""
     place = Path(os.environ[_KEPT_IN]) / _content(folder)
     with (place.with_suffix(".lock")).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -47,12 +44,19 @@ def compiled(folder: Path) -> Path:
 
 
 def compile_here(folder: Path, into: Path) -> None:
-    """Compile a bundle in this process, where PyTorch is imported already."""
-    from tests.exporting import export_quickly  # here, since it imports PyTorch, which takes seconds
+    """Compile a bundle as `mcdropout compile` does, but in this process, where PyTorch is imported already."""
+    from mcdropout.catalogue.network import subject_of  # not sooner, since these import PyTorch, which takes seconds
+    from mcdropout.engine.compiled import write_compiled
+    from mcdropout.engine.preparation import prepare
+    from mcdropout.engine.subject import Target
+
+    from tests.exporting import export_quickly
 
     export_quickly()
+    bundle = Bundle(folder)
     into.mkdir(exist_ok=True)
-    assert _compile(folder, into) == ("compiled", None)
+    write_compiled(prepare(bundle.manifest.task, subject_of(bundle), Target()), into)
+    (into / SOURCES).write_text(json.dumps(sources_of(bundle), indent=1) + "\n")
 
 
 def _content(folder: Path) -> str:

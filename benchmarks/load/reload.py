@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import yaml
-from mcdropout.catalogue.bundle import Bundle
-from mcdropout.catalogue.compilation import COMPILED, compile_bundle, install, stale_parts
+from mcdropout.catalogue.bundle import COMPILED, Bundle
+from mcdropout.catalogue.compilation import compile_bundle, install
+from mcdropout.catalogue.provenance import stale_parts
 from safetensors.torch import load_file, save_file
 
 from benchmarks.bundles import MODELS

@@ -35,7 +35,7 @@ _ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _STEP_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 _PASSES_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _ENTROPY_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 2.5, 3.0, 5.0, 7.0)
-# The value of a gauge that is not told, where it cannot be taken out of a file; of several processes' the least counts.
+# The value of a gauge that is left out, where it cannot be taken out of a file; of several processes' the least counts.
 _FORGOTTEN = math.inf
 _FOLDER_PREFIX = "mcdropout-metrics-"
 _ABANDONED_SECONDS = 60.0
@@ -68,7 +68,9 @@ def shared_folder() -> Iterator[Path]:
 
 
 def share(folder: Path, process: str) -> None:
-    """Keep this process's metrics in files of `folder`, and tell those of all processes that do. Before the first one.
+    """Keep this process's metrics in files of `folder`, and expose those of all processes that do.
+
+    To be called before the first metric is made.
 
     Args:
         folder: where; a process has some files of 64 KiB each, or of less than twice what they hold.
@@ -80,7 +82,7 @@ def share(folder: Path, process: str) -> None:
 
 
 def forget_process(folder: Path, process: str) -> None:
-    """Tell no more of the state that a process was in which has ended; what it counted stays counted."""
+    """Expose no more the state that a process was in which has ended; what it counted stays counted."""
     mark_process_dead(process, str(folder))  # type: ignore[no-untyped-call]
 
 
@@ -97,8 +99,8 @@ def restart_counter(workers: Iterable[str]) -> Counter:
     return counter
 
 
-def tell_start(registry: CollectorRegistry | None = None) -> None:
-    """Tell that the server starts now: the process itself where it serves alone, else the supervisor."""
+def record_start(registry: CollectorRegistry | None = None) -> None:
+    """Record that the server starts now: the process itself where it serves alone, else the supervisor."""
     start = Gauge(
         "mcdropout_start_time_seconds",
         "When the server started, in seconds since the epoch.",
@@ -185,7 +187,7 @@ class Metrics:
         )
         self._by_model.append((self.model_ready, ("model",)))
         if _folder.path is None:
-            tell_start(self.registry)
+            record_start(self.registry)
         self.reloads = counter(
             "reloads", 'Models loaded or reloaded while serving: "succeeded", "refused".', ("model", "outcome")
         )
@@ -199,7 +201,7 @@ class Metrics:
         return found
 
     def forget_readiness(self, model: str) -> None:
-        """Tell no more whether a model is ready that is not meant to be."""
+        """Expose no more whether a model is ready that is not meant to be."""
         if _folder.path is not None:
             self.model_ready.labels(model).set(_FORGOTTEN)
             return
@@ -207,7 +209,7 @@ class Metrics:
             self.model_ready.remove(model)
 
     def forget(self, model: str) -> None:
-        """Tell no more of a model that is gone: with ever new names, series would pile up.
+        """Expose no more of a model that is gone: with ever new names, series would pile up.
 
         Where processes share their metrics, what was counted stays: files of Prometheus's client only grow.
         """
@@ -227,8 +229,8 @@ class Metrics:
 
     def exposition(self) -> tuple[bytes, str]:
         """The metrics in Prometheus's text format, and its content type; of all processes, where they share theirs."""
-        told = self.registry if _folder.path is None else _Shared(_folder.path)
-        return generate_latest(told), CONTENT_TYPE_LATEST
+        exposed = self.registry if _folder.path is None else _Shared(_folder.path)
+        return generate_latest(exposed), CONTENT_TYPE_LATEST
 
 
 class _Shared(Collector):

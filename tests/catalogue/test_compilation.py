@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from mcdropout.catalogue.bundle import Bundle, BundleError
-from mcdropout.catalogue.compilation import Limits, compile_bundle, install, stale_parts
+from mcdropout.catalogue.bundle import Bundle
+from mcdropout.catalogue.compilation import CompileLimits, compile_bundle, install
 from mcdropout.catalogue.loading import Loading, load
+from mcdropout.catalogue.manifest import BundleError
+from mcdropout.catalogue.provenance import stale_parts
 from mcdropout.engine import ClassificationPrediction
 
 from tests.bundles import CLASSIFIER, manifest, network_of, write_bundle
@@ -126,7 +128,7 @@ def test_what_does_not_touch_the_program_may_change(bundle: Path, harmless: Call
 def test_a_bundle_that_was_compiled_by_another_version_is_compiled_anew(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcdropout.catalogue.compilation.__version__", "99.0")
+    monkeypatch.setattr("mcdropout.catalogue.provenance._VERSION", "99.0")
     assert stale_parts(Bundle(bundle)) == ["it was made by version 0.1.0, this is 99.0"]
 
 
@@ -173,13 +175,13 @@ def test_a_bundle_that_cannot_be_written_to_is_served_all_the_same(
 @pytest.mark.parametrize(
     ("code", "limits", "told"),
     [
-        (CRASH, Limits(), "compiling ended by SIGABRT"),
-        (HUNGRY, Limits(memory_bytes=3 * 2**30), "more memory than is accepted|MemoryError"),
-        (SLOW, Limits(seconds=4.0), "longer than the 4 s"),
+        (CRASH, CompileLimits(), "compiling ended by SIGABRT"),
+        (HUNGRY, CompileLimits(memory_bytes=3 * 2**30), "more memory than is accepted|MemoryError"),
+        (SLOW, CompileLimits(seconds=4.0), "longer than the 4 s"),
     ],
 )
 def test_code_that_ends_or_blocks_or_fills_the_process_is_refused(
-    tmp_path: Path, code: str, limits: Limits, told: str
+    tmp_path: Path, code: str, limits: CompileLimits, told: str
 ) -> None:
     folder = write_bundle(tmp_path, "bad")
     (folder / "network.py").write_text("\n".join(line[4:] for line in code.splitlines()))

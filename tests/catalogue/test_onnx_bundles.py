@@ -205,7 +205,7 @@ def test_the_process_and_the_good_models_are_unharmed_by_all_of_them(server: Ser
 
 def test_a_compiled_onnx_bundle_is_compiled_anew_when_its_external_data_change(tmp_path: Path) -> None:
     from mcdropout.catalogue.bundle import Bundle
-    from mcdropout.catalogue.compilation import stale_parts
+    from mcdropout.catalogue.provenance import stale_parts
 
     folder = write_onnx_bundle(tmp_path, "outer")
     values = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)

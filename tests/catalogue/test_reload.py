@@ -20,9 +20,10 @@ import pytest
 import torch
 import yaml
 from mcdropout.api import create_app
-from mcdropout.catalogue.bundle import Bundle, BundleError
-from mcdropout.catalogue.compilation import COMPILED, stale_parts
+from mcdropout.catalogue.bundle import COMPILED, Bundle
 from mcdropout.catalogue.loading import Loading, load
+from mcdropout.catalogue.manifest import BundleError
+from mcdropout.catalogue.provenance import stale_parts
 from mcdropout.catalogue.registry import ConflictError, Entry, RefusedError, Registry, UnknownModelError
 from mcdropout.catalogue.stamps import stamps_of
 from mcdropout.catalogue.watch import Watch

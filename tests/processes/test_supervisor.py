@@ -247,7 +247,7 @@ def test_where_there_is_nothing_to_serve_the_supervisor_says_so_and_ends(tmp_pat
 
 def test_where_no_worker_stays_alive_the_supervisor_gives_up(models: Path, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, sys\nif 'mcdropout.processes.server' in sys.orig_argv:\n    os._exit(9)\n"
+        "import os, sys\nif 'mcdropout.processes.worker' in sys.orig_argv:\n    os._exit(9)\n"
     )
     ended = serve(models, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
     assert ended.returncode == 1

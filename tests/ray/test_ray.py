@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import pytest
 import yaml
-from mcdropout.catalogue.bundle import BundleError
+from mcdropout.catalogue.manifest import BundleError
 from mcdropout.ray import Options, app
 from mcdropout.ray.routing import ByModel, model_named
 from mcdropout.ray.scaling import ByQueueRows

@@ -7,7 +7,8 @@ from concurrent.futures import Future
 
 import numpy as np
 import pytest
-from mcdropout.catalogue.loading import Loading, Model, load
+from mcdropout.catalogue.loading import Loading, load
+from mcdropout.catalogue.model import Model
 from mcdropout.scheduling.group import Group
 from mcdropout.scheduling.lane import Lane
 from mcdropout.scheduling.request import Plan, Request

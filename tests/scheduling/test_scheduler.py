@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from mcdropout.catalogue.loading import Loading, Model, load
+from mcdropout.catalogue.loading import Loading, load
+from mcdropout.catalogue.model import Model
 from mcdropout.engine import NonFiniteOutputError
 from mcdropout.engine.cohort import Cohort
 from mcdropout.engine.statistics import ClassificationPrediction

@@ -3,16 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from mcdropout import __version__
 from mcdropout.api import health, models, predict
 from mcdropout.api.errors import add_error_handlers
 from mcdropout.api.observe import ObserveMiddleware
 from mcdropout.api.shortcut import ShortcutMiddleware
 from mcdropout.api.switching import Switching
-from mcdropout.catalogue.compilation import Limits
+from mcdropout.catalogue.compilation import CompileLimits
 from mcdropout.catalogue.loading import Loading
 from mcdropout.catalogue.registry import Registry
 from mcdropout.catalogue.watch import Watch
@@ -34,7 +34,7 @@ def create_app(settings: Settings) -> FastAPI:
         device=settings.device,
         sessions=SessionOptions(settings.provider, settings.graph_optimization, settings.arena),
         compiles=settings.compile,
-        limits=Limits(settings.compile_memory_bytes, settings.compile_seconds),
+        limits=CompileLimits(settings.compile_memory_bytes, settings.compile_seconds),
     )
     registry = Registry(settings.models, loading, metrics, settings.default, preload=settings.preload)
     watch = Watch(registry, settings.watch) if settings.watch else None
@@ -63,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(
         title="mcdropout",
-        version=__version__,
+        version=version("mcdropout"),
         summary="Predictions together with how far to trust them, by Monte Carlo dropout.",
         lifespan=lifespan,
     )

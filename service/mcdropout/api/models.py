@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request
 
 from mcdropout.api.errors import Problem, ProblemError
 from mcdropout.api.schemas import ModelChange, ModelDescription, ModelList, ModelSummary
-from mcdropout.catalogue.loading import Model
+from mcdropout.catalogue.model import Model
 from mcdropout.catalogue.registry import (
     Change,
     ConflictError,

@@ -19,7 +19,7 @@ from starlette.responses import Response
 
 from mcdropout.api.errors import Problem, ProblemError
 from mcdropout.api.schemas import PredictQuery, PredictRequest, PredictResponse
-from mcdropout.catalogue.loading import Model
+from mcdropout.catalogue.model import Model
 from mcdropout.catalogue.registry import Registry
 from mcdropout.catalogue.rows import RowsError, read_many_rows
 from mcdropout.engine import ClassificationPrediction

@@ -18,7 +18,7 @@ from mcdropout.api.errors import overload_details, problem_content
 from mcdropout.api.observe import new_request_id, offered_id, tell
 from mcdropout.api.predict import mode_of, model_of
 from mcdropout.api.shortcut import predicted_by
-from mcdropout.catalogue.loading import Model
+from mcdropout.catalogue.model import Model
 from mcdropout.metrics import Metrics
 from mcdropout.scheduling.backlog import OverloadedError
 from mcdropout.scheduling.scheduler import Scheduler

@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from mcdropout.catalogue.bundle import Bundle, BundleError
+from mcdropout.catalogue.bundle import Bundle
+from mcdropout.catalogue.manifest import BundleError
 
 
 def load_network(bundle: Bundle) -> nn.Module:

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import structlog
 
-from mcdropout.catalogue.bundle import Bundle, BundleError
-from mcdropout.catalogue.compilation import COMPILED, Limits, compile_bundle, install, stale_parts
+from mcdropout.catalogue.bundle import COMPILED, Bundle
+from mcdropout.catalogue.compilation import CompileLimits, compile_bundle, install
+from mcdropout.catalogue.manifest import BundleError
+from mcdropout.catalogue.model import Model
 from mcdropout.catalogue.network import subject_of
+from mcdropout.catalogue.provenance import stale_parts
 from mcdropout.catalogue.stamps import Stamps, check_unchanged, sources, stamps_of
 from mcdropout.engine import Engine, UnsupportedModelError
 from mcdropout.engine.arrays import with_rows
@@ -50,23 +53,7 @@ class Loading:
     device: str = "cpu"
     sessions: SessionOptions = field(default_factory=SessionOptions)
     compiles: bool = True
-    limits: Limits = field(default_factory=Limits)
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model that may serve."""
-
-    bundle: Bundle
-    engine: Engine
-
-    @property
-    def name(self) -> str:
-        return self.bundle.manifest.name
-
-    @property
-    def version(self) -> str:
-        return self.bundle.manifest.version
+    limits: CompileLimits = field(default_factory=CompileLimits)
 
 
 def load(folder: Path, loading: Loading, stop: threading.Event | None = None) -> Model:

@@ -11,8 +11,10 @@ from typing import Literal
 
 import structlog
 
-from mcdropout.catalogue.bundle import MANIFEST, BundleError, named_bundles
-from mcdropout.catalogue.loading import Loading, Model, StaleError, load
+from mcdropout.catalogue.bundle import named_bundles
+from mcdropout.catalogue.loading import Loading, StaleError, load
+from mcdropout.catalogue.manifest import MANIFEST, BundleError
+from mcdropout.catalogue.model import Model
 from mcdropout.catalogue.stamps import Stamps, stamps_of
 from mcdropout.engine import EngineError
 from mcdropout.metrics import Metrics
@@ -94,7 +96,7 @@ class Registry:
         Args:
             folder: of the bundles.
             loading: how they are loaded.
-            metrics: are told which are ready.
+            metrics: where readiness and reloads are recorded.
             default: the model that answers where none is named; the first by name where not given.
             preload: whether `load_all` loads every model, or the default one alone.
 
@@ -144,7 +146,7 @@ class Registry:
             return self.begun and self._entries[self.default].state == "ready"
 
     def load_all(self) -> None:
-        """Load, verify and warm what is to be loaded at the start, the default model first. One that fails is told.
+        """Load, verify and warm what is to be loaded at the start, the default model first. One that fails is logged.
 
         Those that have to be compiled come after the others, whom it would keep waiting.
         """
@@ -249,8 +251,8 @@ class Registry:
                 )
             if kept and entry.state == "unloaded":
                 raise ConflictError(f"the model {name!r} is unloaded already; one that is loaded can be unloaded")
-            told = Entry("unloaded", error="it was unloaded; loading it again brings it back", stamps=entry.stamps)
-            self._set(name, told if kept else None)
+            unloaded = Entry("unloaded", error="it was unloaded; loading it again brings it back", stamps=entry.stamps)
+            self._set(name, unloaded if kept else None)
         _log.info("model unloaded", model=name, version=entry.version)
         return Change(name, entry.version, None, time.perf_counter() - started)
 

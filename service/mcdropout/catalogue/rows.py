@@ -99,7 +99,7 @@ def read_many_rows(
             if most is not None and count > most:
                 raise RowsError("these are too many")
             pause()
-    except RowsError:  # told of the whole
+    except RowsError:  # the message is to be of the whole text
         rows = []
     return (np.concatenate(rows),) if rows else read_rows(text, inputs, most)
 

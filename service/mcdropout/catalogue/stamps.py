@@ -1,11 +1,11 @@
-"""Contents: the files of a bundle, told from earlier ones by their sizes and times, and then by what they hold."""
+"""Stamps: a bundle's files are compared with earlier ones by their sizes and times, and then by what they hold."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from mcdropout.catalogue.bundle import BundleError
-from mcdropout.catalogue.compilation import COMPILED
+from mcdropout.catalogue.bundle import COMPILED
+from mcdropout.catalogue.manifest import BundleError
 from mcdropout.digest import digest_of
 
 Stamp = tuple[int, int, int, int]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from mcdropout.catalogue.bundle import MANIFEST
+from mcdropout.catalogue.manifest import MANIFEST
 from mcdropout.catalogue.registry import ConflictError, Registry, RegistryError, is_name
 from mcdropout.catalogue.stamps import Stamps, digests_of, sources, stamps_of
 
@@ -100,9 +100,9 @@ class Watch:
                     registry.appear(name)
                 else:
                     registry.reload(name)
-            except ConflictError:  # somebody else is at it: the next look tells
+            except ConflictError:  # somebody else is at it: the next look shows
                 return
-            except RegistryError:  # it is logged and told; until it changes, it would be refused again
+            except RegistryError:  # it is logged, and in the model's last_error
                 pass
         self._read[name] = found
 
@@ -118,8 +118,8 @@ class Watch:
         except RegistryError as error:
             _log.debug("model is not unloaded yet", model=name, because=str(error))
 
-    def _miss(self, name: str, told: str, **values: str) -> None:
+    def _miss(self, name: str, event: str, **values: str) -> None:
         """Warn that something is gone, once until it is back."""
         if name not in self._missed:
             self._missed.add(name)
-            _log.warning(told, **values)
+            _log.warning(event, **values)

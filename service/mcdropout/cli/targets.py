@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mcdropout.catalogue.bundle import MANIFEST, Bundle
+from mcdropout.catalogue.bundle import Bundle
+from mcdropout.catalogue.manifest import MANIFEST
 from mcdropout.catalogue.network import subject_of
 from mcdropout.engine.reading import Reading
 from mcdropout.engine.subject import Subject, Target

@@ -17,60 +17,42 @@ Imports no ONNX Runtime: the supervisor is small, and stays alive whatever a mod
 
 import math
 import os
-import pickle
 import selectors
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from mcdropout import log
 from mcdropout.machine import signal_or_status
-from mcdropout.metrics import forget_process, restart_counter, share, shared_folder, tell_start
+from mcdropout.metrics import forget_process, record_start, restart_counter, share, shared_folder
 from mcdropout.processes.listening import BACKLOG, address_of, listen
+from mcdropout.processes.wire import (
+    CONNECTION,
+    ENDED,
+    LEAVING,
+    LET_GO,
+    READY,
+    STARTED,
+    TAKEN,
+    Assignment,
+)
+from mcdropout.processes.worker_process import WorkerProcess, launch
 from mcdropout.settings import Settings
 
 _log = structlog.get_logger("workers")
 
-# What a worker tells, in bytes: how far it is, and what becomes of the connections that it was handed.
-STARTED, LOADED, READY, LEAVING, TAKEN, ENDED = b"s", b"l", b"r", b"x", b"+", b"-"
-# What it is told: a connection, which comes with the byte, or to close one at its next answer.
-CONNECTION, LET_GO = b"c", b"."
-
-_RANKS = {READY: 0, LOADED: 1, STARTED: 2}
 _MOST_ACCEPTED = 64  # at once, before anything else is looked at
-_MOST_UNTAKEN = 64  # of one worker; further ones wait in the kernel's queue
-_LATE_SECONDS = 1.0  # to take a connection; one that has not gets others only where all are late
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0  # seconds before a worker is started again that keeps ending
 _SETTLED_SECONDS = 10.0  # of a life that was no failure
 _TRIES = 5
-_WRONG_SETTINGS = 2  # the status of a worker that cannot serve what it was told to
+_WRONG_SETTINGS = 2  # the status of a worker that cannot serve what its settings name
 _LEFT_SECONDS = 15.0  # beyond the time for requests, for a worker to end in
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What a worker is started with.
-
-    Attributes:
-        settings: the server's, with this worker's device, and in `workers` how many there are of all devices.
-        number: which worker it is, from 1.
-        supervisor: the process that it must not outlive.
-        metrics: the folder where all keep theirs.
-    """
-
-    settings: Settings
-    number: int
-    supervisor: int
-    metrics: Path
 
 
 def supervise(settings: Settings) -> int:
@@ -89,45 +71,8 @@ def supervise(settings: Settings) -> int:
             _log.error("cannot listen", host=settings.host, port=settings.port, error=str(error))
             return 1
         share(folder, "supervisor")
-        tell_start()
+        record_start()
         return _Supervisor(settings, listeners, folder).run()
-
-
-class _Worker:
-    """A worker's place: the process that fills it, and what is known of that."""
-
-    def __init__(self, number: int, device: str) -> None:
-        self.number = number
-        self.device = device
-        self.process: subprocess.Popen[bytes] | None = None
-        self.channel: socket.socket | None = None
-        self.stage: bytes | None = None  # None: not there, or leaving
-        self.connections = 0
-        self.untaken: deque[tuple[float, socket.socket]] = deque()  # when each was handed over, and what
-        self.handed = 0.0  # when one was, last
-        self.begun = 0.0
-        self.failures = 0  # in a row
-        self.due: float | None = None  # when it is to be started again
-
-    def rank(self, now: float) -> tuple[int, bool, int, float]:
-        """Smallest for the one to hand the next connection to."""
-        late = bool(self.untaken) and now - self.untaken[0][0] > _LATE_SECONDS
-        return _RANKS[self.stage or STARTED], late, self.connections, self.handed
-
-    @property
-    def takes(self) -> bool:
-        return self.stage is not None and len(self.untaken) < _MOST_UNTAKEN
-
-    def send(self, what: bytes, connection: socket.socket | None = None) -> bool:
-        """Tell it something; whether that could be done."""
-        if self.channel is None:
-            return False
-        try:
-            if connection is None:
-                return self.channel.send(what) == len(what)
-            return socket.send_fds(self.channel, [what], [connection.fileno()]) == len(what)
-        except OSError:
-            return False
 
 
 class _Supervisor:
@@ -137,7 +82,7 @@ class _Supervisor:
         self._settings = settings
         self._listeners = listeners
         self._metrics = metrics
-        self._workers = [_Worker(number, device) for number, device in enumerate(settings.devices, start=1)]
+        self._workers = [WorkerProcess(number, device) for number, device in enumerate(settings.devices, start=1)]
         self._restarts = restart_counter(str(worker.number) for worker in self._workers)
         self._selector = selectors.DefaultSelector()
         self._signals: deque[int] = deque()
@@ -169,7 +114,7 @@ class _Supervisor:
     def _turn(self, woken: socket.socket) -> None:
         """Wait until something happens, and see to it."""
         for key, _ in self._selector.select(self._timeout()):
-            if isinstance(key.data, _Worker):
+            if isinstance(key.data, WorkerProcess):
                 self._hear(key.data)
             elif key.fileobj is woken:
                 with suppress(BlockingIOError):
@@ -203,13 +148,13 @@ class _Supervisor:
     def _stopping(self) -> bool:
         return self._status is not None
 
-    def _start(self, worker: _Worker) -> None:
+    def _start(self, worker: WorkerProcess) -> None:
         settings = self._settings.model_copy(update={"device": worker.device, "workers": len(self._workers)})
         assignment = Assignment(settings, worker.number, os.getpid(), self._metrics)
         worker.due = None
         worker.begun = time.monotonic()
         try:
-            worker.process, worker.channel = _launch(assignment)
+            worker.process, worker.channel = launch(assignment)
         except OSError as error:  # the machine has no more processes, memory or files
             self._failed(worker, f"before it began: {error}")
             return
@@ -222,19 +167,19 @@ class _Supervisor:
             for worker in self._workers[1:]:
                 self._start(worker)
 
-    def _hear(self, worker: _Worker) -> bool:
-        """Take in what a worker tells; whether it told anything."""
+    def _hear(self, worker: WorkerProcess) -> bool:
+        """Take in what a worker has sent; whether it had sent anything."""
         if worker.channel is None:
             return False
         try:
-            told = worker.channel.recv(4096)
+            received = worker.channel.recv(4096)
         except BlockingIOError:
             return False
         except OSError:
-            told = b""
-        if not told:
+            received = b""
+        if not received:
             self._hang_up(worker)
-        for code in told:
+        for code in received:
             what = bytes([code])
             if what == TAKEN:
                 worker.untaken.popleft()[1].close()
@@ -244,9 +189,9 @@ class _Supervisor:
                 worker.stage = None
             else:
                 self._advanced(worker, what)
-        return bool(told)
+        return bool(received)
 
-    def _advanced(self, worker: _Worker, stage: bytes) -> None:
+    def _advanced(self, worker: WorkerProcess, stage: bytes) -> None:
         """A worker is further than it was, or no longer ready."""
         joins = stage == READY and worker.stage != READY
         worker.stage = stage
@@ -313,7 +258,7 @@ class _Supervisor:
         else:
             self._waiting.append(connection)
 
-    def _hang_up(self, worker: _Worker) -> None:
+    def _hang_up(self, worker: WorkerProcess) -> None:
         """Hear no more of a worker, whose end of the channel is closed; others get what it has not taken."""
         if worker.channel is not None:
             self._selector.unregister(worker.channel)
@@ -325,7 +270,7 @@ class _Supervisor:
         for _, connection in untaken:
             self._hand_over(connection)
 
-    def _ended(self, worker: _Worker, status: int) -> None:
+    def _ended(self, worker: WorkerProcess, status: int) -> None:
         """A worker's process is no more."""
         while self._hear(worker):
             pass
@@ -346,7 +291,7 @@ class _Supervisor:
         else:
             self._failed(worker, signal_or_status(status))
 
-    def _failed(self, worker: _Worker, how: str) -> None:
+    def _failed(self, worker: WorkerProcess, how: str) -> None:
         """Start a worker again, the later the more often that was in vain; or give up, where no other is left."""
         worker.failures += 1
         rivals = self._workers if self._others_started else [worker]
@@ -358,12 +303,12 @@ class _Supervisor:
         _log.error("worker ended, and is started again", worker=worker.number, how=how, delay_seconds=delay)
         self._start_others()  # whatever keeps this one from loading may be its device's own
 
-    def _give_up(self, worker: _Worker, how: str, status: int) -> None:
+    def _give_up(self, worker: WorkerProcess, how: str, status: int) -> None:
         _log.error("no worker stays alive", worker=worker.number, how=how, failures=worker.failures)
         self._end(status)
 
     def _stop(self, number: int) -> None:
-        if self._stopping:  # told again: whoever did means it
+        if self._stopping:  # a second signal: whoever sent it means it
             self._signal(number)
             return
         _log.info("stopping", signal=signal.Signals(number).name)
@@ -400,24 +345,3 @@ class _Supervisor:
             if worker.process is not None:
                 _log.error("worker does not stop, and is killed", worker=worker.number)
                 worker.process.kill()
-
-
-def _launch(assignment: Assignment) -> tuple["subprocess.Popen[bytes]", socket.socket]:
-    """Start a worker's process; with it, our end of a channel to it. Raises OSError where that cannot be done."""
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    with theirs:
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "mcdropout.processes.server", str(theirs.fileno())],
-                stdin=subprocess.PIPE,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # so that a terminal's Ctrl-C comes from the supervisor, and once
-            )
-        except OSError:
-            ours.close()
-            raise
-    if process.stdin is not None:
-        with suppress(BrokenPipeError), process.stdin as pipe:
-            pickle.dump(assignment, pipe)
-    return process, ours

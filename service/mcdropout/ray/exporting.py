@@ -1,6 +1,6 @@
 """The service's metrics among Ray's, which Prometheus reads from an agent on each machine.
 
-`GET /metrics` through Ray reaches one replica, whichever it is. What each replica measures is told to Ray too, as
+`GET /metrics` through Ray reaches one replica, whichever it is. What each replica measures goes to Ray too, as
 `ray_mcdropout_...` with the labels `deployment` and `replica`; `deploy/ray/prometheus.yml` takes the prefix off again.
 """
 
@@ -12,11 +12,11 @@ from prometheus_client import CollectorRegistry
 from ray.serve import metrics
 
 _log = structlog.get_logger("metrics")
-_SECONDS = 10.0  # as often as Ray tells its agents
+_SECONDS = 10.0  # as often as Ray reports to its agents
 
 
 class Export:
-    """Tells Ray the values of a registry's series, from a thread of its own."""
+    """Exports the values of a registry's series, from a thread of its own."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -26,13 +26,13 @@ class Export:
     def _work(self) -> None:
         while True:
             try:
-                self.tell()
+                self.export()
             except Exception:  # of Ray's, and no reason not to serve
-                _log.exception("metrics were not told to Ray")
+                _log.exception("metrics were not exported to Ray")
             time.sleep(_SECONDS)
 
-    def tell(self) -> None:
-        """Tell all of them: counters and histograms too are gauges to Ray, which has no other way to take a total."""
+    def export(self) -> None:
+        """Export all of them: counters and histograms too are gauges to Ray, which has no other way to take a total."""
         for family in self._registry.collect():
             for sample in family.samples:
                 gauge = self._gauges.get(sample.name)

@@ -25,7 +25,7 @@ class Options(BaseModel):
         settings: in a config file, other settings of the service, by their names: `{max_queue_rows: 4096}`.
         min_replicas: how many replicas there are at least,
         max_replicas: and at most.
-        rows_per_replica: rows on their way in a replica, above which there are to be more replicas.
+        rows_per_replica: rows in flight in a replica, above which there are to be more replicas.
         upscale_delay_s: for how long, in seconds, before one is added,
         downscale_delay_s: or taken away.
         max_models: models that a replica holds beside the default one; the one not asked for longest goes.

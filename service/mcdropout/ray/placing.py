@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from ray import serve
 
-from mcdropout.catalogue.bundle import MANIFEST
+from mcdropout.catalogue.manifest import MANIFEST
 from mcdropout.catalogue.registry import ConflictError, Registry, RegistryError, is_name
 
 _WAIT_SECONDS = 10.0  # that a request waits for its model; then the app says that it loads
@@ -34,7 +34,7 @@ class Models:
         self._load = serve.multiplexed(max_num_models_per_replica=most)(load)
 
     async def place(self, name: str) -> None:
-        """Have a model here, if there is a bundle of that name and nothing is wrong with it. Why not, the app tells.
+        """Have a model here, if its bundle is there and nothing is wrong with it; if not, the answer says why.
 
         Whoever asks meanwhile waits for the same; nobody who gives up ends that.
         """

@@ -35,7 +35,7 @@ class Replica:
         """The app, started, once its default model is ready.
 
         Raises:
-            RuntimeError: that was refused; Ray's status tells the message.
+            RuntimeError: that was refused; Ray's status shows the message.
         """
         await self._life.enter_async_context(self._app.router.lifespan_context(self._app))
         registry = self._app.state.registry

@@ -40,7 +40,7 @@ class ByModel(RequestRouter):
         self._sent: OrderedDict[str, ReplicaID] = OrderedDict()
 
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
-        """Remember where a model was asked for: it takes Ray seconds to tell that it is there."""
+        """Remember where a model was asked for: Ray's own record of it comes seconds later."""
         name = _model_of(pending_request)
         if name is not None:
             self._sent[name] = replica_id

@@ -12,7 +12,7 @@ ROWS = "queue_rows"
 
 
 class ByQueueRows:
-    """As many replicas as it takes for each to have no more than so many rows on their way."""
+    """As many replicas as it takes for each to have no more than so many rows in flight."""
 
     def __init__(self, rows_per_replica: float) -> None:
         self._rows_per_replica = rows_per_replica

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from mcdropout.catalogue.loading import Model
+from mcdropout.catalogue.model import Model
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.steps import Steps
 from mcdropout.scheduling.group import Group, split_by_owner

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mcdropout.catalogue.loading import Model
+from mcdropout.catalogue.model import Model
 from mcdropout.engine import NonFiniteOutputError, Prediction
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.statistics import concatenate, take

@@ -8,7 +8,7 @@ from copy import copy
 
 import structlog
 
-from mcdropout.catalogue.loading import Model
+from mcdropout.catalogue.model import Model
 from mcdropout.engine.arrays import Array
 from mcdropout.metrics import Metrics
 from mcdropout.scheduling.backlog import Limits, OverloadedError, Queue

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mcdropout.catalogue.loading import Model
+from mcdropout.catalogue.model import Model
 
 _TURNS_A_STEP = 4
 # Of the size of steps: what a step makes of it that took too long, at most, or that was full and took less.

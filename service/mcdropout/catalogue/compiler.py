@@ -1,0 +1,64 @@
+"""The compiler: the process that compiles one bundle, and ends.
+
+python -m mcdropout.catalogue.compiler BUNDLE INTO MEMORY_BYTES
+"""
+
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+
+from mcdropout.catalogue.bundle import Bundle
+from mcdropout.catalogue.compilation import OUTCOME, Outcome
+from mcdropout.catalogue.manifest import BundleError
+from mcdropout.catalogue.provenance import SOURCES, sources_of
+from mcdropout.engine.errors import EngineError, UnsupportedModelError
+from mcdropout.machine import die_with_parent
+
+
+def _compile(folder: Path, into: Path) -> tuple[Outcome, str | None]:
+    from mcdropout.catalogue.network import subject_of
+    from mcdropout.engine.compiled import write_compiled
+    from mcdropout.engine.preparation import prepare
+    from mcdropout.engine.subject import Target
+
+    try:
+        bundle = Bundle(folder)
+        subject = subject_of(bundle)
+        prepared = prepare(bundle.manifest.task, subject, Target())
+    except (BundleError, EngineError) as error:
+        return "refused", str(error)
+    except ImportError as error:
+        return (
+            "refused",
+            f"{folder}: compiling it takes {error.name}, which is not installed; "
+            "pip install 'mcdropout[torch]' mends it",
+        )
+    except MemoryError:
+        return "refused", f"{folder}: compiling it takes more memory than is accepted"
+    try:
+        write_compiled(prepared, into)
+    except UnsupportedModelError as error:
+        return "needs_pytorch", str(error)
+    (into / SOURCES).write_text(json.dumps(sources_of(bundle), indent=1) + "\n")
+    return "compiled", None
+
+
+def main(folder: str, into: str, memory_bytes: str) -> None:
+    """Compile the bundle of a folder, and leave in `into` what came of it."""
+    die_with_parent()
+    if sys.platform == "linux":
+        Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, let it be this process that goes
+    resource.setrlimit(resource.RLIMIT_DATA, (int(memory_bytes), int(memory_bytes)))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    outcome, error = _compile(Path(folder), Path(into))
+    (Path(into) / OUTCOME).write_text(json.dumps({"outcome": outcome, "error": error}))
+    # At once: what a network's code left running, or what cannot be unloaded, is not waited for.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,214 @@
+"""Manifests: what a bundle's `model.yaml` may say."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+
+from mcdropout.catalogue.inputs import Axis, Input, PositiveInt, Preprocessing, Record
+from mcdropout.engine import Selection
+from mcdropout.engine.arrays import Array
+from mcdropout.engine.inputs import Entry, Inputs
+from mcdropout.engine.reading import Reading
+
+MANIFEST = "model.yaml"
+
+
+class BundleError(Exception):
+    """A bundle cannot be read. The message names file and field, what was found, and what would be accepted."""
+
+
+class Passes(Record):
+    """How many stochastic passes a request gets where it names none, and the most that it may ask for."""
+
+    default: Annotated[int, Field(ge=0, strict=True)] = 50
+    maximum: PositiveInt = 1000
+
+    @model_validator(mode="after")
+    def _default_allowed(self) -> "Passes":
+        if self.default > self.maximum:
+            raise ValueError(f"default is {self.default}; at most maximum, {self.maximum}, is accepted")
+        return self
+
+
+class Dropout(Record):
+    """Which sites are on, by patterns of module paths as in a shell (`encoder.*`); the network's own path is "".
+
+    Attributes:
+        include: a site is on only if its path matches one of these.
+        exclude: and none of these.
+        p: a probability to use instead of the network's own, for each pattern; the first that matches counts.
+    """
+
+    include: list[str] = Field(default=["*"], min_length=1)
+    exclude: list[str] = Field(default=[])
+    p: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default={})
+
+
+class Manifest(Record):
+    """What `model.yaml` says.
+
+    Attributes:
+        name: the model's name, which is its folder's.
+        version: any text; every answer carries it.
+        task: "classification" or "regression".
+        labels: the classes' names, in the order of the network's outputs; their numbers where not given.
+        input: what a client sends, for a network of one input.
+        inputs: or for a network of several, in the order in which it takes them.
+        inputs_by: whether the network takes its inputs by "position", or by "keyword": as `forward(name=...)`.
+        output: which entry of what the network returns holds the logits, or the mean of a regression: a key, an
+            attribute or a position. For a regression that predicts its noise, one for the mean and one for the
+            logarithm of the variance. All tensors that it returns, where not given.
+        output_row_axis: the dimension that holds the rows in what the network returns.
+        dropout: which sites are on, and with which p.
+        passes: default and most stochastic passes.
+        model: the network as a file in the bundle: ONNX (`.onnx`), a `torch.export` archive (`.pt2`) or TorchScript
+            (`.pt`, `.ts`); or, instead:
+        network: `file.py:Name`, a class or function in the bundle that returns the network;
+        arguments: what it is called with;
+        weights: a file in the bundle: `.safetensors`, or a state dict that `torch.load(weights_only=True)` reads.
+        temperature: what logits are divided by before the softmax.
+        noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
+        interval: for regression, the share of the predictive distribution that the interval holds.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    version: Annotated[str, Field(min_length=1, max_length=100)]
+    description: str = ""
+    task: Literal["classification", "regression"]
+    labels: list[str] | None = None
+    input: Input | None = None
+    inputs: Annotated[list[Input], Field(min_length=1)] | None = None
+    inputs_by: Literal["position", "keyword"] = "position"
+    output: str | int | dict[str, str | int] | None = None
+    output_row_axis: Axis = 0
+    dropout: Dropout = Dropout()
+    passes: Passes = Passes()
+    model: Annotated[str, Field(pattern=r"\.(onnx|pt2|pt|ts)$")] | None = None
+    network: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*\.py:[A-Za-z_]\w*$")] | None = None
+    arguments: dict[str, Any] = Field(default={})
+    weights: str | None = None
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    noise_variance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    interval: Annotated[float, Field(gt=0, lt=1)] = 0.95
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _names_entries(cls, value: Any) -> Any:
+        entries = [value]
+        if isinstance(value, dict) and set(value) == {"mean", "log_variance"}:
+            entries = list(value.values())
+        if value is not None and not all(type(entry) in (str, int) for entry in entries):
+            raise ValueError(
+                f"is {value!r}; a key, an attribute or a position of what the network returns is accepted, or, for a "
+                "regression, {mean: ..., log_variance: ...} with one for each"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _network_is_given_once(self) -> "Manifest":
+        given = [name for name in ("model", "network", "weights") if getattr(self, name) is not None]
+        if given not in (["model"], ["network", "weights"]):
+            raise ValueError(
+                f"of model, network and weights, {' and '.join(given) or 'none'} is given; model, or network and "
+                "weights, are accepted"
+            )
+        if self.model is not None and self.arguments:
+            raise ValueError("arguments are given; they are accepted with network, which is called with them")
+        return self
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the network is an ONNX file."""
+        return self.model is not None and self.model.endswith(".onnx")
+
+    @property
+    def reading(self) -> Reading:
+        """What the network's outputs mean, as the engine takes it."""
+        return Reading(self.task, self.temperature, self.noise_variance, self.interval)
+
+    @model_validator(mode="after")
+    def _output_fits_the_task(self) -> "Manifest":
+        if self.task == "classification" and isinstance(self.output, dict):
+            raise ValueError(
+                f"output is {self.output}, which is for a regression; for a classification the key, attribute or "
+                "position of the logits is accepted"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _inputs_are_named_once(self) -> "Manifest":
+        if (self.input is None) == (self.inputs is None):
+            found = "both are given" if self.input else "neither is given"
+            raise ValueError(f"of input and inputs, {found}; one of them, inputs for a list of several, is accepted")
+        names = [spec.name for spec in self.takes]
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise ValueError(f"inputs has more than one named {twice[0]!r}; names that differ are accepted")
+        return self
+
+    @property
+    def takes(self) -> tuple[Input, ...]:
+        """What a client sends, whether it is one input or several."""
+        return (self.input,) if self.input else tuple(self.inputs or ())
+
+    @property
+    def outputs(self) -> Entry | tuple[Entry, Entry] | None:
+        """`output` as the engine takes it."""
+        if isinstance(self.output, dict):
+            return self.output["mean"], self.output["log_variance"]
+        return self.output
+
+    @property
+    def selection(self) -> Selection:
+        """`dropout` as the engine takes it."""
+        return Selection(tuple(self.dropout.include), tuple(self.dropout.exclude), self.dropout.p)
+
+    def for_network(self, rows: Sequence[Array]) -> Inputs:
+        """Each input's rows, `[rows, *shape]`, as the network takes them: by name or position, rows in their place."""
+        placed = [np.moveaxis(x, 0, spec.row_axis) for x, spec in zip(rows, self.takes, strict=True)]
+        if self.inputs_by == "position":
+            return tuple(placed)
+        return {spec.name: x for x, spec in zip(placed, self.takes, strict=True)}
+
+
+def read_manifest(path: Path) -> Manifest:
+    """What a `model.yaml` says.
+
+    Raises:
+        BundleError: it is missing or wrong.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BundleError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{path}: holds {type(content).__name__}; a mapping of fields is accepted")
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors()]
+        raise BundleError(f"{path}: {'; '.join(problems)}") from error
+
+
+_RECORDS: dict[int | str, type[BaseModel]] = {
+    "input": Input,
+    "inputs": Input,
+    "preprocessing": Preprocessing,
+    "passes": Passes,
+    "dropout": Dropout,
+}
+
+
+def _describe(problem: Any) -> str:
+    field = ".".join(map(str, problem["loc"])) or "(file)"
+    if problem["type"] == "missing":
+        return f"{field}: is missing and required"
+    if problem["type"] == "value_error":  # our own, which say what was found
+        return f"{field}: {problem['ctx']['error']}"
+    if problem["type"] == "extra_forbidden":
+        known = next((_RECORDS[part] for part in reversed(problem["loc"][:-1]) if part in _RECORDS), Manifest)
+        return f"{field}: is no known field; {', '.join(known.model_fields)} are accepted there"
+    return f"{field}: is {problem['input']!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}"

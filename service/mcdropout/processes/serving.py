@@ -1,0 +1,111 @@
+"""Serving: the app under uvicorn, in whatever process; and clients that are let go before it ends."""
+
+import asyncio
+import gc
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mcdropout.api import create_app
+from mcdropout.api.connection import protocol
+from mcdropout.api.refusals import Refusals
+from mcdropout.api.switching import Switching
+from mcdropout.catalogue.manifest import BundleError
+from mcdropout.engine import InvalidInputError
+from mcdropout.engine.runtimes.sessions import SessionOptions
+from mcdropout.engine.threads import use_threads
+from mcdropout.settings import Settings
+
+_log = structlog.get_logger("server")
+
+_LINGER_SECONDS = 0.5
+# What dozens of requests hold is no garbage; by Python's own number it is looked through all the time.
+_COLLECTED_AFTER = 20_000
+
+
+def app_of(settings: Settings, threads: int | None) -> FastAPI | None:
+    """The app, with `threads` to compute on; None, and why in the log, where there is nothing to serve."""
+    try:
+        SessionOptions(settings.provider).check()
+        if threads is not None:
+            use_threads(threads)
+        Switching.begin()
+        gc.set_threshold(_COLLECTED_AFTER)
+        return create_app(settings)
+    except (BundleError, InvalidInputError) as error:
+        _log.error("nothing to serve", error=str(error))
+        return None
+
+
+def uvicorn_config(settings: Settings, app: ASGIApp, **others: Any) -> uvicorn.Config:
+    given: dict[str, Any] = {"host": settings.host, "port": settings.port} | others
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=round(settings.grace_seconds),
+        **given,
+    )
+
+
+def connections(app: FastAPI, leaving: "Leaving", ended: Callable[[], None] | None = None) -> type[asyncio.Protocol]:
+    """The class of connections: while clients are being let go, the app answers, which says so to them."""
+    refusals = Refusals(app, stopping=lambda: leaving.any)
+    return protocol(refusals.of, ended)
+
+
+def run_server(server: uvicorn.Server) -> int:
+    asked: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        asked.append(number)
+        server.should_exit = True
+
+    # Until uvicorn handles them itself. It stops gracefully at a signal, then raises it again; to have been asked to
+    # stop is no failure.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    server.run()
+    return 0 if server.started or asked else 1
+
+
+class Leaving:
+    """How many connections are to close with their next answer, which says so to the client."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.all = False
+
+    @property
+    def any(self) -> bool:
+        """Whether there are such connections."""
+        return self.all or self.count > 0
+
+    def around(self, app: ASGIApp) -> ASGIApp:
+        """The app, whose answers close these connections."""
+
+        async def closing(scope: Scope, receive: Receive, send: Send) -> None:
+            async def send_closing(message: Message) -> None:
+                if message["type"] == "http.response.start" and self.any:
+                    self.count = max(0, self.count - 1)
+                    MutableHeaders(scope=message)["connection"] = "close"
+                await send(message)
+
+            await app(scope, receive, send_closing)
+
+        return closing
+
+
+async def linger(server: uvicorn.Server, leaving: Leaving) -> None:
+    """Answer requests in flight, and close their connections: uvicorn drops those that it has no request of yet."""
+    leaving.all = True
+    deadline = asyncio.get_running_loop().time() + _LINGER_SECONDS
+    while asyncio.get_running_loop().time() < deadline and not server.force_exit:
+        await asyncio.sleep(0.02)
