@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -31,11 +32,7 @@ def kept_for_a_run() -> Iterator[None]:
 
 
 def compiled(folder: Path) -> Path:
-    """A bundle with its `compiled/`, as `mcdropout compile` writes it, copied from an equal bundle where there was one.
-
-    Raises:
-        AssertionError: it cannot be compiled.
-    """
+    """A bundle with its `compiled/` as `mcdropout compile` writes it, copied from an equal one where there was one."""
     place = Path(os.environ[_KEPT_IN]) / _content(folder)
     with (place.with_suffix(".lock")).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -48,10 +45,16 @@ def compiled(folder: Path) -> Path:
 
 
 def compile_here(folder: Path, into: Path) -> None:
-    """Compile a bundle in this process, where PyTorch is imported already."""
-    from tests.exporting import export_quickly  # here, since it imports PyTorch, which takes seconds
+    """Compile a bundle as `mcdropout compile` does, but in this process, where PyTorch is imported already."""
+    from mcdropout.catalogue.network import subject_of  # not sooner, since these import PyTorch, which takes seconds
+    from mcdropout.engine.compiled import write_compiled
+    from mcdropout.engine.preparation import prepare
+    from mcdropout.engine.subject import Target
+
+    from tests.exporting import export_quickly
 
     export_quickly()
+    bundle = Bundle(folder)
     into.mkdir(exist_ok=True)
     assert compile_bundle_here(folder, into) == ("compiled", None)
 
