@@ -2,7 +2,6 @@
 
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -46,10 +45,6 @@ def compiled(folder: Path) -> Path:
 
 def compile_here(folder: Path, into: Path) -> None:
     """Compile a bundle as `mcdropout compile` does, but in this process, where PyTorch is imported already."""
-    from mcdropout.catalogue.network import subject_of  # not sooner, since these import PyTorch, which takes seconds
-    from mcdropout.engine.compiled import write_compiled
-    from mcdropout.engine.preparation import prepare
-    from mcdropout.engine.subject import Target
 
     from tests.exporting import export_quickly
 
