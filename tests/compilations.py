@@ -49,7 +49,6 @@ def compile_here(folder: Path, into: Path) -> None:
     from tests.exporting import export_quickly
 
     export_quickly()
-    bundle = Bundle(folder)
     into.mkdir(exist_ok=True)
     assert compile_bundle_here(folder, into) == ("compiled", None)
 
