@@ -81,13 +81,16 @@ class Limit:
         return f"in {self._ends - self._began:.1f} s, where {self._seconds:g} s suffice on an idle machine"
 
 
-def wait_until(condition: Callable[[], T], seconds: float = 30.0, said: Callable[[], object] = str) -> T:
+def wait_until(
+    condition: Callable[[], T], seconds: float = 30.0, said: Callable[[], object] = str, every: float = 0.01
+) -> T:
     """Wait until a condition holds, and return what it gave.
 
     Args:
         condition: asked again and again.
         seconds: what suffices on an idle machine.
         said: what an error should say.
+        every: the time between two looks, in seconds.
 
     Raises:
         AssertionError: it does not hold in time.
@@ -95,7 +98,7 @@ def wait_until(condition: Callable[[], T], seconds: float = 30.0, said: Callable
     limit = Limit(seconds)
     while not (found := condition()):
         assert not limit.passed, f"not {limit}: {said()}"
-        time.sleep(0.01)
+        time.sleep(every)
     return found
 
 

@@ -43,7 +43,7 @@ class Server:
             found = [line for line in whole if all(word in line for word in words)]
             return found if len(found) >= lines else []
 
-        return wait_until(enough, said=lambda: f"{lines} lines of {words}:\n{self.log}")
+        return wait_until(enough, said=lambda: f"{lines} lines of {words}:\n{self.log}", every=0.03)
 
     def wait_until_listening(self) -> None:
         """Return once the server answers at all."""
@@ -61,7 +61,7 @@ class Server:
                 return self.client.get(path).status_code == 200
             return False
 
-        wait_until(answered, _READY_WITHIN, lambda: f"{path} is not answered with 200:\n{self.log}")
+        wait_until(answered, _READY_WITHIN, lambda: f"{path} is not answered with 200:\n{self.log}", every=0.05)
 
     def wait(self, seconds: float = _STOPS_WITHIN) -> int:
         """Its exit status, once it ended."""

@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from mcdropout.settings import Settings
 from tests.bundles import CLASSIFIER, REGRESSION, write_bundle, write_ten_words
 from tests.compilations import compiled
 from tests.patience import patience
-from tests.servers import MCDROPOUT, serving
+from tests.servers import MCDROPOUT, Server, serving
 
 ROW = [0.1, -0.2, 0.3, 0.4]
 NO_DROPOUT = CLASSIFIER.replace("nn.Dropout(0.5)", "nn.Identity()")
@@ -20,8 +21,8 @@ NO_DROPOUT = CLASSIFIER.replace("nn.Dropout(0.5)", "nn.Identity()")
 
 def test_ready_is_503_until_the_models_are_loaded_and_a_bad_one_harms_no_other(tmp_path: Path) -> None:
     models = tmp_path / "models"
-    compiled(write_bundle(models, "good", labels=["a", "b", "c"]))
-    write_bundle(models, "plain", NO_DROPOUT)  # which takes some seconds to be found out
+    write_bundle(models, "good", labels=["a", "b", "c"])  # not compiled, so that it takes some seconds
+    write_bundle(models, "plain", NO_DROPOUT)
     compiled(write_bundle(models, "values", REGRESSION, task="regression", passes={"default": 20, "maximum": 100}))
     compiled(write_bundle(models, "mislabelled", labels=["a", "b"]))
     with serving(models, tmp_path, "--default", "good") as server:
@@ -67,47 +68,49 @@ def test_ready_is_503_until_the_models_are_loaded_and_a_bad_one_harms_no_other(t
         assert server.stop() == 0
 
 
-def test_a_non_finite_answer_is_an_error_for_that_request_alone(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that takes two rows, and 200 bytes, of models that fail for some of them."""
+    folder = tmp_path_factory.mktemp("limited")
     code = CLASSIFIER.replace("return self.layers(x)", "return self.layers(x) / (x[:, :1] != 9.0)")
-    compiled(write_bundle(tmp_path / "models", "fragile", code))
-    with serving(tmp_path / "models", tmp_path) as server:
+    compiled(write_bundle(folder / "models", "fragile", code))
+    compiled(write_ten_words(folder / "models", "words"))
+    with serving(folder / "models", folder, MCDROPOUT_MAX_ROWS="2", MCDROPOUT_MAX_BODY_BYTES="200") as server:
         server.wait_until_ready()
-        response = server.client.post("/predict", json={"inputs": [ROW, [9.0, 0.0, 0.0, 0.0]]})
-        assert response.status_code == 500
-        assert "row 1" in response.json()["detail"]
-        assert server.client.post("/predict", json={"inputs": ROW}).status_code == 200
+        yield server
 
 
-def test_a_step_that_fails_is_a_500_and_leaves_the_connection_as_it_was(tmp_path: Path) -> None:
-    compiled(write_ten_words(tmp_path / "models", "fragile"))
-    with serving(tmp_path / "models", tmp_path) as server:
-        server.wait_until_ready()
-        with socket.create_connection(("127.0.0.1", server.port), timeout=patience(30)) as connection:
-            answers = connection.makefile("rb")
-            for words, status in (([1, 2, 3, 10], 500), ([1, 2, 3, 4], 200)):
-                body = json.dumps({"inputs": words}).encode()
-                head = "POST /predict?mc=20 HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"
-                connection.sendall(head.encode() + b"content-length: %d\r\n\r\n%b" % (len(body), body))
-                assert int(answers.readline().split()[1]) == status
-                length = 0
-                while line := answers.readline().strip().lower():
-                    length = int(line.split()[1]) if line.startswith(b"content-length") else length
-                    assert not line.startswith(b"connection")
-                answer = json.loads(answers.read(length))
-                assert "request's id" in answer["detail"] if status == 500 else answer["predictions"]
-        server.wait_for_log("status=200")  # which is written after all before it
-        assert server.log.count("request failed") == 1
+def test_a_non_finite_answer_is_an_error_for_that_request_alone(limited: Server) -> None:
+    response = limited.client.post("/models/fragile/predict", json={"inputs": [ROW, [9.0, 0.0, 0.0, 0.0]]})
+    assert response.status_code == 500
+    assert "row 1" in response.json()["detail"]
+    assert limited.client.post("/models/fragile/predict", json={"inputs": ROW}).status_code == 200
 
 
-def test_limits_come_from_the_environment(tmp_path: Path) -> None:
-    compiled(write_bundle(tmp_path / "models", "small"))
-    with serving(tmp_path / "models", tmp_path, MCDROPOUT_MAX_ROWS="2", MCDROPOUT_MAX_BODY_BYTES="200") as server:
-        server.wait_until_ready()
-        assert server.client.post("/predict", json={"inputs": [ROW] * 2}).status_code == 200
-        too_many = server.client.post("/predict", json={"inputs": [[1, 1, 1, 1]] * 3})
-        assert too_many.status_code == 422
-        assert "3 rows; 1 to 2" in too_many.json()["detail"]
-        assert server.client.post("/predict", json={"inputs": [ROW] * 20}).status_code == 413
+def test_a_step_that_fails_is_a_500_and_leaves_the_connection_as_it_was(limited: Server) -> None:
+    with socket.create_connection(("127.0.0.1", limited.port), timeout=patience(30)) as connection:
+        answers = connection.makefile("rb")
+        for words, status in (([1, 2, 3, 10], 500), ([1, 2, 3, 4], 200)):
+            body = json.dumps({"inputs": words}).encode()
+            head = "POST /models/words/predict?mc=20 HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"
+            connection.sendall(head.encode() + b"content-length: %d\r\n\r\n%b" % (len(body), body))
+            assert int(answers.readline().split()[1]) == status
+            length = 0
+            while line := answers.readline().strip().lower():
+                length = int(line.split()[1]) if line.startswith(b"content-length") else length
+                assert not line.startswith(b"connection")
+            answer = json.loads(answers.read(length))
+            assert "request's id" in answer["detail"] if status == 500 else answer["predictions"]
+    limited.wait_for_log("status=200", "model=words")  # which is written after all before it
+    assert limited.log.count("request failed") == 1
+
+
+def test_limits_come_from_the_environment(limited: Server) -> None:
+    assert limited.client.post("/models/fragile/predict", json={"inputs": [ROW] * 2}).status_code == 200
+    too_many = limited.client.post("/models/fragile/predict", json={"inputs": [[1, 1, 1, 1]] * 3})
+    assert too_many.status_code == 422
+    assert "3 rows; 1 to 2" in too_many.json()["detail"]
+    assert limited.client.post("/models/fragile/predict", json={"inputs": [ROW] * 20}).status_code == 413
 
 
 @pytest.mark.parametrize(
