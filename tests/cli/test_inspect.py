@@ -8,10 +8,21 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from mcdropout.cli import app
+from typer.testing import CliRunner
 
 from tests.patience import patience
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def inspect_here(folder, monkeypatch):
+    """The same in this process, where PyTorch is imported already."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr("mcdropout.log.configure", lambda *_: None)  # which is for a whole process
+    return lambda *arguments: CliRunner().invoke(app, ["inspect", *arguments])
 
 
 def inspect(*arguments, folder=REPOSITORY):
@@ -68,9 +79,9 @@ def test_a_bundle_is_told_as_tables():
     assert "models/mnist.py is a file, no bundle's folder: left out" in done.stderr
 
 
-def test_findings_and_settings_of_a_users_function_are_told_as_json(folder):
-    done = inspect("networks:sound", "networks:doubtful", "--format", "json", "--passes", "20", folder=folder)
-    assert done.returncode == 0, done.stderr
+def test_findings_and_settings_of_a_users_function_are_told_as_json(inspect_here):
+    done = inspect_here("networks:sound", "networks:doubtful", "--format", "json", "--passes", "20")
+    assert done.exit_code == 0, done.stderr
     sound, doubtful = json.loads(done.stdout)
     assert (sound["name"], sound["error"], sound["findings"]) == ("networks:sound", None, [])
     assert sound["cost"] == {
@@ -97,7 +108,7 @@ def test_a_refused_network_is_an_error_and_those_beside_it_are_told_all_the_same
     assert "networks:sound: split program" in done.stdout
 
 
-def test_what_is_no_network_is_an_error_that_says_what_would_be_accepted(folder):
+def test_what_is_no_network_is_an_error_that_says_what_would_be_accepted(inspect_here):
     wrong = {
         "networks:wrong": "returns int; (network, example_inputs) is accepted",
         "networks:broken": "cannot be called: RuntimeError: no such file",
@@ -106,7 +117,7 @@ def test_what_is_no_network_is_an_error_that_says_what_would_be_accepted(folder)
         "nowhere": "a bundle's folder, or module:function, is accepted",
         ".": "model.yaml",
     }
-    done = inspect(*wrong, "--format", "json", folder=folder)
-    assert done.returncode == 1
+    done = inspect_here(*wrong, "--format", "json")
+    assert done.exit_code == 1
     for told, document in zip(wrong.values(), json.loads(done.stdout), strict=True):
         assert told in document["error"]

@@ -27,7 +27,7 @@ from ray.serve.schema import ServeDeploySchema
 from tests.conftest import MODELS
 from tests.patience import patience, wait_until
 from tests.rays import OnRay, Retrying, on_ray
-from tests.servers import ROOT, Server, serving
+from tests.servers import ROOT, Server
 
 _ASKED = ("mnist-cnn", "mnist-mlp", "mnist-vit")
 
@@ -40,13 +40,6 @@ def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
     with on_ray(tmp_path_factory.mktemp("ray"), cpus=2, environment=often, **options) as service:
         service.wait_for_replicas(2)
         yield service
-
-
-@pytest.fixture(scope="module")
-def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(MODELS, tmp_path_factory.mktemp("single"), "--default", "mnist-cnn") as server:
-        server.wait_until_ready()
-        yield server
 
 
 def example(model: str) -> Any:
@@ -62,9 +55,9 @@ def predicted(client: httpx.Client, model: str, **query: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("model", _ASKED)
 @pytest.mark.parametrize("mc", [0, 50, "auto"])
-def test_answers_are_those_of_a_single_process(ray: OnRay, single: Server, model: str, mc: int | str) -> None:
+def test_answers_are_those_of_a_single_process(ray: OnRay, server: Server, model: str, mc: int | str) -> None:
     for seed in range(4):  # whichever replica it falls to
-        ours, theirs = (predicted(one.client, model, mc=mc, seed=seed) for one in (ray, single))
+        ours, theirs = (predicted(one.client, model, mc=mc, seed=seed) for one in (ray, server))
         assert ours["seed"] == theirs["seed"] == seed
         for mine, its in zip(ours["predictions"], theirs["predictions"], strict=True):
             assert mine.keys() == its.keys()
