@@ -14,7 +14,8 @@ from starlette.responses import Response
 
 from mcdropout.engine import NonFiniteOutputError
 from mcdropout.scheduling.backlog import OverloadedError
-from mcdropout.scheduling.request import FEWEST_PASSES, DeadlineError
+from mcdropout.scheduling.plan import FEWEST_PASSES
+from mcdropout.scheduling.request import DeadlineError
 
 _log = structlog.get_logger("api")
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -26,8 +27,9 @@ from mcdropout.engine import ClassificationPrediction
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.masks import drawn_seed
 from mcdropout.metrics import Metrics
+from mcdropout.scheduling.answer import Answer
 from mcdropout.scheduling.backlog import OverloadedError
-from mcdropout.scheduling.request import DEFAULT_TOLERANCE, Answer, Plan
+from mcdropout.scheduling.plan import DEFAULT_TOLERANCE, Plan
 from mcdropout.scheduling.scheduler import Scheduler
 from mcdropout.settings import Settings
 
@@ -118,7 +120,8 @@ async def predict(request: Request, name: str) -> Response:
     plan = _plan(model, query, arrived)
     request.state.mode = _mode(plan)
     try:
-        scheduler.check_room()  # before anything is done for a request that cannot be taken
+        if (refusal := scheduler.refusal()) is not None:  # before anything is done for what cannot be taken
+            raise copy(refusal)  # others get the same, each with its own traceback
         body = await _body(request, settings.max_body_bytes)
         inputs = await _where_it_belongs(len(body), _parse, body, model, settings.max_rows)
         _check_samples(plan, len(inputs[0]), settings.max_samples)
