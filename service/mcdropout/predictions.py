@@ -19,8 +19,10 @@ from mcdropout.engine.arrays import Array
 from mcdropout.engine.masks import drawn_seed
 from mcdropout.engine.statistics import TASKS
 from mcdropout.metrics import Metrics
+from mcdropout.scheduling.answer import Answer
 from mcdropout.scheduling.backlog import OverloadedError
-from mcdropout.scheduling.request import DEFAULT_TOLERANCE, Answer, Future, Plan
+from mcdropout.scheduling.plan import DEFAULT_TOLERANCE, Plan
+from mcdropout.scheduling.request import Future
 from mcdropout.scheduling.scheduler import Scheduler
 
 Mode = Literal["deterministic", "mc", "auto"]

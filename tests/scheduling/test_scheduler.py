@@ -16,9 +16,11 @@ from mcdropout.catalogue.model import Model
 from mcdropout.engine import NonFiniteOutputError
 from mcdropout.engine.cohort import Cohort
 from mcdropout.metrics import Metrics
+from mcdropout.scheduling.answer import Answer
 from mcdropout.scheduling.backlog import OverloadedError
 from mcdropout.scheduling.lane import Lane
-from mcdropout.scheduling.request import Answer, DeadlineError, Plan
+from mcdropout.scheduling.plan import Plan
+from mcdropout.scheduling.request import DeadlineError
 from mcdropout.scheduling.scheduler import Scheduler
 
 from tests.bundles import CLASSIFIER, REGRESSION, write_bundle
@@ -78,6 +80,11 @@ def rows(count: int, seed: int = 0) -> npt.NDArray[np.float32]:
 
 def ask(scheduler: Scheduler, model: Model, x: npt.NDArray[np.float32], seed: int = 0, **plan: Any) -> Any:
     return scheduler.submit(model, (x,), seed=seed, plan=Plan(**({"passes": 3} | plan)))
+
+
+def counted(metrics: Metrics, name: str, **labels: str) -> float:
+    """The value of a metric; 0 where it has none yet."""
+    return metrics.registry.get_sample_value(f"mcdropout_{name}", labels) or 0.0
 
 
 def means(answer: Answer) -> npt.NDArray[np.float64]:
@@ -161,9 +168,9 @@ def test_answers_do_not_depend_on_what_shares_their_steps(
     model: Model, regression: Model, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Small steps, so that requests meet others in the middle of their passes."""
-    for name, most in (("_LEAST_PAIRS", 8), ("_LEAST_ROWS", 2)):
-        monkeypatch.setattr(f"mcdropout.scheduling.step_size.{name}", most)
-    scheduler = Scheduler(metrics, max_queue_rows=10_000, max_batch_rows=8, step_seconds=1e-5)
+    for which in (model, regression):
+        monkeypatch.setattr(which.engine.steps, "most_pairs", 16)
+    scheduler = Scheduler(metrics, max_queue_rows=10_000, max_batch_rows=3, step_seconds=1e-5)
     generator = np.random.default_rng(5)
     asked = [
         (which, rows(int(count), seed), seed, int(passes))
@@ -207,16 +214,20 @@ def test_a_small_request_does_not_wait_for_large_ones(
 
 def test_models_share_the_time(model: Model, regression: Model, metrics: Metrics) -> None:
     scheduler = Scheduler(metrics, max_queue_rows=100_000, max_batch_rows=64)
-    spent: dict[str, float] = {}
-    futures = [ask(scheduler, which, rows(4000), passes=300) for which in (model, regression)]
-    while not any(future.done() for future in futures):
-        for lane in list(scheduler._lanes.values()):
-            spent[lane.model.name] = lane.time
-        time.sleep(0.002)
-    assert len(spent) == 2
-    assert max(spent.values()) < 1.5 * min(spent.values()) + 0.1
+    futures = [ask(scheduler, which, rows(4000), passes=3000) for which in (model, regression)]
+
+    def spent() -> list[float]:
+        stages = ("prefix", "masks", "suffix", "statistics")
+        return [
+            sum(counted(metrics, "step_duration_seconds_sum", model=name, stage=stage) for stage in stages)
+            for name in ("fragile", "values")
+        ]
+
+    wait_until(lambda: sum(spent()) > 1.0)
+    assert not any(future.done() for future in futures)
+    assert max(spent()) < 1.5 * min(spent()) + 0.1
     for future in futures:
-        assert future.result(patience(120))
+        future.cancel()
     scheduler.stop()
 
 
@@ -295,7 +306,7 @@ class TestDeadlines:
         assert answer.prediction.passes.min() >= 8
         assert answer.prediction.passes.max() < 1_000_000
 
-    def test_one_that_cannot_be_kept_is_told(
+    def test_one_that_cannot_be_kept_is_refused(
         self, model: Model, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         gate, first = held(scheduler, model, monkeypatch)
@@ -319,22 +330,28 @@ class TestDeadlines:
         assert answer.prediction.passes.tolist() == [60] * 3
 
     @staticmethod
-    def without_turns(scheduler: Scheduler, model: Model) -> Any:
-        """A request with a deadline that has had the fewest passes, and whose model has no turn any more."""
-        hurried = ask(scheduler, model, rows(1), passes=1_000_000, deadline=time.perf_counter() + patience(2.0))
-        wait_until(
-            lambda: scheduler._metrics.passes.labels(model.name)._value.get() >= 8 or hurried.done()
-        )  # the fewest
-        assert not hurried.done()
-        for lane in list(scheduler._lanes.values()):
-            lane.time += 1e9 * (lane.model is model)
-        return hurried
+    def without_turns(scheduler: Scheduler, model: Model, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[Work]]:
+        """A request whose deadline comes while its model has no turn, as its first step took long; and its steps."""
+        run, ran = model.engine.steps.run, list[Work]()
 
-    def test_it_is_kept_whichever_models_turn_it_is(self, model: Model, regression: Model, metrics: Metrics) -> None:
+        def slow(work: Work) -> Any:
+            ran.append(work)
+            found = run(work)
+            if len(ran) == 1:
+                time.sleep(1.5)
+            return found
+
+        monkeypatch.setattr(model.engine.steps, "run", slow)
+        return ask(scheduler, model, rows(1), passes=1_000_000, deadline=time.perf_counter() + 2.0), ran
+
+    def test_it_is_kept_whichever_models_turn_it_is(
+        self, model: Model, regression: Model, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         scheduler = Scheduler(metrics, max_queue_rows=100_000, max_batch_rows=64)
         other = ask(scheduler, regression, rows(4000), passes=1_000_000)
-        hurried = self.without_turns(scheduler, model)
+        hurried, ran = self.without_turns(scheduler, model, monkeypatch)
         assert hurried.result(patience(30)).prediction.passes[0] >= 8
+        assert len(ran) == 1
         assert not other.done()
         other.cancel()
         scheduler.stop()
@@ -346,30 +363,30 @@ class TestDeadlines:
 
         def failing(lane: Lane, *_: Any) -> Any:
             fails.append(lane)
-            lane.time = 0.0  # its turn is next
             raise MemoryError("no room")
 
         monkeypatch.setattr(Lane, "end_due", failing)
         scheduler = Scheduler(metrics, max_queue_rows=100_000, max_batch_rows=64)
         other = ask(scheduler, regression, rows(4000), passes=1_000_000)
-        hurried = self.without_turns(scheduler, model)
+        hurried, ran = self.without_turns(scheduler, model, monkeypatch)
         assert hurried.result(patience(30)).prediction.passes[0] >= 8
         assert len(fails) == 1
+        assert len(ran) == 2
         other.cancel()
         scheduler.stop()
 
-    def test_nothing_is_computed_for_one_that_was_told_and_does_not_know_yet(
+    def test_nothing_is_computed_for_one_that_is_late_and_whose_future_is_not_settled_yet(
         self, model: Model, metrics: Metrics
     ) -> None:
-        told: list[Callable[[], None]] = []
-        scheduler = Scheduler(metrics, max_queue_rows=100, deliver=told.append)
+        delivered: list[Callable[[], None]] = []
+        scheduler = Scheduler(metrics, max_queue_rows=100, deliver=delivered.append)
         late = ask(scheduler, model, rows(5), deadline=time.perf_counter() - 1.0)
         scheduler.stop()  # which ends with nothing to do
         assert not late.done()
-        assert metrics.passes.labels("fragile")._value.get() == 0
-        told[0]()
+        assert counted(metrics, "passes_total", model="fragile") == 0
+        delivered[0]()
         assert isinstance(late.exception(0), DeadlineError)
-        assert len(told) == 1
+        assert len(delivered) == 1
 
 
 def test_a_non_finite_row_fails_its_own_request_and_no_other(
@@ -410,11 +427,11 @@ def test_a_step_that_fails_fails_its_requests_and_the_next_is_half_as_large(
     assert all(outcome is None for outcome in outcomes[16:])
     assert sizes[0] == 16
     assert max(sizes[1:]) <= 8
-    assert metrics.step_failures.labels("fragile")._value.get() == 1
+    assert counted(metrics, "step_failures_total", model="fragile") == 1
     scheduler.stop()
 
 
-def test_what_cannot_be_planned_or_told_fails_its_requests_and_the_next_are_answered(
+def test_what_cannot_be_planned_or_run_fails_its_requests_and_the_next_are_answered(
     model: Model, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("plan", "run"):
@@ -428,26 +445,25 @@ def test_what_cannot_be_planned_or_told_fails_its_requests_and_the_next_are_answ
 def test_one_whose_turn_cannot_be_planned_leaves_no_other_unanswered(
     model: Model, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    turns: list[object] = []
-    turn = Lane._turn
+    steps = model.engine.steps
+    for fails_at in range(1, 8):
+        turns: list[int] = []
 
-    def failing(lane: Lane, one: Any, work: Any, *others: Any) -> None:
-        turns.append(one)
-        if len(turns) == fails_at:
-            raise MemoryError("no room")
-        turn(lane, one, work, *others)
+        def failing(count: int, turns: list[int] = turns, fails_at: int = fails_at) -> int:
+            turns.append(count)
+            if len(turns) == fails_at:
+                raise MemoryError("no room")
+            return steps.most_pairs // count
 
-    for fails_at in range(1, 9):
         gate, first = held(scheduler, model, monkeypatch)
-        futures = [ask(scheduler, model, rows(1), passes=passes) for passes in (3, 3, 0, 0)]
+        futures = [ask(scheduler, model, rows(1), passes=passes) for passes in (3, 4, 0, 0, 5)]
         futures += [ask(scheduler, model, rows(2), passes=5000) for _ in range(2)]
-        turns.clear()
-        with monkeypatch.context() as patch:
-            patch.setattr(Lane, "_turn", failing)
-            gate.open()
-            assert all(isinstance(future.exception(patience(30)), MemoryError | None) for future in (first, *futures))
-        assert len(turns) >= fails_at
-        assert (scheduler.queue_rows, scheduler._active) == (0, set())
+        monkeypatch.setattr(steps, "most_passes", failing)
+        gate.open()
+        outcomes = [future.exception(patience(30)) for future in (first, *futures)]
+        assert all(isinstance(outcome, MemoryError | None) for outcome in outcomes)
+        assert any(outcomes)
+        assert (scheduler.queue_rows, scheduler.load) == (0, 0.0)
         monkeypatch.undo()
     assert ask(scheduler, model, rows(1)).result(patience(30))
 
@@ -476,19 +492,22 @@ def test_a_model_whose_steps_fail_leaves_others_their_time(
 
 
 def test_who_is_late_in_two_ways_is_counted_once(
-    model: Model, scheduler: Scheduler, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+    model: Model, regression: Model, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate, first = held(scheduler, model, monkeypatch)
-    late = ask(scheduler, model, rows(5), deadline=time.perf_counter())
-    (request,) = [one for one in scheduler._active if one.future is late]
-    lane = next(iter(scheduler._lanes.values()))
-    scheduler._leave(lane, [request, request])
-    scheduler._leave(lane, [request])
+    """Rows that have not begun, and rows that lack the fewest passes, of steps of 4 pairs and a row."""
+    monkeypatch.setattr(model.engine.steps, "most_pairs", 4)
+    scheduler = Scheduler(metrics, max_queue_rows=1000, max_batch_rows=1)
+    gate = Gate(model, monkeypatch)
+    deadline = time.perf_counter() + 0.5
+    late = ask(scheduler, model, rows(20), deadline=deadline, passes=1000)
+    assert gate.held.wait(patience(30))
+    time.sleep(max(0.0, deadline - time.perf_counter()))
     gate.open()
-    assert first.result(patience(30))
     with pytest.raises(DeadlineError):
         late.result(patience(30))
-    assert metrics.refused.labels("fragile", "deadline")._value.get() == 1
+    scheduler.stop()
+    assert counted(metrics, "refused_total", model="fragile", reason="deadline") == 1
+    assert counted(metrics, "queue_rows") == 0
 
 
 def test_a_cancelled_request_leaves_at_the_next_step_and_harms_no_other(
@@ -504,8 +523,8 @@ def test_a_cancelled_request_leaves_at_the_next_step_and_harms_no_other(
     assert late.result(patience(30))
     assert long.cancel()
     wait_until(lambda: scheduler.load == 0)
-    assert metrics.queue_rows._value.get() == 0
-    assert metrics.cancelled.labels("fragile")._value.get() == 2
+    assert counted(metrics, "queue_rows") == 0
+    assert counted(metrics, "cancelled_total", model="fragile") == 2
     steps = len(gate.steps)
     assert ask(scheduler, model, rows(3)).result(patience(30))
     assert len(gate.steps) <= steps + 2
@@ -519,14 +538,14 @@ def test_a_full_queue_refuses_at_once_with_when_to_come_back_and_recovers(
     with pytest.raises(OverloadedError, match="91 rows wait") as refusal:
         ask(scheduler, model, rows(11))
     assert 1 <= refusal.value.retry_after <= 60
-    scheduler.check_room()
+    assert scheduler.refusal() is None
+    assert scheduler.refusal(coming=9) is not None
     ninth = ask(scheduler, model, rows(9))
-    told = []
-    for _ in range(3):
-        with pytest.raises(OverloadedError, match="100 rows wait") as refusal:
-            scheduler.check_room()
-        told.append((len(refusal.traceback), refusal.value.retry_after, refusal.value.reason))
-    assert told == [(2, told[0][1], "queue")] * 3  # each has a traceback of its own
+    error = scheduler.refusal()
+    assert error is not None
+    assert "100 rows wait" in str(error)
+    assert (error.reason, error.retry_after) == ("queue", refusal.value.retry_after)
+    assert scheduler.refusal() is error  # many ask between two steps
     gate.open()
     assert all(future.result(patience(30)) for future in (first, second, ninth))
     assert ask(scheduler, model, rows(11)).result(patience(30))
@@ -588,32 +607,92 @@ def test_a_bundles_path_does_not_matter(tmp_path: Path) -> None:
 def test_time_that_waits_is_bounded_where_that_is_set(
     model: Model, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scheduler = Scheduler(metrics, max_queue_rows=100_000, max_queue_seconds=1.0, max_batch_rows=8)
+    scheduler = Scheduler(metrics, max_queue_rows=100_000, max_queue_seconds=5.0, max_batch_rows=8)
     try:
         gate, first = held(scheduler, model, monkeypatch)
-        scheduler._queue.ran("fragile", 300, 30.0)  # ten passes a second
-        assert scheduler.refusal() is None
-        second = ask(scheduler, model, rows(2), passes=3)
-        with pytest.raises(OverloadedError, match=r"1 s are accepted"):
-            ask(scheduler, model, rows(2), passes=3)
-        third = ask(scheduler, model, rows(1), passes=1_000_000, deadline=time.perf_counter() + 0.05)
+        time.sleep(0.2)  # three passes in that time and more
         gate.open()
-        assert all(future.result(patience(30)) for future in (first, second))
+        assert first.result(patience(30))
+        monkeypatch.undo()
+        gate, second = held(scheduler, model, monkeypatch)
+        assert scheduler.refusal() is None
+        third = ask(scheduler, model, rows(2), passes=3)
+        with pytest.raises(OverloadedError, match=r"5 s are accepted") as refusal:
+            ask(scheduler, model, rows(2), passes=500)
+        assert refusal.value.reason == "wait"
+        fourth = ask(scheduler, model, rows(1), passes=1_000_000, deadline=time.perf_counter() + 0.05)
+        gate.open()
+        assert all(future.result(patience(30)) for future in (second, third))
         with suppress(DeadlineError):
-            third.result(patience(30))
-        wait_until(lambda: scheduler._queue.seconds == 0.0)
+            fourth.result(patience(30))
+        wait_until(lambda: scheduler.load == 0.0)
     finally:
         scheduler.stop()
 
 
-def test_time_in_which_nothing_waits_is_no_time_of_steps(model: Model, metrics: Metrics) -> None:
-    scheduler = Scheduler(metrics, max_queue_rows=100_000, max_batch_rows=8)
-    told: list[float] = []
-    ran = scheduler._queue.ran
-    scheduler._queue.ran = lambda name, passes, seconds: (told.append(seconds), ran(name, passes, seconds))
-    for _ in range(2):
+def test_time_in_which_nothing_waits_is_no_time_of_steps(
+    model: Model, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = Scheduler(metrics, max_queue_rows=100_000, max_queue_seconds=1.0, max_batch_rows=8)
+    for _ in range(3):
         assert ask(scheduler, model, rows(8), passes=3).result(patience(30))
-        time.sleep(patience(0.5))
+        time.sleep(0.5)
+    gate = Gate(model, monkeypatch)
+    last = ask(scheduler, model, rows(8), passes=3)
+    assert scheduler.load < 0.15  # seconds that 24 pairs take; with the times between it would be 0.3 and more
+    gate.open()
+    assert last.result(patience(30))
     scheduler.stop()
-    assert len(told) >= 2
-    assert max(told) < patience(0.4)
+
+
+class TestThreads:
+    def test_what_is_submitted_while_the_scheduler_stops_is_refused_or_answered(
+        self, model: Model, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A request is admitted, and the scheduler is stopped before it is in the inbox."""
+        scheduler = Scheduler(metrics, max_queue_rows=100)
+        stopping = threading.Thread(target=scheduler.stop)
+        counts = metrics.queue_rows.set
+
+        def meanwhile(value: float) -> None:
+            counts(value)
+            if not stopping.ident:
+                stopping.start()
+                stopping.join(0.3)
+
+        monkeypatch.setattr(metrics.queue_rows, "set", meanwhile)
+        future = ask(scheduler, model, rows(1))
+        assert future.result(patience(30))
+        stopping.join(30)
+        with pytest.raises(OverloadedError, match="stopping"):
+            ask(scheduler, model, rows(1))
+
+    def test_lanes_are_the_schedulers_threads_alone(
+        self, model: Model, regression: Model, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        threads: dict[str, set[str]] = {}
+
+        def watched(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*given: Any) -> Any:
+                threads.setdefault(name, set()).add(threading.current_thread().name)
+                return method(*given)
+
+            return call
+
+        names = ("submit", "plan", "run", "settle", "due", "end_due")
+        for name in names:
+            monkeypatch.setattr(Lane, name, watched(name, getattr(Lane, name)))
+        scheduler = Scheduler(metrics, max_queue_rows=100_000)
+
+        def client(seed: int) -> None:
+            which = (model, regression)[seed % 2]
+            plan = {"deadline": time.perf_counter() + 0.05} if seed % 3 else {}
+            future = ask(scheduler, which, rows(2), seed, passes=200_000 if plan else 20, **plan)
+            _ = scheduler.load, scheduler.queue_rows, scheduler.refusal()
+            with suppress(DeadlineError):
+                future.result(patience(30))
+
+        with ThreadPoolExecutor(8) as clients:
+            list(clients.map(client, range(48)))
+        scheduler.stop()
+        assert threads == {name: {"scheduler"} for name in names}

@@ -21,7 +21,8 @@ from mcdropout.catalogue.rows import RowsError
 from mcdropout.engine import NonFiniteOutputError
 from mcdropout.predictions import InvalidAskError, NotReadyError
 from mcdropout.scheduling.backlog import OverloadedError
-from mcdropout.scheduling.request import FEWEST_PASSES, DeadlineError
+from mcdropout.scheduling.plan import FEWEST_PASSES
+from mcdropout.scheduling.request import DeadlineError
 
 _log = structlog.get_logger("api")
 

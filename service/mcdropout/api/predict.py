@@ -19,7 +19,7 @@ from mcdropout.api.query import ask_of, predicted_by
 from mcdropout.api.schemas import PredictQuery, PredictResponse
 from mcdropout.api.services import Services
 from mcdropout.predictions import Answered, Pause
-from mcdropout.scheduling.request import Answer
+from mcdropout.scheduling.answer import Answer
 
 # Up to this size, in bytes, a body is parsed and an answer is written on the event loop; larger ones in a thread.
 _INLINE_BYTES = 64 * 1024

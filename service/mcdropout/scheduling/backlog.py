@@ -1,12 +1,15 @@
-"""Admission: how much may wait for the engine, in rows, bytes and time, and what is told to requests beyond that."""
+"""Admission: how much may be on its way, in rows, bytes and time, and why a request beyond that is refused."""
 
 import math
+import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mcdropout.metrics import Metrics
+from mcdropout.scheduling.plan import Plan
 
-_LEAST_WAIT, _MOST_WAIT = 1.0, 60.0  # seconds, of a client that is told to come back
+_LEAST_WAIT, _MOST_WAIT = 1.0, 60.0  # seconds, after which a refused client is asked to come back
 _MEMORY_SECONDS = 1.0  # of steps, that a rate is taken from
 _SMOOTHING = 0.1
 _MOST_MODELS = 256  # that are remembered while nothing of theirs waits
@@ -27,8 +30,8 @@ class OverloadedError(Exception):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What may be on its way; one request may in any case.
+class Capacity:
+    """How much may be on its way; one request may in any case.
 
     Attributes:
         rows: how many rows.
@@ -41,29 +44,46 @@ class Limits:
     seconds: float | None = None
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What an admitted request takes of the backlog until it has ended.
+
+    Attributes:
+        model: the name of its model.
+        rows: how many rows it has.
+        bytes: the memory of their inputs.
+        pairs: how many it is expected to take.
+    """
+
+    model: str
+    rows: int
+    bytes: int
+    pairs: float
+
+
 @dataclass
 class _Load:
     """What waits for a model, and how fast it goes.
 
     Attributes:
-        passes: what waits, each of one row.
-        auto_passes: how many a row takes that stops by itself; 0 where nothing tells.
+        pairs: how many wait.
+        auto_passes: how many passes a row takes that stops by itself; 0 where none did yet.
     """
 
-    passes: float = 0.0
+    pairs: float = 0.0
     auto_passes: float = 0.0
     _rate: float = field(default=0.0, repr=False)
     _weight: float = field(default=0.0, repr=False)
 
-    def learn(self, passes: int, seconds: float) -> None:
-        """So many passes took so much time."""
+    def learn(self, pairs: int, seconds: float) -> None:
+        """Learn that so many pairs took so much time."""
         kept = math.exp(-seconds / _MEMORY_SECONDS)
-        self._rate = self._rate * kept + passes / seconds * (1.0 - kept)
+        self._rate = self._rate * kept + pairs / seconds * (1.0 - kept)
         self._weight = self._weight * kept + 1.0 - kept
 
-    def seconds(self, passes: float) -> float:
-        """How long so many passes take; 0 where nothing tells."""
-        return passes * self._weight / self._rate if self._rate else 0.0
+    def seconds(self, pairs: float) -> float:
+        """How long so many pairs take; 0 where none ran yet."""
+        return pairs * self._weight / self._rate if self._rate else 0.0
 
 
 class _Waiting(NamedTuple):
@@ -74,107 +94,150 @@ class _Waiting(NamedTuple):
     seconds: float
 
 
-class Queue:
-    """What is on its way. One thread at a time may change it; any may ask.
+class Backlog:
+    """How much is on its way: of requests that were admitted and have not ended. Every method is for any thread.
 
-    Attributes:
-        rows: how many rows.
-        bytes: the memory of their inputs.
-        seconds: how long their passes take, by the rate of the steps of the last second or so; what a request has
-            behind it counts until it is answered.
+    Those that change it (`admit`, `release`, `ran`, `stopped`) hold its lock. Those that ask (`refusal` and the
+    properties) take no lock: they read one snapshot, which never changes and is replaced as a whole.
     """
 
-    def __init__(self, limits: Limits, metrics: Metrics) -> None:
-        self._limits, self._metrics = limits, metrics
-        metrics.queue_rows_limit.set(limits.rows)
-        self.rows = self.bytes = 0
-        self.seconds = 0.0
-        self._loads: dict[str, _Load] = {}
-        self._asked: tuple[_Waiting | None, OverloadedError | None] = None, None
+    def __init__(self, capacity: Capacity, metrics: Metrics) -> None:
+        self._capacity, self._metrics = capacity, metrics
+        metrics.queue_rows_limit.set(capacity.rows)
+        self._lock = threading.Lock()
+        self._loads: dict[str, _Load] = {}  # guarded by the lock
+        self._now = _Waiting(0, 0, 0.0)  # replaced under the lock
+        self._refused: tuple[_Waiting, int, OverloadedError | None] = self._now, 0, None
 
-    def passes(self, model: str, rows: int, most: int, fewest: int | None, seconds: float | None) -> float:
-        """The passes that a request is expected to take.
+    @property
+    def rows(self) -> int:
+        """How many rows are on their way."""
+        return self._now.rows
 
-        Args:
-            model: whose.
-            rows: how many rows it has.
-            most: the passes of each row, at most.
-            fewest: where rows stop by themselves, the passes of each at least; else None.
-            seconds: where it has to be answered in some time, that.
+    @property
+    def seconds(self) -> float:
+        """How long what is on its way takes, by the rate of the steps of the last second or so.
+
+        What a request has behind it counts until it has ended.
         """
-        load = self._of(model)
-        each = max(1, most) if fewest is None else min(most, max(fewest, load.auto_passes))
-        expected = float(rows * each)
-        if seconds is not None and (all_of_it := load.seconds(expected)) > (left := max(0.0, seconds)):
-            expected *= left / all_of_it
-        return expected
-
-    def add(self, model: str, rows: int, size: int, passes: float) -> None:
-        """Something came; or left, where the numbers are negative."""
-        self.rows += rows
-        self.bytes += size
-        self._of(model).passes += passes
-        self._metrics.queue_rows.set(self.rows)
-        self._metrics.queue_bytes.set(self.bytes)
-        self._reckon()
-
-    def ran(self, model: str, passes: int, seconds: float) -> None:
-        """Learn that so many passes of a model were run in so much time."""
-        if passes and seconds > 0.0:
-            self._of(model).learn(passes, seconds)
-            self._reckon()
-
-    def stopped(self, model: str, passes: float) -> None:
-        """Learn how many passes rows took that stopped by themselves, on average."""
-        load = self._of(model)
-        load.auto_passes += (_SMOOTHING if load.auto_passes else 1.0) * (passes - load.auto_passes)
+        return self._now.seconds
 
     @property
     def load(self) -> float:
-        """How full it is, 0 to 1."""
-        limits = self._limits
-        spent = 0.0 if limits.seconds is None else self.seconds / limits.seconds
-        return min(1.0, max(self.rows / limits.rows, self.bytes / limits.bytes, spent))
+        """How full the backlog is, 0 to 1."""
+        now, capacity = self._now, self._capacity
+        spent = 0.0 if capacity.seconds is None else now.seconds / capacity.seconds
+        return min(1.0, max(now.rows / capacity.rows, now.bytes / capacity.bytes, spent))
 
     def refusal(self, coming: int = 0) -> OverloadedError | None:
-        """Why not one more row is taken, where `coming` are about to be taken before; None where one is."""
-        rows = self.rows
-        now = _Waiting(rows + coming, self.bytes, self.seconds * (rows + coming) / rows if rows else 0.0)
-        known, error = self._asked
-        if known != now:  # many ask between two steps
-            one_more = now.seconds * (1.0 + 1.0 / now.rows) if now.rows else 0.0
-            error = self._refusal(now, 1, 1, one_more)
-            self._asked = now, error
+        """Why not one more row is admitted, where `coming` are about to be before; None where one is.
+
+        All who ask between two changes get the same error: raise a copy of it, which has a traceback of its own.
+        """
+        now = self._now
+        known, known_coming, error = self._refused
+        if known is not now or known_coming != coming:  # many ask between two steps
+            rows = now.rows + coming
+            seconds = now.seconds * rows / now.rows if now.rows else 0.0
+            one_more = seconds * (1.0 + 1.0 / rows) if rows else 0.0
+            error = self._refusal(_Waiting(rows, now.bytes, seconds), 1, 1, one_more)
+            self._refused = now, coming, error
         return error
 
-    def refusal_of(self, model: str, rows: int, size: int, passes: float) -> OverloadedError | None:
-        """Why a request of so many rows is not taken; None where it is."""
-        now = _Waiting(self.rows, self.bytes, self.seconds)
-        return self._refusal(now, rows, size, now.seconds + self._of(model).seconds(passes))
+    def admit(self, model: str, rows: int, size: int, plan: Plan, now: float) -> Claim:
+        """Count a request in.
+
+        Args:
+            model: the name of its model.
+            rows: how many rows it has.
+            size: the memory of their inputs, in bytes.
+            plan: how many passes it gets.
+            now: the time, by `time.perf_counter()`.
+
+        Returns:
+            What it takes of the backlog, which is to be released when it has ended.
+
+        Raises:
+            OverloadedError: too much is on its way already.
+        """
+        with self._lock:
+            load = self._load_of(model)
+            pairs = _expected_pairs(load, rows, plan, now)
+            waiting = self._now
+            error = self._refusal(waiting, rows, size, waiting.seconds + load.seconds(pairs))
+            if error is not None:
+                raise error
+            load.pairs += pairs
+            self._count(rows, size)
+        return Claim(model, rows, size, pairs)
+
+    def release(self, claims: Iterable[Claim]) -> None:
+        """Count requests out that have ended."""
+        with self._lock:
+            rows = size = 0
+            for claim in claims:
+                self._load_of(claim.model).pairs -= claim.pairs
+                rows, size = rows + claim.rows, size + claim.bytes
+            self._count(-rows, -size)
+
+    def ran(self, model: str, pairs: int, seconds: float) -> None:
+        """Learn that so many pairs of a model were run in so much time."""
+        if pairs and seconds > 0.0:
+            with self._lock:
+                self._load_of(model).learn(pairs, seconds)
+                self._publish(self._now.rows, self._now.bytes)
+
+    def stopped(self, model: str, passes: float) -> None:
+        """Learn how many passes rows took that stopped by themselves, on average."""
+        with self._lock:
+            load = self._load_of(model)
+            load.auto_passes += (_SMOOTHING if load.auto_passes else 1.0) * (passes - load.auto_passes)
 
     def _refusal(self, now: _Waiting, rows: int, size: int, seconds: float) -> OverloadedError | None:
-        limits = self._limits
+        """Why so many rows more are not admitted, after which what waits would take so many seconds."""
+        capacity = self._capacity
         if not now.rows:
             return None
         retry_after = min(_MOST_WAIT, max(_LEAST_WAIT, now.seconds))
-        if now.rows + rows > limits.rows or now.bytes + size > limits.bytes:
-            told = f"{now.rows} rows wait already; {limits.rows} rows and {limits.bytes} bytes are accepted"
-            return OverloadedError(told, retry_after)
-        if limits.seconds is not None and seconds > limits.seconds:
-            told = f"{now.rows} rows wait already, {seconds:.3g} s to go with these; {limits.seconds:g} s are accepted"
-            return OverloadedError(told, retry_after, "wait")
+        if now.rows + rows > capacity.rows or now.bytes + size > capacity.bytes:
+            detail = f"{now.rows} rows wait already; {capacity.rows} rows and {capacity.bytes} bytes are accepted"
+            return OverloadedError(detail, retry_after)
+        if capacity.seconds is not None and seconds > capacity.seconds:
+            taken = f"{seconds:.3g} s to go with these; {capacity.seconds:g} s are accepted"
+            return OverloadedError(f"{now.rows} rows wait already, {taken}", retry_after, "wait")
         return None
 
-    def _of(self, model: str) -> _Load:
+    def _load_of(self, model: str) -> _Load:
+        """What waits for a model. With the lock."""
         load = self._loads.get(model)
         if load is None:
             if len(self._loads) >= _MOST_MODELS:
-                self._loads = {name: one for name, one in self._loads.items() if one.passes}
+                self._loads = {name: one for name, one in self._loads.items() if one.pairs}
             load = self._loads[model] = _Load()
         return load
 
-    def _reckon(self) -> None:
-        if not self.rows:  # nor anything of theirs; what is left is rounding
+    def _count(self, rows: int, size: int) -> None:
+        """Let so many rows and bytes more wait. With the lock."""
+        now = self._now
+        self._publish(now.rows + rows, now.bytes + size)
+        self._metrics.queue_rows.set(self._now.rows)
+        self._metrics.queue_bytes.set(self._now.bytes)
+
+    def _publish(self, rows: int, size: int) -> None:
+        """Replace the snapshot. With the lock."""
+        if not rows:  # nor anything of theirs; what is left is rounding
             for load in self._loads.values():
-                load.passes = 0.0
-        self.seconds = sum(load.seconds(load.passes) for load in self._loads.values())
+                load.pairs = 0.0
+        self._now = _Waiting(rows, size, sum(load.seconds(load.pairs) for load in self._loads.values()))
+
+
+def _expected_pairs(load: _Load, rows: int, plan: Plan, now: float) -> float:
+    """How many pairs a request of so many rows is expected to take, by what those of its model took before."""
+    most = plan.passes
+    each = max(1, most) if plan.tolerance is None else min(most, max(plan.fewest, load.auto_passes))
+    pairs = float(rows * each)
+    if plan.deadline is not None:
+        left, seconds = max(0.0, plan.deadline - now), load.seconds(pairs)
+        if seconds > left:
+            pairs *= left / seconds
+    return pairs

@@ -9,7 +9,8 @@ import numpy.typing as npt
 from mcdropout.engine.cohort import Cohort
 from mcdropout.engine.statistics import Rows, take
 from mcdropout.engine.steps import Outcome
-from mcdropout.scheduling.request import Part, Request
+from mcdropout.scheduling.answer import Part
+from mcdropout.scheduling.request import Request
 
 _PRIOR = 0.5
 """What one more deviation is reckoned with, where rows stop early, in tolerances: see `RunningMoments.std_error`."""
@@ -24,12 +25,14 @@ class Group:
         requests: whose they are.
         owners: `[rows]`, which of `requests` each belongs to.
         rows: `[rows]`, each row's index in its request.
+        ticket: its place in the order of turns.
     """
 
     cohort: Cohort
     requests: list[Request]
     owners: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int64]
+    ticket: int = 0
 
     def __post_init__(self) -> None:
         plan = self.requests[0].plan
@@ -48,11 +51,11 @@ class Group:
         self.requests = [self.requests[owner] for owner in owners.tolist()]
         self.cohort, self.rows = self.cohort.take(keep), self.rows[keep]
 
-    def drop_cancelled(self) -> None:
-        """Let go of the rows that nobody waits for any more."""
-        over = np.array([request.over for request in self.requests])
-        if over.any():
-            self.drop(~over[self.owners])
+    def drop_ended(self) -> None:
+        """Let go of the rows whose requests nobody awaits any more."""
+        awaited = np.array([request.awaited for request in self.requests], bool)
+        if not awaited.all():
+            self.drop(awaited[self.owners])
 
     def finished(self, now: float) -> npt.NDArray[np.bool_]:
         """Which rows need no more passes."""
@@ -71,10 +74,10 @@ class Group:
         return done
 
     def late(self, now: float) -> list[Request]:
-        """The requests whose time is over, though their rows lack the fewest passes."""
+        """The awaited requests whose deadline has come, though their rows lack the fewest passes."""
         if not self._hurries or self.cohort.passes >= self.fewest:
             return []
-        return [request for request in self.requests if request.is_late(now)]
+        return [request for request in self.requests if request.is_late(now) and request.awaited]
 
     def next_passes(self, most: int) -> int:
         """How many passes it takes in its next turn, of at most so many.

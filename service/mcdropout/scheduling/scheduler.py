@@ -4,27 +4,34 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future as ThreadFuture
-from copy import copy
 
 import structlog
 
-from mcdropout.catalogue.model import Model
 from mcdropout.engine.arrays import Array
 from mcdropout.metrics import Metrics
-from mcdropout.scheduling.backlog import Limits, OverloadedError, Queue
-from mcdropout.scheduling.lane import Lane, StepReport, Work
-from mcdropout.scheduling.request import Answer, DeadlineError, Future, Plan, Request
-from mcdropout.scheduling.step_size import Sizes
+from mcdropout.scheduling.answer import Answer
+from mcdropout.scheduling.backlog import Backlog, Capacity, Claim, OverloadedError
+from mcdropout.scheduling.lane import Lane
+from mcdropout.scheduling.plan import Plan
+from mcdropout.scheduling.request import DeadlineError, Future, Request, Served, State
+from mcdropout.scheduling.step import Step, StepReport
+from mcdropout.scheduling.step_size import StepSizes
 
 _log = structlog.get_logger("scheduler")
 
-_LOOK_SECONDS = 0.05  # between looks for requests that nobody waits for any more
+_LOOK_SECONDS = 0.05  # between looks for requests that were cancelled
 
-Settled = list[tuple[Future, Answer | BaseException]]
+Outcome = Answer | BaseException
+Ended = list[tuple[Request, State, Outcome]]
 
 
 class Scheduler:
-    """Runs requests in a thread of its own."""
+    """Runs requests in a thread of its own.
+
+    What is public is for any thread. The backlog guards itself. The lock, `_changed`, guards the inbox and `_stopping`,
+    and nothing else: all other attributes are the scheduler's thread's alone, and so is each request from when that
+    thread took it out of the inbox.
+    """
 
     def __init__(
         self,
@@ -48,17 +55,18 @@ class Scheduler:
             deliver: calls a function, which settles futures, where these may be settled; here and now if None.
         """
         self._metrics = metrics
-        self._queue = Queue(Limits(max_queue_rows, max_queue_bytes, max_queue_seconds), metrics)
+        self._backlog = Backlog(Capacity(max_queue_rows, max_queue_bytes, max_queue_seconds), metrics)
         self._max_batch_rows, self._step_seconds = max_batch_rows, step_seconds
         self._deliver = deliver or (lambda call: call())
+        self._changed = threading.Condition()
+        self._inbox: list[tuple[Request, Claim]] = []
+        self._stopping = False
+        self._active: dict[Request, Claim] = {}  # what was taken out of the inbox and has not ended
         self._lanes: dict[int, Lane] = {}
-        self._sizes: dict[str, Sizes] = {}  # of each model's steps, which its next lane begins with
-        self._active: set[Request] = set()
-        self._hurried: list[Lane] = []  # with times to keep, when the next step was chosen
+        self._sizes: dict[str, StepSizes] = {}  # of each model's steps, which its next lane begins with
+        self._virtual_time = 0.0  # that of the lane that was next when it was: what a new lane begins with
         self._last_end = 0.0  # of a step, behind which there was more to do
         self._look_again = 0.0
-        self._changed = threading.Condition()
-        self._stopping = False
         self.step_started: float | None = None
         """When the step that runs now began, by `time.perf_counter()`; None while none does."""
         self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
@@ -67,24 +75,22 @@ class Scheduler:
     @property
     def queue_rows(self) -> int:
         """Rows that were taken and are not answered yet."""
-        return self._queue.rows
+        return self._backlog.rows
 
     @property
     def load(self) -> float:
-        """How full the queue is, 0 to 1."""
-        return self._queue.load
+        """How full the backlog is, 0 to 1."""
+        return self._backlog.load
 
     def refusal(self, coming: int = 0) -> OverloadedError | None:
-        """Why not one more row is taken, where `coming` are on their way already; None where one is."""
-        return self._queue.refusal(coming)
+        """Why not one more row is taken, where `coming` are on their way already; None where one is.
 
-    def check_room(self) -> None:
-        """Raise OverloadedError where not one more row is taken."""
-        if (error := self.refusal()) is not None:
-            raise copy(error)  # which others are told too, each with its own traceback
+        It takes no lock. All who ask between two changes get the same error: raise a copy of it.
+        """
+        return self._backlog.refusal(coming)
 
     def submit(
-        self, model: Model, inputs: tuple[Array, ...], *, seed: int, plan: Plan, future: Future | None = None
+        self, model: Served, inputs: tuple[Array, ...], *, seed: int, plan: Plan, future: Future | None = None
     ) -> Future:
         """Take a request in; returns at once.
 
@@ -106,15 +112,8 @@ class Scheduler:
         with self._changed:
             if self._stopping:
                 raise OverloadedError("the server is stopping", reason="stopping")
-            fewest = None if plan.tolerance is None else plan.fewest
-            seconds = None if plan.deadline is None else plan.deadline - request.submitted
-            request.expected = self._queue.passes(model.name, request.rows, plan.passes, fewest, seconds)
-            error = self._queue.refusal_of(model.name, request.rows, request.bytes, request.expected)
-            if error is not None:
-                raise error
-            self._lane_of(model).submit(request)
-            self._active.add(request)
-            self._queue.add(model.name, request.rows, request.bytes, request.expected)
+            claim = self._backlog.admit(model.name, request.rows, request.bytes, plan, request.submitted)
+            self._inbox.append((request, claim))
             self._changed.notify()
         return request.future
 
@@ -125,156 +124,167 @@ class Scheduler:
             self._changed.notify()
         self._thread.join()
 
-    def _lane_of(self, model: Model) -> Lane:
-        """A model's lane. One that had nothing to do has no credit for that."""
-        lane = self._lanes.get(id(model))
-        if lane is None:
-            sizes = self._sizes.get(model.name)
-            if sizes is None or not sizes.suit(model):
-                sizes = Sizes.of(model, self._max_batch_rows)
-            since = min((other.time for other in self._lanes.values()), default=0.0)
-            lane = self._lanes[id(model)] = Lane(model, self._step_seconds, sizes, since)
-        return lane
-
     def _work(self) -> None:
+        """The scheduler's thread: everything below is called by it."""
         while (lane := self._next()) is not None:
-            if self._hurried:
-                self._keep_deadlines(time.perf_counter() + lane.last_seconds)
+            self._keep_deadlines(lane.last_seconds)
             self._step(lane)
             del lane  # while nothing is to be done, no model is kept
 
-    def _keep_deadlines(self, now: float) -> None:
-        """Answer whose time will be over after the next step, of whatever model, with what there is."""
-        with self._changed:
-            due = [(lane, *lane.due(now)) for lane in self._hurried]
-        for lane, late, groups in due:
-            self._leave(lane, late)
-            if groups:
-                try:
-                    report = lane.end_due(groups, now)
-                except Exception:  # they have their turns yet
-                    _log.exception("a deadline was not kept", model=lane.model.name)
-                else:
-                    self._leave(lane, report.late)
-                    self._answer(lane, report.finished)
-
-    def _step(self, lane: Lane) -> None:
-        """Plan and run a step of a model."""
-        work, began, before = Work(), time.perf_counter(), lane.time
-        try:
-            with self._changed:
-                work = lane.plan()
-            if work.requests:
-                self._run(lane, work)
-        except Exception as error:  # whatever it is: it is this step's, and the thread must live
-            self.step_started = None
-            _log.exception("a step failed", model=lane.model.name, requests=len(work.requests))
-            self._metrics.of(self._metrics.step_failures, lane.model.name).inc()
-            with self._changed:
-                failed = lane.fail(work)
-            lane.time = max(lane.time, before + time.perf_counter() - began)  # or it would be next again and again
-            self._settle([(request, error) for request in failed])
-
-    def _run(self, lane: Lane, work: Work) -> None:
-        """Run a step, and answer the requests that it finished."""
-        self.step_started = started = time.perf_counter()
-        report = lane.run(work)
-        self.step_started = None
-        with self._changed:
-            lane.end(work)
-        self._leave(lane, report.late)
-        self._tell(lane, report)
-        with self._changed:
-            now = time.perf_counter()
-            self._queue.ran(lane.model.name, max(report.passes, report.rows), now - (self._last_end or started))
-        self._answer(lane, report.finished)
-        self._last_end = now
-
     def _next(self) -> Lane | None:
         """Whose step is next; None when the scheduler stops."""
+        while self._take_in():
+            self._look_for_cancelled()
+            self._drop_idle()
+            if self._lanes:
+                lane = min(self._lanes.values(), key=lambda lane: lane.virtual_time)
+                self._virtual_time = lane.virtual_time
+                return lane
+        return None
+
+    def _take_in(self) -> bool:
+        """Empty the inbox; where there is nothing to do, wait for what comes. False when nothing will any more."""
         with self._changed:
-            while True:
-                self._forget_cancelled()
-                self._drop_idle()
-                self._hurried = [lane for lane in self._lanes.values() if lane.hurries]
-                if self._lanes:
-                    return min(self._lanes.values(), key=lambda lane: lane.time)
+            if not self._inbox and not self._lanes:
                 if self._stopping:
-                    return None
+                    return False
                 self._last_end = 0.0
                 self._changed.wait(_LOOK_SECONDS if self._active else None)
+            arrived, self._inbox = self._inbox, []
+        for request, claim in arrived:
+            self._active[request] = claim
+            self._lane_of(request.model).submit(request)
+        return True
+
+    def _lane_of(self, model: Served) -> Lane:
+        """A model's lane. One that had nothing to do has no credit for that."""
+        lane = self._lanes.get(id(model))
+        if lane is None:
+            steps = model.engine.steps
+            sizes = self._sizes.get(model.name)
+            if sizes is None or not sizes.suit(steps):
+                sizes = StepSizes.of(steps, self._max_batch_rows)
+            lane = self._lanes[id(model)] = Lane(model, self._step_seconds, sizes, self._virtual_time)
+        return lane
 
     def _drop_idle(self) -> None:
+        """Let go of lanes that have nothing to do, and of their models."""
         for key, lane in [(key, lane) for key, lane in self._lanes.items() if not lane.busy]:
             self._sizes[lane.model.name] = lane.sizes
             del self._lanes[key]
 
-    def _forget_cancelled(self) -> None:
+    def _look_for_cancelled(self) -> None:
+        """Count out who was cancelled, now and then."""
         now = time.perf_counter()
         if now < self._look_again:
             return
         self._look_again = now + _LOOK_SECONDS
-        for request in [request for request in self._active if request.future.cancelled()]:
-            self._metrics.of(self._metrics.cancelled, request.model.name).inc()
-            self._forget(request)
+        if cancelled := [request for request in self._active if request.future.cancelled()]:
+            for request in cancelled:
+                request.become(State.CANCELLED)
+                self._metrics.of(self._metrics.cancelled, request.model.name).inc()
+            self._release(cancelled)
 
-    def _forget(self, request: Request) -> None:
-        if request in self._active:
-            self._active.discard(request)
-            self._queue.add(request.model.name, -request.rows, -request.bytes, -request.expected)
+    def _keep_deadlines(self, seconds: float) -> None:
+        """Answer whose time will be over after a step of so many seconds, of whatever model, with what there is."""
+        now = time.perf_counter() + seconds
+        for lane in self._lanes.values():
+            if not lane.hurries:
+                continue
+            late, groups = lane.due(now)
+            self._refuse_late(lane, late)
+            if groups:
+                try:
+                    settlement = lane.end_due(groups, now)
+                except Exception:  # they have their turns yet
+                    _log.exception("a deadline was not kept", model=lane.model.name)
+                else:
+                    self._refuse_late(lane, settlement.late)
+                    self._answer(lane, settlement.finished)
 
-    def _leave(self, lane: Lane, late: list[Request]) -> None:
-        """Tell requests that their time is over; they may be named twice, and some are gone."""
-        if late := [request for request in dict.fromkeys(late) if request in self._active and not request.over]:
-            self._metrics.of(self._metrics.refused, lane.model.name, "deadline").inc(len(late))
-            self._settle([(request, DeadlineError()) for request in late])
+    def _step(self, lane: Lane) -> None:
+        """Plan, run and settle a step of a model."""
+        step, began, before = None, time.perf_counter(), lane.virtual_time
+        try:
+            step = lane.plan()
+            if step.requests:
+                self._run(lane, step)
+        except Exception as error:  # whatever it is: it is this step's, and the thread must live
+            self.step_started = None
+            requests = 0 if step is None else len(step.requests)
+            _log.exception("a step failed", model=lane.model.name, requests=requests)
+            self._metrics.of(self._metrics.step_failures, lane.model.name).inc()
+            failed = lane.fail(step)
+            # or it would be next again and again
+            lane.virtual_time = max(lane.virtual_time, before + time.perf_counter() - began)
+            self._end([(request, State.FAILED, error) for request in failed])
 
-    def _tell(self, lane: Lane, report: StepReport) -> None:
-        """Tell the metrics of a step."""
+    def _run(self, lane: Lane, step: Step) -> None:
+        """Run a step, and end the requests that it finished or that are late."""
+        self.step_started = started = time.perf_counter()
+        report = lane.run(step)
+        settlement = lane.settle(step, report)
+        self.step_started = None
+        self._refuse_late(lane, settlement.late)
+        self._record(lane, report)
+        now = time.perf_counter()
+        self._backlog.ran(lane.model.name, max(report.pairs, report.rows), now - (self._last_end or started))
+        self._answer(lane, settlement.finished)
+        self._last_end = now
+
+    def _record(self, lane: Lane, report: StepReport) -> None:
+        """Count a step in the metrics."""
         name, metrics = lane.model.name, self._metrics
         metrics.of(metrics.step_rows, name).observe(report.rows)
-        metrics.of(metrics.step_passes, name).observe(report.passes)
+        metrics.of(metrics.step_passes, name).observe(report.pairs)
         for stage, spent in report.seconds.items():
             metrics.of(metrics.step_duration, name, stage).observe(spent)
-        metrics.of(metrics.passes, name).inc(max(report.passes, report.rows))
+        metrics.of(metrics.passes, name).inc(max(report.pairs, report.rows))
+
+    def _refuse_late(self, lane: Lane, late: list[Request]) -> None:
+        """Refuse requests whose time is over."""
+        if late:
+            self._metrics.of(self._metrics.refused, lane.model.name, "deadline").inc(len(late))
+            self._end([(request, State.LATE, DeadlineError()) for request in late])
 
     def _answer(self, lane: Lane, finished: list[Request]) -> None:
         """Answer requests all of whose rows are done."""
         name, metrics = lane.model.name, self._metrics
         now = time.perf_counter()
-        answers: list[tuple[Request, Answer | BaseException]] = []
+        ended: Ended = []
         for request in finished:
             try:
-                answer: Answer | BaseException = request.answer(now)
+                ended.append((request, State.ANSWERED, request.answer(now)))
             except Exception as error:  # a network that answered NaN
-                answer = error
-            metrics.of(metrics.queue_duration, name).observe((request.started or now) - request.submitted)
-            metrics.of(metrics.compute_duration, name).observe(now - (request.started or now))
+                ended.append((request, State.FAILED, error))
+            started = request.started or now
+            metrics.of(metrics.queue_duration, name).observe(started - request.submitted)
+            metrics.of(metrics.compute_duration, name).observe(now - started)
             metrics.of(metrics.rows, name).inc(request.rows)
-            answers.append((request, answer))
-        stopped = [request for request in finished if request.plan.tolerance is not None]
-        if stopped:
-            with self._changed:
-                for request in stopped:
-                    self._queue.stopped(name, request.mean_passes)
-        self._settle(answers)
+            if request.plan.tolerance is not None:
+                self._backlog.stopped(name, request.mean_passes)
+        self._end(ended)
 
-    def _settle(self, answers: list[tuple[Request, Answer | BaseException]]) -> None:
-        """Hand out answers, all at once."""
-        with self._changed:
-            for request, _ in answers:
-                request.told = True
-                self._forget(request)
-        settled: Settled = [(request.future, answer) for request, answer in answers]
-        if settled:
-            self._deliver(lambda: _settle_futures(settled))
+    def _end(self, ended: Ended) -> None:
+        """End requests, and settle their futures, all at once."""
+        if not ended:
+            return
+        for request, state, _ in ended:
+            request.become(state)
+        self._release([request for request, *_ in ended])
+        settled = [(request.future, outcome) for request, _, outcome in ended]
+        self._deliver(lambda: _settle_futures(settled))
+
+    def _release(self, ended: list[Request]) -> None:
+        """Let go of requests that have ended, and of their places in the backlog."""
+        self._backlog.release([self._active.pop(request) for request in ended])
 
 
-def _settle_futures(settled: Settled) -> None:
-    for future, answer in settled:
-        if future.done():  # cancelled, or failed before
+def _settle_futures(settled: list[tuple[Future, Outcome]]) -> None:
+    for future, outcome in settled:
+        if future.done():  # cancelled
             continue
-        if isinstance(answer, BaseException):
-            future.set_exception(answer)
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
         else:
-            future.set_result(answer)
+            future.set_result(outcome)

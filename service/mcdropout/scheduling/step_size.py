@@ -1,8 +1,8 @@
-"""Sizes: how much a step of a lane may hold, and how much of that a turn gets."""
+"""Step size: how much a step of a lane may hold, and how much of that a turn gets."""
 
 from dataclasses import dataclass
 
-from mcdropout.catalogue.model import Model
+from mcdropout.engine.steps import Steps
 
 _TURNS_A_STEP = 4
 # Of the size of steps: what a step makes of it that took too long, at most, or that was full and took less.
@@ -13,7 +13,7 @@ _RECOVERY = 1.01
 _LEAST_ROWS, _LEAST_PAIRS = 4, 64
 
 
-class Limit:
+class StepSize:
     """How much a step may hold, so that it takes the time that it should: learned from what steps took."""
 
     def __init__(self, most: int, least: int) -> None:
@@ -31,7 +31,7 @@ class Limit:
         return max(1, int(self._now))
 
     def learn(self, used: int, seconds: float, wanted: float) -> None:
-        """A step that held `used` took so many seconds, and should take `wanted`."""
+        """Learn from a step that held `used`, took so many seconds, and should have taken `wanted`."""
         if seconds > wanted:
             self._now = max(self._least, min(self._now, used) * max(_SHRINK, wanted / seconds))
         elif used >= _NEARLY * self.now:
@@ -39,22 +39,46 @@ class Limit:
         self._ceiling = min(self._most, self._ceiling * _RECOVERY)
 
     def halve(self) -> None:
-        """A step failed: it may have been too large, whatever is worth while."""
+        """Learn from a step that failed: it may have been too large, whatever is worth while."""
         self._now = self._ceiling = max(1.0, self._now / 2)
         self._least = min(self._least, self._now)
 
 
-class Room:
-    """What a step has room for.
+@dataclass(frozen=True)
+class StepSizes:
+    """How large a model's steps may be.
 
     Attributes:
-        rows, pairs: that may still be added.
+        rows: how many rows may begin in one.
+        pairs: how many pairs may be in one.
+    """
+
+    rows: StepSize
+    pairs: StepSize
+
+    @classmethod
+    def of(cls, steps: Steps, max_rows: int) -> "StepSizes":
+        """As large as memory allows; what they should be is learned."""
+        return cls(StepSize(max_rows, _LEAST_ROWS), StepSize(steps.most_pairs, _LEAST_PAIRS))
+
+    def suit(self, steps: Steps) -> bool:
+        """Whether they are of steps that take as much memory: those of another version of a model may take more."""
+        return self.pairs.most == steps.most_pairs
+
+
+class Budget:
+    """What one step has room for.
+
+    Attributes:
+        rows: how many rows may still begin in it.
+        pairs: how many pairs may still be added.
     """
 
     def __init__(self, rows: int, pairs: int, *, crowded: bool) -> None:
         """
         Args:
-            rows, pairs: that may be added.
+            rows: how many rows may begin in the step.
+            pairs: how many pairs may be in it.
             crowded: whether so many wait that what fits into the step is better done one after another.
         """
         self.rows, self.pairs = rows, pairs
@@ -63,7 +87,7 @@ class Room:
 
     @property
     def left(self) -> bool:
-        """Whether there is any."""
+        """Whether there is room for more."""
         return self.rows > 0 and self.pairs > 0
 
     def turn_pairs(self, needed: int) -> int:
@@ -82,27 +106,5 @@ class Room:
         return min(self.rows, max(1, self._rows // _TURNS_A_STEP))
 
     def take(self, rows: int, pairs: int) -> None:
-        """Something was added."""
+        """Count what was added to the step."""
         self.rows, self.pairs = self.rows - rows, self.pairs - pairs
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How large a model's steps may be.
-
-    Attributes:
-        rows: how many rows may begin in one.
-        pairs: how many passes, each of one row, may be in one.
-    """
-
-    rows: Limit
-    pairs: Limit
-
-    @classmethod
-    def of(cls, model: Model, max_rows: int) -> "Sizes":
-        """As large as memory allows; what they should be is learned."""
-        return cls(Limit(max_rows, _LEAST_ROWS), Limit(model.engine.steps.most_pairs, _LEAST_PAIRS))
-
-    def suit(self, model: Model) -> bool:
-        """Whether they are of a model whose steps take as much memory: another version of it may take more."""
-        return self.pairs.most == model.engine.steps.most_pairs

@@ -15,7 +15,7 @@ from mcdropout.scheduling.scheduler import Scheduler
 
 STUCK_STATUS = 70
 """The exit status of a process whose engine is stuck (an internal software error, in the words of sysexits.h)."""
-_TOLD_SECONDS = 2.0  # for which `/health/live` says so before the process ends
+_NOTICE_SECONDS = 2.0  # for which `/health/live` says so before the process ends
 _log = structlog.get_logger("watchdog")
 
 
@@ -41,7 +41,7 @@ class Watchdog:
         return started is not None and time.perf_counter() - started > self._most_seconds
 
     def stop(self) -> None:
-        """Look no more."""
+        """End the thread."""
         self._stopped.set()
         self._thread.join()
 
@@ -50,7 +50,7 @@ class Watchdog:
             if self.stuck:
                 _log.critical("a step does not end; the process does", seconds=self._most_seconds)
                 logging.shutdown()  # what is logged is written
-                self._stopped.wait(_TOLD_SECONDS)
+                self._stopped.wait(_NOTICE_SECONDS)
                 if self.stuck:
                     self._end(STUCK_STATUS)
                     return

@@ -108,7 +108,7 @@ class _Substitution:
         values = np.array([value], helper.tensor_dtype_to_np_dtype(self._types[drawn]))
         if node.input:
             return list(filled(node.input[0], drawn, values, self._names))
-        shape = self._draft.whole_numbers(attribute(node, "shape"))
+        shape = self._draft.constant(f"{drawn}_shape", np.array(attribute(node, "shape"), np.int64))
         return [helper.make_node("ConstantOfShape", [shape], [drawn], value=tensor("value", values))]
 
     def _behind_cut(self, node: NodeProto) -> list[NodeProto]:
@@ -135,7 +135,7 @@ class _Substitution:
         site, mask = self._sites[draw.node], self._masks[draw.node]
         nodes, name = self._draft.moved(mask, mask_moves(site, part))
         if kind != TensorProto.FLOAT:
-            cast = self._names.fresh(f"{name}_cast")
+            cast = self._names.fresh(f"{mask}_cast")
             nodes.append(helper.make_node("Cast", [name], [cast], to=kind))
             name = cast
         self._placed[known] = name

@@ -1,0 +1,62 @@
+"""Answers, and the parts that they are put together from: the rows of a request may end in different steps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mcdropout.engine import Prediction
+from mcdropout.engine.statistics import concatenate, take
+from mcdropout.scheduling.plan import Plan
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was found of some rows of a request.
+
+    Attributes:
+        rows: `[rows]`, their indices in the request.
+        prediction: the statistics of those rows.
+        samples: `[rows, passes, ...]`, where they are kept.
+        failed: `[rows]`, whether an output was NaN or infinite.
+    """
+
+    rows: npt.NDArray[np.int64]
+    prediction: Prediction
+    samples: npt.NDArray[np.float64] | None
+    failed: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a request gets.
+
+    Attributes:
+        prediction: the statistics of its rows.
+        samples: `[rows, passes, ...]`, where they were asked for.
+        plan: how many passes it was to get.
+        queue_seconds: how long it waited for its first step.
+        compute_seconds: from the beginning of its first step to the end of its last.
+    """
+
+    prediction: Prediction
+    samples: npt.NDArray[np.float64] | None
+    plan: Plan
+    queue_seconds: float
+    compute_seconds: float
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """One part that holds the rows of all parts of a request, in the order of the request."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = np.concatenate([part.rows for part in parts])
+    order = np.argsort(rows)
+    samples = [part.samples for part in parts if part.samples is not None]
+    return Part(
+        rows[order],
+        take(concatenate([part.prediction for part in parts]), order),
+        np.concatenate(samples)[order] if samples else None,
+        np.concatenate([part.failed for part in parts])[order],
+    )
