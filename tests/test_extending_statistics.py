@@ -1,7 +1,6 @@
 """A statistic is added in one place, from outside, and is then everywhere."""
 
 import json
-import time
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from typer.testing import CliRunner
 
 from tests.api.documented import strict_validator
 from tests.conftest import MODELS
+from tests.patience import wait_until
 
 
 class Extremes:
@@ -66,8 +66,7 @@ def test_a_statistic_that_was_added_is_in_a_prediction(body: Any) -> None:
 
 def test_a_statistic_that_was_added_is_in_the_answer_and_in_what_documents_it(body: Any) -> None:
     with TestClient(create_app(Settings(models=MODELS, default="mnist-cnn", preload=False))) as client:
-        while client.get("/health/ready").status_code != 200:
-            time.sleep(0.05)
+        wait_until(lambda: client.get("/health/ready").status_code == 200)
         for mc in (0, 5, "auto"):
             answer = client.post(f"/predict?mc={mc}&seed=3", json=body).json()
             (row,) = answer["predictions"]
