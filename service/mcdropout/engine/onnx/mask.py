@@ -11,11 +11,12 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from mcdropout.engine.cutting.placement import mask_moves
+from mcdropout.engine.kinds import NORMAL
 from mcdropout.engine.onnx.dataflow import Dataflow, attribute, is_op, key, pruned, renamed, tensor, value_info
 from mcdropout.engine.onnx.draft import Draft
 from mcdropout.engine.onnx.find.draws import Cut, Draw
 from mcdropout.engine.onnx.inference import BOOL_MASK_SINCE, filled, identity
-from mcdropout.engine.sites import NORMAL, Site
+from mcdropout.engine.sites import Site
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from torch.utils._pytree import tree_leaves
 
 from mcdropout.engine.cutting.placement import mask_moves
 from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.kinds import NORMAL
 from mcdropout.engine.pytorch.calls import Call, Mask, ModuleStack, RandomCalls
 from mcdropout.engine.pytorch.moves import moved
 from mcdropout.engine.pytorch.signature import Signature
-from mcdropout.engine.sites import NORMAL, Site, site_name
+from mcdropout.engine.sites import Site, site_name
 
 Known = Mapping[tuple[str, int], tuple[str, float | None, int]]
 """Random calls that may be made: the key and the form of each."""
