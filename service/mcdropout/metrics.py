@@ -140,7 +140,7 @@ class Metrics:
         self.compute_duration = histogram(
             "compute_duration_seconds", "Time that the engine took for a request's batch.", ("model",), _LATENCY_BUCKETS
         )
-        self.pairs = counter("pairs", "Pairs of a row and a pass that were run; a deterministic pass counts.", ("model",))
+        self.pairs = counter("pairs", "Pairs of a row and a pass that were run; deterministic ones count.", ("model",))
         self.rows = counter("rows", "Rows predicted.", ("model",))
         self.passes_used = histogram("row_passes", "Passes that a row used.", ("model",), _PASSES_BUCKETS)
         self.step_rows = histogram("step_rows", "Rows that were in a step.", ("model",), _ROW_BUCKETS)
