@@ -45,7 +45,6 @@ def compiled(folder: Path) -> Path:
 
 def compile_here(folder: Path, into: Path) -> None:
     """Compile a bundle as `mcdropout compile` does, but in this process, where PyTorch is imported already."""
-
     from tests.exporting import export_quickly
 
     export_quickly()

@@ -20,6 +20,7 @@ from mcdropout.scheduling.request import DeadlineError
 from mcdropout.scheduling.scheduler import Scheduler
 
 from tests.conftest import MODELS
+from tests.patience import patience, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +31,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
         shutil.copytree(MODELS / name, models / name)
     registry = Registry(models, Loading(), Metrics(), preload=False)
     registry.start()
-    while not registry.begun:
-        time.sleep(0.01)
+    wait_until(lambda: registry.begun)
     yield registry
     registry.stop()
 
@@ -60,7 +60,7 @@ def examples(model: Model) -> tuple[Array, ...]:
 
 def test_no_http_is_needed_to_predict() -> None:
     code = "import sys, mcdropout.predictions; print({'fastapi', 'starlette', 'uvicorn'} & set(sys.modules))"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(120))
     assert ran.stdout.strip() == "set()", ran.stderr
 
 

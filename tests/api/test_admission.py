@@ -18,6 +18,8 @@ from mcdropout.predictions import Predictions
 from mcdropout.scheduling.backlog import OverloadedError
 from mcdropout.scheduling.scheduler import Scheduler
 
+from tests.patience import looping_until, patience
+
 
 def predictions_of(metrics: Metrics, scheduler: Any) -> Predictions:
     """Of one model, whose network is never run."""
@@ -76,7 +78,8 @@ def test_what_asks_for_no_prediction_takes_no_room(admission: Admission) -> None
 def test_threads_hand_over_more_often_until_nothing_has_been_refused_for_a_while(
     admission: Admission, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interpreter_lock, "_CALM_SECONDS", 0.6)
+    calm = patience(0.6)
+    monkeypatch.setattr(interpreter_lock, "_CALM_SECONDS", calm)
     before = sys.getswitchinterval()
 
     async def flood() -> list[float]:
@@ -85,9 +88,9 @@ def test_threads_hand_over_more_often_until_nothing_has_been_refused_for_a_while
         for _ in range(3):
             assert [admission.refusal(scope()) is None for _ in range(4)] == [True, True, True, False]
             seen.append(sys.getswitchinterval())
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(calm * 2 / 3)
             seen.append(sys.getswitchinterval())
-        await asyncio.sleep(1.5)
+        await looping_until(lambda: sys.getswitchinterval() == seen[0])
         return [*seen, sys.getswitchinterval()]
 
     try:

@@ -10,7 +10,9 @@ from mcdropout.api.connection import Refusal, check_internals, protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-TIMEOUT = 0.3
+from tests.patience import looping_until, patience
+
+TIMEOUT = patience(0.3)
 
 
 class Gate:
@@ -96,10 +98,10 @@ def statuses(connection: Any) -> list[str]:
 def test_a_refusal_is_written_and_counted_and_the_connection_goes_on(run: Any) -> None:
     async def test(server: Server) -> None:
         connection = server.connect()
-        for closed in (True, True, False, True):
+        for number, closed in enumerate((True, True, False, True), 1):
             server.gate.closed = closed
             connection.data_received(request())
-            await asyncio.sleep(0.05)
+            await looping_until(lambda number=number: len(statuses(connection)) == number)
         assert statuses(connection) == ["503", "503", "200", "503"]
         assert connection.transport.written.endswith(b"\r\nx-path: /a\r\ncontent-length: 4\r\n\r\nfull")
         assert server.state.total_requests == 4
@@ -184,7 +186,7 @@ def test_a_request_that_is_let_in_behind_a_refused_one_is_not_cut_off_by_the_wai
         server.gate.open.add("/b")
         connection.data_received(request("/a") + request("/b"))
         assert connection.timeout_keep_alive_task is None
-        await asyncio.sleep(0.05)
+        await looping_until(lambda: len(statuses(connection)) == 2)
         assert statuses(connection) == ["503", "200"]
 
     run(test)
@@ -198,7 +200,7 @@ def test_a_request_waits_for_the_answer_before_it(run: Any) -> None:
         server.gate.closed = True
         connection.data_received(request())
         assert statuses(connection) == []
-        await asyncio.sleep(0.05)
+        await looping_until(lambda: len(statuses(connection)) == 2)
         assert statuses(connection) == ["200", "503"]
 
     run(test)
@@ -211,7 +213,7 @@ def test_a_request_is_the_apps_where_nobody_reads_the_answers(run: Any) -> None:
         connection.data_received(request())
         assert (server.gate.asked, statuses(connection)) == ([], [])
         connection.resume_writing()
-        await asyncio.sleep(0.05)
+        await looping_until(lambda: statuses(connection))
         assert statuses(connection) == ["200"]
 
     run(test)
@@ -227,9 +229,7 @@ def test_a_connection_ends_some_time_after_its_last_request(run: Any, cut: int |
                 connection.data_received(request()[cut:])
             await asyncio.sleep(0.6 * TIMEOUT)
             assert not connection.transport.closed
-        async with asyncio.timeout(30):
-            while not connection.transport.closed:
-                await asyncio.sleep(0.01)
+        await looping_until(lambda: connection.transport.closed)
 
     run(test)
 

@@ -22,6 +22,7 @@ from mcdropout.predictions import Answered, Pause
 from mcdropout.settings import Settings
 
 from tests.conftest import MODELS
+from tests.patience import looping_until
 
 
 def read_csv(body: bytes, inputs: Sequence[Input], most: int | None, pause: Pause) -> tuple[Array, ...]:
@@ -54,8 +55,7 @@ def serve(folder: Path, steps: Callable[[httpx.AsyncClient], Awaitable[None]]) -
 
     async def run() -> None:
         async with services.running():
-            while not services.registry.begun:
-                await asyncio.sleep(0.01)
+            await looping_until(lambda: services.registry.begun)
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
                 await steps(client)
 

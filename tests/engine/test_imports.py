@@ -8,6 +8,8 @@ import pytest
 from mcdropout import engine
 from mcdropout.engine.selection import Selection
 
+from tests.patience import patience
+
 LOADED = """
 import json, sys
 from pathlib import Path
@@ -22,7 +24,7 @@ print(json.dumps(
 
 def loaded_by(code):
     command = [sys.executable, "-c", LOADED.format(code=code)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(120))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

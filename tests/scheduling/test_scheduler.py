@@ -332,17 +332,17 @@ class TestDeadlines:
     @staticmethod
     def without_turns(scheduler: Scheduler, model: Model, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, list[Work]]:
         """A request whose deadline comes while its model has no turn, as its first step took long; and its steps."""
-        run, ran = model.engine.steps.run, list[Work]()
+        run, ran, second = model.engine.steps.run, list[Work](), patience(1.0)
 
         def slow(work: Work) -> Any:
             ran.append(work)
             found = run(work)
             if len(ran) == 1:
-                time.sleep(1.5)
+                time.sleep(1.5 * second)
             return found
 
         monkeypatch.setattr(model.engine.steps, "run", slow)
-        return ask(scheduler, model, rows(1), passes=1_000_000, deadline=time.perf_counter() + 2.0), ran
+        return ask(scheduler, model, rows(1), passes=1_000_000, deadline=time.perf_counter() + 2.0 * second), ran
 
     def test_it_is_kept_whichever_models_turn_it_is(
         self, model: Model, regression: Model, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
@@ -498,7 +498,7 @@ def test_who_is_late_in_two_ways_is_counted_once(
     monkeypatch.setattr(model.engine.steps, "most_pairs", 4)
     scheduler = Scheduler(metrics, max_queue_rows=1000, max_batch_rows=1)
     gate = Gate(model, monkeypatch)
-    deadline = time.perf_counter() + 0.5
+    deadline = time.perf_counter() + patience(0.5)
     late = ask(scheduler, model, rows(20), deadline=deadline, passes=1000)
     assert gate.held.wait(patience(30))
     time.sleep(max(0.0, deadline - time.perf_counter()))
@@ -634,12 +634,14 @@ def test_time_in_which_nothing_waits_is_no_time_of_steps(
     model: Model, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scheduler = Scheduler(metrics, max_queue_rows=100_000, max_queue_seconds=1.0, max_batch_rows=8)
+    second = patience(1.0)
     for _ in range(3):
         assert ask(scheduler, model, rows(8), passes=3).result(patience(30))
-        time.sleep(0.5)
+        time.sleep(0.5 * second)
     gate = Gate(model, monkeypatch)
     last = ask(scheduler, model, rows(8), passes=3)
-    assert scheduler.load < 0.15  # seconds that 24 pairs take; with the times between it would be 0.3 and more
+    # What 24 pairs take; with the times between it would be 0.3 s and more.
+    assert scheduler.load < 0.15 * second
     gate.open()
     assert last.result(patience(30))
     scheduler.stop()
@@ -663,7 +665,7 @@ class TestThreads:
         monkeypatch.setattr(metrics.queue_rows, "set", meanwhile)
         future = ask(scheduler, model, rows(1))
         assert future.result(patience(30))
-        stopping.join(30)
+        stopping.join(patience(30))
         with pytest.raises(OverloadedError, match="stopping"):
             ask(scheduler, model, rows(1))
 
