@@ -16,6 +16,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from starlette.testclient import TestClient
+from torch import Tensor
+from typer.testing import CliRunner
+
 from mcdropout.api import Services, create_app, formats
 from mcdropout.api.formats import Format
 from mcdropout.catalogue.inputs import Input
@@ -31,10 +35,6 @@ from mcdropout.engine.runtimes.onnx import OnnxRuntime
 from mcdropout.engine.statistics import Field
 from mcdropout.predictions import Answered, Pause
 from mcdropout.settings import Settings
-from starlette.testclient import TestClient
-from torch import Tensor
-from typer.testing import CliRunner
-
 from tests.api.documented import strict_validator
 from tests.bundles import write_bundle
 from tests.compilations import compiled

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+
 from mcdropout.catalogue.bundle import Bundle
 from mcdropout.catalogue.code import load_network
-
 from tests.api.documented import assert_documented, strict_validator
 from tests.conftest import MODELS
 from tests.servers import Server

@@ -4,6 +4,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
 from mcdropout.engine.cutting.layout import Layout
 from mcdropout.engine.cutting.placement import (
     Permute,
@@ -18,8 +21,6 @@ from mcdropout.engine.onnx.dataflow import from_model, to_model
 from mcdropout.engine.onnx.draft import Draft
 from mcdropout.engine.pytorch.moves import moved, write_moves
 from mcdropout.engine.sites import Site
-from onnx import TensorProto, helper
-from onnx.reference import ReferenceEvaluator
 
 LAYOUTS = [
     Layout((2, 3), 0),
