@@ -27,13 +27,13 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from mcdropout.engine import Engine, runtimes
 from torch import Tensor, nn
 
 from benchmarks.bundles import REPOSITORY, load_network, load_rows
 from benchmarks.memory import ROWS, request_bytes
 from benchmarks.peers import EAGER_LOOP, Contestant, Moments, contestants, loop_probabilities, with_dropout_on
 from benchmarks.timing import MATMUL_OPERATIONS, Spread, interleave, matmuls
+from mcdropout.engine import Engine, runtimes
 
 OURS = "mcdropout"
 CNN, MLP = "mnist-cnn", "mnist-mlp"

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from mcdropout.engine import Engine
 
 from benchmarks.bundles import REPOSITORY, load_network
+from mcdropout.engine import Engine
 
 ROWS = 8
 _WARM_PASSES = 10

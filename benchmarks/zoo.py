@@ -19,16 +19,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from mcdropout.catalogue.bundle import Bundle, find_bundles
-from mcdropout.catalogue.code import load_network
-from mcdropout.catalogue.network import examples_of, subject_of
-from mcdropout.engine import Engine
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from benchmarks.bundles import MODELS
 from benchmarks.engine import _off, _print_table
 from benchmarks.timing import Spread, interleave
+from mcdropout.catalogue.bundle import Bundle, find_bundles
+from mcdropout.catalogue.code import load_network
+from mcdropout.catalogue.network import examples_of, subject_of
+from mcdropout.engine import Engine
 
 ROWS, PASSES = 8, 50
 COMPARED_ROWS, COMPARED_PASSES = 4, 4000

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+
 from mcdropout.catalogue.bundle import COMPILED, Bundle
 from mcdropout.catalogue.compiler import compile_here as compile_bundle_here
 from mcdropout.catalogue.provenance import stale_parts

@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import mcdropout
 import pytest
+
+import mcdropout
 
 HEAVY = ("onnxruntime", "onnx", "torch", "fastapi", "mcdropout.engine.native.library")
 

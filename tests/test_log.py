@@ -6,6 +6,7 @@ import sys
 import threading
 
 import pytest
+
 from mcdropout.log import _Gathered
 
 _LINES = 20_000

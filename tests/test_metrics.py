@@ -3,9 +3,10 @@
 import asyncio
 
 import pytest
+from starlette.types import Receive, Scope, Send
+
 from mcdropout.api.observe import ObserveMiddleware
 from mcdropout.metrics import Metrics
-from starlette.types import Receive, Scope, Send
 
 
 def lines(metrics: Metrics, name: str) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from mcdropout.catalogue.loading import Loading
 from mcdropout.catalogue.model import Model
 from mcdropout.catalogue.registry import Registry, UnknownModelError
@@ -18,7 +19,6 @@ from mcdropout.predictions import Answered, Ask, InvalidAskError, NotReadyError,
 from mcdropout.scheduling.backlog import OverloadedError
 from mcdropout.scheduling.request import DeadlineError
 from mcdropout.scheduling.scheduler import Scheduler
-
 from tests.conftest import MODELS
 from tests.patience import patience, wait_until
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import orjson
-from mcdropout.catalogue.loading import Loading, load
-from mcdropout.catalogue.rows import read_rows
 
 from benchmarks.bundles import MODELS
 from benchmarks.load.digits import digits, one_each, together
 from benchmarks.load.generator import Generator, Job, Stream, encode
 from benchmarks.load.servers import ours
 from benchmarks.timing import Spread
+from mcdropout.catalogue.loading import Loading, load
+from mcdropout.catalogue.rows import read_rows
 
 MODEL = "mnist-cnn"
 TOLERANCE = 0.01

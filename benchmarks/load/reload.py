@@ -17,9 +17,6 @@ from typing import Any
 
 import numpy as np
 import yaml
-from mcdropout.catalogue.bundle import COMPILED, Bundle
-from mcdropout.catalogue.compilation import compile_bundle, install
-from mcdropout.catalogue.provenance import stale_parts
 from safetensors.torch import load_file, save_file
 
 from benchmarks.bundles import MODELS
@@ -29,6 +26,9 @@ from benchmarks.load.generator import CLOSED, UNANSWERED, Answers, Generator, Jo
 from benchmarks.load.servers import Server, ours
 from benchmarks.load.vanish import MOST_DESCRIPTORS
 from benchmarks.timing import Spread
+from mcdropout.catalogue.bundle import COMPILED, Bundle
+from mcdropout.catalogue.compilation import compile_bundle, install
+from mcdropout.catalogue.provenance import stale_parts
 
 _MODEL, _MC = "mnist-mlp", 20
 _CLIENTS = 16

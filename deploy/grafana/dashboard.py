@@ -98,24 +98,24 @@ def _requests() -> list[Timeseries]:
 
 def _engine() -> list[Timeseries]:
     stages = f"sum by (stage) ({_rate('step_duration_seconds_sum')})"
-    steps = f"sum({_rate('step_passes_count')})"
+    steps = f"sum({_rate('step_pairs_count')})"
     return [
         _lines(
-            "Rows and passes",
+            "Rows and pairs",
             "ops",
             _THIRD,
-            {"rows": f"sum({_rate('rows_total')})", "passes": f"sum({_rate('passes_total')})"},
+            {"rows": f"sum({_rate('rows_total')})", "pairs": f"sum({_rate('pairs_total')})"},
         ),
         _stacked(
             "Where a step's time goes", "s", _THIRD, {"{{stage}}": f"{stages} / ignoring (stage) group_left () {steps}"}
         ),
         _lines(
-            "Rows and passes of a step",
+            "Rows and pairs of a step",
             "short",
             _THIRD,
             {
                 name: f"sum({_rate(f'step_{name}_sum')}) / sum({_rate(f'step_{name}_count')})"
-                for name in ("rows", "passes")
+                for name in ("rows", "pairs")
             },
         ),
         _lines(

@@ -1,7 +1,8 @@
 """Layers of rectified units that drop weights instead of units."""
 
-from mcdropout.layers import DropConnectLinear
 from torch import Tensor, nn
+
+from mcdropout.layers import DropConnectLinear
 
 
 class Network(nn.Module):

@@ -1,7 +1,8 @@
 """A recurrent network that reads a digit row by row, with one dropout mask for all its steps."""
 
-from mcdropout.layers import VariationalLSTM
 from torch import Tensor, nn
+
+from mcdropout.layers import VariationalLSTM
 
 
 class Network(nn.Module):

@@ -3,8 +3,9 @@
 K. He et al., "Identity mappings in deep residual networks", ECCV 2016.
 """
 
-from mcdropout.layers import DropBlock2d, StochasticDepth
 from torch import Tensor, nn
+
+from mcdropout.layers import DropBlock2d, StochasticDepth
 
 
 class Residual(nn.Module):

@@ -140,11 +140,11 @@ class Metrics:
         self.compute_duration = histogram(
             "compute_duration_seconds", "Time that the engine took for a request's batch.", ("model",), _LATENCY_BUCKETS
         )
-        self.passes = counter("passes", "Passes run, each of one row; a deterministic one counts.", ("model",))
+        self.pairs = counter("pairs", "Pairs of a row and a pass that were run; deterministic ones count.", ("model",))
         self.rows = counter("rows", "Rows predicted.", ("model",))
         self.passes_used = histogram("row_passes", "Passes that a row used.", ("model",), _PASSES_BUCKETS)
         self.step_rows = histogram("step_rows", "Rows that were in a step.", ("model",), _ROW_BUCKETS)
-        self.step_passes = histogram("step_passes", "Passes, each of one row, of a step.", ("model",), _ROW_BUCKETS)
+        self.step_pairs = histogram("step_pairs", "Pairs of a row and a pass in a step.", ("model",), _ROW_BUCKETS)
         self.step_duration = histogram(
             "step_duration_seconds",
             'Time of a step, by stage: "prefix", "masks" (but for those that a suffix draws), "suffix", "statistics".',

@@ -65,11 +65,11 @@ class Ask:
 
 @dataclass(frozen=True)
 class Planned:
-    """What an ask comes to: a model that serves, the passes that its rows get, and the seed of their masks."""
+    """What an ask comes to: a model that serves, the passes that its rows get, and the seed where one was named."""
 
     model: Model
     plan: Plan
-    seed: int
+    seed: int | None
 
     @property
     def mode(self) -> Mode:
@@ -146,8 +146,8 @@ class Predictions:
         planned = self.plan(ask)
         self.admit(planned)
         future: ThreadFuture[Answer] = ThreadFuture()
-        self.submit(planned, inputs(planned.model) if callable(inputs) else inputs, future)
-        answered = Answered(planned.model, planned.seed, future.result())
+        seed = self.submit(planned, inputs(planned.model) if callable(inputs) else inputs, future)
+        answered = Answered(planned.model, seed, future.result())
         self.observe(answered)
         return answered
 
@@ -164,30 +164,42 @@ class Predictions:
         if entry.model is None:
             reason = "is still loading" if entry.error is None else f"does not serve: {entry.error}"
             raise NotReadyError(f"the model {name!r} {reason}")
-        return Planned(entry.model, _plan(entry.model, ask), drawn_seed() if ask.seed is None else ask.seed)
+        return Planned(entry.model, _plan(entry.model, ask), ask.seed)
 
     def has_room(self, coming: int = 0) -> bool:
         """Whether one more row would be taken, where `coming` are about to be taken before."""
         return self._scheduler.refusal(coming) is None
 
-    def admit(self, planned: Planned, coming: int = 0) -> None:
-        """Let a request in before its rows are read, where `coming` are about to be taken before.
+    def refusal(self, planned: Planned, coming: int = 0) -> OverloadedError | None:
+        """Why a request is refused before its rows are read, where `coming` are about to be taken before it.
+
+        None where it is let in. It is for one request: whoever has it refuses that.
+        """
+        error = self._scheduler.refusal(coming)
+        if error is not None:
+            self._count(planned.model, error)
+        return error
+
+    def admit(self, planned: Planned) -> None:
+        """Let a request in before its rows are read.
 
         Raises:
             OverloadedError: not one more row is taken.
         """
-        error = self._scheduler.refusal(coming)
+        error = self.refusal(planned)
         if error is not None:
-            self._refused(planned.model, error)
             raise copy(error)  # others are refused for the same, each with a traceback of its own
 
-    def submit(self, planned: Planned, inputs: tuple[Array, ...], future: Future) -> None:
+    def submit(self, planned: Planned, inputs: tuple[Array, ...], future: Future) -> int:
         """Have rows predicted, by fewer passes under overload where that is allowed.
 
         Args:
             planned: what their ask came to.
             inputs: `[rows, ...]` each, as the network takes them.
             future: where the `Answer` is awaited; it raises what `ask` does once the rows are taken.
+
+        Returns:
+            The seed that the masks are drawn from.
 
         Raises:
             InvalidAskError: these are more samples than an answer may hold.
@@ -197,11 +209,13 @@ class Predictions:
         _check_samples(plan, len(inputs[0]), self._max_samples)
         if self._shed_floor is not None:
             plan = _reduced(plan, self._scheduler.load, self._shed_floor)
+        seed = drawn_seed() if planned.seed is None else planned.seed
         try:
-            self._scheduler.submit(planned.model, inputs, seed=planned.seed, plan=plan, future=future)
+            self._scheduler.submit(planned.model, inputs, seed=seed, plan=plan, future=future)
         except OverloadedError as error:
-            self._refused(planned.model, error)
+            self._count(planned.model, error)
             raise
+        return seed
 
     def observe(self, answered: Answered, pause: Pause = lambda: None) -> None:
         """Count the passes that each row used, and how sure the model was of it, with pauses."""
@@ -218,7 +232,8 @@ class Predictions:
                     observe(value)
             pause()
 
-    def _refused(self, model: Model, error: OverloadedError) -> None:
+    def _count(self, model: Model, error: OverloadedError) -> None:
+        """Count a request that is refused: here, and nowhere else."""
         self._metrics.of(self._metrics.refused, model.name, error.reason).inc()
         self._on_refusal()
 

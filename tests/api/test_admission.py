@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+
 from mcdropout.api import interpreter_lock
 from mcdropout.api.admission import Admission, was_admitted
 from mcdropout.api.connection import Refusal
@@ -17,7 +18,6 @@ from mcdropout.metrics import Metrics
 from mcdropout.predictions import Predictions
 from mcdropout.scheduling.backlog import OverloadedError
 from mcdropout.scheduling.scheduler import Scheduler
-
 from tests.patience import looping_until, patience
 
 

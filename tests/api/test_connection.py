@@ -6,8 +6,8 @@ import time
 from typing import Any
 
 import uvicorn
-from mcdropout.api.connection import protocol
 
+from mcdropout.api.connection import protocol
 from tests.patience import looping_until, patience
 
 KEPT = patience(1.0)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import uvicorn
-from mcdropout.api.connection import Refusal, check_internals, protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from mcdropout.api.connection import Refusal, check_internals, protocol
 from tests.patience import looping_until, patience
 
 TIMEOUT = patience(0.3)

@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import orjson
 import pytest
+
 from mcdropout.api import Services, create_app, formats
 from mcdropout.api.formats import DEFAULT, Format, of_answer, of_content, register
 from mcdropout.catalogue.inputs import Input
@@ -20,7 +21,6 @@ from mcdropout.catalogue.rows import read_rows
 from mcdropout.engine.arrays import Array
 from mcdropout.predictions import Answered, Pause
 from mcdropout.settings import Settings
-
 from tests.conftest import MODELS
 from tests.patience import looping_until
 

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+
 from mcdropout.catalogue.bundle import Bundle
 from mcdropout.catalogue.code import load_network
-
 from tests.api.documented import assert_documented, strict_validator
 from tests.conftest import MODELS
 from tests.servers import Server
@@ -382,7 +382,7 @@ def test_metrics_count_what_was_done(server: Server, seven: npt.NDArray[np.float
         assert grown(f"mcdropout_requests_total{{{labels}}}") == 1
         assert grown(f"mcdropout_request_duration_seconds_count{{{labels}}}") == 1
     assert grown('mcdropout_rows_total{model="mnist-cnn"}') == 4
-    assert grown('mcdropout_passes_total{model="mnist-cnn"}') == 3 * 7 + 1
+    assert grown('mcdropout_pairs_total{model="mnist-cnn"}') == 3 * 7 + 1
     assert grown('mcdropout_step_rows_sum{model="mnist-cnn"}') == 4
     assert grown('mcdropout_predictive_entropy_nats_count{model="mnist-cnn"}') == 4
     assert grown('mcdropout_mutual_information_nats_count{model="mnist-cnn"}') == 3

@@ -4,8 +4,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from mcdropout.api.predict import _awaited
 from starlette.requests import Request
+
+from mcdropout.api.predict import _awaited
 
 
 @pytest.mark.parametrize("after", [0.0, 0.01, 0.2])

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
+
 from mcdropout.catalogue.bundle import Bundle, find_bundles
 from mcdropout.catalogue.code import load_network
 from mcdropout.catalogue.inputs import Input
 from mcdropout.catalogue.manifest import BundleError
-from torch import nn
-
 from tests.bundles import TOKEN_FIELDS, TOKENS, manifest, network_of, write_bundle
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+
 from mcdropout.catalogue.bundle import Bundle
 from mcdropout.catalogue.compilation import CompileLimits, compile_bundle, install
 from mcdropout.catalogue.loading import Loading, load
 from mcdropout.catalogue.manifest import BundleError
 from mcdropout.catalogue.provenance import stale_parts
-
 from tests.bundles import CLASSIFIER, manifest, network_of, write_bundle
 from tests.compilations import compile_here
 from tests.compilations import compiled as compiled_already

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from mcdropout.catalogue.bundle import Bundle
 from mcdropout.catalogue.code import load_network
 from mcdropout.engine import Program, Site, SiteOff
-from torch import nn
-
 from tests.api.test_http import JSON, assert_problem, difference
 from tests.bundles import TOKEN_FIELDS, TOKENS, write_bundle
 from tests.compilations import compiled

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from mcdropout.catalogue.loading import Loading
 from mcdropout.catalogue.registry import ConflictError, Registry
 from mcdropout.catalogue.watch import Watch
 from mcdropout.metrics import Metrics
-
 from tests.conftest import MODELS
 from tests.patience import wait_until
 from tests.servers import serving

@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
+
 from mcdropout.api import Services, create_app
 from mcdropout.catalogue.bundle import COMPILED, Bundle
 from mcdropout.catalogue.loading import Loading, load
@@ -29,8 +31,6 @@ from mcdropout.catalogue.stamps import stamps_of
 from mcdropout.catalogue.watch import Watch
 from mcdropout.metrics import Metrics
 from mcdropout.settings import Settings
-from safetensors.torch import save_file
-
 from tests.bundles import network_of, write_bundle
 from tests.compilations import compiled
 from tests.conftest import MODELS

@@ -5,6 +5,7 @@ import random
 
 import numpy as np
 import pytest
+
 from mcdropout.catalogue import rows
 from mcdropout.catalogue.inputs import Input
 from mcdropout.catalogue.rows import RowsError, read_many_rows, read_rows

@@ -8,9 +8,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from mcdropout.cli import app
 from typer.testing import CliRunner
 
+from mcdropout.cli import app
 from tests.patience import patience
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import yaml
 from compose_spec import PyCompose
-from mcdropout.settings import Settings
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from mcdropout.settings import Settings
 from tests.conftest import MODELS
 from tests.patience import patience
 from tests.servers import ROOT, Server, serving

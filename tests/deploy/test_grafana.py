@@ -97,7 +97,7 @@ def test_it_shows_what_an_operator_looks_for() -> None:
     for name in (
         "request_duration_seconds_bucket",
         "requests_total",
-        "passes_total",
+        "pairs_total",
         "step_duration_seconds_sum",
         "queue_rows",
         "refused_total",

@@ -10,8 +10,8 @@ import jsonpatch
 import kubernetes_validate
 import pytest
 import yaml
-from mcdropout.settings import Settings
 
+from mcdropout.settings import Settings
 from tests.servers import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"

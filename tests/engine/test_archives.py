@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from mcdropout.engine import Engine, Selection, UnsupportedModelError
+from mcdropout.engine.kinds import ATTENTION
 from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.pytorch.saved.archives import load_archive
 from mcdropout.engine.pytorch.signature import Signature
-from mcdropout.engine.sites import ATTENTION
-from torch import Tensor, nn
-
 from tests.engine.networks import conv_net, many_sites, mlp
 from tests.engine.traps.common import drawn, find, kept, names, ran, same
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from mcdropout.engine import Engine, InvalidInputError, UnsupportedModelError, VerificationError
 from mcdropout.engine.errors import CompiledError
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.layers import GaussianDropout
-from torch import nn
-
 from tests.engine.networks import Custom, conv_net, drop_connect, many_sites, mlp
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from mcdropout.engine import Engine, Selection
 from mcdropout.layers import (
     DropBlock2d,
@@ -20,8 +22,6 @@ from mcdropout.layers import (
     VariationalDropout,
     VariationalLSTM,
 )
-from torch import nn
-
 from tests.engine.networks import Custom, drop_connect, drop_path
 
 PASSES = 4000

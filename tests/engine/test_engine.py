@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from mcdropout.engine import Engine, InvalidInputError, NonFiniteOutputError, UnsupportedModelError
 from mcdropout.engine.masks import MAX_SEED, MaskSource
 from mcdropout.engine.program import FrontierValue
@@ -15,8 +17,6 @@ from mcdropout.engine.pytorch.cut.split import split
 from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.runtimes.tensors import TorchRuntime
 from mcdropout.engine.statistics import take
-from torch import nn
-
 from tests.engine.networks import Custom, conv_net, drop_connect, many_sites, mlp
 
 RUNTIMES = ["torch", "onnx", "eager"]

@@ -10,9 +10,9 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 import torch
-from mcdropout.engine import Engine
 from torch import nn
 
+from mcdropout.engine import Engine
 from tests.engine.networks import Custom
 
 PASSES = 20_000

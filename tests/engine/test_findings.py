@@ -4,6 +4,8 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
+
 from mcdropout.engine import inspection
 from mcdropout.engine.findings import findings_of_sites
 from mcdropout.engine.masks import MaskSource
@@ -14,8 +16,6 @@ from mcdropout.engine.pytorch.module import understand
 from mcdropout.engine.reading import Reading
 from mcdropout.engine.runtimes import Target
 from mcdropout.layers import DropConnectLinear, StochasticDepth, VariationalDropout, VariationalLSTM
-from torch import nn
-
 from tests.engine.networks import Custom, conv_net, mlp
 
 

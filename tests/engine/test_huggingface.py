@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from torch import nn
+
 from mcdropout.engine import Engine, UnsupportedModelError
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.pytorch.signature import Signature
-from torch import nn
 
 BOTH = pytest.mark.parametrize("attention", ["eager", "sdpa"])
 WIDTH, INNER, HEADS, STEPS, LABELS = 16, 32, 2, 7, 3

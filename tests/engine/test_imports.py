@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
+
 from mcdropout import engine
 from mcdropout.engine.selection import Selection
-
 from tests.patience import patience
 
 LOADED = """

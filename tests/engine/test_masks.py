@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+
 from mcdropout.engine.masks import MAX_SEED, PASS_ROW, MaskSource
 from mcdropout.engine.native import library
 from mcdropout.engine.native.masks import philox_words

@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+
 from mcdropout.catalogue.bundle import Bundle
 from mcdropout.catalogue.code import load_network
 from mcdropout.catalogue.loading import Loading, load
@@ -11,7 +12,6 @@ from mcdropout.catalogue.network import subject_of
 from mcdropout.engine import Engine
 from mcdropout.engine.native import library
 from mcdropout.engine.runtimes import Target
-
 from tests.conftest import MODELS
 
 BUNDLES = sorted(path.parent.name for path in MODELS.glob("*/model.yaml"))

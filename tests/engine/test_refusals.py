@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from mcdropout.engine import (
     Engine,
     EngineError,
@@ -15,8 +17,6 @@ from mcdropout.engine import (
     UnsupportedModelError,
     VerificationError,
 )
-from torch import nn
-
 from tests.engine.networks import Custom, drop_path, mlp
 
 X = torch.rand(3, 4)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from mcdropout.engine import Engine, UnsupportedModelError, VerificationError
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.pytorch.find.discovery import discover
-from torch import nn
-
 from tests.engine.networks import Custom, conv_net, drop_connect, mlp
 
 

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from mcdropout.engine import Engine, UnsupportedModelError
 from mcdropout.engine.arrays import with_rows
 from mcdropout.engine.masks import MaskSource
@@ -20,8 +22,6 @@ from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.runtimes.sparse import SparseRuntime
 from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.threads import pool, thread_count
-from torch import nn
-
 from tests.engine.networks import Custom
 
 needs_extension = pytest.mark.skipif(

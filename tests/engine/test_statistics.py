@@ -11,6 +11,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+
 from mcdropout.engine.reading import Reading, Task
 from mcdropout.engine.statistics import (
     TASKS,
@@ -24,7 +25,6 @@ from mcdropout.engine.statistics import (
 )
 from mcdropout.engine.statistics.quantiles import CAPACITY, MixtureQuantiles, gaussian_cdf, gaussian_quantile
 from mcdropout.engine.statistics.running_moments import RunningMoments
-
 from tests.servers import ROOT
 
 CLASSES, VALUES = Reading("classification"), Reading("regression")

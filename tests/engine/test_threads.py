@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
+
 from mcdropout.engine.threads import pool
 from mcdropout.machine import physical_cores
-
 from tests.patience import patience
 from tests.servers import ROOT
 

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from mcdropout.engine import Engine, VerificationError
 from mcdropout.engine.pytorch.cut.export import export
 from mcdropout.engine.pytorch.cut.split import split
 from mcdropout.engine.pytorch.module import understand
 from mcdropout.engine.runtimes.tensors import TorchRuntime
 from mcdropout.engine.verify import check_network, check_program, take_reference
-from torch import nn
-
 from tests.engine.networks import Custom, centred, conv_net, drop_connect, many_sites, mlp
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mcdropout.settings import Settings
 
+from mcdropout.settings import Settings
 from tests.bundles import CLASSIFIER, REGRESSION, write_bundle, write_ten_words
 from tests.compilations import compiled
 from tests.patience import patience

@@ -17,11 +17,11 @@ from typing import Any, get_args
 
 import httpx
 import pytest
+from pydantic import ValidationError
+
 from mcdropout import settings
 from mcdropout.engine.runtimes import sessions
 from mcdropout.settings import Settings
-from pydantic import ValidationError
-
 from tests.bundles import write_bundle
 from tests.conftest import MODELS
 from tests.patience import patience, wait_until

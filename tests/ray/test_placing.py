@@ -8,13 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from ray.serve import multiplex
+
 from mcdropout.catalogue.loading import Loading
 from mcdropout.catalogue.registry import Change, Registry
 from mcdropout.metrics import Metrics
 from mcdropout.ray import placing
 from mcdropout.ray.placing import Models
-from ray.serve import multiplex
-
 from tests.conftest import MODELS
 from tests.patience import looping_until, patience, wait_until
 

@@ -17,13 +17,13 @@ import httpx
 import numpy as np
 import pytest
 import yaml
+from pydantic import ValidationError
+from ray.serve.schema import ServeDeploySchema
+
 from mcdropout.catalogue.manifest import BundleError
 from mcdropout.ray import Options, app
 from mcdropout.ray.routing import ByModel, model_named
 from mcdropout.ray.scaling import ByQueueRows
-from pydantic import ValidationError
-from ray.serve.schema import ServeDeploySchema
-
 from tests.conftest import MODELS
 from tests.patience import patience, wait_until
 from tests.rays import OnRay, Retrying, on_ray

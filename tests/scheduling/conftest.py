@@ -1,9 +1,9 @@
 """What the tests of scheduling share."""
 
 import pytest
+
 from mcdropout.catalogue.loading import Loading, load
 from mcdropout.catalogue.model import Model
-
 from tests.bundles import CLASSIFIER, write_bundle
 from tests.compilations import compiled
 

@@ -4,10 +4,10 @@ import threading
 from collections.abc import Callable
 
 import pytest
+
 from mcdropout.metrics import Metrics
 from mcdropout.scheduling.backlog import Backlog, Capacity, Claim, OverloadedError
 from mcdropout.scheduling.plan import Plan
-
 from tests.patience import patience
 
 NET, OTHER = "net", "other"

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+
 from mcdropout.scheduling.deadlines import Deadlines
 from mcdropout.scheduling.plan import Plan
 from mcdropout.scheduling.request import Request, State

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 
 import numpy as np
 import pytest
+
 from mcdropout.catalogue.model import Model
 from mcdropout.scheduling.lane import Lane
 from mcdropout.scheduling.plan import Plan

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from mcdropout.scheduling.plan import Plan
 from mcdropout.scheduling.request import Request, State
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from mcdropout.catalogue.loading import Loading, load
 from mcdropout.catalogue.model import Model
 from mcdropout.engine import NonFiniteOutputError
@@ -22,7 +23,6 @@ from mcdropout.scheduling.lane import Lane
 from mcdropout.scheduling.plan import Plan
 from mcdropout.scheduling.request import DeadlineError
 from mcdropout.scheduling.scheduler import Scheduler
-
 from tests.bundles import CLASSIFIER, REGRESSION, write_bundle
 from tests.compilations import compile_here, compiled
 from tests.patience import patience, wait_until

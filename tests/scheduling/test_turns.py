@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from mcdropout.catalogue.loading import Loading, load
 from mcdropout.catalogue.model import Model
 from mcdropout.scheduling.lane import Lane
@@ -22,7 +23,6 @@ from mcdropout.scheduling.plan import Plan
 from mcdropout.scheduling.request import Request, State
 from mcdropout.scheduling.step import Beginning, Step
 from mcdropout.scheduling.step_size import StepSize, StepSizes
-
 from tests.bundles import CLASSIFIER, write_bundle
 
 RECORDED = Path(__file__).with_name("turns.json")

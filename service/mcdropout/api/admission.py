@@ -57,20 +57,20 @@ class Admission:
         started, seen = time.perf_counter(), Seen(request_id_of(scope))
         try:
             planned = self._predictions.plan(ask_of(scope, name))
-            seen.model, seen.mode = planned.model.name, planned.mode
-            self._predictions.admit(planned, self._coming)
-        except OverloadedError as error:
-            return self._refuse(scope, seen, error, started)
         except Exception:  # it is the app's to explain
             return None
-        return None
+        error = self._predictions.refusal(planned, self._coming)
+        if error is None:  # there is room by now
+            return None
+        seen.model, seen.mode = planned.model.name, planned.mode
+        return self._refuse(scope, seen, error, started)
 
     def _refuse(self, scope: Scope, seen: Seen, error: OverloadedError, started: float) -> Refusal:
         found, request_id = explanation(error), seen.request_id
         record(self._metrics, scope, seen, found.status, time.perf_counter() - started, request_id=request_id)
-        headers = {"content-type": "application/problem+json", "x-request-id": request_id}
-        headers |= {name.lower(): value for name, value in found.headers.items()}
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        lines = f"content-type: application/problem+json\r\nx-request-id: {request_id}\r\n"
+        for name, value in found.headers.items():
+            lines += f"{name.lower()}: {value}\r\n"
         return Refusal(found.status, lines.encode(), problem_content(found, request_id))
 
     def _came(self) -> None:

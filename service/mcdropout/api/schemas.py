@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJson
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from mcdropout.engine import runtimes
+from mcdropout.engine import kinds, runtimes
 from mcdropout.engine.statistics import TASKS, Task
 
 Nested = list[Any]
@@ -140,12 +140,17 @@ class InputDescription(BaseModel):
     row_axis: int = Field(description="The dimension of the rows inside the network; clients send them first.")
 
 
+def _named_kinds(schema: dict[str, Any]) -> None:
+    """Describe a site's kind by those that there are when the document is made."""
+    schema["description"] = f"What it drops. {kinds.described()}."
+
+
 class SiteDescription(BaseModel):
     """A place in the network that draws randomness, or could. Null: what is not known of one that is off."""
 
     path: str = Field(description="Module path.")
     call: int = Field(description="Which of that module's random calls.")
-    kind: str
+    kind: str = Field(json_schema_extra=_named_kinds)
     p: float | None = Field(description="Probability that a unit is dropped; null for uniform and normal numbers.")
     on: bool
     reason: str | None = Field(None, description="Why it is off.")

@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from mcdropout.api import formats
 from mcdropout.engine import Engine
 from mcdropout.engine.inspection import TIMED_ROWS, Inspection
 from mcdropout.engine.statistics import TASKS
@@ -29,6 +30,8 @@ def print_inspection(console: Console, name: str, inspection: Inspection) -> Non
         _statistics(inspection.engine),
         Text(),
         _checks(inspection.engine),
+        Text(),
+        Text(f"bodies over HTTP: {', '.join(formats.TABLE)}"),
     ]
     if found := _findings(inspection):
         parts += [Text(), found]
@@ -53,6 +56,7 @@ def as_document(name: str, inspection: Inspection) -> dict[str, Any]:
             "in_deterministic_passes": cost.in_deterministic_passes(inspection.passes),
         },
         "statistics": TASKS[engine.task].described(),
+        "formats": list(formats.TABLE),
         "findings": [asdict(finding) for finding in inspection.findings],
         "not_analysed": inspection.not_analysed,
     }

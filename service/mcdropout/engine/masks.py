@@ -35,10 +35,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mcdropout.engine.kinds import UNIFORM
 from mcdropout.engine.native import library
 from mcdropout.engine.native.masks import MaskTable, Passes, UnitLayout, philox_words
 from mcdropout.engine.scratch import Scratch
-from mcdropout.engine.sites import UNIFORM, Site
+from mcdropout.engine.sites import Site
 from mcdropout.engine.threads import pool, thread_count
 
 MAX_SEED = 2**64 - 1

@@ -6,7 +6,8 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from mcdropout.engine.errors import InvalidInputError
-from mcdropout.engine.sites import ATTENTION, SiteOff, site_name
+from mcdropout.engine.kinds import ATTENTION
+from mcdropout.engine.sites import SiteOff, site_name
 
 
 class RandomCall(Protocol):

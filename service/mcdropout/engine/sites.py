@@ -6,16 +6,10 @@ of the draw is in `calls.py`.
 
 from dataclasses import dataclass
 
+from mcdropout.engine.kinds import BERNOULLI, KINDS
+
 # Self-normalizing networks: the value that a dropped unit takes (Klambauer et al. 2017), as PyTorch has it.
 _SELU_SATURATION = -1.7580993408473766
-
-ELEMENT, CHANNEL, ALPHA, FEATURE_ALPHA = "element", "channel", "alpha", "feature_alpha"
-ATTENTION, DROPCONNECT = "attention", "dropconnect"
-BERNOULLI, UNIFORM, NORMAL = "bernoulli", "uniform", "normal"
-
-RAW = (BERNOULLI, UNIFORM, NORMAL)
-"""Kinds that are numbers drawn by a network's own code. What it makes of them only the network knows, so that no value
-of theirs stands for "nothing is dropped": the baseline runs the module that draws them in eval mode instead."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +19,7 @@ class Site:
     Attributes:
         path: the module that makes the call, as in `named_modules()`; empty for the network itself.
         call: which of that module's random calls in one forward pass, from 0.
-        kind: "element", "channel", "alpha", "feature_alpha", "attention" (dropout of attention weights), "dropconnect"
-            (of a parameter), or, for numbers that the network's own code draws, "bernoulli", "uniform" or "normal".
+        kind: what it drops; one of `KINDS`.
         p: the probability that a unit is dropped (that a Bernoulli number is 0); None for "uniform" and "normal".
         scope: "row" where every row draws its own mask, "pass" where one mask serves all rows of a request.
         shape: the mask's shape for one row (or one pass), without the row dimension.
@@ -63,12 +56,12 @@ class Site:
     @property
     def raw(self) -> bool:
         """Whether the mask is numbers that the network's own code would have drawn."""
-        return self.kind in RAW
+        return KINDS[self.kind].raw
 
     @property
     def shifted(self) -> bool:
         """Whether a dropped unit takes a value other than 0, so that the mask holds a factor and a summand a unit."""
-        return self.kind in (ALPHA, FEATURE_ALPHA)
+        return KINDS[self.kind].shifted
 
     @property
     def mask_shape(self) -> tuple[int, ...]:

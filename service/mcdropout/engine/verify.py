@@ -13,10 +13,10 @@ import numpy as np
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.checks import Check
 from mcdropout.engine.errors import VerificationError
+from mcdropout.engine.kinds import UNIFORM
 from mcdropout.engine.masks import Masks, MaskSource
 from mcdropout.engine.runtimes import Runtime, drawing_of
 from mcdropout.engine.runtimes.protocol import SuffixDrawing
-from mcdropout.engine.sites import UNIFORM
 
 EVAL_TOLERANCE = 1e-5
 """How far the network with keep-everything masks may be from its eval mode."""

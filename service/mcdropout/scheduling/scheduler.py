@@ -236,10 +236,10 @@ class Scheduler:
         """Count a step in the metrics."""
         name, metrics = lane.model.name, self._metrics
         metrics.of(metrics.step_rows, name).observe(report.rows)
-        metrics.of(metrics.step_passes, name).observe(report.pairs)
+        metrics.of(metrics.step_pairs, name).observe(report.pairs)
         for stage, spent in report.seconds.items():
             metrics.of(metrics.step_duration, name, stage).observe(spent)
-        metrics.of(metrics.passes, name).inc(max(report.pairs, report.rows))
+        metrics.of(metrics.pairs, name).inc(max(report.pairs, report.rows))
 
     def _refuse_late(self, lane: Lane, late: list[Request]) -> None:
         """Refuse requests whose time is over."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pytest
+
 from mcdropout.engine.cutting.cut import cut
 from mcdropout.engine.cutting.graph import Operation
 from mcdropout.engine.cutting.layout import Layout

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from mcdropout.engine.cutting.layout import Layout, is_interleaved, layout_between
 
 

@@ -2,13 +2,14 @@
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper, numpy_helper
+
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.onnx.cut.split import split
 from mcdropout.engine.onnx.dataflow import sources
 from mcdropout.engine.onnx.model import understand
 from mcdropout.engine.runtimes.onnx import OnnxRuntime
 from mcdropout.engine.verify import EVAL_TOLERANCE, check_network, check_program, take_reference
-from onnx import TensorProto, helper, numpy_helper
 
 F, I64, I32, BOOL, F16, F64 = (
     TensorProto.FLOAT,

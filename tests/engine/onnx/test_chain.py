@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+
 from mcdropout.engine.onnx.chain import recognise
 from mcdropout.engine.program import FrontierValue
-
 from tests.engine.onnx.common import every_cut, model, node, numbers, understood, value
 
 X = numbers(3, 4)

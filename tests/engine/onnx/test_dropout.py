@@ -4,12 +4,12 @@ import re
 
 import numpy as np
 import pytest
+from onnx import helper
+
 from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.selection import Selection
 from mcdropout.engine.verify import run_pairs
-from onnx import helper
-
 from tests.engine.onnx.common import BOOL, F16, I64, F, dropout, model, node, numbers, serves, understood, value
 
 X = numbers(3, 4)

@@ -12,6 +12,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
+from onnx.backend.test.case import node as cases
+from onnx.backend.test.case.node import dropout as _dropout_cases  # noqa: F401  puts its cases among those of `cases`
+from torch import nn
+
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.onnx.model import understand
@@ -20,11 +25,6 @@ from mcdropout.engine.pytorch.module import understand as understand_module
 from mcdropout.engine.runtimes import Target
 from mcdropout.engine.verify import run_pairs
 from mcdropout.layers import GaussianDropout, StochasticDepth
-from onnx import numpy_helper
-from onnx.backend.test.case import node as cases
-from onnx.backend.test.case.node import dropout as _dropout_cases  # noqa: F401  puts its cases among those of `cases`
-from torch import nn
-
 from tests.engine.networks import Custom, mlp
 from tests.engine.onnx.common import F, model, node, numbers, serves, understood, value
 

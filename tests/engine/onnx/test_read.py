@@ -5,11 +5,11 @@ import os
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
+
 from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError
 from mcdropout.engine.onnx.model import understand
 from mcdropout.engine.onnx.read.file import read_model
-from onnx import TensorProto, helper
-
 from tests.engine.onnx.common import I64, F, dropout, model, node, numbers, saved, serves, understood, value
 
 X = numbers(3, 4)

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
+
 from mcdropout.engine.errors import UnsupportedModelError, VerificationError
 from mcdropout.engine.onnx.model import understand
 from mcdropout.engine.preparation import prepare
 from mcdropout.engine.runtimes import Target
 from mcdropout.engine.runtimes.sessions import SessionOptions
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
-
 from tests.engine.onnx.common import dropout, model, node, numbers, saved, serves, understood, value
 
 X = numbers(3, 4)

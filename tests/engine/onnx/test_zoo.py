@@ -7,6 +7,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.onnx.cut.cost import cost_of
 from mcdropout.engine.onnx.model import understand
@@ -15,9 +18,6 @@ from mcdropout.engine.pytorch.cut.cost import cost_of_whole
 from mcdropout.engine.pytorch.module import understand as understand_module
 from mcdropout.engine.runtimes import Target
 from mcdropout.engine.verify import run_pairs
-from safetensors.torch import load_file
-from torch.nn.modules.batchnorm import _BatchNorm
-
 from tests.conftest import MODELS
 from tests.engine.onnx.common import every_cut
 

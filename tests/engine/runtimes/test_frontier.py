@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.native import library
 from mcdropout.engine.preparation import prepare
 from mcdropout.engine.pytorch.module import understand
 from mcdropout.engine.runtimes import TABLE, Target
 from mcdropout.engine.runtimes.protocol import drawing_of
-from torch import nn
-
 from tests.engine.onnx.common import understood
 from tests.engine.onnx.test_subject import network as onnx_network
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from mcdropout.api.schemas import ProgramDescription
 from mcdropout.engine import Engine, InvalidInputError, UnsupportedModelError
 from mcdropout.engine.candidates import candidates
@@ -25,7 +26,6 @@ from mcdropout.engine.runtimes import (
 )
 from mcdropout.engine.runtimes.onnx import OnnxRuntime
 from mcdropout.engine.runtimes.sessions import SessionOptions
-
 from tests.engine.networks import mlp
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)

@@ -1,6 +1,7 @@
 """What the tests of traps share: finding sites, running under masks, comparing."""
 
 import torch
+
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.pytorch.find.discovery import discover
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from mcdropout.engine import Engine, VerificationError
-from mcdropout.engine.pytorch.attention import attention
 from torch import nn
 
+from mcdropout.engine import Engine, VerificationError
+from mcdropout.engine.pytorch.attention import attention
 from tests.engine.networks import Custom
 from tests.engine.traps.common import drawn, find, has_eval_mode_and_every_site_has_an_effect, kept, names, ran, same
 

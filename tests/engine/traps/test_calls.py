@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mcdropout.engine import Engine, VerificationError
-from mcdropout.engine.pytorch.find.discovery import discover
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from mcdropout.engine import Engine, VerificationError
+from mcdropout.engine.pytorch.find.discovery import discover
 from tests.engine.networks import Custom, centred, conv_net, mlp
 from tests.engine.traps.common import drawn, find, names, ran, same
 

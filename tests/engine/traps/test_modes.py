@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mcdropout.engine import Engine, UnsupportedModelError, VerificationError
-from mcdropout.engine.pytorch.find.discovery import discover
 from torch import nn
 
+from mcdropout.engine import Engine, UnsupportedModelError, VerificationError
+from mcdropout.engine.pytorch.find.discovery import discover
 from tests.engine.networks import Custom
 from tests.engine.traps.common import drawn, find, kept, names, ran, same
 

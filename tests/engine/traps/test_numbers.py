@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mcdropout.engine import Engine
-from mcdropout.layers import DropBlock2d
 from torch import nn
 
+from mcdropout.engine import Engine
+from mcdropout.layers import DropBlock2d
 from tests.engine.networks import Custom, drop_path
 from tests.engine.traps.common import drawn, find, names, ran, same
 

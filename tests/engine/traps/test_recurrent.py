@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mcdropout.engine import Engine, UnsupportedModelError
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from mcdropout.engine import Engine, UnsupportedModelError
 from tests.engine.networks import Custom
 from tests.engine.traps.common import drawn, find, kept, names, ran, same
 

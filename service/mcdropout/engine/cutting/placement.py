@@ -25,15 +25,7 @@ class Reshape:
     sizes: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Select:
-    """One entry of a dimension, which is gone thereafter."""
-
-    axis: int
-    index: int
-
-
-Move = Permute | Reshape | Select
+Move = Permute | Reshape
 
 
 def rows_first(layout: Layout) -> tuple[Move, ...]:
@@ -66,15 +58,19 @@ def _first_two_swapped(layout: Layout) -> Permute:
     return Permute((1, 0, *range(2, 2 + len(layout.rest))))
 
 
-def mask_moves(site: Site, part: int = 0) -> tuple[Move, ...]:
-    """The moves that bring a mask into the dimensions of its site.
+def parts_axis(site: Site) -> int | None:
+    """The dimension of a mask that holds its factors and its summands; None where it holds factors alone."""
+    if not site.shifted:
+        return None
+    return 1 if site.scope == "row" else 0
 
-    Args:
-        site: what the mask is of: `[rows, *site.mask_shape]`, or `[*site.mask_shape]` where its scope is "pass".
-        part: 0 for the factors, 1 for the summands of a site that is `shifted`.
+
+def mask_moves(site: Site) -> tuple[Move, ...]:
+    """The moves that bring `[rows, *site.shape]`, a mask or a part of one, into the dimensions of its site.
+
+    Where the scope is "pass" it has no rows, and is there already.
     """
-    selected: tuple[Move, ...] = (Select(1 if site.scope == "row" else 0, part),) if site.shifted else ()
-    return (*selected, *as_it_was(layout_of(site)))
+    return as_it_was(layout_of(site))
 
 
 def site_at(layout: Layout, path: str, call: int, kind: str, p: float | None, *, in_eval: bool = True) -> Site:

@@ -7,7 +7,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from mcdropout.engine.arrays import Array
-from mcdropout.engine.cutting.placement import Move, Permute, Reshape, Select
+from mcdropout.engine.cutting.placement import Move, Permute, Reshape
 from mcdropout.engine.onnx.dataflow import Dataflow, Names, tensor
 
 
@@ -50,5 +50,3 @@ class Draft:
                 return "Transpose", [], {"perm": list(order)}
             case Reshape(sizes):
                 return "Reshape", [self.whole_numbers(sizes)], {}
-            case Select(axis, index):
-                return "Gather", [self.whole_numbers(index)], {"axis": axis}

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from mcdropout.engine.cutting.placement import mask_moves
+from mcdropout.engine.cutting.placement import mask_moves, parts_axis
+from mcdropout.engine.kinds import NORMAL
 from mcdropout.engine.onnx.dataflow import Dataflow, attribute, is_op, key, pruned, renamed, tensor, value_info
 from mcdropout.engine.onnx.draft import Draft
 from mcdropout.engine.onnx.find.draws import Cut, Draw
 from mcdropout.engine.onnx.inference import BOOL_MASK_SINCE, filled, identity
-from mcdropout.engine.sites import NORMAL, Site
+from mcdropout.engine.sites import Site
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,12 @@ class _Substitution:
         if known in self._placed:
             return [], self._placed[known]
         site, mask = self._sites[draw.node], self._masks[draw.node]
-        nodes, name = self._draft.moved(mask, mask_moves(site, part))
+        nodes, name, axis = list[NodeProto](), mask, parts_axis(site)
+        if axis is not None:
+            index, name = self._draft.whole_numbers(part), self._names.fresh(f"{mask}_gather")
+            nodes.append(helper.make_node("Gather", [mask, index], [name], axis=axis))
+        moved, name = self._draft.moved(name, mask_moves(site))
+        nodes += moved
         if kind != TensorProto.FLOAT:
             cast = self._names.fresh(f"{mask}_cast")
             nodes.append(helper.make_node("Cast", [name], [cast], to=kind))

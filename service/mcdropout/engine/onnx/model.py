@@ -15,6 +15,7 @@ from mcdropout.engine.cutting.layout import Layout
 from mcdropout.engine.errors import EngineError, UnsupportedModelError, first_line
 from mcdropout.engine.findings import Finding
 from mcdropout.engine.inputs import Entry, Inputs
+from mcdropout.engine.kinds import CHANNEL, ELEMENT
 from mcdropout.engine.onnx.cut.cost import cost_of
 from mcdropout.engine.onnx.cut.split import Cut, split
 from mcdropout.engine.onnx.dataflow import DRAWS, Dataflow, every_node, from_model, is_op, key, pruned
@@ -31,7 +32,7 @@ from mcdropout.engine.onnx.read.file import read_model
 from mcdropout.engine.program import Graph, Graphs, Outline
 from mcdropout.engine.runtimes import Form, Refusal, Runnable, Runtime, Target
 from mcdropout.engine.selection import Selection, select, site_off
-from mcdropout.engine.sites import CHANNEL, ELEMENT, Site, SiteOff
+from mcdropout.engine.sites import Site, SiteOff
 from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.verify import HALF_TOLERANCE, PROGRAM_TOLERANCE
 

@@ -18,8 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
 from mcdropout.engine.errors import UnsupportedModelError
-from mcdropout.engine.pytorch.attention import attention, weights_shape
-from mcdropout.engine.sites import (
+from mcdropout.engine.kinds import (
     ALPHA,
     ATTENTION,
     BERNOULLI,
@@ -27,10 +26,11 @@ from mcdropout.engine.sites import (
     DROPCONNECT,
     ELEMENT,
     FEATURE_ALPHA,
+    KINDS,
     NORMAL,
-    RAW,
     UNIFORM,
 )
+from mcdropout.engine.pytorch.attention import attention, weights_shape
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Call:
     @property
     def raw(self) -> bool:
         """Whether it draws numbers for the network's own code, which a mask must always give it."""
-        return self.kind in RAW
+        return KINDS[self.kind].raw
 
 
 Mask = Tensor | tuple[Tensor, Tensor] | None
@@ -110,7 +110,8 @@ class RandomCalls(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        handler = _HANDLERS.get(func)
+        # An operator of `torch.library` may come as the overload that was chosen, or as all of its overloads.
+        handler = _HANDLERS.get(func) or _HANDLERS.get(getattr(func, "overloadpacket", None))
         if handler is None:
             return func(*args, **(kwargs or {}))
         return handler(self, func, tuple(args), kwargs or {})
@@ -135,7 +136,13 @@ class RandomCalls(TorchFunctionMode):
         return next((x for x in self._stack().inputs if isinstance(x, PackedSequence)), None)
 
 
-def _handles(*functions: Any) -> Callable[[_Handler], _Handler]:
+def handles(*functions: Any) -> Callable[[_Handler], _Handler]:
+    """Register what is done in the place of functions that draw: PyTorch's own, or operators of `torch.library`.
+
+    The handler gets the mode, the function and its arguments. It asks the mode for a mask (`ask`), and returns what the
+    function would with that for its dropout (`apply_mask`).
+    """
+
     def register(handler: _Handler) -> _Handler:
         _HANDLERS.update(dict.fromkeys(functions, handler))
         return handler
@@ -166,7 +173,7 @@ _INPLACE = {torch.dropout_, torch.feature_dropout_, torch.alpha_dropout_, torch.
 _UNBATCHED_DIMENSIONS = {F.dropout1d: 2, F.dropout3d: 4}
 
 
-@_handles(*_DROPOUTS)
+@handles(*_DROPOUTS)
 def _dropout(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     kind, on = _DROPOUTS[func]
     x: Tensor = args[0] if args else kwargs["input"]
@@ -198,7 +205,7 @@ def apply_mask(x: Tensor, mask: Mask) -> Tensor:
     return x * mask.to(x.dtype)
 
 
-@_handles(F.scaled_dot_product_attention)
+@handles(F.scaled_dot_product_attention)
 def _attention(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     given = {**dict(zip(names, args, strict=False)), **kwargs}
@@ -227,7 +234,7 @@ def _sees_through(function: Any) -> Any:
 _multi_head_attention = _sees_through(F.multi_head_attention_forward)
 
 
-@_handles(F.multi_head_attention_forward)
+@handles(F.multi_head_attention_forward)
 def _composite(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     mode.in_attention = True
     try:
@@ -237,7 +244,7 @@ def _composite(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict
         mode.in_attention = False
 
 
-@_handles(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+@handles(torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 def _recurrent(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """A recurrent layer, layer by layer, with a mask between each and the next."""
     is_packed = not isinstance(args[3], bool)
@@ -280,7 +287,7 @@ def _between_layers(mode: RandomCalls, data: Tensor, batch_sizes: Tensor | None,
     return data * torch.cat([mask[step, :size] for step, size in enumerate(batch_sizes.tolist())]).to(data.dtype)
 
 
-@_handles(F.batch_norm)
+@handles(F.batch_norm)
 def _batch_norm(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """Batch norm that knows its statistics uses them, even in a module that has to leave eval mode for its dropout."""
     names = ("input", "running_mean", "running_var", "weight", "bias", "training")
@@ -291,7 +298,7 @@ def _batch_norm(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dic
     return normalized
 
 
-@_handles(torch._pack_padded_sequence)
+@handles(torch._pack_padded_sequence)
 def _pack(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Packing forgets how many steps there could be; masks are drawn for all of them."""
     padded, batch_first = args[0], args[2]
@@ -312,21 +319,21 @@ def _into(kwargs: dict[str, Any], numbers: Tensor) -> Tensor:
     return numbers if out is None else out.resize_(numbers.shape).copy_(numbers)
 
 
-@_handles(torch.rand, torch.randn)
+@handles(torch.rand, torch.randn)
 def _new(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     without = {name: value for name, value in kwargs.items() if name not in ("generator", "out")}
     like = torch.empty(*args, **without)
     return _into(kwargs, _numbers(mode, UNIFORM if func is torch.rand else NORMAL, None, like))
 
 
-@_handles(torch.rand_like, torch.randn_like)
+@handles(torch.rand_like, torch.randn_like)
 def _new_like(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     without = {name: value for name, value in kwargs.items() if name != "generator"}
     like = torch.empty_like(*args, **without)
     return _numbers(mode, UNIFORM if func is torch.rand_like else NORMAL, None, like)
 
 
-@_handles(Tensor.uniform_)
+@handles(Tensor.uniform_)
 def _uniform_(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     x: Tensor = args[0]
     low = args[1] if len(args) > 1 else kwargs.get("from", 0.0)
@@ -334,7 +341,7 @@ def _uniform_(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[
     return x.copy_(low + (high - low) * _numbers(mode, UNIFORM, None, x))
 
 
-@_handles(Tensor.normal_)
+@handles(Tensor.normal_)
 def _normal_(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     x: Tensor = args[0]
     mean = args[1] if len(args) > 1 else kwargs.get("mean", 0.0)
@@ -342,7 +349,7 @@ def _normal_(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[s
     return x.copy_(mean + deviation * _numbers(mode, NORMAL, None, x))
 
 
-@_handles(torch.normal)
+@handles(torch.normal)
 def _normal(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     mean = args[0] if args else kwargs.get("mean", 0.0)
     deviation = args[1] if len(args) > 1 else kwargs.get("std", 1.0)
@@ -355,13 +362,13 @@ def _normal(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[st
     return _into(kwargs, mean + deviation * _numbers(mode, NORMAL, None, like))
 
 
-@_handles(Tensor.bernoulli_)
+@handles(Tensor.bernoulli_)
 def _bernoulli_(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     x: Tensor = args[0]
     return x.copy_(_bernoulli_numbers(mode, x, args[1] if len(args) > 1 else kwargs.get("p", 0.5)))
 
 
-@_handles(torch.bernoulli, Tensor.bernoulli)
+@handles(torch.bernoulli, Tensor.bernoulli)
 def _bernoulli(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     x: Tensor = args[0] if args else kwargs["input"]
     return _into(kwargs, _bernoulli_numbers(mode, x, args[1] if len(args) > 1 else kwargs.get("p", x)))

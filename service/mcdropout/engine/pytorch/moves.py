@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from mcdropout.engine.cutting.placement import Move, Permute, Reshape, Select
+from mcdropout.engine.cutting.placement import Move, Permute, Reshape
 
 _aten = torch.ops.aten
 
@@ -18,8 +18,6 @@ def _call(move: Move) -> tuple[Any, tuple[Any, ...]]:
             return _aten.permute.default, (list(order),)
         case Reshape(sizes):
             return _aten.reshape.default, (list(sizes),)
-        case Select(axis, index):
-            return _aten.select.int, (axis, index)
 
 
 def moved(x: Tensor, moves: Sequence[Move]) -> Tensor:

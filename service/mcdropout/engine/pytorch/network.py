@@ -14,12 +14,13 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mcdropout.engine.cutting.placement import mask_moves
+from mcdropout.engine.cutting.placement import mask_moves, parts_axis
 from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.kinds import NORMAL
 from mcdropout.engine.pytorch.calls import Call, Mask, ModuleStack, RandomCalls
 from mcdropout.engine.pytorch.moves import moved
 from mcdropout.engine.pytorch.signature import Signature
-from mcdropout.engine.sites import NORMAL, Site, site_name
+from mcdropout.engine.sites import Site, site_name
 
 Known = Mapping[tuple[str, int], tuple[str, float | None, int]]
 """Random calls that may be made: the key and the form of each."""
@@ -371,6 +372,8 @@ def _fits(mask: Mask, shape: Sequence[int]) -> bool:
 
 def _placed(site: Site, mask: Tensor) -> Mask:
     """A mask `[rows, *site.mask_shape]` in the dimensions of the site's call."""
-    if site.shifted:
-        return moved(mask, mask_moves(site, 0)), moved(mask, mask_moves(site, 1))
-    return moved(mask, mask_moves(site))
+    moves, axis = mask_moves(site), parts_axis(site)
+    if axis is None:
+        return moved(mask, moves)
+    factor, summand = mask.unbind(axis)
+    return moved(factor, moves), moved(summand, moves)

@@ -12,10 +12,10 @@ from onnx import NodeProto, numpy_helper
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.kinds import ATTENTION, DROPCONNECT, ELEMENT, KINDS, NORMAL
 from mcdropout.engine.onnx.dataflow import CONSTANT, DATA, DRAWS, Dataflow, attribute, every_node, is_op, key
 from mcdropout.engine.onnx.inference import label
 from mcdropout.engine.onnx.measuring import Probe
-from mcdropout.engine.sites import ATTENTION, DROPCONNECT, ELEMENT, NORMAL, RAW
 
 _RATIO_IS_INPUT_SINCE = 12  # the opset from which `Dropout` takes its ratio as an input
 _DEFAULT_RATIO = 0.5
@@ -71,7 +71,7 @@ class Draw:
     @property
     def raw(self) -> bool:
         """Whether its mask is numbers that the graph itself makes something of."""
-        return self.kind in RAW
+        return KINDS[self.kind].raw
 
 
 class Facts:

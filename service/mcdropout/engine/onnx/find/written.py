@@ -13,6 +13,7 @@ from onnx import NodeProto, helper
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.kinds import ALPHA, CHANNEL, DROPCONNECT, ELEMENT
 from mcdropout.engine.onnx.dataflow import (
     DRAWS,
     Dataflow,
@@ -27,7 +28,7 @@ from mcdropout.engine.onnx.dataflow import (
 )
 from mcdropout.engine.onnx.find.draws import Cut, Draw, Facts
 from mcdropout.engine.onnx.measuring import Probe
-from mcdropout.engine.sites import ALPHA, CHANNEL, DROPCONNECT, ELEMENT, Site
+from mcdropout.engine.sites import Site
 
 _TOLERANCE = 1e-3  # of a scale, relative; float16 has three digits
 _SAME = 4e-7  # thresholds that near are one: float32 numbers between 0 and 1

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from mcdropout.engine.findings import DROPOUT_PAPER, Finding
-from mcdropout.engine.sites import ATTENTION, CHANNEL, DROPCONNECT, ELEMENT, Site
+from mcdropout.engine.kinds import ATTENTION, CHANNEL, DROPCONNECT, ELEMENT
+from mcdropout.engine.sites import Site
 
 _VARIANCE_SHIFT = "X. Li et al., Understanding the disharmony between dropout and batch normalization, CVPR 2019"
 _RECURRENT = "Y. Gal, Z. Ghahramani, A theoretically grounded application of dropout in RNNs, NeurIPS 2016"

@@ -6,10 +6,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from mcdropout.engine.kinds import KINDS
 from mcdropout.engine.pytorch.calls import Call, Mask
 from mcdropout.engine.pytorch.network import Tracked, numbers
 from mcdropout.engine.pytorch.signature import Signature
-from mcdropout.engine.sites import ALPHA, FEATURE_ALPHA
 
 _PROBES = (torch.nan, 0.0, 2.0)
 Key = tuple[str, int]
@@ -101,4 +101,4 @@ def _probing(probed: Call, probe: float, others: Callable[[Call], Mask]) -> Call
 
 
 def _as_mask(call: Call, factor: Tensor) -> Mask:
-    return (factor, torch.zeros_like(factor)) if call.kind in (ALPHA, FEATURE_ALPHA) else factor
+    return (factor, torch.zeros_like(factor)) if KINDS[call.kind].shifted else factor
