@@ -4,9 +4,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -20,15 +17,10 @@ _KEPT_IN = "TESTS_COMPILATIONS"
 _FREE = frozenset({"name", "version", "labels", "passes", "temperature", "description"})
 
 
-@contextmanager
-def kept_for_a_run() -> Iterator[None]:
-    """A folder for the compilations of this process and of those that it starts; none is left afterwards."""
-    with tempfile.TemporaryDirectory(prefix="mcdropout-tests-") as folder:
-        os.environ[_KEPT_IN] = folder
-        try:
-            yield
-        finally:
-            del os.environ[_KEPT_IN]
+def keep_compilations(folder: Path) -> None:
+    """Have this process, and those that it starts, keep what they compile in a folder."""
+    folder.mkdir()
+    os.environ[_KEPT_IN] = str(folder)
 
 
 def compiled(folder: Path) -> Path:

@@ -1,14 +1,14 @@
 import json
 import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.compilations import kept_for_a_run
+from tests.compilations import keep_compilations
 from tests.patience import measure_for_all
 from tests.servers import ROOT, Server, serving
 
@@ -22,9 +22,12 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch's threads that wait for more work take others' time
         measure_for_all()
-        kept = ExitStack()
-        kept.enter_context(kept_for_a_run())
-        config.add_cleanup(kept.close)
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # where what fails can be looked at
+        # Servers that are killed, among others, leave files; those of a run go with it.
+        temporary = tempfile.TemporaryDirectory(prefix="mcdropout-tests-", ignore_cleanup_errors=True)
+        config.add_cleanup(temporary.cleanup)
+        os.environ["TMPDIR"] = tempfile.tempdir = temporary.name
+        keep_compilations(Path(temporary.name) / "compilations")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
