@@ -18,8 +18,8 @@ def moved(x: Tensor, moves: Sequence[Move]) -> Tensor:
                 x = x.permute(order)
             case Swap():
                 x = x.transpose(0, 1)
-            case Divide(sizes):
-                x = x.unflatten(0, sizes)
+            case Divide(sizes, rest):
+                x = x.reshape(*sizes, *rest)
             case Join():
                 x = x.flatten(0, 1)
     return x
