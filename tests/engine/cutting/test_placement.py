@@ -9,8 +9,10 @@ from onnx.reference import ReferenceEvaluator
 
 from mcdropout.engine.cutting.layout import Layout
 from mcdropout.engine.cutting.placement import (
+    Divide,
+    Join,
     Permute,
-    Reshape,
+    Swap,
     as_it_was,
     layout_of,
     mask_moves,
@@ -39,8 +41,12 @@ def by_numpy(x, moves):
         match move:
             case Permute(order):
                 x = x.transpose(order)
-            case Reshape(sizes):
-                x = x.reshape(sizes)
+            case Swap():
+                x = x.swapaxes(0, 1)
+            case Divide(sizes, rest):
+                x = x.reshape(*sizes, *rest)
+            case Join(rest):
+                x = x.reshape(-1, *rest)
     return x
 
 

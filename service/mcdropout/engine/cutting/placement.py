@@ -19,13 +19,28 @@ class Permute:
 
 
 @dataclass(frozen=True)
-class Reshape:
-    """Other sizes, with the entries in the same order; -1 stands for the one that is left."""
+class Swap:
+    """The first two of `rank` dimensions, each in the other's place."""
 
-    sizes: tuple[int, ...]
+    rank: int
 
 
-Move = Permute | Reshape
+@dataclass(frozen=True)
+class Divide:
+    """The first dimension as two of these sizes, -1 for the one that follows the rows; `rest` are the other sizes."""
+
+    sizes: tuple[int, int]
+    rest: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Join:
+    """The first two dimensions as one; `rest` are the other sizes."""
+
+    rest: tuple[int, ...]
+
+
+Move = Permute | Swap | Divide | Join
 
 
 def rows_first(layout: Layout) -> tuple[Move, ...]:
@@ -35,9 +50,9 @@ def rows_first(layout: Layout) -> tuple[Move, ...]:
         others = (axis for axis in range(len(layout.shape)) if axis != layout.axis)
         moves.append(Permute((layout.axis, *others)))
     if layout.merged and layout.interleaved:
-        moves += [Reshape((layout.times, -1, *layout.rest)), _first_two_swapped(layout)]
+        moves += [Divide((layout.times, -1), layout.rest), Swap(2 + len(layout.rest))]
     elif layout.merged:
-        moves.append(Reshape((-1, layout.times, *layout.rest)))
+        moves.append(Divide((-1, layout.times), layout.rest))
     return tuple(moves)
 
 
@@ -46,16 +61,12 @@ def as_it_was(layout: Layout) -> tuple[Move, ...]:
     moves: list[Move] = []
     if layout.merged:
         if layout.interleaved:
-            moves.append(_first_two_swapped(layout))
-        moves.append(Reshape((-1, *layout.rest)))
+            moves.append(Swap(2 + len(layout.rest)))
+        moves.append(Join(layout.rest))
     if layout.axis:
         others = range(1, len(layout.shape))
         moves.append(Permute((*others[: layout.axis], 0, *others[layout.axis :])))
     return tuple(moves)
-
-
-def _first_two_swapped(layout: Layout) -> Permute:
-    return Permute((1, 0, *range(2, 2 + len(layout.rest))))
 
 
 def parts_axis(site: Site) -> int | None:

@@ -7,7 +7,7 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from mcdropout.engine.arrays import Array
-from mcdropout.engine.cutting.placement import Move, Permute, Reshape
+from mcdropout.engine.cutting.placement import Divide, Join, Move, Permute, Swap
 from mcdropout.engine.onnx.dataflow import Dataflow, Names, tensor
 
 
@@ -48,5 +48,9 @@ class Draft:
         match move:
             case Permute(order):
                 return "Transpose", [], {"perm": list(order)}
-            case Reshape(sizes):
-                return "Reshape", [self.whole_numbers(sizes)], {}
+            case Swap(rank):
+                return "Transpose", [], {"perm": [1, 0, *range(2, rank)]}
+            case Divide(sizes, rest):
+                return "Reshape", [self.whole_numbers([*sizes, *rest])], {}
+            case Join(rest):
+                return "Reshape", [self.whole_numbers([-1, *rest])], {}

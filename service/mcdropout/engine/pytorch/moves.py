@@ -1,36 +1,40 @@
-"""Moves in PyTorch: the operator of each, to be called with a tensor or written into a graph."""
+"""Moves in PyTorch: done to a tensor, and written into a graph."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from mcdropout.engine.cutting.placement import Move, Permute, Reshape
+from mcdropout.engine.cutting.placement import Divide, Join, Move, Permute, Swap
 
 _aten = torch.ops.aten
-
-
-def _call(move: Move) -> tuple[Any, tuple[Any, ...]]:
-    """An operator, and its arguments behind the tensor."""
-    match move:
-        case Permute(order):
-            return _aten.permute.default, (list(order),)
-        case Reshape(sizes):
-            return _aten.reshape.default, (list(sizes),)
 
 
 def moved(x: Tensor, moves: Sequence[Move]) -> Tensor:
     """A tensor after `moves`."""
     for move in moves:
-        operator, arguments = _call(move)
-        x = operator(x, *arguments)
+        match move:
+            case Permute(order):
+                x = x.permute(order)
+            case Swap():
+                x = x.transpose(0, 1)
+            case Divide(sizes, rest):
+                x = x.reshape(*sizes, *rest)
+            case Join():
+                x = x.flatten(0, 1)
     return x
 
 
 def write_moves(graph: fx.Graph, value: fx.Node, moves: Sequence[Move]) -> fx.Node:
     """The node that gives `value` after `moves`, which are added to `graph`."""
     for move in moves:
-        operator, arguments = _call(move)
-        value = graph.call_function(operator, (value, *arguments))
+        match move:
+            case Permute(order):
+                value = graph.call_function(_aten.permute.default, (value, list(order)))
+            case Swap():
+                value = graph.call_function(_aten.transpose.int, (value, 0, 1))
+            case Divide(sizes, rest):
+                value = graph.call_function(_aten.reshape.default, (value, [*sizes, *rest]))
+            case Join(rest):
+                value = graph.call_function(_aten.reshape.default, (value, [-1, *rest]))
     return value
