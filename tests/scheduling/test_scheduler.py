@@ -442,6 +442,19 @@ def test_what_cannot_be_planned_or_run_fails_its_requests_and_the_next_are_answe
         assert ask(scheduler, model, rows(1)).result(patience(30))
 
 
+def test_what_is_done_and_cannot_be_answered_fails(
+    model: Model, scheduler: Scheduler, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request of many steps: in its last one, its group has let go of it already."""
+    of = metrics.of
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics, "of", lambda metric, *labels: 1 / 0 if metric is metrics.rows else of(metric, *labels))
+        with pytest.raises(ZeroDivisionError):
+            ask(scheduler, model, rows(2), passes=20_000).result(30)
+    assert (scheduler.queue_rows, scheduler.load) == (0, 0.0)
+    assert ask(scheduler, model, rows(1)).result(30)
+
+
 def test_one_whose_turn_cannot_be_planned_leaves_no_other_unanswered(
     model: Model, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,6 +128,7 @@ class Scheduler:
         """The scheduler's thread: everything below is called by it."""
         while (lane := self._next()) is not None:
             self._keep_deadlines(lane.last_seconds)
+            self._take_in()  # what came meanwhile may be in the step
             self._step(lane)
             del lane  # while nothing is to be done, no model is kept
 
