@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from mcdropout.engine.runtimes.sparse import SparseRuntime
 from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.threads import pool, thread_count
 from tests.engine.networks import Custom
+from tests.patience import patience
 
 needs_extension = pytest.mark.skipif(
     not library.available(),
@@ -63,6 +65,12 @@ def both(module, x, whole=False):
     return SparseRuntime(graphs, graphs.chain), EagerRuntime(network), source
 
 
+@cache
+def both_of(widths, rates, bias=True):
+    """The same of a chain; it is converted once for all tests that ask for it."""
+    return both(chain(widths, rates, bias), torch.from_numpy(random(EXAMPLE_ROWS, widths[0])))
+
+
 def outputs(runtime, x, rows, masks):
     (out,) = runtime.suffix(runtime.prefix((x,)), rows, masks)
     return out
@@ -99,7 +107,7 @@ class TestOutputs:
     @pytest.mark.parametrize("pairs", [1, 2, 31, 33, 400])
     def test_equal_the_eager_loop_under_the_same_masks(self, widths, rates, bias, pairs):
         x = random(4, widths[0])
-        sparse, eager, source = both(chain(widths, rates, bias), torch.from_numpy(x))
+        sparse, eager, source = both_of(tuple(widths), tuple(rates), bias)
         rows, masks = np.arange(pairs) % 4, draw(source, pairs)
         wanted = outputs(eager, x, rows, masks)
         np.testing.assert_allclose(outputs(sparse, x, rows, masks), wanted, rtol=1e-5, atol=1e-5)
@@ -151,10 +159,9 @@ class TestOutputs:
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
     @pytest.mark.parametrize("kept", [0.0, 1.0])
     def test_are_not_finite_in_just_the_rows_that_held_nan_or_infinity(self, value, kept):
-        clean = random(4, 100)
-        x = clean.copy()
+        x = random(4, 100)
         x[2, 37] = value
-        sparse, eager, source = both(chain([100, 130, 3], [0.5, 0.5]), torch.from_numpy(clean))
+        sparse, eager, source = both_of((100, 130, 3), (0.5, 0.5))
         rows, masks = np.repeat(np.arange(4), 10), draw(source, 40)
         masks[0][:, 37] = kept
         out, wanted = outputs(sparse, x, rows, masks), outputs(eager, x, rows, masks)
@@ -179,7 +186,7 @@ class TestOutputs:
         wanted = outputs(sparse, x, *task)
         go_on = threading.Event()
         monkeypatch.setattr(chains, "thread_count", lambda: 2)
-        busy = [pool().submit(go_on.wait, 30) for _ in range(2 * thread_count())]
+        busy = [pool().submit(go_on.wait, patience(30)) for _ in range(2 * thread_count())]
         try:
             found = outputs(sparse, x, *task)
             assert not any(one.done() for one in busy)
@@ -206,7 +213,7 @@ class TestDrawing:
     @pytest.mark.parametrize("passes", [[1, 1, 1], [7, 1, 40], [200, 0, 3]])
     def test_gives_the_same_outputs(self, widths, rates, passes):
         x = random(3, widths[0])
-        sparse, _, source = both(chain(widths, rates), torch.from_numpy(x))
+        sparse, _, source = both_of(tuple(widths), tuple(rates))
         self.check(sparse, source, x, passes)
 
     def test_gives_the_same_behind_a_prefix(self):
