@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future as ThreadFuture
+from concurrent.futures import InvalidStateError
+from contextlib import suppress
 
 import structlog
 
@@ -285,7 +287,8 @@ def _settle_futures(settled: list[tuple[Future, Outcome]]) -> None:
     for future, outcome in settled:
         if future.done():  # cancelled
             continue
-        if isinstance(outcome, BaseException):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
+        with suppress(InvalidStateError):  # or cancelled meanwhile, by another thread
+            if isinstance(outcome, BaseException):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
