@@ -193,6 +193,17 @@ class TestDeadlines:
         assert len(few) > 1
         assert (late, lane.end_due(few, deadline).late) == ([], [hurried])  # once, whatever groups it is in
 
+    def test_who_is_late_as_rows_have_not_begun_is_not_late_again_for_those_that_have(self, lane: Lane) -> None:
+        deadline = time.perf_counter() + 1000.0
+        hurried = self.hurried(lane, deadline, rows=16)
+        lane.sizes.pairs.halve()
+        lane.sizes.pairs.halve()
+        step(lane)
+        late, groups = lane.due(deadline)
+        assert (late, min(group.cohort.passes for group in groups) < 8) == ([hurried], True)
+        hurried.become(State.LATE)
+        assert lane.end_due(groups, deadline).late == []
+
     def test_who_has_ended_is_finished_by_no_deadline(self, lane: Lane) -> None:
         deadline = time.perf_counter() + 1000.0
         cancelled, waits = self.hurried(lane, deadline), self.hurried(lane, deadline)

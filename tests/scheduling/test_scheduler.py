@@ -455,6 +455,23 @@ def test_what_is_done_and_cannot_be_answered_fails(
     assert ask(scheduler, model, rows(1)).result(30)
 
 
+def test_an_answer_that_cannot_be_delivered_keeps_no_other_from_it(model: Model, metrics: Metrics) -> None:
+    delivered: list[Callable[[], None]] = []
+
+    def deliver(call: Callable[[], None]) -> None:
+        delivered.append(call)
+        if len(delivered) == 1:
+            raise RuntimeError("nobody takes it")
+        call()
+
+    scheduler = Scheduler(metrics, max_queue_rows=100, deliver=deliver)
+    ask(scheduler, model, rows(1))
+    wait_until(lambda: counted(metrics, "step_failures_total", model="fragile") == 1)
+    assert ask(scheduler, model, rows(1)).result(30)
+    assert scheduler.queue_rows == 0
+    scheduler.stop()
+
+
 def test_one_whose_turn_cannot_be_planned_leaves_no_other_unanswered(
     model: Model, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -504,10 +521,10 @@ def test_a_model_whose_steps_fail_leaves_others_their_time(
     scheduler.stop()
 
 
-def test_who_is_late_in_two_ways_is_counted_once(
-    model: Model, regression: Model, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+def test_who_is_late_with_many_rows_is_counted_once(
+    model: Model, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows that have not begun, and rows that lack the fewest passes, of steps of 4 pairs and a row."""
+    """One row has begun and lacks the fewest passes, in a step of 4 pairs; the others have not begun."""
     monkeypatch.setattr(model.engine.steps, "most_pairs", 4)
     scheduler = Scheduler(metrics, max_queue_rows=1000, max_batch_rows=1)
     gate = Gate(model, monkeypatch)
