@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import tempfile
@@ -32,6 +33,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((n for n, place in enumerate(_FIRST) if item.nodeid.startswith(place)), 99))
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # to look for garbage in PyTorch's modules again and again takes a sixth of the time of an export
 
 
 @pytest.fixture(scope="session")
