@@ -1,7 +1,7 @@
 """The use case: what somebody asks for becomes passes of a model, and these an answer. Knows no HTTP.
 
 `Predictions.ask` is all of it, for those who have their rows at hand. A protocol whose rows are on their way yet goes
-the same way by its parts: `plan`, `admit`, reading the rows, `submit`, and `observe` with what came of it.
+the same way by its parts: `model`, `plan`, `admit`, reading the rows, `submit`, and `observe` with what came of it.
 """
 
 from collections.abc import Callable, Iterator
@@ -138,12 +138,12 @@ class Predictions:
             inputs: `[rows, ...]` each, as the network takes them; or what makes them, once the model is known.
 
         Raises:
-            UnknownModelError, NotReadyError, InvalidAskError: as `plan` does.
+            UnknownModelError, NotReadyError, InvalidAskError: as `model` and `plan` do.
             OverloadedError: too much waits already.
             DeadlineError: the time was over before each row had the fewest passes.
             NonFiniteOutputError: the network answered NaN or infinity.
         """
-        planned = self.plan(ask)
+        planned = self.plan(self.model(ask), ask)
         self.admit(planned)
         future: ThreadFuture[Answer] = ThreadFuture()
         seed = self.submit(planned, inputs(planned.model) if callable(inputs) else inputs, future)
@@ -151,20 +151,27 @@ class Predictions:
         self.observe(answered)
         return answered
 
-    def plan(self, ask: Ask) -> Planned:
-        """Find the model, and how many passes each row gets.
+    def model(self, ask: Ask) -> Model:
+        """Find the model that is asked.
 
         Raises:
             UnknownModelError: there is no such model.
             NotReadyError: it does not serve now.
-            InvalidAskError: it does not give what is asked for.
         """
         name = ask.model or self._registry.default
         entry = entry_of(self._registry, name)
         if entry.model is None:
             reason = "is still loading" if entry.error is None else f"does not serve: {entry.error}"
             raise NotReadyError(f"the model {name!r} {reason}")
-        return Planned(entry.model, _plan(entry.model, ask), ask.seed)
+        return entry.model
+
+    def plan(self, model: Model, ask: Ask) -> Planned:
+        """Find out how many passes each row gets of a model.
+
+        Raises:
+            InvalidAskError: the model does not give what is asked for.
+        """
+        return Planned(model, _plan(model, ask), ask.seed)
 
     def has_room(self, coming: int = 0) -> bool:
         """Whether one more row would be taken, where `coming` are about to be taken before."""

@@ -369,16 +369,17 @@ def test_metrics_count_what_was_done(server: Server, seven: npt.NDArray[np.float
     predict(server, seven.repeat(3, axis=0), mc=7, seed=1)
     predict(server, seven, mc=0)
     server.client.post("/predict?mc=3", content="{", headers=JSON)
+    server.client.post("/predict?mc=3&tolerance=0.1", content="{}", headers=JSON)  # whose model is known, and no more
     after = samples_of(server)
 
     def grown(series: str) -> float:
         return after.get(series, 0.0) - before.get(series, 0.0)
 
-    mc, deterministic, wrong = (
+    mc, deterministic, wrong, unplanned = (
         f'mode="{mode}",model="mnist-cnn",status="{status}"'
-        for mode, status in (("mc", 200), ("deterministic", 200), ("mc", 422))
+        for mode, status in (("mc", 200), ("deterministic", 200), ("mc", 422), ("unknown", 422))
     )
-    for labels in (mc, deterministic, wrong):
+    for labels in (mc, deterministic, wrong, unplanned):
         assert grown(f"mcdropout_requests_total{{{labels}}}") == 1
         assert grown(f"mcdropout_request_duration_seconds_count{{{labels}}}") == 1
     assert grown('mcdropout_rows_total{model="mnist-cnn"}') == 4

@@ -56,7 +56,8 @@ class Admission:
             return None
         started, seen = time.perf_counter(), Seen(request_id_of(scope))
         try:
-            planned = self._predictions.plan(ask_of(scope, name))
+            ask = ask_of(scope, name)
+            planned = self._predictions.plan(self._predictions.model(ask), ask)
         except Exception:  # it is the app's to explain
             return None
         error = self._predictions.refusal(planned, self._coming)

@@ -76,10 +76,13 @@ async def predict(services: Services, request: Request, name: str) -> Response:
     Errors are for `api/errors.py` to explain.
     """
     predictions, settings = services.predictions, services.settings
-    planned = predictions.plan(ask_of(request.scope, name))
-    seen = seen_of(request.scope)
+    ask = ask_of(request.scope, name)
+    model, seen = predictions.model(ask), seen_of(request.scope)
     if seen is not None:
-        seen.model, seen.mode = planned.model.name, planned.mode
+        seen.model = model.name
+    planned = predictions.plan(model, ask)
+    if seen is not None:
+        seen.mode = planned.mode
     if not was_admitted(request.scope):
         predictions.admit(planned)
     given = formats.of_content(request.headers.get("content-type", ""))
