@@ -94,7 +94,7 @@ class Answered:
 
     @property
     def numbers(self) -> int:
-        """How many numbers the mean and the samples hold, by which the size of the answer can be told."""
+        """How many numbers the mean and the samples hold, by which the size of the answer is judged."""
         mean, samples = self.answer.prediction.values["mean"], self.answer.samples
         return (0 if mean is None else mean.size) + (0 if samples is None else samples.size)
 

@@ -46,7 +46,7 @@ def test_no_runtime_is_loaded_before_there_is_a_network(code):
 
 
 def test_the_face_offers_what_is_within_and_nothing_else():
-    assert {"Engine", "EngineError", "Program", "Selection", "Site", "RegressionPrediction"} <= set(dir(engine))
+    assert {"Engine", "EngineError", "Program", "Selection", "Site", "Prediction"} <= set(dir(engine))
     assert engine.Selection is Selection
     with pytest.raises(AttributeError, match="no attribute 'Motor'"):
         _ = engine.Motor

@@ -145,6 +145,7 @@ def test_a_request_waits_for_a_model_for_a_while_only(registry: Watched, monkeyp
         registry.may_load.clear()
         await asyncio.wait_for(models.place("mnist-cnn"), patience(5))
         assert registry.held == set()
+        monkeypatch.setattr(placing, "_WAIT_SECONDS", patience(30))
         registry.may_load.set()
         await models.place("mnist-cnn")
         assert registry.held == {"mnist-cnn"}

@@ -23,7 +23,7 @@ from mcdropout.scheduling.answer import Answer
 
 # Up to this size, in bytes, a body is parsed and an answer is written on the event loop; larger ones in a thread.
 _INLINE_BYTES = 64 * 1024
-_NUMBER_BYTES = 64  # of an answer: a number, and what is told with it
+_NUMBER_BYTES = 64  # of an answer: a number, and what comes with it
 # Most requests are answered before it is worth looking whether their client is still there.
 _UNWATCHED_SECONDS = 0.05
 # A thread that pauses for less finds the interpreter's lock free again before another has woken up.

@@ -31,7 +31,7 @@ DROPOUT_PAPER = "N. Srivastava et al., Dropout, JMLR 15, 2014"
 
 
 def findings_of_sites(sites: Sequence[Site], off: Sequence[SiteOff]) -> list[Finding]:
-    """What the list of sites tells by itself."""
+    """What the list of sites shows by itself."""
     found = [
         Finding(
             "off",

@@ -1,4 +1,4 @@
-"""Inspection: all that can be told of a network before it serves."""
+"""Inspection: all that can be said of a network before it serves."""
 
 import time
 from collections.abc import Callable

@@ -114,8 +114,8 @@ def take_reference(
     answers = tuple(run_pairs(eager, inputs, _masks_of(source, rows, number)) for number in passes)
     shapes = {tuple(out.shape for out in outputs) for outputs in answers}
     if len(shapes) > 1:
-        told = " and ".join(str([list(shape) for shape in found]) for found in sorted(shapes))
-        raise_if_failed([Check("outputs have the same shape in every pass", False, f"shapes {told}")])
+        shown = " and ".join(str([list(shape) for shape in found]) for found in sorted(shapes))
+        raise_if_failed([Check("outputs have the same shape in every pass", False, f"shapes {shown}")])
     return Reference(
         inputs,
         deterministic,

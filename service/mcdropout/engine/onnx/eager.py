@@ -10,7 +10,7 @@ import numpy.typing as npt
 from mcdropout.engine.arrays import Array, Frontier
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.onnx.dataflow import Dataflow, to_model
-from mcdropout.engine.onnx.measuring import told
+from mcdropout.engine.onnx.measuring import message_of
 from mcdropout.engine.onnx.write import write_graph
 from mcdropout.engine.program import Graph
 from mcdropout.engine.runtimes.sessions import Session, SessionOptions
@@ -55,4 +55,4 @@ def session_of_file(graph: Graph) -> Session:
     try:
         return Session(graph, PLAINEST)
     except Exception as error:  # whatever ONNX Runtime raises
-        raise UnsupportedModelError(f"ONNX Runtime does not load the graph: {told(error)}") from error
+        raise UnsupportedModelError(f"ONNX Runtime does not load the graph: {message_of(error)}") from error

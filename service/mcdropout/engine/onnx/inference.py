@@ -70,17 +70,17 @@ def _trains(node: NodeProto, opset: int) -> bool:
 
 
 def modes_apart(flow: Dataflow) -> Dataflow:
-    """The graph whose `Dropout` nodes are not told whether they are in training, without inputs that told so."""
-    told: set[str] = set()
+    """The graph whose `Dropout` nodes take no mode, without the inputs that gave it."""
+    modes: set[str] = set()
     nodes = []
     for node in flow.nodes:
         if is_op(node, "Dropout") and len(node.input) > 2:
-            told.add(node.input[2])
+            modes.add(node.input[2])
             node = renamed(node, {})
             del node.input[2:]
         nodes.append(node)
     used = {name for node in nodes for name in sources(node)} | set(flow.outputs)
-    inputs = tuple(value for value in flow.inputs if value.name not in told - used)
+    inputs = tuple(value for value in flow.inputs if value.name not in modes - used)
     return replace(flow, nodes=tuple(nodes), inputs=inputs)
 
 

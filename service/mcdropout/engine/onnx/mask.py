@@ -84,11 +84,11 @@ class _Substitution:
         if node.output[0]:
             nodes.append(helper.make_node("Mul", [node.input[0], mask], [node.output[0]], node.name))
         if len(node.output) > 1 and node.output[1]:
-            told = node.output[1]
-            kept = told if self._flow.opset >= BOOL_MASK_SINCE else self._names.fresh(f"{told}_kept")
+            kept_output = node.output[1]
+            kept = kept_output if self._flow.opset >= BOOL_MASK_SINCE else self._names.fresh(f"{kept_output}_kept")
             nodes.append(helper.make_node("Cast", [mask], [kept], to=TensorProto.BOOL))
-            if kept != told:
-                nodes.append(helper.make_node("Cast", [kept], [told], to=kind))
+            if kept != kept_output:
+                nodes.append(helper.make_node("Cast", [kept], [kept_output], to=kind))
         return nodes
 
     def _noise(self, node: NodeProto, draw: Draw) -> list[NodeProto]:

@@ -1,4 +1,4 @@
-"""Measuring: what running a graph tells of its values: their types, their shapes, and where they have their rows.
+"""Measuring: what running a graph shows of its values: their types, their shapes, and where they have their rows.
 
 Nothing is optimised, so that every value is there to be looked at. Each is seen with two rows and with three, and once
 more with one row changed: the dimension that grows is the one with the rows, and the entries that change are a row's.
@@ -132,7 +132,7 @@ class Probe:
         except Exception as error:  # whatever ONNX Runtime raises
             shapes = [list(x.shape) for x in arrays]
             raise UnsupportedModelError(
-                f"the graph does not run on inputs of shape {shapes}: {told(error)}; one that takes any number of rows "
+                f"the graph does not run on inputs of shape {shapes}: {message_of(error)}; one that takes any number of rows "
                 "is accepted: a batch of a fixed size must be exported as a dynamic axis (PyTorch: dynamic_shapes or "
                 "dynamic_axes; tf2onnx: a signature with None as its first dimension)"
             ) from error
@@ -157,11 +157,11 @@ def _session(flow: Dataflow) -> Any:
             return onnxruntime.InferenceSession(graph.path, settings, providers=["CPUExecutionProvider"])
         except Exception as error:  # whatever ONNX Runtime raises
             raise UnsupportedModelError(
-                f"ONNX Runtime {onnxruntime.__version__} does not load the graph: {told(error)}"
+                f"ONNX Runtime {onnxruntime.__version__} does not load the graph: {message_of(error)}"
             ) from error
 
 
-def told(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """ONNX Runtime's message without its codes, and without the places in its own source."""
     text = re.sub(r"^.*?\[ONNXRuntimeError\] : \d+ : \w+ : ", "", first_line(error))
     text = re.sub(
@@ -198,7 +198,7 @@ def measure(probe: Probe, arrays: Sequence[Array]) -> dict[str, Value]:
 
 
 def _told_apart(layout: Layout, before: Array, after: Array) -> Layout:
-    """Where the entries of a row lie along the rows' dimension: told by those that change with the middle row."""
+    """Where the entries of a row lie along the rows' dimension: shown by those that change with the middle row."""
     assert layout.axis is not None
     differ = before != after
     if before.dtype.kind == "f":

@@ -243,12 +243,12 @@ def _find_out(
 
 
 def _draws(flow: Dataflow) -> bool:
-    """Whether a graph draws, run as it is, or uses what is told of a draw that is off; where not known, it may."""
+    """Whether a graph draws, run as it is, or uses what it says of a draw that is off; where not known, it may."""
     nodes, used = list(every_node(flow.nodes)), {*flow.consumers, *flow.outputs}
     if any(is_op(node, "Dropout") and any(name in used for name in node.output[1:]) for node in nodes):
-        return True  # ONNX Runtime tells of older versions in inference that nothing is kept
-    told = [node.input[2] for node in nodes if is_op(node, "Dropout") and len(node.input) > 2 and node.input[2]]
-    weights = [flow.weights.get(name) for name in told]
+        return True  # ONNX Runtime says of older versions in inference that nothing is kept
+    modes = [node.input[2] for node in nodes if is_op(node, "Dropout") and len(node.input) > 2 and node.input[2]]
+    weights = [flow.weights.get(name) for name in modes]
     return any(is_op(node, *DRAWS) for node in nodes) or any(
         weight is None or numpy_helper.to_array(weight).any() for weight in weights
     )

@@ -54,7 +54,7 @@ class ModuleSubject:
         has_rows = all(out.ndim and len(out) == rows for out in run_pairs(self.eager, arrays, kept))
         if has_rows and dropout_mixes_rows(network, self.eager, self.source, arrays):
             network.alone = True
-            run_pairs(self.eager, arrays, kept)  # tells whether it can be mapped
+            run_pairs(self.eager, arrays, kept)  # finds out whether it can be mapped
         self._baseline = network.baseline() if network.has_raw_sites else None
         self.plain: Runtime = self.eager if self._baseline is None else EagerRuntime(self._baseline)
         padded = [path for path, part in network.origin.named_modules() if getattr(part, "use_nested_tensor", False)]

@@ -77,7 +77,7 @@ class Session:
         import onnxruntime
 
         settings = onnxruntime.SessionOptions()
-        # Threads of its own: ONNX Runtime's shared pool cannot be told to stop spinning, and takes whole cores from the
+        # Threads of its own: ONNX Runtime's shared pool cannot be made to stop spinning, and takes whole cores from the
         # rest of a server: half of the processor time of one with 32 clients and two cores.
         settings.intra_op_num_threads = 1 if one_thread else thread_count()
         # A thread that spins after a run keeps a core from whoever has the next work: the other session, the drawing

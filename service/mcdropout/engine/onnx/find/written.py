@@ -102,7 +102,7 @@ def recognise(node: NodeProto, path: str, origin: dict[str, str], facts: Facts) 
         facts: of the graph.
 
     Raises:
-        UnsupportedModelError: they make something else, or their scale is not told.
+        UnsupportedModelError: they make something else, or their scale is not known.
     """
     numbers = _Numbers(node, path, origin, facts)
     factors: dict[str, list[NodeProto]] = {}
@@ -317,7 +317,7 @@ def _alpha(numbers: _Numbers, factors: Sequence[str], summands: Sequence[str]) -
 
 
 def _kind(factor: str, user: NodeProto, facts: Facts) -> str:
-    """What is dropped together, told by the shapes of the factor and of what it multiplies."""
+    """What is dropped together, by the shapes of the factor and of what it multiplies."""
     shape, whole = facts.shape(factor), facts.shape(user.output[0])
     other = next((name for name in user.input if name != factor), factor)
     if facts.fixed(other) and len(facts.shape(other)) > 1:

@@ -13,8 +13,8 @@ from mcdropout.engine.cutting.layout import Layout
 class ExportedGraph:
     """A `CutGraph` over an exported `f(*inputs, *masks)`.
 
-    What the shapes tell of a value is how many entries a row has along one dimension. Whether these are neighbours they
-    do not tell: that is taken for granted here, and has to be checked.
+    What the shapes show of a value is how many entries a row has along one dimension. Whether these are neighbours they
+    do not show: that is taken for granted here, and has to be checked.
 
     Attributes:
         module: as `export` returns it.

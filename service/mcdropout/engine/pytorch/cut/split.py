@@ -51,7 +51,7 @@ def split(graph_module: fx.GraphModule, inputs: int, *, whole: bool = False, mer
         graph_module: as `export` returns it.
         inputs: how many of its placeholders are inputs; the others are masks.
         whole, merged: as `cut` takes them. Whether the entries of a row that share a dimension with other rows are
-            neighbours the shape does not tell: that has to be checked.
+            neighbours the shape does not show: that has to be checked.
 
     Raises:
         CannotSplitError: a size is not made of whole rows.

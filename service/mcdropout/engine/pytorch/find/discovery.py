@@ -257,7 +257,7 @@ class _Explorer:
             )
 
     def _interleaved(self, awake: Iterable[str], on: Sequence[Call]) -> set[Key]:
-        """The calls in whose data the entries of a row lie apart: told by changing the middle one of three rows."""
+        """The calls in whose data the entries of a row lie apart: shown by changing the middle one of three rows."""
         merged = {call.key for call in on if not call.raw and call.mask_shape}
         tracked = self._tracked.wake(awake)
         other = [x.clone().index_copy_(0, torch.tensor([1]), x[2:3]) for x in self._three]

@@ -1,4 +1,4 @@
-"""Findings in an exported network: what the flow of data around each site tells."""
+"""Findings in an exported network: what the flow of data around each site shows."""
 
 import itertools
 import operator
@@ -25,7 +25,7 @@ _aten = torch.ops.aten
 
 
 def findings_of_graph(graph_module: fx.GraphModule, inputs: int, sites: Sequence[Site]) -> list[Finding]:
-    """What the flow of data around each site tells.
+    """What the flow of data around each site shows.
 
     Args:
         graph_module: the exported `f(*inputs, *masks)`.
@@ -215,17 +215,17 @@ def _is_map(node: fx.Node) -> bool:
 
 def _fresh_each_step(flow: _Flow) -> Iterable[Finding]:
     text = "draws a fresh mask for each time step; a Bayesian recurrent network keeps one for the whole sequence"
-    told: set[str] = set()
+    reported: set[str] = set()
     for site, entry in zip(flow.sites, flow.entries, strict=True):
         if entry is None or site.kind == ATTENTION:
             continue
         after = flow.forward(entry, lambda node: _operation(node) in _RESHAPES)
         feeds_steps = any(_operation(node) in _RECURRENT_OPS for node in after)
         if feeds_steps and site.scope == "row" and len(site.shape) > 1 and site.shape[0] > 1:
-            told.add(site.name)
+            reported.add(site.name)
             yield Finding("fresh-mask-each-step", site.name, text, _RECURRENT)
     for path in dict.fromkeys(site.path for site in flow.sites):
-        own = [index for index, site in enumerate(flow.sites) if site.path == path and site.name not in told]
+        own = [index for index, site in enumerate(flow.sites) if site.path == path and site.name not in reported]
         entries = [entry for index in own if (entry := flow.entries[index]) is not None]
         if len(entries) >= _FEWEST_STEPS and _is_loop(flow, entries):
             yield Finding("fresh-mask-each-step", flow.sites[own[0]].name, f"{text} ({len(own)} steps)", _RECURRENT)

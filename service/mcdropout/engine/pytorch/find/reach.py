@@ -30,7 +30,7 @@ _BACKGROUNDS: tuple[Background, ...] = (
 
 
 def reached(tracked: Tracked, signature: Signature, inputs: Sequence[Tensor], calls: Sequence[Call]) -> set[Key]:
-    """The calls whose masks the output depends on: told by gradients, and where there are none, by trying.
+    """The calls whose masks the output depends on: shown by gradients, and where there are none, by trying.
 
     Args:
         tracked: the network, in the modes in which it serves.

@@ -281,7 +281,7 @@ class _GradientMode:
 
 
 def _types(node: Any) -> tuple[type, ...]:
-    """What `isinstance` asks for; nothing where that cannot be told."""
+    """What `isinstance` asks for; nothing where that is not known."""
     named = re.search(r"\[types=\[([\w, ]+)\]\]", str(node))
     names = named[1].split(", ") if named else []
     return tuple(_TYPES[name] for name in names) if set(names) <= set(_TYPES) else ()
@@ -320,8 +320,8 @@ def _with_schema(node: Any, operator: str) -> Callable[..., Any] | None:
 
     def operate(_module: nn.Module, *values: Any) -> Any:
         if any(isinstance(values[i], int | float | torch.SymInt | torch.SymFloat) for i in tensors):
-            told = [numbers.get(i, value) for i, value in enumerate(values)]
-            return on_numbers(family, lambda given: call(overload, given), values, told, tensors)
+            known = [numbers.get(i, value) for i, value in enumerate(values)]
+            return on_numbers(family, lambda given: call(overload, given), values, known, tensors)
         return call(overload, values)
 
     return operate

@@ -270,7 +270,7 @@ def on_numbers(
     name: str,
     operate: Callable[[Sequence[Any]], Any],
     values: Sequence[Any],
-    told: Sequence[Any],
+    known: Sequence[Any],
     tensors: Sequence[int],
 ) -> Any:
     """An operator of tensors where traced networks work out sizes with it: sizes are numbers here, and stay so.
@@ -279,11 +279,11 @@ def on_numbers(
         name: the operator's.
         operate: the operator.
         values: its arguments.
-        told: the same, with numbers for tensors whose value is known.
+        known: the same, with numbers for tensors whose value is known.
         tensors: the positions of those that ought to be tensors.
     """
-    if name in _ON_NUMBERS and not any(isinstance(value, Tensor) for value in told):
-        return _ON_NUMBERS[name](*told)
+    if name in _ON_NUMBERS and not any(isinstance(value, Tensor) for value in known):
+        return _ON_NUMBERS[name](*known)
     if any(isinstance(values[i], Tensor) for i in tensors):
         return operate(values)
     return operate([_as_tensor(x) if i in tensors else x for i, x in enumerate(values)])
