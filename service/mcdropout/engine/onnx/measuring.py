@@ -132,9 +132,9 @@ class Probe:
         except Exception as error:  # whatever ONNX Runtime raises
             shapes = [list(x.shape) for x in arrays]
             raise UnsupportedModelError(
-                f"the graph does not run on inputs of shape {shapes}: {message_of(error)}; one that takes any number of "
-                "rows is accepted: a batch of a fixed size must be exported as a dynamic axis (PyTorch: dynamic_shapes or "
-                "dynamic_axes; tf2onnx: a signature with None as its first dimension)"
+                f"the graph does not run on inputs of shape {shapes}: {message_of(error)}; one that takes any number "
+                "of rows is accepted: a batch of a fixed size must be exported as a dynamic axis (PyTorch: "
+                "dynamic_shapes or dynamic_axes; tf2onnx: a signature with None as its first dimension)"
             ) from error
         return dict(zip(wanted, found, strict=True))
 
