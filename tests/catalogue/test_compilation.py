@@ -26,7 +26,7 @@ from tests.servers import MCDROPOUT, serving
 ROWS = [[0.1, -0.2, 0.3, 0.4]]
 # In the middle of a bundle's own code.
 CRASH = CLASSIFIER + "\n    import os\n    os.abort()\n"
-HUNGRY = CLASSIFIER + "\n    taken = [bytearray(2**28) for _ in range(1000)]\n"
+HUNGRY = CLASSIFIER + "\n    import numpy\n    taken = [numpy.empty(2**28, numpy.uint8) for _ in range(1000)]\n"
 SLOW = CLASSIFIER + "\n    import time\n    time.sleep(600)\n"
 
 

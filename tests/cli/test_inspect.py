@@ -100,9 +100,9 @@ def test_findings_and_settings_of_a_users_function_are_told_as_json(inspect_here
     assert {finding["code"] for finding in doubtful["findings"]} == {"dropout-before-batch-norm", "off"}
 
 
-def test_a_refused_network_is_an_error_and_those_beside_it_are_told_all_the_same(folder):
-    done = inspect("networks:without", "networks:sound", folder=folder)
-    assert done.returncode == 1
+def test_a_refused_network_is_an_error_and_those_beside_it_are_told_all_the_same(inspect_here):
+    done = inspect_here("networks:without", "networks:sound")
+    assert done.exit_code == 1
     assert "networks:without: refused" in done.stdout
     assert "no dropout to switch on" in done.stdout
     assert "networks:sound: split program" in done.stdout
