@@ -6,6 +6,7 @@ No task, no app, one write: most requests are refused then, and what each costs 
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from starlette.types import Scope
 
@@ -18,11 +19,30 @@ from mcdropout.predictions import Predictions
 from mcdropout.scheduling.backlog import OverloadedError
 
 _ADMITTED = "mcdropout.admitted"  # of a request's scope
+_ID = "(the request's id)"
 
 
 def was_admitted(scope: Scope) -> bool:
     """Whether a request was let in at its connection: then there is no need to ask again before its body is read."""
     return _ADMITTED in scope
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What a refused request gets, in parts between which its id goes."""
+
+    error: OverloadedError | None
+    status: int
+    headers: tuple[bytes, ...]
+    body: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, error: OverloadedError) -> "_Written":
+        found = explanation(error)
+        headers = {"content-type": "application/problem+json", "x-request-id": _ID, **found.headers}
+        lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in headers.items())
+        body = problem_content(found, _ID)
+        return cls(error, found.status, tuple(lines.encode().split(_ID.encode())), tuple(body.split(_ID.encode())))
 
 
 class Admission:
@@ -38,6 +58,7 @@ class Admission:
             stopping: whether the app is to answer all, and to end their connections.
         """
         self._predictions, self._metrics, self._stopping = predictions, metrics, stopping
+        self._written = _Written(None, 0, (), ())
         self._coming = 0  # let in since the event loop last came to its tasks
 
     def refusal(self, scope: Scope) -> Refusal | None:
@@ -67,12 +88,12 @@ class Admission:
         return self._refuse(scope, seen, error, started)
 
     def _refuse(self, scope: Scope, seen: Seen, error: OverloadedError, started: float) -> Refusal:
-        found, request_id = explanation(error), seen.request_id
-        record(self._metrics, scope, seen, found.status, time.perf_counter() - started, request_id=request_id)
-        lines = f"content-type: application/problem+json\r\nx-request-id: {request_id}\r\n"
-        for name, value in found.headers.items():
-            lines += f"{name.lower()}: {value}\r\n"
-        return Refusal(found.status, lines.encode(), problem_content(found, request_id))
+        if self._written.error is not error:  # many are refused for one and the same reason
+            self._written = _Written.of(error)
+        written, request_id = self._written, seen.request_id
+        record(self._metrics, scope, seen, written.status, time.perf_counter() - started, request_id=request_id)
+        sent = request_id.encode()
+        return Refusal(written.status, sent.join(written.headers), sent.join(written.body))
 
     def _came(self) -> None:
         self._coming -= 1
