@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from mcdropout.catalogue.loading import Loading
 from mcdropout.catalogue.model import Model
 from mcdropout.catalogue.registry import Registry, UnknownModelError
+from mcdropout.engine import statistics
 from mcdropout.engine.arrays import Array
 from mcdropout.metrics import Metrics
 from mcdropout.predictions import Answered, Ask, InvalidAskError, NotReadyError, Predictions
@@ -140,3 +142,13 @@ def test_under_overload_passes_are_taken_away_before_a_request_is_refused(
 def test_what_rows_were_answered_is_counted(predictions: Predictions, metrics: Metrics) -> None:
     predictions.ask(Ask(mc=7), examples)
     assert 'mcdropout_row_passes_sum{model="concrete-mlp"} 28.0' in metrics.exposition()[0].decode()
+
+
+def test_a_statistic_for_a_histogram_that_there_is_not_is_refused_at_once(
+    registry: Registry, scheduler: Scheduler, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = statistics.TASKS["regression"]
+    wrong = replace(task.fields[0], name="wrong", histogram="nowhere")
+    monkeypatch.setitem(statistics.TASKS, "regression", replace(task, fields=(*task.fields, wrong)))
+    with pytest.raises(ValueError, match="'wrong' has the histogram 'nowhere'; one of .*predictive_entropy"):
+        Predictions(registry, scheduler, metrics, max_samples=100)

@@ -31,6 +31,7 @@ _FACE = (
     *("Check", "Engine", "EngineError", "InvalidInputError", "NonFiniteOutputError", "Prediction", "Program"),
     *("Selection", "Site", "SiteOff", "UnsupportedModelError", "VerificationError"),
 )
+__all__ = list(_FACE)
 
 
 def __getattr__(name: str) -> Any:

@@ -124,8 +124,17 @@ class Predictions:
             metrics: where refused requests and what rows were answered are counted.
             max_samples: the most samples, rows times passes, of an answer.
             shed_floor: the fewest passes that overload leaves a request; None where it gets all or is refused.
-            on_refusal: called whenever the backlog is too full for a request.
+            on_refusal: called whenever the backlog is too full for a request, by whichever thread asks.
+
+        Raises:
+            ValueError: a statistic is to be counted in a histogram that there is not.
         """
+        for field in (field for task in TASKS.values() for field in task.fields):
+            if field.histogram is not None and field.histogram not in metrics.row_values:
+                raise ValueError(
+                    f"the statistic {field.name!r} has the histogram {field.histogram!r}; one of "
+                    f"{list(metrics.row_values)} is accepted"
+                )
         self._registry, self._scheduler, self._metrics = registry, scheduler, metrics
         self._max_samples, self._shed_floor = max_samples, shed_floor
         self._on_refusal = on_refusal

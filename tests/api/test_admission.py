@@ -170,3 +170,10 @@ def test_while_the_server_stops_all_are_the_apps_to_answer(predictions: Predicti
     refused(several)
     stopping = True
     assert several.refusal(scope()) is None
+
+
+def test_a_refusal_outside_of_an_event_loop_leaves_the_interpreters_lock_as_it_is() -> None:
+    use_usual_interval()
+    usual = sys.getswitchinterval()
+    SwitchInterval().shorten()
+    assert sys.getswitchinterval() == usual

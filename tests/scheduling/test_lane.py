@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mcdropout.catalogue.model import Model
+from mcdropout.scheduling.group import Group
 from mcdropout.scheduling.lane import Lane
 from mcdropout.scheduling.plan import Plan
 from mcdropout.scheduling.request import Request, State
@@ -159,6 +160,21 @@ class TestDeadlines:
         assert first.answer(soon).prediction.passes[0] >= 8
         assert lane.due(soon) == ([], [])
         assert any(other in step(lane) for _ in range(8))
+
+    def test_a_group_that_cannot_be_handed_out_stays_as_it_is_and_is_handed_out_later(
+        self, lane: Lane, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        soon, later = time.perf_counter() + 1000.0, time.perf_counter() + 2000.0
+        hurried, other = self.hurried(lane, soon), self.hurried(lane, later)
+        step(lane)
+        _, groups = lane.due(soon)
+        with monkeypatch.context() as patch:
+            patch.setattr(Group, "drop", lambda *_: 1 / 0)  # which copies the rows that go on
+            with pytest.raises(ZeroDivisionError):
+                lane.end_due(groups, soon)
+        assert (hurried.left, other.left) == (1, 1)
+        assert lane.end_due(groups, soon).finished == [hurried]
+        assert (hurried.left, other.left) == (0, 1)
 
     def test_nothing_is_left_of_a_group_whose_time_is_over(self, lane: Lane) -> None:
         deadline = time.perf_counter() + 1000.0

@@ -84,7 +84,9 @@ def ask(scheduler: Scheduler, model: Model, x: npt.NDArray[np.float32], seed: in
 
 def counted(metrics: Metrics, name: str, **labels: str) -> float:
     """The value of a metric that there is; 0 where it has none yet."""
-    assert any(f"mcdropout_{name}".startswith(family.name) for family in metrics.registry.collect()), name
+    families = [family.name for family in metrics.registry.collect()]
+    known = {f"{family}{suffix}" for family in families for suffix in ("", "_total", "_sum", "_count", "_bucket")}
+    assert f"mcdropout_{name}" in known, name
     return metrics.registry.get_sample_value(f"mcdropout_{name}", labels) or 0.0
 
 

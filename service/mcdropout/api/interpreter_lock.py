@@ -22,20 +22,24 @@ class SwitchInterval:
         self._refused = self._short = False
 
     def shorten(self) -> None:
-        """A request was refused; to be called in the event loop."""
+        """A request was refused. In a thread without an event loop it changes nothing."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # who asks there is one caller, and no flood
+            return
         self._refused = True
         if not self._short:
             self._short = True
             sys.setswitchinterval(_UNDER_OVERLOAD)
-            self._look_later()
+            self._look_later(loop)
 
-    def _look_later(self) -> None:
+    def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
         self._refused = False
-        asyncio.get_running_loop().call_later(_CALM_SECONDS, self._look)
+        loop.call_later(_CALM_SECONDS, self._look, loop)
 
-    def _look(self) -> None:
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._refused:
-            self._look_later()
+            self._look_later(loop)
         else:
             self._short = False
             use_usual_interval()

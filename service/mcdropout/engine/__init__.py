@@ -36,6 +36,7 @@ _OFFERED = {
     "statistics": ("Prediction",),
 }
 _MODULES = {name: module for module, names in _OFFERED.items() for name in names}
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

@@ -47,9 +47,10 @@ class Group:
 
     def drop(self, keep: npt.NDArray[np.bool_]) -> None:
         """Go on with some rows only, and keep no requests but theirs."""
-        owners, self.owners = np.unique(self.owners[keep], return_inverse=True)
-        self.requests = [self.requests[owner] for owner in owners.tolist()]
-        self.cohort, self.rows = self.cohort.take(keep), self.rows[keep]
+        kept, owners = np.unique(self.owners[keep], return_inverse=True)
+        cohort, rows = self.cohort.take(keep), self.rows[keep]  # where memory is short, before anything is changed
+        self.requests = [self.requests[owner] for owner in kept.tolist()]
+        self.owners, self.cohort, self.rows = owners, cohort, rows
 
     def drop_ended(self) -> None:
         """Let go of the rows whose requests nobody awaits any more."""

@@ -265,7 +265,10 @@ class Lane:
         return late, [group for group in self.running if not owners.isdisjoint(group.requests)]
 
     def end_due(self, groups: list[Group], now: float) -> Settlement:
-        """Hand out what there is of groups that have rows whose deadline has come."""
+        """Hand out what there is of groups that have rows whose deadline has come.
+
+        A group with which that fails stays as it is; what was found of those before it is lost then.
+        """
         started = time.perf_counter()
         settlement = _handed_out(groups, now)
         self.running = deque(group for group in self.running if len(group.cohort))
@@ -309,9 +312,9 @@ def _handed_out(groups: list[Group], now: float) -> Settlement:
         late += group.late(now)
         done = group.finished(now)
         if done.any():
-            parts = group.parts(slice(None) if done.all() else done)
+            parts = list(group.parts(slice(None) if done.all() else done))
+            group.drop(~done)  # before they are handed out: what raises so far has changed nothing
             finished += [request for request, part in parts if request.add(part) and not request.state.ended]
-            group.drop(~done)
     return Settlement(finished, list(dict.fromkeys(late)))
 
 

@@ -196,10 +196,10 @@ class Scheduler:
                 continue
             late, groups = lane.due(now)
             self._refuse_late(lane, late)
-            if groups:
+            for group in groups:
                 try:
-                    settlement = lane.end_due(groups, now)
-                except Exception:  # they have their turns yet
+                    settlement = lane.end_due([group], now)
+                except Exception:  # it has its turn yet
                     _log.exception("a deadline was not kept", model=lane.model.name)
                 else:
                     self._refuse_late(lane, settlement.late)
