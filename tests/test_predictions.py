@@ -150,5 +150,5 @@ def test_a_statistic_for_a_histogram_that_there_is_not_is_refused_at_once(
     task = statistics.TASKS["regression"]
     wrong = replace(task.fields[0], name="wrong", histogram="nowhere")
     monkeypatch.setitem(statistics.TASKS, "regression", replace(task, fields=(*task.fields, wrong)))
-    with pytest.raises(ValueError, match="'wrong' has the histogram 'nowhere'; one of .*predictive_entropy"):
+    with pytest.raises(ValueError, match=r"'wrong' has the histogram 'nowhere'; one of .*predictive_entropy"):
         Predictions(registry, scheduler, metrics, max_samples=100)
