@@ -109,8 +109,8 @@ def answers(engine, x):
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_engine_that_was_saved_answers_as_the_one_that_saved_it_to_the_bit(saved, kind):
     engine, folder = saved(kind)
-    _, x, options = KINDS[kind]
-    loaded = Engine.load(folder, options.get("task", "classification"))
+    _, x, _ = KINDS[kind]
+    loaded = Engine.load(folder)
     found, wanted = answers(loaded, x), answers(engine, x)
     assert len(found) == len(wanted) > 4
     for a, b in zip(found, wanted, strict=True):
@@ -168,7 +168,7 @@ def test_a_file_that_is_missing_or_damaged_is_refused_by_name(saved, tmp_path, f
 def test_another_format_is_refused(saved, tmp_path):
     folder = copy_of(saved("mlp")[1], tmp_path)
     path = folder / "program.json"
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
     with pytest.raises(CompiledError, match="format"):
         Engine.load(folder)
 

@@ -447,7 +447,8 @@ class TestOutputsThatAreNotNumbers:
     @pytest.mark.filterwarnings("error")
     def test_include_a_variance_too_large_to_be_one(self, passes):
         module = Custom(lambda self, x: (self.rest(x)[:, 0], x[:, 0]), rest=mlp())
-        engine = Engine.from_module(module, np.ones((3, 4), np.float32), "regression", runtime="torch")
+        named = {"mean": 0, "log_variance": 1}
+        engine = Engine.from_module(module, np.ones((3, 4), np.float32), "regression", outputs=named, runtime="torch")
         x = np.ones((2, 4), np.float32)
         x[1, 0] = 800.0
         with pytest.raises(NonFiniteOutputError, match="row 1"):
@@ -468,7 +469,7 @@ class TestANetworkOfAnotherTaskIsRefused:
 
     def test_regression_with_three_outputs(self):
         module = Custom(lambda self, x: (self.rest(x),) * 3, rest=mlp())
-        self.refused(module, "regression", "the mean, or the mean and the logarithm of the variance")
+        self.refused(module, "regression", "regression takes the mean, or the mean and its noise")
 
     def test_regression_with_two_outputs_of_different_shapes(self):
         module = Custom(lambda self, x: (self.rest(x), self.rest(x)[:, :1]), rest=mlp())

@@ -178,7 +178,6 @@ class TestANetworkWhoseOutputs:
         ("returned", "shapes"),
         [
             (lambda y: y.sum(1), "[[3]]"),
-            (lambda y: y[:, :1], "[[3, 1]]"),
             (lambda y: (y, y), "[[3, 3], [3, 3]]"),
             (lambda y: y.sum(0), "[[3]]"),
         ],
@@ -187,6 +186,10 @@ class TestANetworkWhoseOutputs:
         module = Custom(lambda self, x: returned(self.rest(x)), rest=mlp())
         message = refusal(UnsupportedModelError, module)
         assert f"outputs of shape {shapes}; classification takes one output of logits" in message
+
+    def test_are_one_logit(self):
+        module = Custom(lambda self, x: self.rest(x)[:, :1], rest=mlp())
+        assert "for one logit or probability a row, task: binary is accepted" in refusal(UnsupportedModelError, module)
 
     def test_do_not_have_the_rows_first(self):
         module = Custom(lambda self, x: self.rest(x).T.unsqueeze(0), rest=mlp())

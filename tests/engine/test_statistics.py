@@ -28,6 +28,7 @@ from mcdropout.engine.statistics.running_moments import RunningMoments
 from tests.servers import ROOT
 
 CLASSES, VALUES = Reading("classification"), Reading("regression")
+YES, LABELS = Reading("binary"), Reading("multilabel", class_axis=1)
 
 LEVELS = (0.025, 0.975)
 
@@ -107,7 +108,7 @@ class TestClassification:
 
 def test_logits_are_divided_by_the_temperature():
     logits = random(3, 20, 4)
-    assert_same(sum_up(Reading("classification", 2.0), [logits]), sum_up(CLASSES, [logits / 2.0]))
+    assert_same(sum_up(Reading("classification", temperature=2.0), [logits]), sum_up(CLASSES, [logits / 2.0]))
 
 
 def test_one_pass_has_no_variance_but_everything_else():
@@ -356,9 +357,13 @@ class TestPrediction:
 
 def test_statistics_leave_the_block_that_they_share_as_it_is():
     """One that wrote into it would spoil those that read it later."""
-    for reading, outputs in ((CLASSES, [random(4, 6, 3)]), (VALUES, [random(4, 6), random(4, 6, seed=1)])):
-        block = Statistics(reading).update(outputs)
-        for found, wanted in zip(block, TASKS[reading.task].read(outputs, reading), strict=True):
+    pair = [random(4, 6), random(4, 6, seed=1)]
+    for reading, outputs in ((CLASSES, [random(4, 6, 3)]), (LABELS, [random(4, 6, 3)]), (VALUES, pair)):
+        task = TASKS[reading.task]
+        block, states = task.read(outputs, reading), [state() for state in task.states]
+        for state in states:
+            state.update(block)
+        for found, wanted in zip(block, task.read(outputs, reading), strict=True):
             np.testing.assert_array_equal(found, wanted)
 
 
@@ -368,12 +373,32 @@ def test_statistics_leave_the_block_that_they_share_as_it_is():
         (CLASSES, [[[[0.0, 1.0]], [[np.nan, 0.0]], [[0.0, np.inf]]]], [False, True, True]),
         (VALUES, [[[0.0], [np.nan], [1.0]]], [False, True, False]),
         (VALUES, [[[0.0], [1.0], [2.0]], [[0.0], [-np.inf], [701.0]]], [False, True, True]),
+        (Reading("regression", noise="variance"), [[[0.0], [1.0]], [[0.0], [-1.0]]], [False, True]),
+        (Reading("regression", noise="std"), [[[0.0], [1.0]], [[0.0], [-1.0]]], [False, True]),
+        (
+            Reading("classification", "probabilities"),
+            [[[[0.5, 0.5]], [[0.7, 0.7]], [[1.2, -0.2]]]],
+            [False, True, True],
+        ),
+        (Reading("classification", "log_probabilities"), [[[[-1.0, -2.0]], [[0.5, -1.0]]]], [False, True]),
+        (Reading("binary", "probabilities"), [[[1.0], [1.1], [-0.1], [np.nan]]], [False, True, True, True]),
+        (Reading("binary", "log_probabilities"), [[[-1.0], [0.1]]], [False, True]),
     ],
-    ids=["logits", "values", "logarithms of variances"],
+    ids=[
+        "logits",
+        "values",
+        "logarithms of variances",
+        "variances",
+        "standard deviations",
+        "probabilities",
+        "logarithms of probabilities",
+        "a probability",
+        "the logarithm of a probability",
+    ],
 )
 def test_rows_that_no_statistic_can_use_are_found_and_become_0(reading, outputs, wrong):
     outputs = [np.array(output) for output in outputs]
-    cleared, found = TASKS[reading.task].cleared(outputs)
+    cleared, found = TASKS[reading.task].cleared(outputs, reading)
     assert found.tolist() == wrong
     for output, clear in zip(outputs, cleared, strict=True):
         np.testing.assert_array_equal(clear[~found], output[~found])
@@ -384,21 +409,25 @@ def test_tables_of_tasks_and_of_readings_are_the_same():
     assert list(TASKS) == list(get_args(Task))
 
 
+def example_outputs(task, passes):
+    """`[4, passes, ...]`."""
+    shapes = {"binary": [()], "regression": [(), ()]}.get(task, [(3,)])
+    return [random(4, passes, *shape, seed=seed) for seed, shape in enumerate(shapes)]
+
+
 @pytest.mark.parametrize("task", TASKS)
 class TestFields:
     def test_are_what_a_prediction_has_in_that_order_and_shape(self, task):
-        outputs = [random(4, 6, 3)] if task == "classification" else [random(4, 6), random(4, 6, seed=1)]
-        found = sum_up(Reading(task), outputs)
+        found = sum_up(Reading(task), example_outputs(task, 6))
         fields = TASKS[task].fields
         assert list(found.values) == [field.name for field in fields]
-        sizes = {"rows": 4, "classes": 3, "2": 2}
+        sizes = {"rows": 4, "classes": 3, "labels": 3, "2": 2}
         for field in fields:
             words = [word for word in field.shape.strip("[]").split(", ") if word != "..."]
             assert found.values[field.name].shape == tuple(sizes[word] for word in words), field.name
 
     def test_without_a_baseline_are_what_a_deterministic_prediction_lacks(self, task):
-        outputs = [random(4, 1, 3)] if task == "classification" else [random(4, 1), random(4, 1, seed=1)]
-        found = deterministic(Reading(task), outputs)
+        found = deterministic(Reading(task), example_outputs(task, 1))
         for field in TASKS[task].fields:
             assert (found.values[field.name] is None) == (field.of_baseline is None), field.name
 
@@ -421,7 +450,9 @@ def test_a_field_whose_name_is_taken_or_none_is_refused(name, monkeypatch):
 
 
 def test_a_field_of_no_task_is_refused():
-    with pytest.raises(ValueError, match=r"no task 'ranking' .*\['classification', 'regression'\] is accepted"):
+    with pytest.raises(
+        ValueError, match=r"no task 'ranking' .*\['classification', 'binary', 'multilabel', 'regression'\] is"
+    ):
         register("ranking", Field("rank", "", "[rows]", lambda summary: summary["mean"]))
 
 

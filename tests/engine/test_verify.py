@@ -99,7 +99,7 @@ def test_batch_statistics_in_a_module_that_has_to_leave_eval_mode_stay_those_of_
     module.register_buffer("mean", torch.zeros(4))
     module.register_buffer("var", torch.ones(4))
     x = np.random.default_rng(0).random((3, 4, 5), np.float32)
-    engine = Engine.from_module(module, x, runtime="eager")
+    engine = Engine.from_module(module, x, class_axis=1, runtime="eager")
     np.testing.assert_allclose(engine.outputs(x, [np.ones((3, 4, 5), np.float32)])[0], x / np.sqrt(1 + 1e-5))
     assert not module.mean.any()
 

@@ -14,7 +14,7 @@ from mcdropout.api.schemas import ModelChange, ModelDescription, ModelList, Mode
 from mcdropout.api.services import Services
 from mcdropout.catalogue.model import Model
 from mcdropout.catalogue.registry import Change, Entry, Registry
-from mcdropout.engine.statistics import TASKS
+from mcdropout.engine.statistics import TASKS, described_reading
 from mcdropout.predictions import entry_of
 from mcdropout.settings import Settings
 
@@ -111,9 +111,9 @@ def _summary(registry: Registry, name: str, entry: Entry) -> ModelSummary:
 
 def _describe(model: Model) -> dict[str, Any]:
     manifest = model.bundle.manifest
-    output: dict[str, Any] = {"labels": manifest.labels, "temperature": manifest.temperature}
-    if manifest.task == "regression":
-        output = {"noise_variance": manifest.noise_variance, "interval": manifest.interval}
+    output = described_reading(model.engine.reading)
+    if manifest.labels is not None:
+        output["labels"] = manifest.labels
     output["statistics"] = TASKS[manifest.task].described()
     return {
         "description": manifest.description,

@@ -27,7 +27,7 @@ def compile_here(folder: Path, into: Path) -> tuple[Outcome, str | None]:
     try:
         bundle = Bundle(folder)
         subject = subject_of(bundle)
-        prepared = prepare(bundle.manifest.task, subject, Target())
+        prepared = prepare(bundle.manifest.reading, subject, Target())
     except (BundleError, EngineError) as error:
         return "refused", str(error)
     except ImportError as error:

@@ -80,11 +80,11 @@ def load(folder: Path, loading: Loading, stop: threading.Event | None = None) ->
     for count in _WARM_ROWS:
         rows = [with_rows(x, count) for x in examples]
         prediction = engine.predict(manifest.for_network(rows), passes=max(1, manifest.passes.default), seed=0)
-    classes = prediction.mean.shape[1:2]
-    if manifest.task == "classification" and manifest.labels is not None and (len(manifest.labels),) != classes:
+    reading = engine.reading
+    if reading.class_axis is not None and reading.classes not in (None, prediction.mean.shape[reading.class_axis]):
         raise BundleError(
-            f"{folder / 'model.yaml'}: labels has {len(manifest.labels)} entries; the network's {classes[0]} classes "
-            "are accepted"
+            f"{folder / 'model.yaml'}: labels has {reading.classes} entries; the network's "
+            f"{prediction.mean.shape[reading.class_axis]} classes are accepted"
         )
     return Model(bundle, engine)
 
@@ -168,15 +168,7 @@ def _load_copy(bundle: Bundle, loading: Loading) -> Engine:
 
 
 def _load(folder: Path, bundle: Bundle, loading: Loading) -> Engine:
-    manifest = bundle.manifest
-    return Engine.load(
-        folder,
-        manifest.task,
-        temperature=manifest.temperature,
-        noise_variance=manifest.noise_variance,
-        interval=manifest.interval,
-        sessions=loading.sessions,
-    )
+    return Engine.load(folder, bundle.manifest.reading, sessions=loading.sessions)
 
 
 def _on_pytorch(bundle: Bundle, loading: Loading) -> Engine:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import yaml
@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from mcdropout.catalogue.inputs import Axis, Input, PositiveInt, Preprocessing, Record
 from mcdropout.engine import Selection
 from mcdropout.engine.arrays import Array
-from mcdropout.engine.inputs import Entry, Inputs
-from mcdropout.engine.reading import Reading
+from mcdropout.engine.inputs import Inputs
+from mcdropout.engine.reading import Entry, Form, Noise, Reading, Task
 
 MANIFEST = "model.yaml"
 
@@ -48,20 +48,70 @@ class Dropout(Record):
     p: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default={})
 
 
+class Output(Record):
+    """What a network returns, and what of it counts.
+
+    Attributes:
+        entry: which entry of what it returns holds the logits, or the mean of a regression: a key, an attribute or a
+            position. All tensors that it returns, where not given.
+        form: (`as`) whether these are logits, probabilities or their logarithms; found out where not given.
+        classes: the dimension that holds the classes or labels, the rows being 0, -1 the last; found out where not
+            given.
+        mean: for a regression that predicts its noise, the entry of the mean,
+        log_variance, variance, std: and one of these, of the noise.
+    """
+
+    entry: Entry | None = None
+    form: Form | None = Field(default=None, alias="as")
+    classes: Annotated[int, Field(strict=True)] | None = None
+    mean: Entry | None = None
+    log_variance: Entry | None = None
+    variance: Entry | None = None
+    std: Entry | None = None
+
+    @field_validator("entry", "mean", "log_variance", "variance", "std", mode="before")
+    @classmethod
+    def _names_an_entry(cls, value: Any) -> Any:
+        if value is not None and type(value) not in (str, int):
+            raise ValueError(f"is {value!r}; a key, an attribute or a position of what the network returns is accepted")
+        return value
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> "Output":
+        noises = self.noises
+        if (self.mean is None) != (not noises) or len(noises) > 1:
+            given = [name for name in ("mean", *get_args(Noise)) if getattr(self, name) is not None]
+            raise ValueError(
+                f"{' and '.join(given)} is given; mean with one of log_variance, variance and std is accepted"
+            )
+        if self.mean is not None and (self.entry is not None or self.form or self.classes is not None):
+            raise ValueError("mean is given with entry, as or classes; those are accepted without it")
+        return self
+
+    @property
+    def noises(self) -> list[Noise]:
+        """What is said to be the noise."""
+        return [name for name in get_args(Noise) if getattr(self, name) is not None]
+
+    @property
+    def entries(self) -> Entry | tuple[Entry, Entry] | None:
+        """What counts, as the engine takes it."""
+        return self.entry if self.mean is None else (self.mean, getattr(self, self.noises[0]))
+
+
 class Manifest(Record):
     """What `model.yaml` says.
 
     Attributes:
         name: the model's name, which is its folder's.
         version: any text; every answer carries it.
-        task: "classification" or "regression".
-        labels: the classes' names, in the order of the network's outputs; their numbers where not given.
+        task: "classification", "binary", "multilabel" or "regression".
+        labels: the names of the classes, or labels, in the order of the network's outputs; for "binary" the two of no
+            and yes. Their numbers where not given.
         input: what a client sends, for a network of one input.
         inputs: or for a network of several, in the order in which it takes them.
         inputs_by: whether the network takes its inputs by "position", or by "keyword": as `forward(name=...)`.
-        output: which entry of what the network returns holds the logits, or the mean of a regression: a key, an
-            attribute or a position. For a regression that predicts its noise, one for the mean and one for the
-            logarithm of the variance. All tensors that it returns, where not given.
+        output: what the network returns, and what of it counts; an entry alone is short for `{entry: ...}`.
         output_row_axis: the dimension that holds the rows in what the network returns.
         dropout: which sites are on, and with which p.
         passes: default and most stochastic passes.
@@ -70,7 +120,8 @@ class Manifest(Record):
         network: `file.py:Name`, a class or function in the bundle that returns the network;
         arguments: what it is called with;
         weights: a file in the bundle: `.safetensors`, or a state dict that `torch.load(weights_only=True)` reads.
-        temperature: what logits are divided by before the softmax.
+        temperature: what logits are divided by.
+        threshold: for "binary" and "multilabel", the mean probability from which on the answer is yes.
         noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
         interval: for regression, the share of the predictive distribution that the interval holds.
     """
@@ -78,12 +129,12 @@ class Manifest(Record):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     version: Annotated[str, Field(min_length=1, max_length=100)]
     description: str = ""
-    task: Literal["classification", "regression"]
+    task: Task
     labels: list[str] | None = None
     input: Input | None = None
     inputs: Annotated[list[Input], Field(min_length=1)] | None = None
     inputs_by: Literal["position", "keyword"] = "position"
-    output: str | int | dict[str, str | int] | None = None
+    output: Output = Output()
     output_row_axis: Axis = 0
     dropout: Dropout = Dropout()
     passes: Passes = Passes()
@@ -92,21 +143,14 @@ class Manifest(Record):
     arguments: dict[str, Any] = Field(default={})
     weights: str | None = None
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     noise_variance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     interval: Annotated[float, Field(gt=0, lt=1)] = 0.95
 
     @field_validator("output", mode="before")
     @classmethod
-    def _names_entries(cls, value: Any) -> Any:
-        entries = [value]
-        if isinstance(value, dict) and set(value) == {"mean", "log_variance"}:
-            entries = list(value.values())
-        if value is not None and not all(type(entry) in (str, int) for entry in entries):
-            raise ValueError(
-                f"is {value!r}; a key, an attribute or a position of what the network returns is accepted, or, for a "
-                "regression, {mean: ..., log_variance: ...} with one for each"
-            )
-        return value
+    def _entry_alone(cls, value: Any) -> Any:
+        return value if isinstance(value, dict | Output) else {} if value is None else {"entry": value}
 
     @model_validator(mode="after")
     def _network_is_given_once(self) -> "Manifest":
@@ -128,15 +172,32 @@ class Manifest(Record):
     @property
     def reading(self) -> Reading:
         """What the network's outputs mean, as the engine takes it."""
-        return Reading(self.task, self.temperature, self.noise_variance, self.interval)
+        output = self.output
+        return Reading(
+            self.task,
+            output.form,
+            output.classes,
+            None if self.labels is None or self.task == "binary" else len(self.labels),
+            temperature=self.temperature,
+            threshold=self.threshold,
+            noise=next(iter(output.noises), None),
+            noise_variance=self.noise_variance,
+            interval=self.interval,
+        )
 
     @model_validator(mode="after")
     def _output_fits_the_task(self) -> "Manifest":
-        if self.task == "classification" and isinstance(self.output, dict):
+        is_regression = self.task == "regression"
+        if not is_regression and self.output.mean is not None:
+            raise ValueError(f"output has mean, which is for a regression; entry, as and classes are for {self.task}")
+        if is_regression and (self.output.form or self.output.classes is not None):
             raise ValueError(
-                f"output is {self.output}, which is for a regression; for a classification the key, attribute or "
-                "position of the logits is accepted"
+                "output has as or classes, which a regression has not; entry, or mean and noise, are accepted"
             )
+        if self.labels is not None and is_regression:
+            raise ValueError(f"labels is {self.labels}, which a regression has not; no labels are accepted")
+        if self.labels is not None and self.task == "binary" and len(self.labels) != 2:
+            raise ValueError(f"labels has {len(self.labels)} entries; for binary the two of no and yes are accepted")
         return self
 
     @model_validator(mode="after")
@@ -153,13 +214,6 @@ class Manifest(Record):
     def takes(self) -> tuple[Input, ...]:
         """What a client sends, whether it is one input or several."""
         return (self.input,) if self.input else tuple(self.inputs or ())
-
-    @property
-    def outputs(self) -> Entry | tuple[Entry, Entry] | None:
-        """`output` as the engine takes it."""
-        if isinstance(self.output, dict):
-            return self.output["mean"], self.output["log_variance"]
-        return self.output
 
     @property
     def selection(self) -> Selection:
@@ -199,6 +253,7 @@ _RECORDS: dict[int | str, type[BaseModel]] = {
     "preprocessing": Preprocessing,
     "passes": Passes,
     "dropout": Dropout,
+    "output": Output,
 }
 
 

@@ -24,10 +24,10 @@ def subject_of(bundle: Bundle) -> Subject:
             bundle.inside("model", manifest.model),
             inputs,
             row_axis=[spec.row_axis for spec in manifest.takes],
-            outputs=manifest.outputs,
+            outputs=manifest.output.entries,
             output_row_axis=manifest.output_row_axis,
             selection=manifest.selection,
-            logits=manifest.task == "classification",
+            reading=manifest.reading,
         )
     from mcdropout.catalogue.code import load_network
     from mcdropout.engine.pytorch.module import understand as understand_module
@@ -36,9 +36,10 @@ def subject_of(bundle: Bundle) -> Subject:
         load_network(bundle),
         inputs,
         row_axis=[spec.row_axis for spec in manifest.takes],
-        outputs=manifest.outputs,
+        outputs=manifest.output.entries,
         output_row_axis=manifest.output_row_axis,
         selection=manifest.selection,
+        reading=manifest.reading,
     )
 
 

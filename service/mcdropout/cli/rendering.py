@@ -13,7 +13,7 @@ from rich.text import Text
 from mcdropout.api import formats
 from mcdropout.engine import Engine
 from mcdropout.engine.inspection import TIMED_ROWS, Inspection
-from mcdropout.engine.statistics import TASKS
+from mcdropout.engine.statistics import TASKS, described_reading
 
 
 def print_inspection(console: Console, name: str, inspection: Inspection) -> None:
@@ -27,6 +27,7 @@ def print_inspection(console: Console, name: str, inspection: Inspection) -> Non
         Text(),
         _cost(inspection),
         Text(),
+        Text(_reading(inspection.engine)),
         _statistics(inspection.engine),
         Text(),
         _checks(inspection.engine),
@@ -55,6 +56,7 @@ def as_document(name: str, inspection: Inspection) -> dict[str, Any]:
             "passes": inspection.passes,
             "in_deterministic_passes": cost.in_deterministic_passes(inspection.passes),
         },
+        "output": described_reading(engine.reading),
         "statistics": TASKS[engine.task].described(),
         "formats": list(formats.TABLE),
         "findings": [asdict(finding) for finding in inspection.findings],
@@ -102,6 +104,13 @@ def _cost(inspection: Inspection) -> RenderableType:
     if program.reason:
         lines.append(f"nothing faster, because: {program.reason}")
     return Group(table, *map(Text, lines))
+
+
+def _reading(engine: Engine) -> str:
+    said = described_reading(engine.reading)
+    because = said.pop("because")
+    outputs = ", ".join(f"{name} {value}" for name, value in said.items() if value is not None)
+    return f"outputs: {outputs}" + (f" ({because})" if because else "")
 
 
 def _statistics(engine: Engine) -> RenderableType:

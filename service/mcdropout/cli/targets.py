@@ -12,7 +12,7 @@ from typing import Any
 from mcdropout.catalogue.bundle import Bundle
 from mcdropout.catalogue.manifest import MANIFEST
 from mcdropout.catalogue.network import subject_of
-from mcdropout.engine.reading import Reading
+from mcdropout.engine.reading import Reading, in_entries
 from mcdropout.engine.runtimes import Target
 from mcdropout.engine.subject import Subject
 
@@ -79,13 +79,14 @@ def _pointed(text: str, made: Any) -> Pointed:
     module, example_inputs, options = (*made, {})[:3]
     known: dict[str, dict[str, Any]] = {}
     for what, names in (
-        ("understand", [*inspect.signature(understand).parameters][2:]),
+        ("understand", [name for name in [*inspect.signature(understand).parameters][2:] if name != "reading"]),
         ("reading", [*inspect.signature(Reading).parameters]),
         ("target", ["device", "runtime"]),
     ):
         known[what] = {name: value for name, value in options.items() if name in names}
     if unknown := [name for name in options if not any(name in names for names in known.values())]:
         raise TargetError(f"{text!r} returns the options {unknown}; arguments of Engine.from_module are accepted")
-    reading = Reading(**{"task": "classification", **known["reading"]})
-    understanding = partial(understand, module, example_inputs, **known["understand"])
+    noise = in_entries(known["understand"].get("outputs"))[1]
+    reading = Reading(**{"task": "classification", "noise": noise, **known["reading"]})
+    understanding = partial(understand, module, example_inputs, reading=reading, **known["understand"])
     return Pointed(text, understanding, reading, Target(**known["target"]))

@@ -44,11 +44,11 @@ class Cohort:
 
     def update(self, outputs: Sequence[Array]) -> None:
         """Take in the outputs `[rows, passes, ...]` of its next passes."""
-        usable, wrong = self.statistics.task.cleared(outputs)
+        usable, wrong = self.statistics.cleared(outputs)
         self.failed |= wrong
-        block = self.statistics.update(usable)
+        samples = self.statistics.update(usable)
         if self.samples is not None:
-            self.samples.append(block.samples)
+            self.samples.append(samples)
         self.passes += outputs[0].shape[1]
 
     def take(self, rows: Rows) -> "Cohort":

@@ -24,11 +24,12 @@ from mcdropout.engine.inputs import InputSpec
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.preparation import Prepared, choose
 from mcdropout.engine.program import Graph, Graphs, Outline, Program
+from mcdropout.engine.reading import Reading
 from mcdropout.engine.runtimes import Form, Refusal, Runnable, Target
 from mcdropout.engine.sites import Site, SiteOff
 from mcdropout.engine.verify import Reference
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Changes whenever what an older version wrote would be read otherwise, or answer otherwise."""
 _RECORD, _REFERENCE, _BASELINE = "program.json", "reference.npz", "baseline"
 _PREFIX, _SUFFIX = "prefix.onnx", "suffix.onnx"
@@ -85,7 +86,8 @@ class _Reference:
 
 @dataclass(frozen=True)
 class _Record:
-    format: Literal[1]
+    format: Literal[2]
+    reading: Reading
     sites: tuple[Site, ...]
     off: tuple[SiteOff, ...]
     inputs: tuple[_Input, ...]
@@ -119,6 +121,7 @@ def write_compiled(prepared: Prepared, folder: Path) -> None:
     np.savez(folder / _REFERENCE, **dict(_arrays_of(reference)))
     record = _Record(
         format=FORMAT,
+        reading=prepared.reading,
         sites=prepared.source.sites,
         off=prepared.off,
         inputs=tuple(_Input(spec.shape, spec.dtype.name, spec.name, spec.row_axis) for spec in prepared.inputs),
@@ -161,6 +164,7 @@ def read_compiled(folder: Path, target: Target) -> Prepared:
         checks=(*record.network_checks, *chosen.checks),
     )
     return Prepared(
+        reading=record.reading,
         source=source,
         off=record.off,
         inputs=tuple(InputSpec(x.shape, np.dtype(x.dtype), x.name, x.row_axis) for x in record.inputs),

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.compiled import read_compiled, write_compiled
 from mcdropout.engine.errors import InvalidInputError, NonFiniteOutputError
-from mcdropout.engine.inputs import Entry, Inputs, as_array, in_order
+from mcdropout.engine.inputs import Inputs, as_array, in_order
 from mcdropout.engine.masks import MAX_SEED, Masks, drawn_seed
 from mcdropout.engine.preparation import Prepared, prepare
-from mcdropout.engine.reading import Reading, Task
+from mcdropout.engine.reading import Entries, Form, Reading, Task, in_entries
 from mcdropout.engine.runtimes import Target
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.engine.selection import Selection
@@ -30,7 +30,8 @@ class Engine:
     """Predicts with Monte Carlo dropout. Thread-safe.
 
     Attributes:
-        task: "classification" or "regression".
+        task: "classification", "binary", "multilabel" or "regression".
+        reading: what the network's outputs mean.
         sites: what is random, in the order in which a pass meets it.
         sites_off: what could be random and is not, with the reasons.
         program: how it runs, and which checks it passed.
@@ -38,9 +39,10 @@ class Engine:
         steps: runs it a step at a time.
     """
 
-    def __init__(self, prepared: Prepared, reading: Reading, step_bytes: int = STEP_BYTES) -> None:
+    def __init__(self, prepared: Prepared, step_bytes: int = STEP_BYTES) -> None:
         """`Engine.from_module`, `Engine.from_onnx` and `Engine.load` make one."""
-        self.task = reading.task
+        self.reading = prepared.reading
+        self.task = prepared.reading.task
         self.sites = prepared.source.sites
         self.sites_off = prepared.off
         self.program = prepared.program
@@ -48,8 +50,7 @@ class Engine:
         self._prepared = prepared
         self._source = prepared.source
         self._runtime = prepared.runtime
-        self._reading = reading
-        self.steps = Steps(prepared, reading, step_bytes)
+        self.steps = Steps(prepared, step_bytes)
 
     @classmethod
     def from_module(
@@ -60,12 +61,15 @@ class Engine:
         *,
         device: str = "cpu",
         runtime: str = "auto",
+        form: Form | None = None,
+        class_axis: int | None = None,
         temperature: float = 1.0,
+        threshold: float = 0.5,
         noise_variance: float | None = None,
         interval: float = 0.95,
         step_bytes: int = STEP_BYTES,
         row_axis: int | Sequence[int] | Mapping[str, int] = 0,
-        outputs: Entry | Sequence[Entry] | None = None,
+        outputs: Entries = None,
         output_row_axis: int = 0,
         selection: Selection | None = None,
         sessions: SessionOptions | None = None,
@@ -73,23 +77,28 @@ class Engine:
         """Find what is random in a network, make it an input, split it, and check it.
 
         Args:
-            module: the trained network. It is copied, and left as it is. For classification it returns logits
-                `[rows, classes, ...]`; for regression the mean `[rows, ...]`, or the mean and the logarithm of the
-                variance.
+            module: the trained network. It is copied, and left as it is. For classification it returns logits or
+                probabilities, `[rows, classes, ...]`; for binary one a row, `[rows]` or `[rows, 1]`; for multilabel one
+                for each label, `[rows, labels, ...]`; for regression the mean `[rows, ...]`, or the mean and its noise.
             example_inputs: an input, a tuple of them, or, for a network that takes keywords, a dict of them:
                 `[rows, ...]` each, of whatever dtype the network takes; one row is enough, and is varied where the
                 checks need more. A network that takes only some numbers needs as many rows: three.
-            task: "classification" or "regression".
+            task: "classification", "binary", "multilabel" or "regression".
             device: "cpu", "cuda" or "cuda:1".
             runtime: "sparse" (CPU, chains of linear layers with ReLU and dropout), "onnx" (CPU), "torch", "eager"
                 (the module itself), another that was registered, or "auto": the fastest that passes its checks.
-            temperature: what logits are divided by before the softmax.
+            form: whether the outputs are "logits", "probabilities" or "log_probabilities"; found out where not given.
+            class_axis: the dimension of the outputs that holds the classes or labels, the rows being 0, -1 the last;
+                found out where not given.
+            temperature: what logits are divided by.
+            threshold: for binary and multilabel, the mean probability from which on the answer is yes.
             noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
             interval: for regression, the share of the predictive distribution that `interval` holds.
             step_bytes: the memory that one step may take, in bytes; passes are cut into steps that fit.
             row_axis: the dimension of the inputs that holds the rows; for all, or for each.
             outputs: which of what the network returns counts: a key, an attribute or a position ("logits"), or, for a
-                regression, two (mean and logarithm of the variance). All its tensors where not given.
+                regression, two: `{"mean": 0, "log_variance": 1}`, or "variance" or "std" in its place. All its tensors
+                where not given.
             output_row_axis: the dimension of the outputs that holds the rows.
             selection: which sites to switch on, and with which p; all, with their own, where not given.
             sessions: how ONNX Runtime runs it.
@@ -101,8 +110,19 @@ class Engine:
         """
         from mcdropout.engine.pytorch.module import understand
 
-        reading = Reading(task, temperature, noise_variance, interval)
+        reading = Reading(
+            task,
+            form,
+            class_axis,
+            temperature=temperature,
+            threshold=threshold,
+            noise=in_entries(outputs)[1],
+            noise_variance=noise_variance,
+            interval=interval,
+        )
+        reading.check()
         target = Target(device, runtime, sessions or SessionOptions())
+        target.check()
         subject = understand(
             module,
             example_inputs,
@@ -110,6 +130,7 @@ class Engine:
             outputs=outputs,
             output_row_axis=output_row_axis,
             selection=selection,
+            reading=reading,
         )
         return cls.prepare(subject, reading, target, step_bytes)
 
@@ -121,12 +142,15 @@ class Engine:
         task: Task = "classification",
         *,
         runtime: str = "auto",
+        form: Form | None = None,
+        class_axis: int | None = None,
         temperature: float = 1.0,
+        threshold: float = 0.5,
         noise_variance: float | None = None,
         interval: float = 0.95,
         step_bytes: int = STEP_BYTES,
         row_axis: int | Sequence[int] | Mapping[str, int] = 0,
-        outputs: Entry | Sequence[Entry] | None = None,
+        outputs: Entries = None,
         output_row_axis: int = 0,
         selection: Selection | None = None,
         sessions: SessionOptions | None = None,
@@ -134,16 +158,26 @@ class Engine:
         """The same for a network in an ONNX file, with its dropout in it; PyTorch is not needed.
 
         Takes and raises what `from_module` does, but that `example_inputs` by name have the names of the graph's
-        inputs, and that `outputs` are names or positions of its outputs. A softmax at the end of a classifier is taken
-        for what it is: its input are the logits.
+        inputs, and that `outputs` are names or positions of its outputs.
 
         Args:
             path: the file. External data may lie in its folder, and nowhere else.
         """
         from mcdropout.engine.onnx.model import understand
 
-        reading = Reading(task, temperature, noise_variance, interval)
+        reading = Reading(
+            task,
+            form,
+            class_axis,
+            temperature=temperature,
+            threshold=threshold,
+            noise=in_entries(outputs)[1],
+            noise_variance=noise_variance,
+            interval=interval,
+        )
+        reading.check()
         target = Target("cpu", runtime, sessions or SessionOptions())
+        target.check()
         subject = understand(
             Path(path),
             example_inputs,
@@ -151,7 +185,7 @@ class Engine:
             outputs=outputs,
             output_row_axis=output_row_axis,
             selection=selection,
-            logits=task == "classification",
+            reading=reading,
         )
         return cls.prepare(subject, reading, target, step_bytes)
 
@@ -175,17 +209,14 @@ class Engine:
         target = target or Target()
         reading.check()
         target.check()
-        return cls(prepare(reading.task, subject, target), reading, step_bytes)
+        return cls(prepare(reading, subject, target), step_bytes)
 
     @classmethod
     def load(
         cls,
         folder: str | Path,
-        task: Task = "classification",
+        reading: Reading | None = None,
         *,
-        temperature: float = 1.0,
-        noise_variance: float | None = None,
-        interval: float = 0.95,
         step_bytes: int = STEP_BYTES,
         sessions: SessionOptions | None = None,
     ) -> "Engine":
@@ -193,18 +224,21 @@ class Engine:
 
         Args:
             folder: what `save` was given.
-            task, temperature, noise_variance, interval, step_bytes, sessions: as for `from_module`.
+            reading: what the outputs mean, where that is to be another than was saved; what it leaves open is as saved.
+            step_bytes, sessions: as for `from_module`.
 
         Raises:
             CompiledError: the folder holds no engine, or a damaged one, or one that another version wrote.
             InvalidInputError: an argument cannot be used.
             VerificationError: it failed a check.
         """
-        reading = Reading(task, temperature, noise_variance, interval)
         target = Target(options=sessions or SessionOptions())
-        reading.check()
         target.check()
-        return cls(read_compiled(Path(folder), target), reading, step_bytes)
+        prepared = read_compiled(Path(folder), target)
+        if reading is not None:
+            reading.check()
+            prepared = dataclasses.replace(prepared, reading=reading.filled_from(prepared.reading))
+        return cls(prepared, step_bytes)
 
     def save(self, folder: str | Path) -> None:
         """Write the engine to a folder, so that `load` can make it again without the network.
@@ -270,7 +304,7 @@ class Engine:
 
     def summarize(self, outputs: Sequence[Array]) -> Prediction:
         """The prediction of given network outputs, `[rows, passes, ...]` each, as passes of equal weight."""
-        statistics = Statistics(self._reading)
+        statistics = Statistics(self.reading)
         statistics.update(outputs)
         return statistics.prediction()
 

@@ -14,8 +14,6 @@ from mcdropout.engine.verify import unlike_rows
 if TYPE_CHECKING:
     from torch import Tensor
 
-Entry = str | int
-"""One of the things that a network returns: a key, an attribute, a name or a position."""
 OneInput = Union[npt.ArrayLike, "Tensor"]
 Inputs = OneInput | tuple[OneInput, ...] | Mapping[str, OneInput]
 

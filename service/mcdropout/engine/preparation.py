@@ -10,8 +10,9 @@ from mcdropout.engine.errors import EngineError, UnsupportedModelError, Verifica
 from mcdropout.engine.inputs import InputSpec
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.program import Graphs, Outline, Program
-from mcdropout.engine.reading import Task
+from mcdropout.engine.reading import Reading
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
+from mcdropout.engine.settling import settle
 from mcdropout.engine.sites import SiteOff
 from mcdropout.engine.subject import Subject
 from mcdropout.engine.verify import (
@@ -30,6 +31,7 @@ class Prepared:
     """A network, ready to run.
 
     Attributes:
+        reading: what its outputs mean, with nothing left open.
         source: draws its masks.
         off: the sites that are off.
         inputs: what it takes.
@@ -42,6 +44,7 @@ class Prepared:
         network_checks: those of its `program.checks` that are of the network, whatever runs it.
     """
 
+    reading: Reading
     source: MaskSource
     off: tuple[SiteOff, ...]
     inputs: tuple[InputSpec, ...]
@@ -77,11 +80,11 @@ class Passed:
     reason: str | None
 
 
-def prepare(task: Task, subject: Subject, target: Target) -> Prepared:
+def prepare(reading: Reading, subject: Subject, target: Target) -> Prepared:
     """Find the fastest way to run a network that passes its checks.
 
     Args:
-        task: what its outputs are.
+        reading: what its outputs mean, as far as that is given.
         subject: the network, and what it is checked against.
         target: where to run it.
 
@@ -91,7 +94,7 @@ def prepare(task: Task, subject: Subject, target: Target) -> Prepared:
     """
     arrays, source = subject.arrays, MaskSource(subject.sites)
     rows = len(arrays[0])
-    _check_output_shape(task, rows, run_pairs(subject.eager, arrays, source.keep_everything(rows)))
+    _check_rows_come_first(rows, run_pairs(subject.eager, arrays, source.keep_everything(rows)))
     wanted = subject.eval_outputs()
     kept = [] if source.has_raw_sites else source.keep_everything(rows)
     first = check_network(subject.plain, kept, arrays, wanted)
@@ -100,6 +103,11 @@ def prepare(task: Task, subject: Subject, target: Target) -> Prepared:
     of_network = [first]
     raise_if_failed(of_network)
     reference = take_reference(subject.eager, source, arrays, wanted, subject.tolerance)
+
+    def run(inputs: tuple[Array, ...]) -> tuple[Array, ...]:
+        return run_pairs(subject.plain, inputs, kept)
+
+    reading = settle(reading, subject.evidence, arrays, [wanted, *reference.under_masks], run)
     plain = subject.baseline_programs(target) if source.has_raw_sites else None
     chosen, baseline = choose(subject.programs(target), plain, target, source, reference)
     of_network += subject.own_checks()
@@ -117,6 +125,7 @@ def prepare(task: Task, subject: Subject, target: Target) -> Prepared:
         checks=(*of_network, *chosen.checks),
     )
     return Prepared(
+        reading=reading,
         source=source,
         off=subject.off,
         inputs=subject.inputs,
@@ -191,18 +200,8 @@ def _first_that_passes(
     )
 
 
-def _check_output_shape(task: Task, rows: int, outputs: tuple[Array, ...]) -> None:
+def _check_rows_come_first(rows: int, outputs: tuple[Array, ...]) -> None:
     shapes = [list(out.shape) for out in outputs]
-    if task == "classification" and (len(shapes) != 1 or len(shapes[0]) < 2 or shapes[0][1] < 2):
-        raise UnsupportedModelError(
-            f"for {rows} rows the network returns outputs of shape {shapes}; classification takes one output of "
-            "logits, [rows, classes, ...], with 2 classes or more"
-        )
-    if task == "regression" and (len(shapes) > 2 or shapes[0] != shapes[-1]):
-        raise UnsupportedModelError(
-            f"for {rows} rows the network returns outputs of shape {shapes}; regression takes the mean, or the mean "
-            "and the logarithm of the variance in the same shape"
-        )
     if any(not shape or shape[0] != rows for shape in shapes):
         raise UnsupportedModelError(
             f"for {rows} rows the network returns outputs of shape {shapes}; their first dimension must be the rows"

@@ -1,40 +1,101 @@
 """Reading: what a network's outputs mean."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 import numpy as np
 
 from mcdropout.engine.errors import InvalidInputError
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "binary", "multilabel", "regression"]
+Form = Literal["logits", "probabilities", "log_probabilities"]
+"""What the outputs of a network that knows classes or labels are."""
+Noise = Literal["log_variance", "variance", "std"]
+"""What the second output of a regression is."""
+Entry = str | int
+"""One of the things that a network returns: a key, an attribute, a name or a position."""
+Entries = Entry | Sequence[Entry] | Mapping[str, Entry] | None
+"""What counts of the things that a network returns: one, some, those of a regression by what they are, or all."""
 
 
 @dataclass(frozen=True)
 class Reading:
     """How outputs are read.
 
+    What is None and can be found in the network's own answers is settled when it is prepared (`settling`).
+
     Attributes:
-        task: "classification" or "regression".
-        temperature: what logits are divided by before the softmax.
+        task: "classification" (one class of several), "binary" (yes or no), "multilabel" (yes or no for each label) or
+            "regression".
+        form: whether the outputs are logits, probabilities, or the logarithms of these; None to be found out.
+        class_axis: the dimension of the outputs that holds classes, or labels, the rows being dimension 0; negative
+            ones count from the end. None to be found out; for "binary" also that there is none.
+        classes: how many classes or labels there are; None where nobody says.
+        temperature: what logits are divided by.
+        threshold: for "binary" and "multilabel", the mean probability from which on the answer is yes.
+        noise: for regression, what the second of two outputs is; None to be found out, or that there is one output.
         noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
         interval: for regression, the share of the predictive distribution that `interval` holds.
+        because: how what was left open was found, in words; None where nothing was.
     """
 
     task: Task
+    form: Form | None = None
+    class_axis: int | None = None
+    classes: int | None = None
     temperature: float = 1.0
+    threshold: float = 0.5
+    noise: Noise | None = None
     noise_variance: float | None = None
     interval: float = 0.95
+    because: str | None = None
 
     def check(self) -> None:
         """Raise InvalidInputError for the first attribute that cannot be used."""
-        if self.task not in get_args(Task):
-            raise InvalidInputError(f'task is {self.task!r}; "classification" or "regression" would be accepted')
+        for name, choices in (("task", Task), ("form", Form), ("noise", Noise)):
+            value = getattr(self, name)
+            if value not in get_args(choices) and (name == "task" or value is not None):
+                accepted = ", ".join(f'"{choice}"' for choice in get_args(choices))
+                raise InvalidInputError(f"{name} is {value!r}; one of {accepted} is accepted")
         if not 0.0 < self.temperature < np.inf:
             raise InvalidInputError(f"temperature is {self.temperature!r}; a number above 0 is accepted")
+        if not 0.0 < self.threshold < 1.0:
+            raise InvalidInputError(f"threshold is {self.threshold!r}; a number between 0 and 1 is accepted")
         if self.noise_variance is not None and not 0.0 < self.noise_variance < np.inf:
             raise InvalidInputError(
                 f"noise_variance is {self.noise_variance!r}; a number above 0, or None, is accepted"
             )
         if not 0.0 < self.interval < 1.0:
             raise InvalidInputError(f"interval is {self.interval!r}; a number between 0 and 1 is accepted")
+        for name in ("form", "class_axis", "noise"):
+            value = getattr(self, name)
+            if value is not None and (self.task == "regression") != (name == "noise"):
+                raise InvalidInputError(f"{name} is {value!r}, which a {self.task} does not have; None is accepted")
+
+    def filled_from(self, settled: "Reading") -> "Reading":
+        """This reading, with what it leaves open as another has it, which was settled for the same network."""
+        open_ = {
+            field.name: getattr(settled, field.name) for field in fields(self) if getattr(self, field.name) is None
+        }
+        return replace(self, **open_)
+
+
+def in_entries(outputs: Entries) -> tuple[tuple[Entry, ...] | None, Noise | None]:
+    """The entries that count, None for all, and what the second of a regression's is, where that is said.
+
+    Raises:
+        InvalidInputError: they are named otherwise than a regression's are.
+    """
+    if outputs is None:
+        return None, None
+    if isinstance(outputs, str | int):
+        return (outputs,), None
+    if not isinstance(outputs, Mapping):
+        return tuple(outputs), None
+    noises = [noise for noise in get_args(Noise) if set(outputs) == {"mean", noise}]
+    if not noises:
+        raise InvalidInputError(
+            f"outputs has the names {list(outputs)}; mean with one of log_variance, variance and std is accepted"
+        )
+    return (outputs["mean"], outputs[noises[0]]), noises[0]

@@ -11,7 +11,6 @@ from mcdropout.engine.arrays import Array, Frontier
 from mcdropout.engine.cohort import Cohort
 from mcdropout.engine.masks import Undrawn
 from mcdropout.engine.preparation import Prepared
-from mcdropout.engine.reading import Reading
 from mcdropout.engine.runtimes import drawing_of
 from mcdropout.engine.statistics import TASKS, Prediction, Statistics, deterministic
 from mcdropout.engine.verify import run_pairs
@@ -56,10 +55,10 @@ class Steps:
         shares_rows: whether rows of requests with different seeds may be run together.
     """
 
-    def __init__(self, prepared: Prepared, reading: Reading, step_bytes: int) -> None:
+    def __init__(self, prepared: Prepared, step_bytes: int) -> None:
         self._source, self._runtime, self._baseline = prepared.source, prepared.runtime, prepared.baseline
         self._drawing = drawing_of(self._runtime)
-        self._reading = reading
+        self._reading = prepared.reading
         self._per_row = [value.per_row for value in prepared.outline.frontier]
         self.shares_rows = prepared.source.shares_rows
         self.most_pairs = max(1, min(_MOST_PAIRS, step_bytes // max(1, prepared.pair_bytes)))
@@ -133,7 +132,7 @@ class Steps:
         count = len(inputs[0])
         masks = [] if self._source.has_raw_sites else self._source.keep_everything(count)
         outputs = run_pairs(self._baseline, inputs, masks)
-        usable, failed = TASKS[self._reading.task].cleared([out[:, None] for out in outputs])
+        usable, failed = TASKS[self._reading.task].cleared([out[:, None] for out in outputs], self._reading)
         return Outcome(deterministic(self._reading, usable), None, failed)
 
     def _masks(self, work: Sequence[tuple[Cohort, int]]) -> Undrawn:

@@ -8,6 +8,7 @@ from mcdropout.engine.checks import Check
 from mcdropout.engine.findings import Finding
 from mcdropout.engine.inputs import InputSpec
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
+from mcdropout.engine.settling import Evidence
 from mcdropout.engine.sites import Site, SiteOff
 
 EXAMPLE_ROWS = 3
@@ -25,6 +26,7 @@ class Subject(Protocol):
         eager: the network itself under masks, run in the plainest way there is.
         plain: the same with nothing dropped; `eager` itself where there are masks that keep everything.
         tolerance: how far a program may be from the network itself under the same masks.
+        evidence: what it says of its output, but for its answers.
         advice: what may mend it, where with nothing dropped it is not what it is in inference.
     """
 
@@ -35,6 +37,7 @@ class Subject(Protocol):
     eager: Runtime
     plain: Runtime
     tolerance: float
+    evidence: Evidence
     advice: str | None
 
     def eval_outputs(self) -> tuple[Array, ...]:

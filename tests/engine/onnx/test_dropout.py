@@ -8,6 +8,7 @@ from onnx import helper
 
 from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError
 from mcdropout.engine.masks import MaskSource
+from mcdropout.engine.reading import Reading
 from mcdropout.engine.selection import Selection
 from mcdropout.engine.verify import run_pairs
 from tests.engine.onnx.common import BOOL, F16, I64, F, dropout, model, node, numbers, serves, understood, value
@@ -466,8 +467,9 @@ def test_probabilities_are_given_as_logits_that_make_them(tmp_path, behind):
         *behind,
     ]
     made = model(nodes, INPUT, OUTPUT, **W)
-    as_they_are, logits = understood(made, tmp_path, X), understood(made, tmp_path, X, logits=True)
-    assert as_they_are.softmax == logits.softmax == ("last",)
+    as_they_are = understood(made, tmp_path, X)
+    logits = understood(made, tmp_path, X, reading=Reading("classification"))
+    assert as_they_are.ends == logits.ends == ("last",)
     serves(as_they_are)
     serves(logits)
     probabilities, logarithms = as_they_are.eval_outputs()[0], logits.eval_outputs()[0]

@@ -22,6 +22,7 @@ from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.onnx.model import understand
 from mcdropout.engine.preparation import prepare
 from mcdropout.engine.pytorch.module import understand as understand_module
+from mcdropout.engine.reading import Reading
 from mcdropout.engine.runtimes import Target
 from mcdropout.engine.verify import run_pairs
 from mcdropout.layers import GaussianDropout, StochasticDepth
@@ -287,10 +288,10 @@ def test_networks_of_caffe2_with_their_batch_of_one_serve(tmp_path, name, sites)
         made.graph.node.remove(constant)
     given = next(x for x in made.graph.input if x.name not in shapes)
     shape = [x.dim_value for x in given.type.tensor_type.shape.dim]
-    subject = understood(made, tmp_path, numbers(2, *shape[1:]), logits=True)
+    subject = understood(made, tmp_path, numbers(2, *shape[1:]), reading=Reading("classification"))
     assert len(subject.sites) == sites
-    assert len(subject.softmax) == 1
-    prepared = prepare("classification", subject, Target())
+    assert len(subject.ends) == 1
+    prepared = prepare(Reading("classification"), subject, Target())
     assert (prepared.program.strategy, prepared.program.reason) == ("split", None)
     assert prepared.program.cost.share_once > 0.7
 

@@ -7,6 +7,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from mcdropout.engine.errors import UnsupportedModelError, VerificationError
 from mcdropout.engine.onnx.model import understand
 from mcdropout.engine.preparation import prepare
+from mcdropout.engine.reading import Reading
 from mcdropout.engine.runtimes import Target
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from tests.engine.onnx.common import dropout, model, node, numbers, saved, serves, understood, value
@@ -35,7 +36,7 @@ def network(end="y", **options):
     ],
 )
 def test_a_model_runs_on_what_it_is_asked_to(tmp_path, target, runs):
-    program = prepare("classification", understood(network(), tmp_path, X), target).program
+    program = prepare(Reading("classification"), understood(network(), tmp_path, X), target).program
     assert (program.strategy, program.runtime, program.device) == runs
     assert program.cost.prefix + program.cost.suffix == 2 * (4 * 8 + 8 * 3)
     assert program.cost.prefix == (0 if target.runtime == "eager" else 2 * 4 * 8)
@@ -44,14 +45,14 @@ def test_a_model_runs_on_what_it_is_asked_to(tmp_path, target, runs):
 @pytest.mark.parametrize("target", [Target(runtime="torch"), Target(device="cuda")])
 def test_pytorch_and_its_devices_are_not_for_onnx_models(tmp_path, target):
     with pytest.raises(UnsupportedModelError, match=r'runs on ONNX Runtime.*a provider such as "cuda"'):
-        prepare("classification", understood(network(), tmp_path, X), target)
+        prepare(Reading("classification"), understood(network(), tmp_path, X), target)
 
 
 def test_what_is_no_chain_does_not_run_on_the_native_runtime(tmp_path):
     made = network(end="z")
     made.graph.node.append(node("Tanh", ["z"], ["y"]))
     with pytest.raises(UnsupportedModelError, match="cannot run on sparse: it takes float32 linear layers"):
-        prepare("classification", understood(made, tmp_path, X), Target(runtime="sparse"))
+        prepare(Reading("classification"), understood(made, tmp_path, X), Target(runtime="sparse"))
 
 
 def test_a_baseline_of_its_own_stands_in_where_noise_has_no_mask_that_keeps_everything(tmp_path):
@@ -62,7 +63,7 @@ def test_a_baseline_of_its_own_stands_in_where_noise_has_no_mask_that_keeps_ever
         node("MatMul", ["d", "w"], ["y"]),
     ]
     made = model(nodes, [value("x", ["n", 4])], [value("y", ["n", 3])], w=numbers(4, 3))
-    prepared = prepare("classification", understood(made, tmp_path, X), Target())
+    prepared = prepare(Reading("classification"), understood(made, tmp_path, X), Target())
     assert prepared.baseline is not prepared.runtime
     deterministic = prepared.baseline.suffix(prepared.baseline.prefix((X,)), np.arange(3), [])[0]
     np.testing.assert_allclose(deterministic, X @ numbers(4, 3), rtol=1e-5)
@@ -87,4 +88,4 @@ def test_a_quantized_model_serves(tmp_path, form):
 def test_a_model_that_is_quantized_by_what_else_is_in_the_batch_is_refused(tmp_path):
     quantize_dynamic(saved(network(opset=13), tmp_path), tmp_path / "small.onnx")
     with pytest.raises(VerificationError, match="does not depend on the rows beside it"):
-        prepare("classification", understand(tmp_path / "small.onnx", X), Target())
+        prepare(Reading("classification"), understand(tmp_path / "small.onnx", X), Target())

@@ -16,6 +16,7 @@ from mcdropout.engine.onnx.model import understand
 from mcdropout.engine.preparation import prepare
 from mcdropout.engine.pytorch.cut.cost import cost_of_whole
 from mcdropout.engine.pytorch.module import understand as understand_module
+from mcdropout.engine.reading import Reading
 from mcdropout.engine.runtimes import Target
 from mcdropout.engine.verify import run_pairs
 from tests.conftest import MODELS
@@ -76,7 +77,8 @@ def test_a_network_of_the_zoo_is_the_same_as_onnx(tmp_path, name, dynamo, runs_o
 
     assert [(site.scope, site.shape) for site in subject.sites] == [(site.scope, site.shape) for site in module.sites]
     assert [site.p for site in subject.sites] == pytest.approx([site.p for site in module.sites], rel=1e-7)
-    prepared = prepare("regression" if name == "concrete-mlp" else "classification", subject, Target())
+    reading = Reading("regression", noise="log_variance") if name == "concrete-mlp" else Reading("classification")
+    prepared = prepare(reading, subject, Target())
     program = prepared.program
     assert (program.strategy, program.runtime, program.reason) == ("split", runs_on, None)
     assert [value.shape for value in program.frontier] == crosses

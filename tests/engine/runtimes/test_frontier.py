@@ -9,6 +9,7 @@ from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.native import library
 from mcdropout.engine.preparation import prepare
 from mcdropout.engine.pytorch.module import understand
+from mcdropout.engine.reading import Reading
 from mcdropout.engine.runtimes import TABLE, Target
 from mcdropout.engine.runtimes.protocol import drawing_of
 from tests.engine.onnx.common import understood
@@ -25,7 +26,7 @@ def rows(count, seed):
 
 
 def check(subject, name):
-    runtime = prepare("classification", subject, Target(runtime=name)).runtime
+    runtime = prepare(Reading("classification"), subject, Target(runtime=name)).runtime
     source, x, y = MaskSource(subject.sites), rows(3, 1), rows(2, 2)
     frontiers = runtime.prefix((x,)), runtime.prefix((y,))
     joined = tuple(runtime.join(parts) for parts in zip(*frontiers, strict=True))

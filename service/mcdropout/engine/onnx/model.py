@@ -14,7 +14,7 @@ from mcdropout.engine.checks import Check
 from mcdropout.engine.cutting.layout import Layout
 from mcdropout.engine.errors import EngineError, UnsupportedModelError, first_line
 from mcdropout.engine.findings import Finding
-from mcdropout.engine.inputs import Entry, Inputs
+from mcdropout.engine.inputs import Inputs
 from mcdropout.engine.kinds import CHANNEL, ELEMENT
 from mcdropout.engine.onnx.cut.cost import cost_of
 from mcdropout.engine.onnx.cut.split import Cut, split
@@ -22,7 +22,7 @@ from mcdropout.engine.onnx.dataflow import DRAWS, Dataflow, every_node, from_mod
 from mcdropout.engine.onnx.eager import GraphRuntime, session_of, session_of_file
 from mcdropout.engine.onnx.find.draws import Draw, check_ratios, nested, paths
 from mcdropout.engine.onnx.find.dropout import Found, find_draws, site_of
-from mcdropout.engine.onnx.find.logits import softmax_of, with_logits
+from mcdropout.engine.onnx.find.ends import EndNode, ends_of, without_ends
 from mcdropout.engine.onnx.inference import batch_norm_in_inference, branches_inlined, modes_apart, silenced
 from mcdropout.engine.onnx.mask import Masked, substituted
 from mcdropout.engine.onnx.measuring import Probe, Value, measure
@@ -30,8 +30,10 @@ from mcdropout.engine.onnx.read.batches import for_any_rows
 from mcdropout.engine.onnx.read.binding import Bound, bind
 from mcdropout.engine.onnx.read.file import read_model
 from mcdropout.engine.program import Graph, Graphs, Outline
+from mcdropout.engine.reading import Entries, Entry, Reading, in_entries
 from mcdropout.engine.runtimes import Form, Refusal, Runnable, Runtime, Target
 from mcdropout.engine.selection import Selection, select, site_off
+from mcdropout.engine.settling import Evidence, reads_below
 from mcdropout.engine.sites import Site, SiteOff
 from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.verify import HALF_TOLERANCE, PROGRAM_TOLERANCE
@@ -59,7 +61,8 @@ class _Understood:
         off: what does not.
         values: what is known of the values of the graph with nothing dropped.
         normalized: batch normalizations that were in training form.
-        softmax: nodes that make outputs of logits, as the file has them.
+        ends: nodes that make probabilities of logits, by the outputs of the file.
+        below: whether the graph gives what these take.
         as_it_is: whether the file itself is in inference mode.
         path: the file.
         digest: of it.
@@ -71,7 +74,8 @@ class _Understood:
     off: tuple[SiteOff, ...]
     values: Mapping[str, Value]
     normalized: tuple[str, ...]
-    softmax: tuple[str, ...]
+    ends: Mapping[str, EndNode]
+    below: bool
     as_it_is: bool
     path: Path
     digest: str
@@ -82,7 +86,7 @@ class GraphSubject:
 
     Attributes:
         flow: `f(*inputs, *masks)`.
-        softmax: the names of the nodes that make outputs of the file probabilities.
+        ends: the names of the nodes that make outputs of the file probabilities.
     """
 
     advice: str | None = None
@@ -92,7 +96,8 @@ class GraphSubject:
         found, types = understood.found, understood.found.types
         self._is = understood
         self.sites: tuple[Site, ...] = tuple(one.site for one in understood.masked)
-        self.softmax = understood.softmax
+        self.ends = tuple(node.name for node in understood.ends.values())
+        self.evidence = _evidence(understood)
         self.off, self.inputs, self.arrays = understood.off, understood.bound.specs, understood.bound.arrays
         self.flow = substituted(found.flow, found.draws, understood.masked, types)
         self._quiet = substituted(found.flow, found.draws, (), types)
@@ -166,10 +171,10 @@ def understand(
     example_inputs: Inputs,
     *,
     row_axis: int | Sequence[int] | Mapping[str, int] = 0,
-    outputs: Entry | Sequence[Entry] | None = None,
+    outputs: Entries = None,
     output_row_axis: int = 0,
     selection: Selection | None = None,
-    logits: bool = False,
+    reading: Reading | None = None,
 ) -> GraphSubject:
     """Find out what an ONNX model takes and what in it is random.
 
@@ -180,7 +185,8 @@ def understand(
         outputs: the outputs that count, by name or position; all where not given.
         output_row_axis: the dimension that holds the rows in what comes out.
         selection: which sites are on, by patterns of node names, and with which p; all where not given.
-        logits: whether an output that ends in a softmax is to give its logarithm, which is as good as the logits.
+        reading: what its outputs are to mean, as far as that is given; where it leaves open whether they are logits,
+            what a softmax or sigmoid at the end takes is read instead of what it makes.
 
     Raises:
         UnsupportedModelError: it cannot be read, nothing in it is random, or what is cannot be replaced by masks.
@@ -188,7 +194,7 @@ def understand(
     """
     try:
         return _find_out(
-            path, example_inputs, row_axis, outputs, output_row_axis, selection or Selection(), logits=logits
+            path, example_inputs, row_axis, in_entries(outputs)[0], output_row_axis, selection or Selection(), reading
         )
     except EngineError:
         raise
@@ -200,11 +206,10 @@ def _find_out(
     path: Path,
     example_inputs: Inputs,
     row_axis: int | Sequence[int] | Mapping[str, int],
-    outputs: Entry | Sequence[Entry] | None,
+    outputs: Sequence[Entry] | None,
     output_row_axis: int,
     selection: Selection,
-    *,
-    logits: bool,
+    reading: Reading | None,
 ) -> GraphSubject:
     digest = _digest(path)
     model = read_model(path)
@@ -213,8 +218,9 @@ def _find_out(
     check_ratios(flow)
     as_it_is = not _draws(flow)
     bound = bind(modes_apart(flow), declared, example_inputs, row_axis, outputs, output_row_axis)
-    probabilities = softmax_of(bound.flow)
-    flow, normalized = batch_norm_in_inference(with_logits(bound.flow) if logits else bound.flow)
+    ends = ends_of(bound.flow)
+    below = len(ends) == len(bound.flow.outputs) == 1 and all(reads_below(reading, node.end) for node in ends.values())
+    flow, normalized = batch_norm_in_inference(without_ends(bound.flow) if below else bound.flow)
     dead = _dead(flow)
     flow = branches_inlined(for_any_rows(pruned(flow), bound.arrays), bound.arrays)
     inside = nested(flow)
@@ -234,12 +240,18 @@ def _find_out(
     values = measure(Probe(substituted(found.flow, found.draws, (), found.types)), bound.arrays)
     masked = tuple(Masked(_site(draw, found, values, bound.batch), draw) for draw in on)
     given_anew = set(bound.names) & {value.name for value in model.graph.initializer}
-    as_it_is = as_it_is and not normalized and not given_anew and not (logits and probabilities)
+    as_it_is = as_it_is and not normalized and not given_anew and not below
     return GraphSubject(
-        _Understood(
-            bound, found, masked, tuple(off), values, normalized, tuple(probabilities.values()), as_it_is, path, digest
-        )
+        _Understood(bound, found, masked, tuple(off), values, normalized, ends, below, as_it_is, path, digest)
     )
+
+
+def _evidence(understood: _Understood) -> Evidence:
+    """What the graph says of its one output."""
+    if len(understood.ends) != 1 or len(understood.bound.flow.outputs) != 1:
+        return Evidence()
+    (node,) = understood.ends.values()
+    return Evidence(node.end, node.axis, understood.below)
 
 
 def _draws(flow: Dataflow) -> bool:

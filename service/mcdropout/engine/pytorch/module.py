@@ -1,6 +1,7 @@
 """PyTorch networks as subjects of preparation."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -9,7 +10,7 @@ from mcdropout.engine.arrays import Array
 from mcdropout.engine.checks import Check
 from mcdropout.engine.errors import first_line
 from mcdropout.engine.findings import Finding, findings_of_sites
-from mcdropout.engine.inputs import Entry, Inputs, InputSpec, as_examples, row_axes
+from mcdropout.engine.inputs import Inputs, InputSpec, as_examples, row_axes
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.pytorch.cut.export import export
 from mcdropout.engine.pytorch.cut.forms import programs
@@ -18,9 +19,11 @@ from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.pytorch.find.findings import findings_of_graph
 from mcdropout.engine.pytorch.network import Network, copy_of
 from mcdropout.engine.pytorch.signature import Signature
+from mcdropout.engine.reading import Entries, Reading, in_entries
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
 from mcdropout.engine.runtimes.tensors import to_array
 from mcdropout.engine.selection import Selection
+from mcdropout.engine.settling import Evidence, reads_below
 from mcdropout.engine.sites import SiteOff
 from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.verify import (
@@ -42,10 +45,16 @@ class ModuleSubject:
     """
 
     def __init__(
-        self, network: Network, off: tuple[SiteOff, ...], inputs: tuple[InputSpec, ...], arrays: tuple[Array, ...]
+        self,
+        network: Network,
+        off: tuple[SiteOff, ...],
+        inputs: tuple[InputSpec, ...],
+        arrays: tuple[Array, ...],
+        reading: Reading | None,
     ) -> None:
         """`understand` makes one."""
         self.network = network
+        self.evidence = _leave_out_the_ending(network, arrays, reading)
         self.sites, self.off, self.inputs, self.arrays = network.sites, off, inputs, arrays
         self.source = MaskSource(network.sites)
         self.eager: Runtime = EagerRuntime(network)
@@ -110,21 +119,48 @@ def understand(
     example_inputs: Inputs,
     *,
     row_axis: int | Sequence[int] | Mapping[str, int] = 0,
-    outputs: Entry | Sequence[Entry] | None = None,
+    outputs: Entries = None,
     output_row_axis: int = 0,
     selection: Selection | None = None,
+    reading: Reading | None = None,
 ) -> ModuleSubject:
-    """Find out what a network takes and what in it is random; arguments and errors as for `Engine.from_module`."""
+    """Find out what a network takes and what in it is random; arguments and errors as for `Engine.from_module`.
+
+    Where `reading` leaves open whether its outputs are logits, what a softmax or sigmoid at the end takes is read
+    instead of what it makes.
+    """
     axes = row_axes(example_inputs, row_axis)
     arrays = as_examples(example_inputs, axes, EXAMPLE_ROWS)
     names = tuple(example_inputs) if isinstance(example_inputs, Mapping) else None
-    entries = (outputs,) if isinstance(outputs, str | int) else None if outputs is None else tuple(outputs)
-    signature = Signature(names, axes, entries, output_row_axis)
+    signature = Signature(names, axes, in_entries(outputs)[0], output_row_axis)
     found = discover(module, [torch.from_numpy(x) for x in arrays], signature, selection)
     specs = tuple(
         InputSpec(x.shape[1:], x.dtype, names[index] if names else None, axes[index]) for index, x in enumerate(arrays)
     )
-    return ModuleSubject(found.network, found.off, specs, arrays)
+    return ModuleSubject(found.network, found.off, specs, arrays, reading)
+
+
+def _leave_out_the_ending(network: Network, arrays: tuple[Array, ...], reading: Reading | None) -> Evidence:
+    """See what makes a network's output, and have what that takes read instead, where that is right."""
+    masks = MaskSource(network.sites).keep_everything(len(arrays[0]))
+    ending = network.find_ending([torch.from_numpy(x) for x in arrays], [torch.from_numpy(mask) for mask in masks])
+    classes = _configured_classes(network.origin)
+    if ending is None:
+        return Evidence(classes=classes)
+    below = reads_below(reading, ending.end)
+    if below:
+        network.signature = replace(network.signature, ending=ending)
+    axis = None if network.signature.output_row_axis else ending.axis
+    return Evidence(ending.end, axis, below, classes)
+
+
+_CLASS_COUNTS = ("num_classes", "num_labels", "vocab_size")
+
+
+def _configured_classes(module: nn.Module) -> tuple[int, ...]:
+    """How many classes a network says that it has, or its configuration, as those of libraries do."""
+    said = [getattr(place, name, None) for place in (module, getattr(module, "config", None)) for name in _CLASS_COUNTS]
+    return tuple(dict.fromkeys(count for count in said if type(count) is int))
 
 
 def dropout_mixes_rows(network: Network, eager: Runtime, source: MaskSource, inputs: tuple[Array, ...]) -> bool:

@@ -18,6 +18,7 @@ from mcdropout.engine.cutting.placement import mask_moves, parts_axis
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.kinds import NORMAL
 from mcdropout.engine.pytorch.calls import Call, Mask, ModuleStack, RandomCalls
+from mcdropout.engine.pytorch.ends import Ending
 from mcdropout.engine.pytorch.moves import moved
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.sites import Site, site_name
@@ -294,6 +295,11 @@ class Network:
     @staticmethod
     def _silenced() -> AbstractContextManager[Any]:
         return RandomCalls(ModuleStack, lambda _: None)
+
+    def find_ending(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> Ending | None:
+        """Which function makes its one output; None where none does. Arguments as for `run`."""
+        with torch.no_grad(), self.substitution(masks):
+            return self.signature.find_ending(self.module, inputs)
 
     def substitution(self, masks: Sequence[Tensor]) -> AbstractContextManager[Any]:
         """While it is entered, each site takes its mask, and no other random call draws.

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from mcdropout.engine.errors import UnsupportedModelError
-from mcdropout.engine.inputs import Entry
+from mcdropout.engine.pytorch.ends import EndCalls, Ending, ending_of
+from mcdropout.engine.reading import Entry
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class Signature:
         row_axes: for each input, the dimension that holds the rows; 0 for those beyond the end.
         outputs: which entries of what it returns count: keys, attributes or positions; None for all its tensors.
         output_row_axis: the dimension of the outputs that holds the rows.
+        ending: the function at the end of the network that is left out; None where none is.
     """
 
     names: tuple[str, ...] | None = None
     row_axes: tuple[int, ...] = ()
     outputs: tuple[Entry, ...] | None = None
     output_row_axis: int = 0
+    ending: Ending | None = None
 
     def row_axis(self, index: int) -> int:
         """The dimension of input `index` that holds the rows."""
@@ -37,8 +40,19 @@ class Signature:
         Raises:
             UnsupportedModelError: it returns something else than tensors, or lacks an entry that is asked for.
         """
-        taken = self._take(self.returned(module, inputs))
+        if self.ending is None:
+            taken = self._take(self.returned(module, inputs))
+        else:
+            with EndCalls() as calls:
+                (output,) = self._take(self.returned(module, inputs))
+            taken = (self.ending.below(calls.seen, output),)
         return tuple(out.movedim(self.output_row_axis, 0) if self.output_row_axis else out for out in taken)
+
+    def find_ending(self, module: nn.Module, inputs: Sequence[Tensor]) -> Ending | None:
+        """Run `module` on inputs `[rows, ...]`, and see which function makes its one output; None where none does."""
+        with EndCalls() as calls:
+            outputs = self._take(self.returned(module, inputs))
+        return ending_of(calls.seen, outputs[0]) if len(outputs) == 1 else None
 
     def returned(self, module: nn.Module, inputs: Sequence[Tensor]) -> Any:
         """Run `module` on inputs `[rows, ...]`; whatever it returns."""

@@ -18,4 +18,5 @@ from mcdropout.engine.statistics.prediction import concatenate as concatenate
 from mcdropout.engine.statistics.prediction import take as take
 from mcdropout.engine.statistics.tasks import TASKS as TASKS
 from mcdropout.engine.statistics.tasks import Task as Task
+from mcdropout.engine.statistics.tasks import described_reading as described_reading
 from mcdropout.engine.statistics.tasks import register as register

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.reading import Reading
-from mcdropout.engine.statistics.block import Block, Floats, Rows
+from mcdropout.engine.statistics.block import Floats, Rows
+from mcdropout.engine.statistics.class_block import in_place
 from mcdropout.engine.statistics.field import State, Summary
 from mcdropout.engine.statistics.prediction import Prediction
 from mcdropout.engine.statistics.running_moments import RunningMoments
@@ -26,13 +28,17 @@ class Statistics:
         self._moments = RunningMoments()
         self._states: dict[type[State], State] = {kind: kind() for kind in self.task.states}
 
-    def update(self, outputs: Sequence[Array]) -> Block:
-        """Take in the outputs `[rows, passes, ...]` of some passes, and return them as the task reads them."""
+    def update(self, outputs: Sequence[Array]) -> Floats:
+        """Take in the outputs `[rows, passes, ...]` of some passes, and return their samples, `[rows, passes, ...]`."""
         block = self.task.read(outputs, self._reading)
         self._moments.update(block.samples)
         for state in self._states.values():
             state.update(block)
-        return block
+        return self.task.samples_of(block, self._reading)
+
+    def cleared(self, outputs: Sequence[Array]) -> tuple[list[Array], npt.NDArray[np.bool_]]:
+        """As `Task.cleared`."""
+        return self.task.cleared(outputs, self._reading)
 
     def take(self, rows: Rows) -> "Statistics":
         """The same of some rows."""
@@ -44,7 +50,7 @@ class Statistics:
 
     def std_error(self, prior: Floats) -> Floats:
         """The standard error of each mean, `[rows, ...]`, as `RunningMoments.std_error` has it."""
-        return self._moments.std_error(prior)
+        return np.ascontiguousarray(in_place(self._moments.std_error(prior), self._reading, 1))
 
     def prediction(self) -> Prediction:
         """Sum up the passes so far; there is at least one."""
@@ -61,5 +67,10 @@ def deterministic(reading: Reading, outputs: Sequence[Array]) -> Prediction:
 
 def _summed_up(task: Task, summary: Summary, rows: int) -> Prediction:
     # Values in the order of their entries in memory, as those who write them want them.
-    values = {name: None if summary[name] is None else np.ascontiguousarray(summary[name]) for name in task.by_name}
+    values: dict[str, Array | None] = {}
+    for name, field in task.by_name.items():
+        found = summary[name]
+        if found is not None and field.per_class:
+            found = in_place(found, summary.reading, 1)
+        values[name] = None if found is None else np.ascontiguousarray(found)
     return Prediction(task.name, np.full(rows, summary.passes), values)

@@ -26,3 +26,13 @@ def not_finite(outputs: Sequence[Array]) -> npt.NDArray[np.bool_]:
     for output in outputs:
         wrong |= ~np.isfinite(output).all(axis=tuple(range(1, output.ndim)))
     return wrong
+
+
+_ROUNDING = 0.02  # of probabilities in half precision, and of sums of many
+
+
+def outside(output: Array, low: float, high: float) -> npt.NDArray[np.bool_]:
+    """`[rows]`, whether an output `[rows, passes, ...]` leaves `low` to `high` by more than rounding."""
+    axes = tuple(range(1, output.ndim))
+    wrong = (output < low - _ROUNDING) | (output > high + _ROUNDING)
+    return np.asarray(wrong.any(axis=axes))

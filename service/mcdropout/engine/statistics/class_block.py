@@ -1,17 +1,18 @@
-"""What passes say of classes. These lie along the first dimension of an output after its rows and passes, as PyTorch's
-losses have it: `[rows, classes]`, or `[rows, classes, height, width]` for a dense output.
+"""What passes say of classes. In a block these lie along the first dimension after rows and passes, wherever the
+network has them: `[rows, passes, classes, ...]`; the rest are places of a dense output.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.reading import Reading
-from mcdropout.engine.statistics.block import Floats
+from mcdropout.engine.statistics.block import Floats, not_finite, outside
 
-CLASS_AXIS = 2  # of outputs [rows, passes, classes, ...]
+CLASS_AXIS = 2  # of blocks [rows, passes, classes, ...]
 
 
 class ClassBlock(NamedTuple):
@@ -28,13 +29,20 @@ class ClassBlock(NamedTuple):
     log_total: Floats
 
 
-def read_logits(outputs: Sequence[Array], reading: Reading) -> ClassBlock:
-    """The block of logits `[rows, passes, classes, ...]`, the one output, which are divided by the temperature."""
-    (logits,) = outputs
+def read_classes(outputs: Sequence[Array], reading: Reading) -> ClassBlock:
+    """The block of one output `[rows, passes, ...]`: logits, probabilities or their logarithms.
+
+    A softmax of logarithms of probabilities gives these again, so that both are divided by the temperature and read as
+    logits are.
+    """
+    (given,) = outputs
+    axis = _class_axis(reading) + 1
     # In memory the classes come first: sums over them then run along whole rows of numbers, not over ten at a time.
-    space = range(CLASS_AXIS + 1, logits.ndim)
-    classes_first = np.array(logits.transpose(CLASS_AXIS, 0, 1, *space), np.float64, order="C")
-    scores = classes_first.transpose(1, 2, 0, *space)
+    others = [dimension for dimension in range(given.ndim) if dimension != axis]
+    classes_first = np.array(given.transpose(axis, *others), np.float64, order="C")
+    scores = classes_first.transpose(1, 2, 0, *range(3, given.ndim))
+    if reading.form == "probabilities":
+        np.log(np.maximum(scores, _LEAST, out=scores), out=scores)
     if reading.temperature != 1.0:
         scores /= reading.temperature
     scores -= scores.max(axis=CLASS_AXIS, keepdims=True)
@@ -42,3 +50,28 @@ def read_logits(outputs: Sequence[Array], reading: Reading) -> ClassBlock:
     total = odds.sum(axis=CLASS_AXIS, keepdims=True)
     odds /= total
     return ClassBlock(odds, scores, np.log(total.squeeze(CLASS_AXIS)))
+
+
+_LEAST = np.finfo(np.float64).tiny
+
+
+def unusable_classes(outputs: Sequence[Array], reading: Reading) -> npt.NDArray[np.bool_]:
+    """`[rows]`, whether an output is NaN or infinite, or no probability where it is to be one."""
+    wrong = not_finite(outputs)
+    if reading.form == "probabilities":
+        wrong |= outside(outputs[0], 0.0, 1.0) | outside(outputs[0].sum(axis=_class_axis(reading) + 1), 1.0, 1.0)
+    elif reading.form == "log_probabilities":
+        wrong |= outside(outputs[0], -np.inf, 0.0)
+    return wrong
+
+
+def in_place(values: npt.NDArray[Any], reading: Reading, class_axis: int) -> npt.NDArray[Any]:
+    """Values whose classes, or labels, lie along `class_axis`, with them where the network has them."""
+    if reading.task not in ("classification", "multilabel"):
+        return values
+    return np.moveaxis(values, class_axis, class_axis - 1 + _class_axis(reading))
+
+
+def _class_axis(reading: Reading) -> int:
+    """The dimension of an output that holds the classes; the first after the rows where nothing was settled."""
+    return 1 if reading.class_axis is None else reading.class_axis

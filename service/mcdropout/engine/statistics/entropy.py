@@ -1,7 +1,10 @@
 """Predictive entropy `H[mean p]`: Gal & Ghahramani 2016, "Dropout as a Bayesian approximation"."""
 
+from dataclasses import replace
+
 import numpy as np
 
+from mcdropout.engine.statistics.bernoulli_block import bernoulli_entropy
 from mcdropout.engine.statistics.block import Floats
 from mcdropout.engine.statistics.field import Field, Summary
 
@@ -22,4 +25,9 @@ ENTROPY = Field(
     _entropy_of_mean,
     unit="nats",
     histogram="predictive_entropy",
+)
+LABEL_ENTROPY = replace(
+    ENTROPY,
+    of_passes=lambda summary: bernoulli_entropy(summary["mean"]),
+    of_baseline=lambda summary: bernoulli_entropy(summary["mean"]),
 )

@@ -36,6 +36,8 @@ class Field:
         json_type: its type for the API's documentation: Any for a number, which is a list for dense outputs.
         is_class: whether its integers are classes, which answers give by the model's labels.
         leads: whether an answer has it first of all, before the passes that the row used.
+        per_class: whether it has a value for each class, or label: these lie along dimension 1 of what is found here,
+            and in an answer where the network has them.
         histogram: which of the histograms in `Metrics.row_values` counts each row's value; None for none.
     """
 
@@ -49,6 +51,7 @@ class Field:
     json_type: Any = Any
     is_class: bool = False
     leads: bool = False
+    per_class: bool = False
     histogram: str | None = None
 
 

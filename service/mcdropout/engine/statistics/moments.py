@@ -33,6 +33,7 @@ CLASS_MEAN = Field(
     _mean,
     _mean_of_one_pass,
     json_type=list[Any],
+    per_class=True,
 )
 CLASS_VARIANCE = Field(
     "variance",
@@ -40,6 +41,7 @@ CLASS_VARIANCE = Field(
     "[rows, classes, ...]",
     _variance,
     json_type=list[Any],
+    per_class=True,
 )
 CLASS_STD_ERROR = Field(
     "std_error",
@@ -47,6 +49,26 @@ CLASS_STD_ERROR = Field(
     "[rows, classes, ...]",
     lambda summary: np.sqrt(summary["variance"] / summary.passes),
     json_type=list[Any],
+    per_class=True,
+)
+LABEL_MEAN = Field(
+    "mean",
+    "Mean probability over the passes.",
+    "[rows, ...]",
+    _mean,
+    _mean_of_one_pass,
+)
+LABEL_VARIANCE = Field(
+    "variance",
+    "Unbiased variance of the probability over the passes.",
+    "[rows, ...]",
+    _variance,
+)
+LABEL_STD_ERROR = Field(
+    "std_error",
+    "Standard error of the mean: sqrt(variance / passes).",
+    "[rows, ...]",
+    lambda summary: np.sqrt(summary["variance"] / summary.passes),
 )
 VALUE_MEAN = Field(
     "mean",

@@ -1,34 +1,40 @@
 """Tasks: how each reads a network's outputs, and which statistics its answer has, in that order."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.reading import Reading
-from mcdropout.engine.statistics.block import Block, not_finite
-from mcdropout.engine.statistics.class_block import read_logits
-from mcdropout.engine.statistics.entropy import ENTROPY
-from mcdropout.engine.statistics.expected_entropy import EXPECTED_ENTROPY
+from mcdropout.engine.statistics.bernoulli_block import read_labels, unusable_labels
+from mcdropout.engine.statistics.block import Block, Floats
+from mcdropout.engine.statistics.class_block import in_place, read_classes, unusable_classes
+from mcdropout.engine.statistics.entropy import ENTROPY, LABEL_ENTROPY
+from mcdropout.engine.statistics.expected_entropy import EXPECTED_ENTROPY, LABEL_EXPECTED_ENTROPY
 from mcdropout.engine.statistics.field import Field, State
 from mcdropout.engine.statistics.gaussian_entropy import GAUSSIAN_ENTROPY
 from mcdropout.engine.statistics.interval import INTERVAL
-from mcdropout.engine.statistics.label import LABEL
+from mcdropout.engine.statistics.joint import JOINT_ENTROPY, JOINT_EXPECTED_ENTROPY, JOINT_MUTUAL_INFORMATION
+from mcdropout.engine.statistics.label import BINARY_LABEL, LABEL, LABELS
 from mcdropout.engine.statistics.moments import (
     CLASS_MEAN,
     CLASS_STD_ERROR,
     CLASS_VARIANCE,
     EPISTEMIC_VARIANCE,
+    LABEL_MEAN,
+    LABEL_STD_ERROR,
+    LABEL_VARIANCE,
     VALUE_MEAN,
     VALUE_STD_ERROR,
 )
 from mcdropout.engine.statistics.mutual_information import MUTUAL_INFORMATION
 from mcdropout.engine.statistics.noise import ALEATORIC_VARIANCE, TOTAL_VARIANCE
 from mcdropout.engine.statistics.value_block import read_values, unusable_values
-from mcdropout.engine.statistics.variation_ratio import VARIATION_RATIO
+from mcdropout.engine.statistics.variation_ratio import LABEL_VARIATION_RATIO, VARIATION_RATIO
 
 
 @dataclass(frozen=True)
@@ -42,44 +48,57 @@ class Task:
         row: what an answer's row is, for the API's documentation.
         samples: what the samples are, for the API's documentation.
         fields: what an answer has for each row, in its order.
+        options: the attributes of a reading that it heeds, by the names that model.yaml and answers have for them.
     """
 
     name: str
     read: Callable[[Sequence[Array], Reading], Block]
-    unusable: Callable[[Sequence[Array]], npt.NDArray[np.bool_]]
+    unusable: Callable[[Sequence[Array], Reading], npt.NDArray[np.bool_]]
     row: str
     samples: str
     fields: tuple[Field, ...]
+    options: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def by_name(self) -> dict[str, Field]:
         """Its fields by their names."""
-        return {field.name: field for field in self.fields}
+        return {one.name: one for one in self.fields}
 
     @cached_property
     def states(self) -> list[type[State]]:
         """What has to gather the passes for its fields, each once."""
-        return list(dict.fromkeys(field.state for field in self.fields if field.state is not None))
+        return list(dict.fromkeys(one.state for one in self.fields if one.state is not None))
 
     def described(self) -> list[dict[str, str | None]]:
         """Its statistics, for people and programs that ask what an answer holds."""
-        return [{"name": field.name, "description": field.description, "unit": field.unit} for field in self.fields]
+        return [{"name": one.name, "description": one.description, "unit": one.unit} for one in self.fields]
 
-    def cleared(self, outputs: Sequence[Array]) -> tuple[list[Array], npt.NDArray[np.bool_]]:
+    def samples_of(self, block: Block, reading: Reading) -> Floats:
+        """The samples of a block, `[rows, passes, ...]`, with classes where the network has them."""
+        return in_place(block.samples, reading, 2)
+
+    def cleared(self, outputs: Sequence[Array], reading: Reading) -> tuple[list[Array], npt.NDArray[np.bool_]]:
         """Outputs `[rows, passes, ...]` with 0 in the rows that are unusable, and `[rows]`, which these are."""
-        wrong = self.unusable(outputs)
+        wrong = self.unusable(outputs, reading)
         if not wrong.any():
             return list(outputs), wrong
         return [np.where(wrong.reshape(-1, *[1] * (output.ndim - 1)), 0, output) for output in outputs], wrong
 
+
+def _of_each_label(one: Field) -> Field:
+    return replace(one, shape="[rows, labels, ...]", json_type=list[Any], per_class=True)
+
+
+_CLASSES = {"as": "form", "classes": "class_axis", "temperature": "temperature"}
+_LABELS = {**_CLASSES, "threshold": "threshold"}
 
 TASKS = {
     task.name: task
     for task in (
         Task(
             "classification",
-            read_logits,
-            not_finite,
+            read_classes,
+            unusable_classes,
             "One row's classes. Null: what a deterministic pass (mc=0), or a single one (variance), cannot tell.",
             "Class probabilities of each pass",
             (
@@ -92,6 +111,51 @@ TASKS = {
                 MUTUAL_INFORMATION,
                 VARIATION_RATIO,
             ),
+            _CLASSES,
+        ),
+        Task(
+            "binary",
+            read_labels,
+            unusable_labels,
+            "One row's yes or no. Null: what a deterministic pass, or a single one (variance), cannot tell.",
+            "Probability in each pass",
+            (
+                BINARY_LABEL,
+                LABEL_MEAN,
+                LABEL_VARIANCE,
+                LABEL_STD_ERROR,
+                LABEL_ENTROPY,
+                LABEL_EXPECTED_ENTROPY,
+                MUTUAL_INFORMATION,
+                LABEL_VARIATION_RATIO,
+            ),
+            _LABELS,
+        ),
+        Task(
+            "multilabel",
+            read_labels,
+            unusable_labels,
+            "One row's labels. Null: what a deterministic pass, a single one, or too many labels, cannot tell.",
+            "Probability of each label in each pass",
+            (
+                *map(
+                    _of_each_label,
+                    (
+                        LABELS,
+                        LABEL_MEAN,
+                        LABEL_VARIANCE,
+                        LABEL_STD_ERROR,
+                        LABEL_ENTROPY,
+                        LABEL_EXPECTED_ENTROPY,
+                        MUTUAL_INFORMATION,
+                        LABEL_VARIATION_RATIO,
+                    ),
+                ),
+                JOINT_ENTROPY,
+                JOINT_EXPECTED_ENTROPY,
+                JOINT_MUTUAL_INFORMATION,
+            ),
+            _LABELS,
         ),
         Task(
             "regression",
@@ -108,10 +172,18 @@ TASKS = {
                 GAUSSIAN_ENTROPY,
                 INTERVAL,
             ),
+            {"noise": "noise", "noise_variance": "noise_variance", "interval": "interval"},
         ),
     )
 }
 """The tasks by their names."""
+
+
+def described_reading(reading: Reading) -> dict[str, Any]:
+    """How outputs are read, for people and programs: what its task heeds, and how it was found where nobody said."""
+    heeded = {name: getattr(reading, attribute) for name, attribute in TASKS[reading.task].options.items()}
+    return {"task": reading.task, **heeded, "because": reading.because}
+
 
 _TAKEN = ("task", "passes", "values", "seed", "samples")  # by a prediction, and by an answer
 

@@ -1,4 +1,4 @@
-"""What passes say of values. A network gives one output, the mean, or two: the log of the noise's variance too."""
+"""What passes say of values. A network gives one output, the mean, or two: its noise too."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -30,15 +30,24 @@ def read_values(outputs: Sequence[Array], reading: Reading) -> ValueBlock:
     """The block of one output or two, `[rows, passes, ...]` each."""
     means = outputs[0].astype(np.float64)
     if len(outputs) > 1:
-        return ValueBlock(means, np.exp(outputs[1].astype(np.float64)))
+        return ValueBlock(means, _variance(outputs[1].astype(np.float64), reading))
     if reading.noise_variance is not None:
         return ValueBlock(means, np.full(means.shape, reading.noise_variance))
     return ValueBlock(means, None)
 
 
-def unusable_values(outputs: Sequence[Array]) -> npt.NDArray[np.bool_]:
-    """`[rows]`, whether an output is NaN or infinite, or the logarithm of a variance that float64 cannot hold."""
+def _variance(noise: Floats, reading: Reading) -> Floats:
+    """The variance of the noise, as the network says it."""
+    if reading.noise == "variance":
+        return noise
+    return np.square(noise) if reading.noise == "std" else np.exp(noise)
+
+
+def unusable_values(outputs: Sequence[Array], reading: Reading) -> npt.NDArray[np.bool_]:
+    """`[rows]`, whether an output is NaN or infinite, or a noise is none: negative, or beyond what float64 holds."""
     wrong = not_finite(outputs)
     if len(outputs) == 2:
-        wrong |= (outputs[1] > _MOST_LOG_VARIANCE).any(axis=tuple(range(1, outputs[1].ndim)))
+        noise = outputs[1]
+        none = noise < 0.0 if reading.noise in ("variance", "std") else noise > _MOST_LOG_VARIANCE
+        wrong |= none.any(axis=tuple(range(1, noise.ndim)))
     return wrong

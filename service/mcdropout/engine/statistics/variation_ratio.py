@@ -2,9 +2,12 @@
 section 3.3.1.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
+from mcdropout.engine.statistics.bernoulli_block import BernoulliBlock
 from mcdropout.engine.statistics.block import Floats, Rows
 from mcdropout.engine.statistics.class_block import CLASS_AXIS, ClassBlock
 from mcdropout.engine.statistics.field import Field, Summary
@@ -47,4 +50,35 @@ VARIATION_RATIO = Field(
     "[rows, ...]",
     _share_against_the_most,
     state=Votes,
+)
+
+
+class LabelVotes:
+    """How many of the passes so far found each label at or above the threshold, `[rows, ...]`."""
+
+    def __init__(self) -> None:
+        self.counts: npt.NDArray[np.int64] = np.zeros((), np.int64)
+
+    def update(self, block: BernoulliBlock) -> None:
+        """Take in the vote of each pass."""
+        self.counts = self.counts + block.votes.sum(axis=1, dtype=np.int64)
+
+    def take(self, rows: Rows) -> "LabelVotes":
+        """The same of some rows."""
+        taken = LabelVotes()
+        taken.counts = self.counts[rows]
+        return taken
+
+
+def _share_of_the_fewer(summary: Summary) -> Floats:
+    counts = summary.state(LabelVotes).counts
+    share: Floats = np.minimum(counts, summary.passes - counts) / summary.passes
+    return share
+
+
+LABEL_VARIATION_RATIO = replace(
+    VARIATION_RATIO,
+    description="Share of passes that lie on the other side of the threshold than most.",
+    of_passes=_share_of_the_fewer,
+    state=LabelVotes,
 )

@@ -9,8 +9,9 @@ from onnx import TensorProto, ValueInfoProto, helper
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError
-from mcdropout.engine.inputs import Entry, Inputs, InputSpec, as_examples, as_tuple, row_axes
+from mcdropout.engine.inputs import Inputs, InputSpec, as_examples, as_tuple, row_axes
 from mcdropout.engine.onnx.dataflow import Dataflow, Names, value_info
+from mcdropout.engine.reading import Entry
 from mcdropout.engine.subject import EXAMPLE_ROWS
 
 _TYPES = {

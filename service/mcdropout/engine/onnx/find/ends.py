@@ -1,0 +1,73 @@
+"""Ends: the functions that make probabilities of logits at the end of a graph, and the graph without them."""
+
+from dataclasses import dataclass, replace
+
+from onnx import NodeProto
+
+from mcdropout.engine.onnx.dataflow import Dataflow, Names, attribute, is_op, renamed
+from mcdropout.engine.onnx.inference import label
+from mcdropout.engine.settling import End
+
+_ENDS: dict[str, End] = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
+# What takes its place: of the logarithm of probabilities a softmax makes these again, as of the logits.
+_BELOW = {"Softmax": "LogSoftmax", "Sigmoid": "Identity"}
+_AS_THEY_ARE = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Transpose")
+_SHAPE_KEPT = ("Identity", "Cast")
+_ALONG_ONE_DIMENSION = 13  # from this version on a softmax runs along one, before along all from there on
+
+
+@dataclass(frozen=True)
+class EndNode:
+    """The node that makes an output of a graph.
+
+    Attributes:
+        name: its.
+        end: which function.
+        axis: the dimension of the output that it runs along, negative from the end; None where that is not known.
+    """
+
+    name: str
+    end: End
+    axis: int | None
+
+
+def ends_of(flow: Dataflow) -> dict[str, EndNode]:
+    """The nodes that make probabilities of outputs of a graph, by output."""
+    found: dict[str, EndNode] = {}
+    for output in flow.outputs:
+        path = _back(output, flow)
+        if not path or not is_op(path[-1], *_ENDS):
+            continue
+        node, axis = path[-1], None
+        if node.op_type != "Sigmoid" and flow.opset >= _ALONG_ONE_DIMENSION:
+            same = all(is_op(other, *_SHAPE_KEPT) for other in path[:-1])
+            axis = int(attribute(node, "axis", -1)) if same else None
+        found[output] = EndNode(label(node), _ENDS[node.op_type], axis)
+    return found
+
+
+def without_ends(flow: Dataflow) -> Dataflow:
+    """The graph with `LogSoftmax` in the place of each `Softmax` that makes an output, and without each `Sigmoid`."""
+    made, names = ends_of(flow), Names(flow.names)
+    nodes, outputs = list(flow.nodes), []
+    for output in flow.outputs:
+        path = _back(output, flow)[::-1] if output in made else []
+        new = {name: names.fresh(f"{name}_logits") for node in path for name in node.output if name}
+        for node in path:
+            nodes.append(renamed(node, new))
+            # What the function takes keeps its name; what is made of it on the way gets its new one.
+            if node.op_type in _BELOW and node is path[0]:
+                nodes[-1].op_type = _BELOW[node.op_type]
+        outputs.append(new.get(output, output))
+    return replace(flow, nodes=tuple(nodes), outputs=tuple(outputs))
+
+
+def _back(name: str, flow: Dataflow) -> list[NodeProto]:
+    """The nodes from an output back to the first that computes more than another form of what it takes."""
+    path: list[NodeProto] = []
+    while (node := flow.producers.get(name)) is not None:
+        path.append(node)
+        if not is_op(node, *_AS_THEY_ARE):
+            break
+        name = node.input[0]
+    return path

@@ -1,0 +1,129 @@
+"""Ends: the functions that make probabilities of logits at the end of a network, and what they take instead.
+
+Whether a network ends in one is seen by running it: the last calls of such functions are kept, and one of them made the
+output, if the output is what it made, or another shape of that. From then on the output is replaced by what the call
+took, each time the network runs, and where it is exported too. Equal values alone would not do: what multiplies them
+may be 1 for the example only.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from mcdropout.engine.settling import End
+
+_SOFTMAX: End = "softmax"
+_LOG_SOFTMAX: End = "log_softmax"
+_SIGMOID: End = "sigmoid"
+_FUNCTIONS: dict[Any, End] = {
+    **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax), _SOFTMAX),
+    **dict.fromkeys((F.log_softmax, torch.log_softmax, Tensor.log_softmax, torch.special.log_softmax), _LOG_SOFTMAX),
+    **dict.fromkeys(
+        (F.sigmoid, torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_, torch.special.expit), _SIGMOID
+    ),
+    torch.ops.aten.softmax: _SOFTMAX,
+    torch.ops.aten._softmax: _SOFTMAX,
+    torch.ops.aten.log_softmax: _LOG_SOFTMAX,
+    torch.ops.aten._log_softmax: _LOG_SOFTMAX,
+    torch.ops.aten.sigmoid: _SIGMOID,
+    torch.ops.aten.sigmoid_: _SIGMOID,
+}
+_KEPT = 8  # calls; what comes after the one that makes the output is of other outputs, and few
+
+
+@dataclass(frozen=True)
+class EndCall:
+    """A call of a function that makes probabilities of logits.
+
+    Attributes:
+        end: which function.
+        axis: the dimension that it runs along; None for a sigmoid.
+        taken: what it took.
+        made: what it made.
+        version: of what it made, which changes when that is written to.
+    """
+
+    end: End
+    axis: int | None
+    taken: Tensor
+    made: Tensor
+    version: int | None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Which call makes the output of a network.
+
+    Attributes:
+        end: which function.
+        axis: the dimension of the output that it runs along; None where that is not known, or for a sigmoid.
+        last: which call it is of all such calls, counted from the last one, 0.
+    """
+
+    end: End
+    axis: int | None
+    last: int
+
+    def below(self, calls: Sequence[EndCall], output: Tensor) -> Tensor:
+        """In the shape of an output, what its call took: the logits of a sigmoid; logarithms of a softmax."""
+        call = calls[-1 - self.last]
+        taken = call.taken if call.axis is None else F.log_softmax(call.taken, call.axis)
+        return taken.reshape(output.shape).to(output.dtype)
+
+
+class EndCalls(TorchFunctionMode):
+    """While it is entered, notes the last calls of functions that make probabilities.
+
+    Attributes:
+        seen: those calls, in order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: deque[EndCall] = deque(maxlen=_KEPT)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        end = _FUNCTIONS.get(func) or _FUNCTIONS.get(getattr(func, "overloadpacket", None))
+        if end is None:
+            return func(*args, **named)
+        x = args[0] if args else named.get("input", named.get("self"))
+        if not isinstance(x, Tensor):
+            return func(*args, **named)
+        in_place = getattr(func, "__name__", "").partition(".")[0].endswith("_")
+        taken = x.clone() if in_place else x
+        made = func(*args, **named)
+        dim = args[1] if len(args) > 1 else named.get("dim")
+        if end == _SIGMOID or isinstance(dim, int):
+            axis = dim % x.dim() if isinstance(dim, int) and end != _SIGMOID else None
+            self.seen.append(EndCall(end, axis, taken, made, _version(made)))
+        return made
+
+
+def ending_of(calls: Sequence[EndCall], output: Tensor) -> Ending | None:
+    """The call that made an output, or another shape of it; None where none of them did."""
+    for last, call in enumerate(reversed(calls)):
+        if _is_shape_of(output, call.made) and call.version == _version(call.made):
+            return Ending(call.end, call.axis if call.made.shape == output.shape else None, last)
+    return None
+
+
+def _is_shape_of(x: Tensor, other: Tensor) -> bool:
+    """Whether a tensor is another, or the same entries of the same memory in the same order."""
+    return x is other or (
+        x.numel() == other.numel()
+        and x.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+        and torch.equal(x.reshape(-1), other.reshape(-1))
+    )
+
+
+def _version(x: Tensor) -> int | None:
+    return None if x.is_inference() else x._version

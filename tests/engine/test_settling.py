@@ -1,0 +1,349 @@
+"""Settling: what a network's outputs are, found in its graph and its answers; or a question, where not certain."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mcdropout.engine import Engine, InvalidInputError, NonFiniteOutputError, UnsupportedModelError
+from tests.engine.networks import Custom, mlp
+
+PASSES = 200
+
+
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+X = numbers(3, 4)
+
+
+def engine_of(*arguments, runtime="eager", **options):
+    """On the runtime that takes the least to make ready, where it is not on another."""
+    return Engine.from_module(*arguments, runtime=runtime, **options)
+
+
+def ending(end, network=mlp, **options):
+    return Custom(lambda self, *x: end(self.rest(*x)), rest=network(**options))
+
+
+def by_hand(y):
+    powers = torch.exp(y - y.amax(-1, keepdim=True))
+    return powers / powers.sum(-1, keepdim=True)
+
+
+def assert_same_statistics(found, wanted, atol=1e-6):
+    assert list(found.values) == list(wanted.values)
+    for name, value in wanted.values.items():
+        np.testing.assert_allclose(found.values[name], value, rtol=0, atol=atol, err_msg=name)
+
+
+SOFTMAXES = {
+    "module": nn.Softmax(dim=-1),
+    "function": lambda y: F.softmax(y, 1),
+    "torch": lambda y: torch.softmax(y, dim=1),
+    "method": lambda y: y.softmax(-1),
+    "special": lambda y: torch.special.softmax(y, 1),
+    "cast": lambda y: F.softmax(y, 1, dtype=torch.float64).float(),
+    "reshaped": lambda y: F.softmax(y.unsqueeze(2), 1).flatten(1),
+    "a module of the log": nn.LogSoftmax(dim=1),
+    "log": lambda y: F.log_softmax(y, 1),
+    "log of the softmax": lambda y: F.softmax(y, 1).log(),
+    "by hand": by_hand,
+}
+SIGMOIDS = {
+    "module": nn.Sigmoid(),
+    "function": lambda y: F.sigmoid(y),
+    "torch": lambda y: torch.sigmoid(y),
+    "method": lambda y: y.sigmoid(),
+    "in place": lambda y: (y * 1).sigmoid_(),
+    "special": lambda y: torch.special.expit(y),
+    "by hand": lambda y: 1 / (1 + torch.exp(-y)),
+}
+
+
+class TestProbabilities:
+    @pytest.mark.parametrize("end", SOFTMAXES.values(), ids=SOFTMAXES)
+    def test_of_a_softmax_are_not_softmaxed_again(self, end):
+        engine, logits = engine_of(ending(end), X), engine_of(mlp(), X)
+        assert engine.reading.form in ("probabilities", "log_probabilities")
+        assert_same_statistics(engine.predict(X, PASSES, 1), logits.predict(X, PASSES, 1))
+        np.testing.assert_allclose(engine.predict(X, 0).mean, logits.predict(X, 0).mean, rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize("end", SIGMOIDS.values(), ids=SIGMOIDS)
+    @pytest.mark.parametrize(("task", "outputs"), [("multilabel", 3), ("binary", 1)])
+    def test_of_a_sigmoid_are_not_taken_for_logits(self, end, task, outputs):
+        engine = engine_of(ending(end, outputs=outputs), X, task)
+        logits = engine_of(mlp(outputs=outputs), X, task, form="logits")
+        assert_same_statistics(engine.predict(X, PASSES, 1), logits.predict(X, PASSES, 1))
+
+    @pytest.mark.parametrize("end", SIGMOIDS.values(), ids=SIGMOIDS)
+    def test_of_a_sigmoid_are_no_classes(self, end):
+        with pytest.raises(UnsupportedModelError, match="task: multilabel is accepted"):
+            engine_of(ending(end), X)
+
+    def test_of_a_softmax_are_no_labels(self):
+        with pytest.raises(UnsupportedModelError, match="task: classification is accepted"):
+            engine_of(ending(nn.Softmax(1)), X, "multilabel")
+
+    @pytest.mark.parametrize("runtime", ["onnx", "torch"])
+    @pytest.mark.parametrize(("task", "end"), [("classification", nn.Softmax(1)), ("multilabel", nn.Sigmoid())])
+    def test_are_left_out_of_what_is_exported_too(self, runtime, task, end):
+        engine = engine_of(ending(end), X, task, runtime=runtime)
+        assert engine.program.strategy == "split"
+        assert_same_statistics(engine.predict(X, 50, 1), engine_of(ending(end), X, task).predict(X, 50, 1))
+
+    @pytest.mark.parametrize("temperature", [0.5, 3.0])
+    def test_are_divided_by_the_temperature_as_their_logits_are(self, temperature):
+        for end in (nn.Softmax(1), by_hand):
+            engine = engine_of(ending(end), X, temperature=temperature)
+            logits = engine_of(mlp(), X, temperature=temperature)
+            assert_same_statistics(engine.predict(X, PASSES, 1), logits.predict(X, PASSES, 1), atol=1e-5)
+
+    def test_that_are_saturated_keep_the_logits_below_them(self):
+        """Of a probability that is 0 in float32 nothing is left; the logits below can be divided all the same."""
+        network = Custom(lambda self, x: F.softmax(200.0 * self.rest(x), 1), rest=mlp())
+        engine = engine_of(network, X, temperature=200.0)
+        wanted = engine_of(mlp(), X)
+        assert_same_statistics(engine.predict(X, PASSES, 1), wanted.predict(X, PASSES, 1), atol=1e-5)
+
+    def test_that_are_told_are_read_as_they_are(self):
+        engine = engine_of(ending(nn.Softmax(1)), X, form="probabilities")
+        assert engine.reading.form == "probabilities"
+        assert_same_statistics(engine.predict(X, 50, 1), engine_of(mlp(), X).predict(X, 50, 1))
+        twice = engine_of(ending(nn.Softmax(1)), X, form="logits").predict(X, 0).mean
+        p = torch.softmax(mlp().eval()(torch.from_numpy(X)), 1)
+        np.testing.assert_allclose(twice, torch.softmax(p, 1).detach().numpy(), rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize("form", ["probabilities", "log_probabilities"])
+    @pytest.mark.parametrize("task", ["classification", "multilabel"])
+    def test_that_are_told_and_are_none_are_refused(self, form, task):
+        with pytest.raises(UnsupportedModelError, match="which are no "):
+            engine_of(ending(lambda y: 5 * y), X, task, form=form)
+
+    def test_of_a_request_that_are_none_are_an_error_of_that_row(self):
+        def forward(self, x):
+            return self.rest(x).softmax(1) * torch.where(x[:, :1] > 100, 3.0, 1.0)
+
+        engine = engine_of(Custom(forward, rest=mlp()), X)
+        assert engine.reading.form == "probabilities"
+        x = X.copy()
+        x[1, 0] = 101.0
+        with pytest.raises(NonFiniteOutputError, match="row 1"):
+            engine.predict(x, 5, 1)
+
+    @pytest.mark.parametrize("write", [torch.mul, lambda p, factor: p.mul_(factor)], ids=["product", "in place"])
+    def test_that_something_is_done_to_afterwards_keep_that(self, write):
+        """It changes nothing in the example, and something later: a mask of what may be chosen, for instance."""
+
+        def forward(self, x):
+            return write(self.rest(x).softmax(1), torch.where(x[:, :1] > 50, 0.5, 1.0))
+
+        engine = engine_of(Custom(forward, rest=mlp()), X)
+        assert engine.reading.form == "probabilities"
+        with pytest.raises(NonFiniteOutputError):
+            engine.predict(np.full((1, 4), 51.0, np.float32), 0)
+
+    def test_that_logits_look_like_by_chance_are_logits(self):
+        """Small ones that all lie between 0 and 1 leave it where the inputs are large."""
+        engine = engine_of(ending(lambda y: 0.01 * y + 0.5), X)
+        assert engine.reading.form == "logits"
+
+    def test_of_a_softmax_elsewhere_are_not_looked_at(self):
+        gate = Custom(lambda self, x: self.rest(x.softmax(1)) * x.sigmoid().mean(1, keepdim=True), rest=mlp())
+        assert engine_of(gate, X).reading.form == "logits"
+
+
+class Steps(nn.Module):
+    """Logits `[rows, steps, classes]` of `[rows, steps]` words."""
+
+    def __init__(self, classes=5):
+        super().__init__()
+        torch.manual_seed(0)
+        self.words, self.drop, self.out = nn.Embedding(50, 16), nn.Dropout(0.3), nn.Linear(16, classes)
+
+    def forward(self, ids):
+        return self.out(self.drop(self.words(ids)))
+
+
+def ids(steps=7):
+    return np.random.default_rng(0).integers(0, 50, (3, steps))
+
+
+def map_of(channels, classes, factor=1):
+    """Logits `[rows, classes, height, width]` of an image."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3, padding=1, stride=factor), nn.ReLU(), nn.Dropout(0.3), nn.Conv2d(8, classes, 1)
+    )
+
+
+class TestTheDimensionOfTheClasses:
+    def assert_along(self, engine, x, axis):
+        assert engine.reading.class_axis == axis
+        found = engine.predict(x, 20, 1)
+        np.testing.assert_allclose(found.mean.sum(axis=axis), 1.0, rtol=1e-9)
+        samples = engine.samples(x, 20, 1)
+        np.testing.assert_allclose(samples.mean(axis=0), found.mean, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(samples.std(axis=0, ddof=1), np.sqrt(found.variance), rtol=0, atol=1e-9)
+        np.testing.assert_array_equal(found.label, found.mean.argmax(axis=axis))
+        entropy = -(found.mean * np.log(found.mean)).sum(axis=axis)
+        np.testing.assert_allclose(found.entropy, entropy, rtol=0, atol=1e-9)
+
+    def test_is_the_last_where_the_others_are_the_steps_of_the_input(self):
+        self.assert_along(engine_of(Steps(), ids()), ids(), 2)
+
+    def test_is_the_second_where_the_others_are_the_places_of_the_input(self):
+        x = numbers(3, 2, 6, 8)
+        self.assert_along(engine_of(map_of(2, 4), x), x, 1)
+        self.assert_along(engine_of(map_of(2, 4, factor=2), x), x, 1)
+        self.assert_along(engine_of(map_of(2, 2), x), x, 1)
+
+    def test_is_asked_for_where_it_may_be_either(self):
+        with pytest.raises(UnsupportedModelError, match=r"output: \{classes: 1\} or output: \{classes: 2\} says which"):
+            engine_of(Steps(classes=7), ids())
+        queries = Custom(lambda self, x: self.rest(x).reshape(-1, 4, 3), rest=mlp(outputs=12))
+        with pytest.raises(UnsupportedModelError, match="more than one dimension may hold the classes"):
+            engine_of(queries, X)
+
+    @pytest.mark.parametrize(("given", "axis"), [(-1, 2), (2, 2), (1, 1)])
+    def test_is_the_one_that_is_told(self, given, axis):
+        self.assert_along(engine_of(Steps(classes=7), ids(), class_axis=given), ids(), axis)
+
+    @pytest.mark.parametrize("given", [0, 3, -3])
+    def test_that_is_told_has_to_be_one(self, given):
+        with pytest.raises(UnsupportedModelError, match="1 to 2, or -1 for the last, is accepted"):
+            engine_of(Steps(), ids(), class_axis=given)
+
+    @pytest.mark.parametrize("end", [nn.Softmax(-1), nn.LogSoftmax(-1), by_hand], ids=["softmax", "log", "by hand"])
+    def test_is_the_one_that_a_softmax_runs_along(self, end):
+        self.assert_along(engine_of(ending(end, Steps, classes=7), ids()), ids(), 2)
+
+    @pytest.mark.parametrize("place", ["network", "configuration"])
+    def test_is_the_one_with_as_many_as_the_network_says(self, place):
+        network = Custom(lambda self, x: self.rest(x).reshape(-1, 4, 3), rest=mlp(outputs=12))
+        if place == "network":
+            network.num_classes = 3
+        else:
+            network.config = type("Configuration", (), {"num_labels": 3})()
+        self.assert_along(engine_of(network, X), X, 2)
+
+    def test_is_the_same_after_the_engine_was_saved(self, tmp_path):
+        engine = engine_of(Steps(classes=7), ids(), class_axis=-1, runtime="onnx")
+        engine.save(tmp_path)
+        assert_same_statistics(Engine.load(tmp_path).predict(ids(), 20, 1), engine.predict(ids(), 20, 1), atol=0)
+
+
+class TestBinary:
+    @pytest.mark.parametrize(
+        "shape",
+        [lambda y: y, lambda y: y[:, 0], lambda y: y[:, 0, None, None]],
+        ids=["[rows, 1]", "[rows]", "a map of one"],
+    )
+    def test_takes_one_number_a_row(self, shape):
+        found = engine_of(ending(shape, outputs=1), X, "binary").predict(X, 20, 1)
+        wanted = engine_of(mlp(outputs=1), X, "binary").predict(X, 20, 1)
+        np.testing.assert_allclose(found.mean.ravel(), wanted.mean, rtol=0, atol=1e-6)
+        assert wanted.mean.shape == (3,)
+
+    def test_takes_a_map(self):
+        x = numbers(3, 2, 6, 8)
+        assert engine_of(map_of(2, 1), x, "binary").predict(x, 5, 1).mean.shape == (3, 6, 8)
+        squeezed = engine_of(ending(lambda y: y[:, 0], lambda: map_of(2, 1)), x, "binary")
+        assert squeezed.predict(x, 5, 1).mean.shape == (3, 6, 8)
+
+    @pytest.mark.parametrize(("outputs", "task"), [(2, "classification"), (3, "multilabel")])
+    def test_refuses_several_with_the_task_that_takes_them(self, outputs, task):
+        with pytest.raises(UnsupportedModelError, match=f"task: {task} is accepted"):
+            engine_of(mlp(outputs=outputs), X, "binary")
+
+    @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.9])
+    def test_says_yes_from_the_threshold_on(self, threshold):
+        engine = engine_of(mlp(outputs=1), X, "binary", threshold=threshold)
+        found, samples = engine.predict(X, 50, 1), engine.samples(X, 50, 1)
+        np.testing.assert_array_equal(found.label, found.mean >= threshold)
+        yes = (samples >= threshold).sum(axis=0)
+        np.testing.assert_allclose(found.variation_ratio, np.minimum(yes, 50 - yes) / 50)
+
+    @pytest.mark.parametrize("threshold", [0.0, 1.0, -1.0])
+    def test_refuses_another_threshold(self, threshold):
+        with pytest.raises(InvalidInputError, match=r"threshold is .*; a number between 0 and 1 is accepted"):
+            engine_of(mlp(outputs=1), X, "binary", threshold=threshold)
+
+
+def of_passes(engine, passes):
+    """The masks of the one site in each pass of three rows, `[1, *mask_shape]` for each row."""
+    return [[engine.masks(1, row, number, 1)[0] for row in range(3)] for number in range(passes)]
+
+
+def pair(second):
+    def forward(self, x):
+        y = self.rest(x)
+        return y[:, 0], second(y[:, 1])
+
+    return Custom(forward, rest=mlp(outputs=2))
+
+
+class TestTheSecondOutputOfARegression:
+    @pytest.mark.parametrize(
+        ("noise", "of_log_variance"),
+        [
+            ("log_variance", lambda v: v),
+            ("variance", torch.exp),
+            ("std", lambda v: torch.exp(v / 2)),
+        ],
+    )
+    def test_is_what_it_is_told_to_be(self, noise, of_log_variance):
+        engine = engine_of(pair(of_log_variance), X, "regression", outputs={"mean": 0, noise: 1})
+        found = engine.predict(X, 50, 1)
+        runs = [engine.outputs(X, [np.concatenate(masks)]) for masks in of_passes(engine, 50)]
+        assert engine.reading.noise == noise
+        wanted = engine_of(pair(lambda v: v), X, "regression", outputs={"mean": 0, "log_variance": 1})
+        np.testing.assert_allclose(found.aleatoric_variance, wanted.predict(X, 50, 1).aleatoric_variance, rtol=1e-5)
+        np.testing.assert_allclose(found.mean, np.mean([run[0] for run in runs], axis=0), rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize(
+        "second", [torch.exp, F.softplus, lambda v: v**2, torch.relu], ids=["exp", "softplus", "square", "relu"]
+    )
+    def test_is_asked_for_where_it_is_never_negative(self, second):
+        with pytest.raises(UnsupportedModelError, match=r"output: \{mean: 0, variance: 1\}.* is accepted"):
+            engine_of(pair(second), X, "regression")
+
+    def test_is_the_logarithm_of_the_variance_where_it_is_negative_somewhere(self):
+        engine = engine_of(pair(lambda v: v - 3.0), X, "regression")
+        assert engine.reading.noise == "log_variance"
+        assert "negative somewhere" in engine.reading.because
+
+    @pytest.mark.parametrize("noise", ["variance", "std"])
+    def test_that_is_negative_is_no_variance(self, noise):
+        with pytest.raises(UnsupportedModelError, match=f"is negative somewhere, and so is no {noise}"):
+            engine_of(pair(lambda v: v - 3.0), X, "regression", outputs={"mean": 0, noise: 1})
+
+    def test_may_be_left_out(self):
+        engine = engine_of(pair(torch.exp), X, "regression", outputs=0)
+        assert engine.predict(X, 5, 1).aleatoric_variance is None
+
+    def test_has_to_be_there_where_it_is_told(self):
+        with pytest.raises(InvalidInputError, match="mean with one of log_variance, variance and std is accepted"):
+            engine_of(pair(torch.exp), X, "regression", outputs={"mean": 0})
+
+
+def test_any_number_of_targets_is_a_regression():
+    found = engine_of(mlp(outputs=7), X, "regression").predict(X, 20, 1)
+    assert found.mean.shape == found.epistemic_variance.shape == (3, 7)
+
+
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        ("regression", {"form": "logits"}),
+        ("regression", {"class_axis": 1}),
+        ("classification", {"form": "odds"}),
+        ("classification", {"outputs": {"mean": 0, "variance": 1}}),
+        ("ranking", {}),
+    ],
+)
+def test_what_a_task_does_not_have_is_refused_by_name(task, options):
+    with pytest.raises(InvalidInputError, match=" is accepted"):
+        engine_of(mlp(), X, task, **options)
