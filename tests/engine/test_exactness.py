@@ -227,3 +227,43 @@ def test_many_passes_of_a_regression_come_close_to_all_masks(p):
         for bound, level in zip(found.interval[row, 0], (0.025, 0.975), strict=True):
             at = share_below(bound, means[row], math.sqrt(0.4), weights)
             assert abs(at - level) < 4.0 * math.sqrt(level * (1.0 - level) / PASSES) + 2.0 / 1024
+
+
+def bernoulli_entropy(p):
+    return -(p * np.log(p) + (1.0 - p) * np.log(1.0 - p))
+
+
+@pytest.mark.parametrize("task", ["binary", "multilabel"])
+@pytest.mark.parametrize("end", [None, nn.Sigmoid()], ids=["logits", "probabilities"])
+def test_every_statistic_of_labels_is_exact(task, end):
+    labels = 1 if task == "binary" else 3
+    module = network(0.5, labels)
+    plain = every_output(module, 0.5)
+    engine = Engine.from_module(module if end is None else nn.Sequential(module, end), X, task, runtime="torch")
+    found = engine.summarize(outputs_of_engine(engine, 0.5))
+    p = 1.0 / (1.0 + np.exp(-plain))
+    if task == "binary":
+        p = p[..., 0]
+    mean, count = p.mean(axis=1), len(KEPT)
+    expected, yes = bernoulli_entropy(p).mean(axis=1), (p >= 0.5).sum(axis=1)
+    close(found.mean, mean)
+    close(found.variance, p.var(axis=1, ddof=1))
+    close(found.std_error, p.std(axis=1, ddof=1) / math.sqrt(count))
+    close(found.entropy, bernoulli_entropy(mean))
+    close(found.expected_entropy, expected)
+    close(found.mutual_information, bernoulli_entropy(mean) - expected)
+    close(found.variation_ratio, np.minimum(yes, count - yes) / count, 1.5 / count)
+    np.testing.assert_array_equal(found.label, mean >= 0.5)
+    if task == "binary":
+        return
+    joint = np.zeros((len(X), 2**labels))
+    for number, there in enumerate(itertools.product([0, 1], repeat=labels)):
+        of_passes = np.where(np.array(there), p, 1.0 - p).prod(axis=2)
+        joint[:, number] = of_passes.mean(axis=1)
+    entropy = -(joint * np.log(joint)).sum(axis=1)
+    close(found.joint_entropy, entropy)
+    close(found.joint_expected_entropy, expected.sum(axis=1))
+    close(found.joint_mutual_information, entropy - expected.sum(axis=1))
+    largest, total = found.mutual_information.max(axis=1), found.mutual_information.sum(axis=1)
+    assert (found.joint_mutual_information > largest + 1e-3).all()  # what the passes say of one label is not all
+    assert (found.joint_mutual_information < total - 1e-3).all()  # nor do they say it of each by itself

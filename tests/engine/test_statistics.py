@@ -480,3 +480,88 @@ def test_a_field_with_a_state_of_its_own_is_gathered_beside_the_others(monkeypat
     found = sum_up(CLASSES, [logits], [13, 47])
     np.testing.assert_allclose(found.largest, softmax(logits, 2).max(axis=1), rtol=1e-12)
     assert list(found.values)[-1] == "largest"
+
+
+class TestLabels:
+    @pytest.mark.parametrize("reading", [YES, LABELS, Reading("multilabel", class_axis=3)], ids=["one", "some", "last"])
+    @pytest.mark.parametrize("form", ["logits", "probabilities", "log_probabilities"])
+    def test_of_a_dense_output_equal_plain_numpy_in_whatever_form(self, reading, form):
+        logits = random(4, 60, 3, 5, 2, scale=3.0)
+        p = 1.0 / (1.0 + np.exp(-logits))
+        given = {"logits": logits, "probabilities": p, "log_probabilities": np.log(p)}[form]
+        found = sum_up(dataclasses.replace(reading, form=form), [given], [1, 30, 29])
+        mean = p.mean(axis=1)
+        entropies = -(p * np.log(p) + (1 - p) * np.log(1 - p))
+        np.testing.assert_allclose(found.mean, mean, rtol=1e-9)
+        np.testing.assert_allclose(found.variance, p.var(axis=1, ddof=1), rtol=1e-8)
+        np.testing.assert_allclose(found.entropy, -(mean * np.log(mean) + (1 - mean) * np.log(1 - mean)), rtol=1e-9)
+        np.testing.assert_allclose(found.expected_entropy, entropies.mean(axis=1), rtol=1e-8)
+        np.testing.assert_array_equal(found.label, mean >= 0.5)
+        if reading.task == "multilabel":
+            assert found.joint_entropy is found.joint_mutual_information is None
+            total = found.expected_entropy.sum(axis=reading.class_axis)
+            np.testing.assert_allclose(found.joint_expected_entropy, total, rtol=1e-12)
+
+    @pytest.mark.parametrize("form", ["logits", "probabilities", "log_probabilities"])
+    @pytest.mark.parametrize("task", ["binary", "multilabel"])
+    def test_are_divided_by_the_temperature(self, form, task):
+        logits = random(3, 20, 4)
+        p = 1.0 / (1.0 + np.exp(-logits))
+        given = {"logits": logits, "probabilities": p, "log_probabilities": np.log(p)}[form]
+        reading = Reading(task, form, None if task == "binary" else 1, temperature=2.0)
+        plain = dataclasses.replace(reading, form="logits", temperature=1.0)
+        assert_same(sum_up(reading, [given]), sum_up(plain, [logits / 2.0]), rtol=1e-7)
+
+    @pytest.mark.filterwarnings("error")
+    def test_that_are_certain_have_no_entropy(self):
+        for form, values in (("logits", [800.0, -800.0]), ("probabilities", [1.0, 0.0])):
+            for temperature in (1.0, 2.0):
+                reading = Reading("multilabel", form, 1, temperature=temperature)
+                found = sum_up(reading, [np.array([[values] * 2])])
+                np.testing.assert_allclose(found.mean, [[1.0, 0.0]], atol=1e-300)
+                assert found.entropy.tolist() == [[0.0, 0.0]]
+                np.testing.assert_allclose([found.joint_entropy, found.joint_expected_entropy], 0.0, atol=1e-12)
+
+    def test_beyond_ten_have_no_joint_entropy(self):
+        for labels in (10, 11):
+            found = sum_up(LABELS, [random(2, 5, labels)])
+            assert (found.joint_entropy is None) == (labels == 11)
+            assert found.joint_expected_entropy is not None
+
+    def test_go_on_with_some_rows_as_all_of_them_would(self):
+        logits = random(5, 12, 3)
+        whole = Statistics(LABELS)
+        whole.update([logits[:, :7]])
+        some = whole.take(np.array([4, 1]))
+        some.update([logits[[4, 1], 7:]])
+        assert_same(some.prediction(), sum_up(LABELS, [logits[[4, 1]]]), rtol=1e-11)
+
+
+def test_classes_stay_where_the_network_has_them():
+    logits = random(4, 20, 6, 5)
+    found = sum_up(Reading("classification", class_axis=2), [logits])
+    first = sum_up(CLASSES, [logits.swapaxes(2, 3)])
+    for name, value in first.values.items():
+        wanted = value.swapaxes(1, 2) if value.ndim == 3 else value
+        np.testing.assert_array_equal(found.values[name], wanted, err_msg=name)
+
+
+@pytest.mark.parametrize("form", ["probabilities", "log_probabilities"])
+@pytest.mark.filterwarnings("error")
+def test_probabilities_are_read_as_the_logits_that_make_them(form):
+    logits = random(4, 20, 5, scale=3.0)
+    p = softmax(logits, 2)
+    given = p if form == "probabilities" else np.log(p)
+    for temperature in (1.0, 3.0):
+        reading = Reading("classification", form, temperature=temperature)
+        assert_same(sum_up(reading, [given]), sum_up(dataclasses.replace(reading, form="logits"), [logits]), rtol=1e-9)
+    impossible = sum_up(Reading("classification", "probabilities"), [np.array([[[1.0, 0.0]] * 2])])
+    assert impossible.mean.tolist() == [[1.0, 0.0]]
+    assert impossible.entropy.tolist() == impossible.expected_entropy.tolist() == [0.0]
+
+
+@pytest.mark.parametrize(("noise", "variance"), [("log_variance", np.exp), ("variance", np.abs), ("std", np.square)])
+def test_a_noise_is_read_as_what_it_is(noise, variance):
+    means, second = random(4, 20), np.abs(random(4, 20, seed=1))
+    found = sum_up(Reading("regression", noise=noise), [means, second])
+    np.testing.assert_allclose(found.aleatoric_variance, variance(second).mean(axis=1), rtol=1e-12)
