@@ -14,7 +14,7 @@ from mcdropout.engine.errors import InvalidInputError, NonFiniteOutputError
 from mcdropout.engine.inputs import Inputs, as_array, in_order
 from mcdropout.engine.masks import MAX_SEED, Masks, drawn_seed
 from mcdropout.engine.preparation import Prepared, prepare
-from mcdropout.engine.reading import Entries, Form, Reading, Task, in_entries
+from mcdropout.engine.reading import Entries, Form, Reading, Task, in_entries, is_number
 from mcdropout.engine.runtimes import Target
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.engine.selection import Selection
@@ -207,6 +207,7 @@ class Engine:
             VerificationError: it failed a check.
         """
         target = target or Target()
+        _check_step_bytes(step_bytes)
         reading.check()
         target.check()
         return cls(prepare(reading, subject, target), step_bytes)
@@ -233,6 +234,7 @@ class Engine:
             VerificationError: it failed a check.
         """
         target = Target(options=sessions or SessionOptions())
+        _check_step_bytes(step_bytes)
         target.check()
         prepared = read_compiled(Path(folder), target)
         if reading is not None:
@@ -385,3 +387,8 @@ class Engine:
         while cohort.passes < passes:
             self.steps.run([(cohort, min(passes - cohort.passes, self.steps.most_passes(len(cohort))))])
         return Outcome(cohort.prediction(), cohort.all_samples(), cohort.failed)
+
+
+def _check_step_bytes(step_bytes: object) -> None:
+    if not is_number(step_bytes):
+        raise InvalidInputError(f"step_bytes is {step_bytes!r}; a number of bytes is accepted")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal, get_args
+from typing import Literal, TypeGuard, get_args
 
 import numpy as np
 
@@ -58,15 +58,17 @@ class Reading:
             if value not in get_args(choices) and (name == "task" or value is not None):
                 accepted = ", ".join(f'"{choice}"' for choice in get_args(choices))
                 raise InvalidInputError(f"{name} is {value!r}; one of {accepted} is accepted")
-        if not 0.0 < self.temperature < np.inf:
+        if self.class_axis is not None and (not isinstance(self.class_axis, int) or isinstance(self.class_axis, bool)):
+            raise InvalidInputError(f"class_axis is {self.class_axis!r}; an integer, -1 for the last, is accepted")
+        if not _lies_between(self.temperature, 0.0, np.inf):
             raise InvalidInputError(f"temperature is {self.temperature!r}; a number above 0 is accepted")
-        if not 0.0 < self.threshold < 1.0:
+        if not _lies_between(self.threshold, 0.0, 1.0):
             raise InvalidInputError(f"threshold is {self.threshold!r}; a number between 0 and 1 is accepted")
-        if self.noise_variance is not None and not 0.0 < self.noise_variance < np.inf:
+        if self.noise_variance is not None and not _lies_between(self.noise_variance, 0.0, np.inf):
             raise InvalidInputError(
                 f"noise_variance is {self.noise_variance!r}; a number above 0, or None, is accepted"
             )
-        if not 0.0 < self.interval < 1.0:
+        if not _lies_between(self.interval, 0.0, 1.0):
             raise InvalidInputError(f"interval is {self.interval!r}; a number between 0 and 1 is accepted")
         for name in ("form", "class_axis", "noise"):
             value = getattr(self, name)
@@ -81,21 +83,39 @@ class Reading:
         return replace(self, **open_)
 
 
-def in_entries(outputs: Entries) -> tuple[tuple[Entry, ...] | None, Noise | None]:
+def in_entries(outputs: object) -> tuple[tuple[Entry, ...] | None, Noise | None]:
     """The entries that count, None for all, and what the second of a regression's is, where that is said.
 
+    Args:
+        outputs: `Entries`.
+
     Raises:
-        InvalidInputError: they are named otherwise than a regression's are.
+        InvalidInputError: it is something else.
     """
     if outputs is None:
         return None, None
-    if isinstance(outputs, str | int):
-        return (outputs,), None
-    if not isinstance(outputs, Mapping):
-        return tuple(outputs), None
-    noises = [noise for noise in get_args(Noise) if set(outputs) == {"mean", noise}]
-    if not noises:
+    noise = None
+    given = outputs if isinstance(outputs, list | tuple) else (outputs,)
+    if isinstance(outputs, Mapping):
+        noise = next((noise for noise in get_args(Noise) if set(outputs) == {"mean", noise}), None)
+        if noise is None:
+            raise InvalidInputError(
+                f"outputs has the names {list(outputs)}; mean with one of log_variance, variance and std is accepted"
+            )
+        given = (outputs["mean"], outputs[noise])
+    if not given or not all(isinstance(entry, str | int) and not isinstance(entry, bool) for entry in given):
         raise InvalidInputError(
-            f"outputs has the names {list(outputs)}; mean with one of log_variance, variance and std is accepted"
+            f"outputs is {outputs!r}; a key, an attribute or a position of what the network returns is accepted, or "
+            "several in a list"
         )
-    return (outputs["mean"], outputs[noises[0]]), noises[0]
+    return tuple(given), noise
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether something is a number; what is true or false is none."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
+def _lies_between(value: object, low: float, high: float) -> bool:
+    """Whether something is a number above `low` and below `high`."""
+    return is_number(value) and low < value < high

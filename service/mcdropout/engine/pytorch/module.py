@@ -8,9 +8,10 @@ from torch import nn
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.checks import Check
-from mcdropout.engine.errors import first_line
+from mcdropout.engine.errors import InvalidInputError, first_line
+from mcdropout.engine.faults import refusing
 from mcdropout.engine.findings import Finding, findings_of_sites
-from mcdropout.engine.inputs import Inputs, InputSpec, as_examples, row_axes
+from mcdropout.engine.inputs import Inputs, InputSpec, as_axis, as_examples, row_axes
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.pytorch.cut.export import export
 from mcdropout.engine.pytorch.cut.forms import programs
@@ -114,6 +115,7 @@ class ModuleSubject:
         return tuple(map(torch.from_numpy, self.arrays))
 
 
+@refusing("the network fails while what is random in it is looked for")
 def understand(
     module: nn.Module,
     example_inputs: Inputs,
@@ -129,10 +131,12 @@ def understand(
     Where `reading` leaves open whether its outputs are logits, what a softmax or sigmoid at the end takes is read
     instead of what it makes.
     """
+    if not isinstance(module, nn.Module):
+        raise InvalidInputError(f"the network is a {type(module).__name__}; a torch.nn.Module is accepted")
     axes = row_axes(example_inputs, row_axis)
     arrays = as_examples(example_inputs, axes, EXAMPLE_ROWS)
     names = tuple(example_inputs) if isinstance(example_inputs, Mapping) else None
-    signature = Signature(names, axes, in_entries(outputs)[0], output_row_axis)
+    signature = Signature(names, axes, in_entries(outputs)[0], as_axis("output_row_axis", output_row_axis))
     found = discover(module, [torch.from_numpy(x) for x in arrays], signature, selection)
     specs = tuple(
         InputSpec(x.shape[1:], x.dtype, names[index] if names else None, axes[index]) for index, x in enumerate(arrays)
