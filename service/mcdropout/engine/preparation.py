@@ -15,6 +15,7 @@ from mcdropout.engine.reading import Reading
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
 from mcdropout.engine.settling import settle
 from mcdropout.engine.sites import SiteOff
+from mcdropout.engine.statistics import TASKS
 from mcdropout.engine.subject import Subject
 from mcdropout.engine.verify import (
     Reference,
@@ -110,6 +111,7 @@ def prepare(reading: Reading, subject: Subject, target: Target) -> Prepared:
         return run_pairs(subject.plain, inputs, kept)
 
     reading = settle(reading, subject.evidence, arrays, [wanted, *reference.under_masks], run)
+    raise_if_failed([_check_readable(reading, wanted)])
     plain = subject.baseline_programs(target) if source.has_raw_sites else None
     chosen, baseline = choose(subject.programs(target), plain, target, source, reference)
     of_network += subject.own_checks()
@@ -203,6 +205,14 @@ def _first_that_passes(
     raise failure or UnsupportedModelError(
         f"the network cannot run on {target.runtime}: {'; '.join(dict.fromkeys(reasons))}"
     )
+
+
+def _check_readable(reading: Reading, outputs: tuple[Array, ...]) -> Check:
+    """Whether statistics can use what a network answers with nothing dropped, `[rows, ...]` each."""
+    wrong = TASKS[reading.task].unusable([out[:, None] for out in outputs], reading)
+    classes = "they are NaN, infinite, or -infinity for each class"
+    detail = classes if reading.task == "classification" else "they are NaN or infinite"
+    return Check(f"a {reading.task} can be read from its outputs", not wrong.any(), detail)
 
 
 def _check_rows_come_first(rows: int, outputs: tuple[Array, ...]) -> None:

@@ -41,18 +41,23 @@ def read_labels(outputs: Sequence[Array], reading: Reading) -> BernoulliBlock:
         return BernoulliBlock(p, bernoulli_entropy(p), p >= reading.threshold)
     logits = _logits(values, reading) / reading.temperature
     p, q = sigmoid(logits), sigmoid(-logits)
-    entropies = p * _softplus(-logits) + q * _softplus(logits)
+    with np.errstate(invalid="ignore"):
+        entropies = p * _softplus(-logits) + q * _softplus(logits)
+    np.nan_to_num(entropies, copy=False)  # 0 log 0 is 0
     return BernoulliBlock(p, entropies, p >= reading.threshold)
 
 
 def unusable_labels(outputs: Sequence[Array], reading: Reading) -> npt.NDArray[np.bool_]:
-    """`[rows]`, whether an output is NaN or infinite, or no probability where it is to be one."""
-    wrong = not_finite(outputs)
+    """`[rows]`, whether an output is NaN or infinite, or no probability where it is to be one.
+
+    A logit of -infinity says that a label is impossible.
+    """
+    (given,) = outputs
     if reading.form == "probabilities":
-        wrong |= outside(outputs[0], 0.0, 1.0)
-    elif reading.form == "log_probabilities":
-        wrong |= outside(outputs[0], -np.inf, 0.0)
-    return wrong
+        return not_finite(outputs) | outside(given, 0.0, 1.0)
+    if reading.form == "log_probabilities":
+        return np.isnan(given).any(axis=tuple(range(1, given.ndim))) | outside(given, -np.inf, 0.0)
+    return np.asarray(~(given < np.inf).all(axis=tuple(range(1, given.ndim))))
 
 
 def _logits(values: Floats, reading: Reading) -> Floats:
@@ -65,11 +70,7 @@ def _logits(values: Floats, reading: Reading) -> Floats:
         else:
             log_p = np.minimum(values, 0.0)
             logits = log_p - np.log(-np.expm1(log_p))
-    found: Floats = np.clip(logits, -_MOST_LOGIT, _MOST_LOGIT)
-    return found
-
-
-_MOST_LOGIT = 745.0  # beyond which a probability is 0 in float64
+    return logits
 
 
 def sigmoid(logits: Floats) -> Floats:

@@ -20,7 +20,8 @@ class ClassBlock(NamedTuple):
 
     Attributes:
         samples: `[rows, passes, classes, ...]`, class probabilities, `exp(scores) / exp(log_total)`.
-        scores: `[rows, passes, classes, ...]`, logits less the largest of their pass: at most 0.
+        scores: `[rows, passes, classes, ...]`, logits less the largest of their pass: at most 0; -infinity for a class
+            that is impossible.
         log_total: `[rows, passes, ...]`.
     """
 
@@ -42,26 +43,31 @@ def read_classes(outputs: Sequence[Array], reading: Reading) -> ClassBlock:
     classes_first = np.array(given.transpose(axis, *others), np.float64, order="C")
     scores = classes_first.transpose(1, 2, 0, *range(3, given.ndim))
     if reading.form == "probabilities":
-        np.log(np.maximum(scores, _LEAST, out=scores), out=scores)
+        with np.errstate(divide="ignore"):
+            np.log(np.maximum(scores, 0.0, out=scores), out=scores)
     if reading.temperature != 1.0:
         scores /= reading.temperature
-    scores -= scores.max(axis=CLASS_AXIS, keepdims=True)
+    with np.errstate(over="ignore"):  # of two that lie that far apart, the lesser has the probability 0
+        scores -= scores.max(axis=CLASS_AXIS, keepdims=True)
     odds = np.exp(scores)
     total = odds.sum(axis=CLASS_AXIS, keepdims=True)
     odds /= total
     return ClassBlock(odds, scores, np.log(total.squeeze(CLASS_AXIS)))
 
 
-_LEAST = np.finfo(np.float64).tiny
-
-
 def unusable_classes(outputs: Sequence[Array], reading: Reading) -> npt.NDArray[np.bool_]:
-    """`[rows]`, whether an output is NaN or infinite, or no probability where it is to be one."""
-    wrong = not_finite(outputs)
+    """`[rows]`, whether an output is NaN or infinite, impossible for every class, or no probability where it is to be.
+
+    A logit of -infinity beside others says that a class is impossible, as a mask of what is allowed does.
+    """
+    (given,) = outputs
+    axis = _class_axis(reading) + 1
     if reading.form == "probabilities":
-        wrong |= outside(outputs[0], 0.0, 1.0) | outside(outputs[0].sum(axis=_class_axis(reading) + 1), 1.0, 1.0)
-    elif reading.form == "log_probabilities":
-        wrong |= outside(outputs[0], -np.inf, 0.0)
+        return not_finite(outputs) | outside(given, 0.0, 1.0) | outside(given.sum(axis=axis), 1.0, 1.0)
+    most = given.max(axis=axis)
+    wrong: npt.NDArray[np.bool_] = ~np.isfinite(most).all(axis=tuple(range(1, most.ndim)))
+    if reading.form == "log_probabilities":
+        wrong |= outside(given, -np.inf, 0.0)
     return wrong
 
 
