@@ -35,6 +35,7 @@ REGRESSION = """
             hidden = self.layers(x)
             return self.mean(hidden), self.log_variance(hidden)
 """
+NOISE = {"mean": 0, "log_variance": 1}
 TOKENS = """
     from torch import nn
 

@@ -70,12 +70,12 @@ def dashboard() -> Dashboard:
 
 
 def _now() -> list[Stat]:
-    drift = f"max(model:mcdropout_predictive_entropy_drift:max1d{{{_MODEL}}})"
+    drift = f"max(model:mcdropout_uncertainty_drift:max1d{{{_MODEL}}})"
     return [
         _number("Requests answered", "reqps", f"sum(model_mode:mcdropout_requests:rate5m{{{_MODEL}}})"),
         _number("Rows that wait", "short", "sum(mcdropout_queue_rows)"),
         _number("Models ready", "short", f"sum(min by (model) (mcdropout_model_ready{{{_MODEL}}}))"),
-        _number("Distance of entropy from a week ago", "none", drift),
+        _number("Distance of uncertainty from a week ago", "none", drift),
     ]
 
 
@@ -153,12 +153,13 @@ def _engine() -> list[Timeseries]:
 
 
 def _trust() -> list[Heatmap | Timeseries]:
-    drift = {"{{model}}": f"model:mcdropout_predictive_entropy_drift:max1d{{{_MODEL}}}"}
+    drift = {"{{model}}": f"model:mcdropout_uncertainty_drift:max1d{{{_MODEL}}}"}
     return [
         _heatmap("Predictive entropy of rows", "predictive_entropy_nats", "nats"),
         _heatmap("Mutual information of rows", "mutual_information_nats", "nats"),
+        _heatmap("Predictive variance of rows", "predictive_variance", "the target's, squared"),
         _heatmap("Passes that rows used", "row_passes", "passes"),
-        _lines("Distance of the day's entropy from that a week ago", "none", _HALF, drift).max(1),
+        _lines("Distance of the day's uncertainty from that a week ago", "none", _HALF, drift).max(1),
     ]
 
 

@@ -35,6 +35,8 @@ _ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _STEP_BUCKETS = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 _PASSES_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _ENTROPY_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 2.5, 3.0, 5.0, 7.0)
+# Of a target in whatever unit: two bounds for each power of ten of the variance, one of the standard deviation.
+_VARIANCE_BUCKETS = tuple(base * 10.0**power for power in range(-8, 9) for base in (1.0, 3.0))
 # The value of a gauge that is left out, where it cannot be taken out of a file; of several processes' the least counts.
 _FORGOTTEN = math.inf
 _FOLDER_PREFIX = "mcdropout-metrics-"
@@ -173,10 +175,12 @@ class Metrics:
             multiprocess_mode="livesum",
         )
         self.row_values = {
-            name: histogram(f"{name}_nats", text, ("model",), _ENTROPY_BUCKETS)
-            for name, text in (
-                ("predictive_entropy", "Predictive entropy of each row."),
-                ("mutual_information", "Mutual information of each row."),
+            name: histogram(f"{name}{unit}", text, ("model",), buckets)
+            for name, unit, text, buckets in (
+                ("predictive_entropy", "_nats", "Predictive entropy of each row.", _ENTROPY_BUCKETS),
+                ("mutual_information", "_nats", "Mutual information of each row.", _ENTROPY_BUCKETS),
+                ("predictive_variance", "", "Variance of each row's prediction, all of it.", _VARIANCE_BUCKETS),
+                ("epistemic_variance", "", "Variance of each row's prediction over its passes.", _VARIANCE_BUCKETS),
             )
         }
         self.model_ready = Gauge(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future as ThreadFuture
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy.typing as npt
@@ -16,8 +17,9 @@ from prometheus_client import Histogram
 from mcdropout.catalogue.model import Model
 from mcdropout.catalogue.registry import Entry, Registry, UnknownModelError
 from mcdropout.engine.arrays import Array
+from mcdropout.engine.errors import InvalidInputError
 from mcdropout.engine.masks import drawn_seed
-from mcdropout.engine.statistics import TASKS
+from mcdropout.engine.statistics import ALL, TASKS, Prediction, Reduction, View
 from mcdropout.metrics import Metrics
 from mcdropout.scheduling.answer import Answer
 from mcdropout.scheduling.backlog import OverloadedError
@@ -53,6 +55,9 @@ class Ask:
         deadline: when to answer at the latest, by `time.perf_counter()`; None for no such time.
         seed: what the masks are drawn from; None to have one drawn.
         samples: whether every pass's output is wanted too.
+        fields: the names of the statistics that are wanted; None for all.
+        reduce: what is to become of the places of a dense answer: see `statistics/reduction.py`; None to leave them.
+        regions: for which regions, such as "4x4"; None for all places together.
     """
 
     model: str | None = None
@@ -61,15 +66,26 @@ class Ask:
     deadline: float | None = None
     seed: int | None = None
     samples: bool = False
+    fields: tuple[str, ...] | None = None
+    reduce: str | None = None
+    regions: str | None = None
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What an ask comes to: a model that serves, the passes that its rows get, and the seed where one was named."""
+    """What an ask comes to.
+
+    Attributes:
+        model: the one that answers.
+        plan: the passes that its rows get.
+        seed: where one was named.
+        view: what of the answer is shown.
+    """
 
     model: Model
     plan: Plan
     seed: int | None
+    view: View = ALL
 
     @property
     def mode(self) -> Mode:
@@ -81,11 +97,17 @@ class Planned:
 
 @dataclass(frozen=True)
 class Answered:
-    """An answer, by which model, and the seed that gives it again."""
+    """An answer, by which model, the seed that gives it again, and what of it is shown."""
 
     model: Model
     seed: int
     answer: Answer
+    view: View = ALL
+
+    @cached_property
+    def shown(self) -> Prediction:
+        """The prediction, as it is shown."""
+        return self.view.of(self.answer.prediction, self.model.engine.reading)
 
     @property
     def rows(self) -> int:
@@ -94,9 +116,11 @@ class Answered:
 
     @property
     def numbers(self) -> int:
-        """How many numbers the mean and the samples hold, by which the size of the answer is judged."""
-        mean, samples = self.answer.prediction.values["mean"], self.answer.samples
-        return (0 if mean is None else mean.size) + (0 if samples is None else samples.size)
+        """How many numbers the largest field and the samples hold, by which the size of the answer is judged."""
+        shown, samples = self.shown.values.values(), self.answer.samples
+        return max((value.size for value in shown if value is not None), default=0) + (
+            0 if samples is None else samples.size
+        )
 
     def parts(self) -> Iterator[slice]:
         """The rows, so many at a time as are seen to in a moment; there is to be a pause behind each part."""
@@ -156,7 +180,7 @@ class Predictions:
         self.admit(planned)
         future: ThreadFuture[Answer] = ThreadFuture()
         seed = self.submit(planned, inputs(planned.model) if callable(inputs) else inputs, future)
-        answered = Answered(planned.model, seed, future.result())
+        answered = Answered(planned.model, seed, future.result(), planned.view)
         self.observe(answered)
         return answered
 
@@ -180,7 +204,7 @@ class Predictions:
         Raises:
             InvalidAskError: the model does not give what is asked for.
         """
-        return Planned(model, _plan(model, ask), ask.seed)
+        return Planned(model, _plan(model, ask), ask.seed, _view(model, ask))
 
     def has_room(self, coming: int = 0) -> bool:
         """Whether one more row would be taken, where `coming` are about to be taken before."""
@@ -245,7 +269,8 @@ class Predictions:
             for histogram, values in observed:
                 observe, some = metrics.of(histogram, name).observe, values[rows]
                 for value in (some if some.ndim == 1 else some.reshape(len(some), -1).mean(axis=1)).tolist():
-                    observe(value)
+                    if value == value:  # a single pass has no variance
+                        observe(value)
             pause()
 
     def _count(self, model: Model, error: OverloadedError) -> None:
@@ -285,6 +310,19 @@ def _plan(model: Model, ask: Ask) -> Plan:
             "samples is true with mc=auto or deadline_ms; it is accepted with a number of passes and no deadline"
         )
     return plan
+
+
+def _view(model: Model, ask: Ask) -> View:
+    if ask.fields is None and ask.reduce is None and ask.regions is None:
+        return ALL
+    if ask.reduce is None and ask.regions is not None:
+        raise InvalidAskError(f"regions is {ask.regions!r} without reduce; they are accepted together")
+    try:
+        view = View(ask.fields, None if ask.reduce is None else Reduction.of(ask.reduce, ask.regions))
+        view.check(model.engine.reading, model.engine.places)
+    except InvalidInputError as error:
+        raise InvalidAskError(str(error)) from error
+    return view
 
 
 def _check_samples(plan: Plan, rows: int, most: int) -> None:

@@ -243,7 +243,7 @@ def test_infinity_by_overflow_is_refused(server: Server, seven: npt.NDArray[np.f
         ("seed=-1", ["seed", "-1"]),
         (f"seed={2**64}", ["seed", str(2**64)]),
         ("samples=perhaps", ["samples", "perhaps"]),
-        ("passes=3", ["passes", "mc, tolerance, deadline_ms, seed and samples"]),
+        ("passes=3", ["passes", "mc, tolerance, deadline_ms, seed, samples, fields"]),
     ],
 )
 def test_a_query_that_cannot_be_used_is_refused_with_what_would_be(
@@ -399,7 +399,7 @@ def test_the_documentation_page_describes_the_api(server: Server) -> None:
     assert "swagger" in server.client.get("/docs").text.lower()
     described = server.client.get("/openapi.json").json()
     prediction = described["paths"]["/models/{name}/predict"]["post"]
-    assert {"mc", "tolerance", "deadline_ms", "seed", "samples", "name"} == {
+    assert {"mc", "tolerance", "deadline_ms", "seed", "samples", "fields", "reduce", "regions", "name"} == {
         parameter["name"] for parameter in prediction["parameters"]
     }
     assert prediction["requestBody"]["content"]["application/json"]["schema"]["properties"]["inputs"]

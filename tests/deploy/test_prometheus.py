@@ -21,7 +21,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.bundles import write_ten_words
+from tests.bundles import NOISE, REGRESSION, write_bundle, write_ten_words
 from tests.compilations import compiled
 from tests.patience import Limit, patience
 from tests.servers import ROOT, Server, free_port, serving
@@ -44,7 +44,7 @@ HAPPENING = [
     "McdropoutDeadlinesAreMissed",
     "McdropoutRequestsAreRefused",
     "McdropoutQueueFillsUp",
-    "McdropoutEntropyDrifts",
+    "McdropoutUncertaintyDrifts",
 ]
 ROW, ROW_THAT_FAILS = [1, 2, 3, 4], [1, 2, 3, 10]  # there is no embedding of that number
 # Every kind of request, and of end that it has: query, rows, and how long the client waits, in seconds.
@@ -178,6 +178,7 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
     """
     folder = tmp_path_factory.mktemp("monitored")
     compiled(write_ten_words(folder / "models", "fragile", passes={"default": 20, "maximum": 1_000_000}))
+    compiled(write_bundle(folder / "models", "values", REGRESSION, task="regression", output=NOISE))
     with ExitStack() as stack:
         one = stack.enter_context(serving(folder / "models", folder, MCDROPOUT_MAX_QUEUE_ROWS="100"))
         two = stack.enter_context(serving(folder / "models", folder, "--workers", "2"))
@@ -204,6 +205,7 @@ def _load(server: Server) -> Iterator[None]:
                 for query, rows, seconds in REQUESTS:
                     with suppress(httpx.TransportError):
                         client.post("/predict", params=query, json={"inputs": rows}, timeout=patience(seconds))
+                        client.post("/models/values/predict", json={"inputs": [0.0] * 4}, timeout=patience(seconds))
                     time.sleep(_PAUSE_SECONDS)
 
     thread = threading.Thread(target=ask)
@@ -253,8 +255,8 @@ def _remember_last_week(server: Server, folder: Path) -> None:
     lines = []
     for bound in buckets:
         labels, share = f'{{model="fragile",le="{bound}"}}', float(bound == "+Inf")
-        for name, value in (("entropy:cdf1d", share), ("entropy_rows:increase1d", share * 5000)):
-            lines += [f"model_le:mcdropout_predictive_{name}{labels} {value} {when}" for when in ago]
+        for name, value in (("uncertainty:cdf1d", share), ("uncertainty_rows:increase1d", share * 5000)):
+            lines += [f"model_le:mcdropout_{name}{labels} {value} {when}" for when in ago]
     (folder / "last-week.txt").write_text("\n".join([*lines, "# EOF", ""]))
     promtool("tsdb", "create-blocks-from", "openmetrics", str(folder / "last-week.txt"), str(folder / "data"))
 
@@ -296,5 +298,5 @@ def test_the_metrics_are_as_prometheus_wants_them(monitored: Monitored) -> None:
 
 @needs_prometheus
 def test_entropy_that_is_another_than_a_week_ago_is_told(monitored: Monitored) -> None:
-    (drift,) = monitored.wait_for('model:mcdropout_predictive_entropy_drift:max1d{model="fragile"}')
+    (drift,) = monitored.wait_for('model:mcdropout_uncertainty_drift:max1d{model="fragile"}')
     assert drift > 0.5

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mcdropout.settings import Settings
-from tests.bundles import CLASSIFIER, REGRESSION, write_bundle, write_ten_words
+from tests.bundles import CLASSIFIER, NOISE, REGRESSION, write_bundle, write_ten_words
 from tests.compilations import compiled
 from tests.patience import patience
 from tests.servers import MCDROPOUT, Server, serving
@@ -23,7 +23,11 @@ def test_ready_is_503_until_the_models_are_loaded_and_a_bad_one_harms_no_other(t
     models = tmp_path / "models"
     write_bundle(models, "good", labels=["a", "b", "c"])  # not compiled, so that it takes some seconds
     write_bundle(models, "plain", NO_DROPOUT)
-    compiled(write_bundle(models, "values", REGRESSION, task="regression", passes={"default": 20, "maximum": 100}))
+    compiled(
+        write_bundle(
+            models, "values", REGRESSION, task="regression", output=NOISE, passes={"default": 20, "maximum": 100}
+        )
+    )
     compiled(write_bundle(models, "mislabelled", labels=["a", "b"]))
     with serving(models, tmp_path, "--default", "good") as server:
         server.wait_until_listening()

@@ -23,7 +23,7 @@ from mcdropout.scheduling.lane import Lane
 from mcdropout.scheduling.plan import Plan
 from mcdropout.scheduling.request import DeadlineError
 from mcdropout.scheduling.scheduler import Scheduler
-from tests.bundles import CLASSIFIER, REGRESSION, write_bundle
+from tests.bundles import CLASSIFIER, NOISE, REGRESSION, write_bundle
 from tests.compilations import compile_here, compiled
 from tests.patience import patience, wait_until
 
@@ -52,7 +52,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture(scope="module")
 def regression(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    folder = write_bundle(tmp_path_factory.mktemp("models"), "values", REGRESSION, task="regression")
+    folder = write_bundle(tmp_path_factory.mktemp("models"), "values", REGRESSION, task="regression", output=NOISE)
     return load(compiled(folder), Loading())
 
 

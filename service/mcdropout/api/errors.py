@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from mcdropout.api.formats import MediaTypeError
 from mcdropout.api.observe import seen_of
+from mcdropout.api.schemas import PredictQuery
 from mcdropout.catalogue.registry import ConflictError, RefusedError, UnknownModelError
 from mcdropout.catalogue.rows import RowsError
 from mcdropout.engine import NonFiniteOutputError
@@ -77,7 +78,7 @@ def _invalid(error: RequestValidationError) -> Explanation:
 def _describe(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"][1:]) or "body"
     if error["type"] == "extra_forbidden":
-        return f"unknown query parameter {where!r}; mc, tolerance, deadline_ms, seed and samples are accepted"
+        return f"unknown query parameter {where!r}; {', '.join(PredictQuery.model_fields)} are accepted"
     return f"{where} is {error['input']!r}; {error['msg'][0].lower()}{error['msg'][1:]}"
 
 

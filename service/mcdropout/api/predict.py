@@ -91,7 +91,7 @@ async def predict(services: Services, request: Request, name: str) -> Response:
     inputs = await _where_it_belongs(len(body), given.read, body, takes, settings.max_rows)
     future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
     seed = predictions.submit(planned, inputs, future)
-    answered = Answered(planned.model, seed, await _awaited(request, future))
+    answered = Answered(planned.model, seed, await _awaited(request, future), planned.view)
     if seen is not None:
         seen.rows = answered.rows
     accepted = formats.of_answer(request.headers.get("accept"))

@@ -33,7 +33,18 @@ def ask_of(scope: Scope, model: str) -> Ask:
     """
     query = _query(scope.get("query_string", b""))
     deadline = None if query.deadline_ms is None else time.perf_counter() + query.deadline_ms / 1000.0
-    return Ask(model or None, query.mc, query.tolerance, deadline, query.seed, query.samples)
+    fields = None if query.fields is None else tuple(query.fields.split(","))
+    return Ask(
+        model or None,
+        query.mc,
+        query.tolerance,
+        deadline,
+        query.seed,
+        query.samples,
+        fields,
+        query.reduce,
+        query.regions,
+    )
 
 
 def _query(text: bytes) -> PredictQuery:

@@ -7,7 +7,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from mcdropout.engine import kinds, runtimes
-from mcdropout.engine.statistics import TASKS, Task
+from mcdropout.engine.statistics import TASKS, Task, reduction
 
 Nested = list[Any]
 
@@ -38,6 +38,17 @@ class PredictQuery(BaseModel):
         None, ge=0, lt=2**64, description="What the masks are drawn from; drawn if not given, and always returned."
     )
     samples: bool = Field(False, description="Whether to return every pass's output too.")
+    fields: str | None = Field(
+        None, min_length=1, description="The names of the statistics to return, with commas between; all if not given."
+    )
+    reduce: str | None = Field(
+        None,
+        description=f"For an answer of many places, one number instead: {reduction.ACCEPTED}. Classes stay apart; a "
+        "field that holds classes is left out.",
+    )
+    regions: str | None = Field(
+        None, description="With reduce, into how many regions the places are cut, such as 4x4: a number for each."
+    )
 
 
 class PredictRequest(BaseModel):
@@ -57,13 +68,13 @@ class Timing(BaseModel):
 
 
 def row_model(task: Task) -> type[BaseModel]:
-    """What a task's answer has for each row: its statistics, the passes that the row used, and samples."""
+    """What a task's answer has for each row: its statistics, those that were asked for, its passes, and samples."""
     columns: dict[str, Any] = {}
     for field in task.fields:
         null = field.of_baseline is None and field.json_type is not Any
         columns[field.name] = (
             field.json_type | None if null else field.json_type,
-            Field(description=field.description),
+            Field(None, description=field.description),
         )
     return create_model(
         f"{task.name.capitalize()}Row",

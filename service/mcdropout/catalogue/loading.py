@@ -81,11 +81,13 @@ def load(folder: Path, loading: Loading, stop: threading.Event | None = None) ->
         rows = [with_rows(x, count) for x in examples]
         prediction = engine.predict(manifest.for_network(rows), passes=max(1, manifest.passes.default), seed=0)
     reading = engine.reading
-    if reading.class_axis is not None and reading.classes not in (None, prediction.mean.shape[reading.class_axis]):
-        raise BundleError(
-            f"{folder / 'model.yaml'}: labels has {reading.classes} entries; the network's "
-            f"{prediction.mean.shape[reading.class_axis]} classes are accepted"
-        )
+    if reading.classes is not None and reading.class_axis is not None:
+        found = prediction.mean.shape[reading.class_axis]
+        if found != reading.classes:
+            raise BundleError(
+                f"{folder / 'model.yaml'}: labels has {reading.classes} entries; the network's {found} classes are "
+                "accepted"
+            )
     return Model(bundle, engine)
 
 

@@ -18,7 +18,7 @@ from mcdropout.engine.reading import Entries, Form, Reading, Task, in_entries, i
 from mcdropout.engine.runtimes import Target
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.engine.selection import Selection
-from mcdropout.engine.statistics import Prediction, Statistics, concatenate
+from mcdropout.engine.statistics import Prediction, Statistics, concatenate, places_of
 from mcdropout.engine.steps import STEP_BYTES, Outcome, Steps
 from mcdropout.engine.subject import Subject
 
@@ -36,6 +36,7 @@ class Engine:
         sites_off: what could be random and is not, with the reasons.
         program: how it runs, and which checks it passed.
         inputs: what the network takes.
+        places: the sizes of the dimensions of its outputs beside rows and classes; empty where there are none.
         steps: runs it a step at a time.
     """
 
@@ -50,6 +51,7 @@ class Engine:
         self._prepared = prepared
         self._source = prepared.source
         self._runtime = prepared.runtime
+        self.places = places_of(prepared.reference.deterministic[0].shape, prepared.reading)
         self.steps = Steps(prepared, step_bytes)
 
     @classmethod
@@ -239,7 +241,8 @@ class Engine:
         prepared = read_compiled(Path(folder), target)
         if reading is not None:
             reading.check()
-            prepared = dataclasses.replace(prepared, reading=reading.filled_from(prepared.reading))
+            dimensions = prepared.reference.deterministic[0].ndim
+            prepared = dataclasses.replace(prepared, reading=reading.filled_from(prepared.reading, dimensions))
         return cls(prepared, step_bytes)
 
     def save(self, folder: str | Path) -> None:

@@ -75,12 +75,18 @@ class Reading:
             if value is not None and (self.task == "regression") != (name == "noise"):
                 raise InvalidInputError(f"{name} is {value!r}, which a {self.task} does not have; None is accepted")
 
-    def filled_from(self, settled: "Reading") -> "Reading":
-        """This reading, with what it leaves open as another has it, which was settled for the same network."""
-        open_ = {
-            field.name: getattr(settled, field.name) for field in fields(self) if getattr(self, field.name) is None
-        }
-        return replace(self, **open_)
+    def filled_from(self, settled: "Reading", dimensions: int) -> "Reading":
+        """This reading, with what it leaves open as another has it, which was settled for the same network.
+
+        Args:
+            settled: the other.
+            dimensions: of the network's output, with the rows.
+        """
+        missing = [field.name for field in fields(self) if getattr(self, field.name) is None]
+        filled = replace(self, **{name: getattr(settled, name) for name in missing})
+        if filled.class_axis is not None and filled.class_axis < 0:
+            filled = replace(filled, class_axis=filled.class_axis + dimensions)
+        return filled
 
 
 def in_entries(outputs: object) -> tuple[tuple[Entry, ...] | None, Noise | None]:

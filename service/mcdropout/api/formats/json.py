@@ -36,7 +36,7 @@ def write(answered: Answered, pause: Pause) -> bytes:
 
 def _rows(answered: Answered, which: slice) -> list[dict[str, Any]]:
     """Some rows, each as `schemas.py` describes a row of the model's task."""
-    prediction, samples = answered.answer.prediction, answered.answer.samples
+    prediction, samples = answered.shown, answered.answer.samples
     fields = [field for field in TASKS[prediction.task].fields if field.name in prediction.values]
     leading = {field.name: prediction.values[field.name] for field in fields if field.leads}
     columns = {**leading, "passes": prediction.passes, **prediction.values}

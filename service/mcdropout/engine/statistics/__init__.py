@@ -16,7 +16,11 @@ from mcdropout.engine.statistics.field import Summary as Summary
 from mcdropout.engine.statistics.prediction import Prediction as Prediction
 from mcdropout.engine.statistics.prediction import concatenate as concatenate
 from mcdropout.engine.statistics.prediction import take as take
+from mcdropout.engine.statistics.reduction import Reduction as Reduction
 from mcdropout.engine.statistics.tasks import TASKS as TASKS
 from mcdropout.engine.statistics.tasks import Task as Task
 from mcdropout.engine.statistics.tasks import described_reading as described_reading
 from mcdropout.engine.statistics.tasks import register as register
+from mcdropout.engine.statistics.view import ALL as ALL
+from mcdropout.engine.statistics.view import View as View
+from mcdropout.engine.statistics.view import places_of as places_of

@@ -38,6 +38,7 @@ class Field:
         leads: whether an answer has it first of all, before the passes that the row used.
         per_class: whether it has a value for each class, or label: these lie along dimension 1 of what is found here,
             and in an answer where the network has them.
+        trailing: how many dimensions it has behind those of the places.
         histogram: which of the histograms in `Metrics.row_values` counts each row's value; None for none.
     """
 
@@ -52,6 +53,7 @@ class Field:
     is_class: bool = False
     leads: bool = False
     per_class: bool = False
+    trailing: int = 0
     histogram: str | None = None
 
 

@@ -50,4 +50,5 @@ INTERVAL = Field(
     _of_one_gaussian,
     unit="the target's",
     state=Mixture,
+    trailing=1,
 )

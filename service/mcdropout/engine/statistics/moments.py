@@ -57,6 +57,7 @@ LABEL_MEAN = Field(
     "[rows, ...]",
     _mean,
     _mean_of_one_pass,
+    json_type=float | list[Any],
 )
 LABEL_VARIANCE = Field(
     "variance",
@@ -77,6 +78,7 @@ VALUE_MEAN = Field(
     _mean,
     _mean_of_one_pass,
     unit="the target's",
+    json_type=float | list[Any],
 )
 VALUE_STD_ERROR = Field(
     "std_error",
@@ -91,4 +93,5 @@ EPISTEMIC_VARIANCE = Field(
     "[rows, ...]",
     _variance,
     unit="the target's, squared",
+    histogram="epistemic_variance",
 )

@@ -58,4 +58,5 @@ TOTAL_VARIANCE = Field(
     _total,
     _aleatoric_of_one_pass,
     unit="the target's, squared",
+    histogram="predictive_variance",
 )
