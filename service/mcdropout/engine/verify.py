@@ -5,8 +5,9 @@ another machine, another version or another execution provider, without the netw
 largest value of the reference: `max|a - b| / max(1, max|b|)`.
 """
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,9 +15,10 @@ from mcdropout.engine.arrays import Array
 from mcdropout.engine.checks import Check
 from mcdropout.engine.errors import VerificationError
 from mcdropout.engine.kinds import UNIFORM
-from mcdropout.engine.masks import Masks, MaskSource
+from mcdropout.engine.masks import Masks, MaskSource, bits_of
 from mcdropout.engine.runtimes import Runtime, drawing_of
 from mcdropout.engine.runtimes.protocol import SuffixDrawing
+from mcdropout.engine.sites import Site
 
 EVAL_TOLERANCE = 1e-5
 """How far the network with keep-everything masks may be from its eval mode."""
@@ -30,6 +32,7 @@ _MOST_TRIED = 64
 _MOST_UNITS_TRIED = 2**22
 _FEW_DROPPED = 20
 _MOST_PASSES = 8
+_ORDINARY_BITS = 16
 
 
 def unlike_rows(x: Array, given: int) -> Array:
@@ -216,7 +219,7 @@ def telling_passes(source: MaskSource, rows: int) -> tuple[int, ...]:
     tried = max(3, min(_MOST_TRIED, _MOST_UNITS_TRIED // max(1, units)))
     drawn = [_masks_of(source, rows, number) for number in range(tried)]
     chosen = {0: None, 1: None}
-    for index, site in enumerate(source.sites):
+    for index, site in enumerate(_telling(source.sites).sites):
         masks = [masks[index] for masks in drawn]
         if site.p is None and site.kind == UNIFORM:
             chosen[int(np.argmin([mask.min() for mask in masks]))] = None
@@ -232,7 +235,17 @@ def telling_masks(source: MaskSource, rows: int) -> list[Masks]:
 
 
 def _masks_of(source: MaskSource, rows: int, number: int) -> Masks:
-    return source.draw([_SEED] * rows, range(rows), number, 1)
+    return _telling(source.sites).draw([_SEED] * rows, range(rows), number, 1)
+
+
+@functools.lru_cache(maxsize=8)
+def _telling(sites: tuple[Site, ...]) -> MaskSource:
+    """Draws masks that tell much: of a p so near 0 or 1 that 16 bits do not hold it, hardly a pass would; a half does.
+
+    What a mask does is the same whatever the probability that it was drawn with.
+    """
+    rare = [site.p is not None and bits_of(site.p) > _ORDINARY_BITS for site in sites]
+    return MaskSource([replace(site, p=0.5) if small else site for site, small in zip(sites, rare, strict=True)])
 
 
 def _run_mixed(runtime: Runtime, source: MaskSource, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
