@@ -1,6 +1,6 @@
 """Preparation: of the ways to run a network, the fastest that passes its checks."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from mcdropout.engine.arrays import Array
@@ -14,6 +14,7 @@ from mcdropout.engine.reading import Task
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
 from mcdropout.engine.sites import SiteOff
 from mcdropout.engine.subject import Subject
+from mcdropout.engine.trials import Trial
 from mcdropout.engine.verify import (
     Reference,
     check_baseline,
@@ -101,7 +102,7 @@ def prepare(task: Task, subject: Subject, target: Target) -> Prepared:
     raise_if_failed(of_network)
     reference = take_reference(subject.eager, source, arrays, wanted, subject.tolerance)
     plain = subject.baseline_programs(target) if source.has_raw_sites else None
-    chosen, baseline = choose(subject.programs(target), plain, target, source, reference)
+    chosen, baseline = choose(subject.programs(target), plain, target, source, reference, subject.trials)
     of_network += subject.own_checks()
     raise_if_failed(of_network)
     outline = chosen.candidate.program.outline
@@ -137,6 +138,7 @@ def choose(
     target: Target,
     source: MaskSource,
     reference: Reference,
+    trials: Sequence[Trial] = (),
 ) -> tuple[Passed, Passed]:
     """The first way to run a network that passes its checks, and the first to run it with nothing dropped.
 
@@ -146,6 +148,7 @@ def choose(
         target: where they are to run.
         source: draws the masks.
         reference: what the network itself answers.
+        trials: and what to rows unlike the examples.
 
     Raises:
         UnsupportedModelError: the last could not be built; or there is none.
@@ -162,7 +165,7 @@ def choose(
         baseline = _first_that_passes(baseline_programs, target, check_plain)
 
     def check(found: Runtime) -> list[Check]:
-        return check_program(found, baseline.runtime if baseline else found, source, reference)
+        return check_program(found, baseline.runtime if baseline else found, source, reference, trials)
 
     chosen = _first_that_passes(programs, target, check)
     return chosen, baseline or chosen

@@ -19,6 +19,7 @@ from mcdropout.engine.masks import Masks, MaskSource, bits_of
 from mcdropout.engine.runtimes import Runtime, drawing_of
 from mcdropout.engine.runtimes.protocol import SuffixDrawing
 from mcdropout.engine.sites import Site
+from mcdropout.engine.trials import Trial, Variant
 
 EVAL_TOLERANCE = 1e-5
 """How far the network with keep-everything masks may be from its eval mode."""
@@ -33,6 +34,7 @@ _MOST_UNITS_TRIED = 2**22
 _FEW_DROPPED = 20
 _MOST_PASSES = 8
 _ORDINARY_BITS = 16
+_ROWS = "a row's answer does not depend on the rows beside it"
 
 
 def unlike_rows(x: Array, given: int) -> Array:
@@ -151,7 +153,9 @@ def check_baseline(baseline: Runtime, source: MaskSource, reference: Reference) 
     return close(f"the program {how} equals eval mode", found, reference.deterministic, reference.tolerance)
 
 
-def check_program(runtime: Runtime, baseline: Runtime, source: MaskSource, reference: Reference) -> list[Check]:
+def check_program(
+    runtime: Runtime, baseline: Runtime, source: MaskSource, reference: Reference, trials: Sequence[Trial] = ()
+) -> list[Check]:
     """Run every check of a program.
 
     Args:
@@ -159,6 +163,7 @@ def check_program(runtime: Runtime, baseline: Runtime, source: MaskSource, refer
         baseline: what is going to serve with nothing dropped.
         source: draws the masks.
         reference: what the network itself answers.
+        trials: and what to rows unlike the examples.
 
     Raises:
         VerificationError: naming the checks that failed, and what they measured.
@@ -170,16 +175,11 @@ def check_program(runtime: Runtime, baseline: Runtime, source: MaskSource, refer
     alone = [each_alone(runtime, source, inputs, masks) for masks in drawn]
     checks = [
         check_baseline(baseline, source, reference),
-        close(
-            "the program equals the eager loop under the same masks",
-            _one_after_another([*passes, _run_mixed(runtime, source, inputs)]),
-            _one_after_another([*reference.under_masks, reference.mixed]),
-            reference.tolerance,
-        ),
+        _check_outputs(runtime, source, reference, passes, trials),
         Check("two passes with different masks differ", differing, "they do" if differing else "they are identical"),
         close("two passes with the same masks agree", again, passes[0], 0.0),
         close(
-            "a row's answer does not depend on the rows beside it",
+            _ROWS,
             _one_after_another(alone),
             _one_after_another(passes),
             reference.tolerance,
@@ -189,6 +189,28 @@ def check_program(runtime: Runtime, baseline: Runtime, source: MaskSource, refer
         checks.append(_check_drawing(runtime, drawing, source, reference))
     raise_if_failed(checks)
     return checks
+
+
+def _check_outputs(
+    runtime: Runtime,
+    source: MaskSource,
+    reference: Reference,
+    passes: Sequence[tuple[Array, ...]],
+    trials: Sequence[Trial],
+) -> Check:
+    """Whether a program answers what the network does, in its passes and in trials."""
+    name = "the program equals the eager loop under the same masks"
+    found = _one_after_another([*passes, _run_mixed(runtime, source, reference.inputs)])
+    wanted = _one_after_another([*reference.under_masks, reference.mixed])
+    check = close(name, found, wanted, reference.tolerance)
+    for trial in trials:
+        if not check.passed:
+            break
+        masks = _masks_of(source, len(trial.inputs[0]), trial.number)
+        tried = close(name, run_pairs(runtime, trial.inputs, masks), trial.outputs, reference.tolerance)
+        if not tried.passed:
+            check = replace(tried, detail=f"with {trial.name}: {tried.detail}")
+    return check
 
 
 def _check_drawing(runtime: Runtime, drawing: SuffixDrawing, source: MaskSource, reference: Reference) -> Check:
@@ -264,6 +286,26 @@ def each_alone(runtime: Runtime, source: MaskSource, inputs: tuple[Array, ...], 
         ]
         alone.append(run_pairs(runtime, tuple(x[row : row + 1] for x in inputs), own))
     return tuple(np.concatenate(outputs) for outputs in zip(*alone, strict=True))
+
+
+def tried(eager: Runtime, source: MaskSource, variant: Variant, number: int, tolerance: float) -> tuple[Trial, Check]:
+    """What a network answers to a variant of the examples, and whether a row alone is answered as beside the others.
+
+    Args:
+        eager: the network under masks.
+        source: draws them.
+        variant: the rows.
+        number: of the pass whose masks they get.
+        tolerance: how far the answers may be apart.
+    """
+    masks = _masks_of(source, len(variant.inputs[0]), number)
+    together = run_pairs(eager, variant.inputs, masks)
+    alone = each_alone(eager, source, variant.inputs, masks)
+    check = close(_ROWS, alone, together, tolerance)
+    return (
+        Trial(variant.name, variant.inputs, number, together),
+        replace(check, detail=f"with {variant.name}: {check.detail}"),
+    )
 
 
 def _one_after_another(runs: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:

@@ -1,13 +1,14 @@
 """PyTorch networks as subjects of preparation."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import nn
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.checks import Check
-from mcdropout.engine.errors import first_line
+from mcdropout.engine.errors import EngineError, UnsupportedModelError, first_line
 from mcdropout.engine.findings import Finding, findings_of_sites
 from mcdropout.engine.inputs import Entry, Inputs, InputSpec, as_examples, row_axes
 from mcdropout.engine.masks import MaskSource
@@ -23,6 +24,7 @@ from mcdropout.engine.runtimes.tensors import to_array
 from mcdropout.engine.selection import Selection
 from mcdropout.engine.sites import SiteOff
 from mcdropout.engine.subject import EXAMPLE_ROWS
+from mcdropout.engine.trials import Trial, Variant, steady, varied
 from mcdropout.engine.verify import (
     EVAL_TOLERANCE,
     HALF_TOLERANCE,
@@ -31,6 +33,8 @@ from mcdropout.engine.verify import (
     each_alone,
     run_pairs,
     telling_masks,
+    telling_passes,
+    tried,
 )
 
 
@@ -49,24 +53,70 @@ class ModuleSubject:
         self.sites, self.off, self.inputs, self.arrays = network.sites, off, inputs, arrays
         self.source = MaskSource(network.sites)
         self.eager: Runtime = EagerRuntime(network)
-        rows = len(arrays[0])
-        kept = self.source.keep_everything(rows)
-        has_rows = all(out.ndim and len(out) == rows for out in run_pairs(self.eager, arrays, kept))
-        if has_rows and dropout_mixes_rows(network, self.eager, self.source, arrays):
-            network.alone = True
-            run_pairs(self.eager, arrays, kept)  # finds out whether it can be mapped
         self._baseline = network.baseline() if network.has_raw_sites else None
         self.plain: Runtime = self.eager if self._baseline is None else EagerRuntime(self._baseline)
+        values = network.origin.state_dict().values()
+        half = any(value.dtype in (torch.float16, torch.bfloat16) for value in values)
+        self.tolerance = HALF_TOLERANCE if half else PROGRAM_TOLERANCE
+        self.trials = self._tried()
         padded = [path for path, part in network.origin.named_modules() if getattr(part, "use_nested_tensor", False)]
         self.advice = (
             f"{padded[0] or 'the network'} writes 0 at padded places in eval mode; enable_nested_tensor=False mends it"
             if padded
             else None
         )
-        values = network.origin.state_dict().values()
-        half = any(value.dtype in (torch.float16, torch.bfloat16) for value in values)
-        self.tolerance = HALF_TOLERANCE if half else PROGRAM_TOLERANCE
         self._state = {name: value.clone() for name, value in network.origin.state_dict().items()}
+
+    def _tried(self) -> tuple[Trial, ...]:
+        """What it answers to variants of the examples; every row by itself from then on, where rows mix in some.
+
+        Raises:
+            UnsupportedModelError: the network takes rows that it cannot be given masks for.
+        """
+        rows = len(self.arrays[0])
+        kept = self.source.keep_everything(rows)
+        like = run_pairs(self.eager, self.arrays, kept)
+        if not all(out.ndim and len(out) == rows for out in like):
+            return ()
+        mixes = rows_mix(self.network, self.eager, self.source, self.arrays)
+        if mixes == "always":
+            return ()
+        variants = [each for each in varied(self.arrays) if self._takes(each, like)]
+        number = telling_passes(self.source, rows)[-1]
+        trials = [self._trial(each, number) for each in variants]
+        if mixes or None in trials:
+            self.network.alone = True
+            if self._baseline is not None:
+                self._baseline.alone = True
+            run_pairs(self.eager, self.arrays, kept)  # finds out whether it can be mapped
+            trials = [self._trial(each, number, last=True) for each in variants]
+        return tuple(trial for trial in trials if trial is not None)
+
+    def _takes(self, variant: Variant, like: tuple[Array, ...]) -> bool:
+        """Whether the network itself answers some rows, with nothing dropped."""
+
+        def run(inputs: tuple[Array, ...]) -> tuple[Array, ...]:
+            masks = [] if self._baseline else self.source.keep_everything(len(inputs[0]))
+            try:
+                return run_pairs(self.plain, inputs, masks)
+            except UnsupportedModelError:  # it is the masks that do not fit
+                return tuple(map(to_array, self.network.eval_outputs(tuple(map(torch.from_numpy, inputs)))))
+
+        return steady(run, variant.inputs, like, self.tolerance)
+
+    def _trial(self, variant: Variant, number: int, *, last: bool = False) -> Trial | None:
+        """What the network answers to some rows; None where a row is answered otherwise beside others, or where there
+        are no masks for it beside others."""
+        try:
+            trial, alike = tried(self.eager, self.source, variant, number, self.tolerance)
+        except Exception as error:  # whatever the network's code raises of what its dropout left
+            if last:
+                reason = str(error) if isinstance(error, EngineError) else first_line(error)
+                raise UnsupportedModelError(
+                    f"the network takes {variant.name}, but there its dropout cannot take masks: {reason}"
+                ) from error
+            return None
+        return trial if alike.passed or last else None
 
     def eval_outputs(self) -> tuple[Array, ...]:
         """`module.eval()(arrays)`."""
@@ -127,11 +177,13 @@ def understand(
     return ModuleSubject(found.network, found.off, specs, arrays)
 
 
-def dropout_mixes_rows(network: Network, eager: Runtime, source: MaskSource, inputs: tuple[Array, ...]) -> bool:
-    """Whether a row's outputs change with the rows beside it under masks, but not in eval mode.
+def rows_mix(
+    network: Network, eager: Runtime, source: MaskSource, inputs: tuple[Array, ...]
+) -> Literal["always", "under masks"] | None:
+    """When a row's outputs change with the rows beside it.
 
-    So they do where a dropout is scaled by what it left of the whole batch. Each row then has an answer of its own when
-    it is run alone. Where eval mode mixes rows too, none has, and the checks will say so.
+    Under masks they do where a dropout is scaled by what it left of the whole batch. Each row then has an answer of its
+    own when it is run alone. Where eval mode mixes rows too, none has, and the checks will say so.
     """
     rows = len(inputs[0])
     for masks in telling_masks(source, rows):
@@ -139,12 +191,12 @@ def dropout_mixes_rows(network: Network, eager: Runtime, source: MaskSource, inp
         if not close("", each_alone(eager, source, inputs, masks), together, PROGRAM_TOLERANCE).passed:
             break
     else:
-        return False
+        return None
     tensors = [torch.from_numpy(x) for x in inputs]
     single = [network.eval_outputs([x[row : row + 1] for x in tensors]) for row in range(rows)]
     alone = tuple(to_array(torch.cat(outputs)) for outputs in zip(*single, strict=True))
     beside = tuple(map(to_array, network.eval_outputs(tensors)))
-    return close("", alone, beside, EVAL_TOLERANCE).passed
+    return "under masks" if close("", alone, beside, EVAL_TOLERANCE).passed else "always"
 
 
 def _stayed_in_eval(network: Network) -> Check:
