@@ -8,11 +8,12 @@ network itself does not take, or answers with NaN, or so that rounding decides, 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
-from mcdropout.engine.arrays import Array
+from mcdropout.engine.arrays import Array, with_rows
 
 # What floats are multiplied by, a number a row: from nothing to far beyond, where a network is sure of its answer. One
 # that decides for all rows at once decides otherwise for one of them.
@@ -24,7 +25,8 @@ _SIZES = {
 }
 # How much of what a row holds is left where rows are shortened, a number a row.
 _LENGTHS = {"shorter": (1.0, 0.5, 0.0), "longer": (0.0, 0.5, 1.0), "shortest in the middle": (0.8, 0.0, 0.5)}
-_SEED = 19620
+_MORE_ROWS = 9
+_SEED = 20160619
 _SHAKEN, _MOVED = 1 / 40, 1 / 4  # of the tolerance
 
 
@@ -53,26 +55,56 @@ class Trial:
     outputs: tuple[Array, ...]
 
 
-def varied(arrays: tuple[Array, ...]) -> list[Variant]:
-    """Examples `[rows, ...]` in other orders, lengths, paddings and sizes, each unlike the examples and the others."""
+def unlike_rows(x: Array, given: int) -> Array:
+    """Make the rows of `x` after the first `given`, which repeat them, unlike them, and rows that equal one before.
+
+    Between equal rows it does not show that they influence each other. Numbers are scaled by 0.5 to 1, so that they
+    keep their sign and size (a row of zeros becomes 0 to 1); whole numbers of a row change places.
+    """
+    x, generator = x.copy(), np.random.default_rng(_SEED)
+    for row in range(len(x)):
+        if row < given and not any(np.array_equal(x[row], x[earlier]) for earlier in range(row)):
+            continue
+        shape = x[row].shape
+        if not np.issubdtype(x.dtype, np.floating):
+            x[row] = generator.permutation(x[row].ravel()).reshape(shape)
+        elif x[row].any():
+            x[row] *= generator.uniform(0.5, 1.0, shape).astype(x.dtype)
+        else:
+            x[row] = generator.random(shape)
+    return x
+
+
+def varied(arrays: tuple[Array, ...], padding: int = 0) -> list[Variant]:
+    """Examples in other orders, numbers, lengths, paddings and sizes, each unlike the examples and the others.
+
+    Args:
+        arrays: the examples, `[rows, ...]` each.
+        padding: the token that stands behind the last of a row.
+    """
     found = [Variant("the examples", arrays)]
-    for variant in _all(arrays):
+    for variant in _all(arrays, padding):
         if not any(_equal(variant.inputs, earlier.inputs) for earlier in found):
             found.append(variant)
     return found[1:]
 
 
-def _all(arrays: tuple[Array, ...]) -> Iterator[Variant]:
+def _all(arrays: tuple[Array, ...], padding: int) -> Iterator[Variant]:
     yield Variant("rows in another order", tuple(np.ascontiguousarray(x[::-1]) for x in arrays))
+    yield Variant("more rows", tuple(unlike_rows(with_rows(x, _MORE_ROWS), len(x)) for x in arrays))
+    padded_tokens = partial(_padded_tokens, padding=padding)
     for end, shares in _LENGTHS.items():
         for what, shorten in (
             ("lengths", (_lengths,)),
             ("masks", (_padded_mask,)),
-            ("tokens", (_padded_tokens,)),
-            ("lengths, masks and tokens", (_lengths, _padded_mask, _padded_tokens)),
+            ("tokens", (padded_tokens,)),
+            ("lengths, masks and tokens", (_lengths, _padded_mask, padded_tokens)),
         ):
-            shortened = tuple(_first_other(x, [part(x, shares) for part in shorten]) for x in arrays)
-            yield Variant(f"{what} that get {end}", shortened)
+            yield Variant(f"{what} that get {end}", _shortened(arrays, shares, shorten))
+    at_the_end = _shortened(arrays, _LENGTHS["longer"], (_padded_mask, padded_tokens))
+    unpadded = [np.array_equal(x, y) for x, y in zip(arrays, at_the_end, strict=True)]
+    turned = (x if same else x[..., ::-1] for x, same in zip(at_the_end, unpadded, strict=True))
+    yield Variant("masks and tokens padded at the beginning", tuple(map(np.ascontiguousarray, turned)))
     for name, sizes in _SIZES.items():
         yield Variant(name, tuple(_scaled(x, sizes) for x in arrays))
 
@@ -81,8 +113,13 @@ def _equal(some: tuple[Array, ...], others: tuple[Array, ...]) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(some, others, strict=True))
 
 
-def _first_other(x: Array, shortened: Sequence[Array | None]) -> Array:
-    return next((y for y in shortened if y is not None), x)
+def _shortened(
+    arrays: tuple[Array, ...],
+    shares: Sequence[float],
+    shorten: Sequence[Callable[[Array, Sequence[float]], Array | None]],
+) -> tuple[Array, ...]:
+    """Examples, each shortened as the first of some ways does that knows what it is."""
+    return tuple(next((y for way in shorten if (y := way(x, shares)) is not None), x) for x in arrays)
 
 
 def _share(shares: Sequence[float], row: int) -> float:
@@ -110,11 +147,11 @@ def _padded_mask(x: Array, shares: Sequence[float]) -> Array | None:
     return _with_ends(x, shares, other.astype(x.dtype))
 
 
-def _padded_tokens(x: Array, shares: Sequence[float]) -> Array | None:
-    """Of whole numbers in a row, rows that end in zeros, as padding mostly is; None of anything else."""
+def _padded_tokens(x: Array, shares: Sequence[float], padding: int) -> Array | None:
+    """Of whole numbers in a row, rows that end in padding; None of anything else."""
     if x.ndim != 2 or x.shape[1] < 2 or not np.issubdtype(x.dtype, np.integer) or x.min() < 0 or x.max() < 2:
         return None
-    return _with_ends(x, shares, np.zeros((len(x), 1), x.dtype))
+    return _with_ends(x, shares, np.full((len(x), 1), padding, x.dtype))
 
 
 def _with_ends(x: Array, shares: Sequence[float], other: Array) -> Array:
@@ -148,7 +185,7 @@ def steady(
     Args:
         run: the network with nothing dropped.
         inputs: `[rows, ...]` each.
-        like: its outputs for the examples, in whose shapes these must be.
+        like: its outputs for the examples, in whose shapes these must be but for the rows.
         tolerance: how far a program may be from the network.
     """
     try:
@@ -156,7 +193,8 @@ def steady(
         shaken = run(tuple(_shaken(x, _SHAKEN * tolerance) for x in inputs))
     except Exception:  # whatever the network's code raises for rows that it does not take
         return False
-    if any([x.shape for x in found] != [x.shape for x in like] for found in (outputs, shaken)):
+    wanted = [(len(inputs[0]), *x.shape[1:]) for x in like]
+    if any([x.shape for x in found] != wanted for found in (outputs, shaken)):
         return False
     return all(
         np.isfinite(a).all() and np.isfinite(b).all() and _distance(a, b) <= _MOVED * tolerance

@@ -37,26 +37,6 @@ _ORDINARY_BITS = 16
 _ROWS = "a row's answer does not depend on the rows beside it"
 
 
-def unlike_rows(x: Array, given: int) -> Array:
-    """Make the rows of `x` after the first `given`, which repeat them, unlike them, and rows that equal one before.
-
-    Between equal rows it does not show that they influence each other. Numbers are scaled by 0.5 to 1, so that they
-    keep their sign and size (a row of zeros becomes 0 to 1); whole numbers of a row change places.
-    """
-    x, generator = x.copy(), np.random.default_rng(_SEED)
-    for row in range(len(x)):
-        if row < given and not any(np.array_equal(x[row], x[earlier]) for earlier in range(row)):
-            continue
-        shape = x[row].shape
-        if not np.issubdtype(x.dtype, np.floating):
-            x[row] = generator.permutation(x[row].ravel()).reshape(shape)
-        elif x[row].any():
-            x[row] *= generator.uniform(0.5, 1.0, shape).astype(x.dtype)
-        else:
-            x[row] = generator.random(shape)
-    return x
-
-
 def run_pairs(runtime: Runtime, inputs: tuple[Array, ...], masks: Masks, pairs_a_row: int = 1) -> tuple[Array, ...]:
     """The outputs `[rows * pairs_a_row, ...]` of inputs `[rows, ...]` with one mask for each pair."""
     rows = np.repeat(np.arange(len(inputs[0]), dtype=np.int64), pairs_a_row)
@@ -288,8 +268,11 @@ def each_alone(runtime: Runtime, source: MaskSource, inputs: tuple[Array, ...], 
     return tuple(np.concatenate(outputs) for outputs in zip(*alone, strict=True))
 
 
-def tried(eager: Runtime, source: MaskSource, variant: Variant, number: int, tolerance: float) -> tuple[Trial, Check]:
-    """What a network answers to a variant of the examples, and whether a row alone is answered as beside the others.
+def tried(
+    eager: Runtime, source: MaskSource, variant: Variant, number: int, tolerance: float
+) -> tuple[Trial, Check] | None:
+    """What a network answers to a variant of the examples, and whether a row alone is answered as beside the others;
+    None where an answer is not finite, so that it says nothing.
 
     Args:
         eager: the network under masks.
@@ -301,6 +284,8 @@ def tried(eager: Runtime, source: MaskSource, variant: Variant, number: int, tol
     masks = _masks_of(source, len(variant.inputs[0]), number)
     together = run_pairs(eager, variant.inputs, masks)
     alone = each_alone(eager, source, variant.inputs, masks)
+    if not all(np.isfinite(out).all() for out in (*together, *alone)):
+        return None
     check = close(_ROWS, alone, together, tolerance)
     return (
         Trial(variant.name, variant.inputs, number, together),

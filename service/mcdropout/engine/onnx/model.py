@@ -107,9 +107,9 @@ class GraphSubject:
     def _tried(self) -> tuple[tuple[Trial, ...], tuple[Check, ...]]:
         """What the graph answers to variants of the examples, and those of them in which rows influence one another."""
         source, rows = MaskSource(self.sites), len(self.arrays[0])
-        masks = source.keep_everything(rows) if self.plain is self.eager else []
 
         def run(inputs: tuple[Array, ...]) -> tuple[Array, ...]:
+            masks = source.keep_everything(len(inputs[0])) if self.plain is self.eager else []
             return run_pairs(self.plain, inputs, masks)
 
         like, number = run(self.arrays), telling_passes(source, rows)[-1]
@@ -117,13 +117,15 @@ class GraphSubject:
         trials, mixed = [], []
         for variant in variants:
             try:
-                trial, alike = tried(self.eager, source, variant, number, self.tolerance)
+                found = tried(self.eager, source, variant, number, self.tolerance)
             except Exception as error:  # whatever ONNX Runtime raises
                 raise UnsupportedModelError(
                     f"the graph takes {variant.name}, but there its dropout cannot take masks: {first_line(error)}"
                 ) from error
-            trials += [trial] if alike.passed else []
-            mixed += [] if alike.passed else [alike]
+            if found is not None:
+                trial, alike = found
+                trials += [trial] if alike.passed else []
+                mixed += [] if alike.passed else [alike]
         return tuple(trials), tuple(mixed)
 
     def eval_outputs(self) -> tuple[Array, ...]:

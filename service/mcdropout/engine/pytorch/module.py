@@ -81,16 +81,21 @@ class ModuleSubject:
         mixes = rows_mix(self.network, self.eager, self.source, self.arrays)
         if mixes == "always":
             return ()
-        variants = [each for each in varied(self.arrays) if self._takes(each, like)]
+        variants = [each for each in varied(self.arrays, _padding(self.network.origin)) if self._takes(each, like)]
         number = telling_passes(self.source, rows)[-1]
-        trials = [self._trial(each, number) for each in variants]
-        if mixes or None in trials:
+        found = [self._try(each, number) for each in variants]
+        if mixes or any(isinstance(each, str) or (each and not each[1].passed) for each in found):
             self.network.alone = True
             if self._baseline is not None:
                 self._baseline.alone = True
             run_pairs(self.eager, self.arrays, kept)  # finds out whether it can be mapped
-            trials = [self._trial(each, number, last=True) for each in variants]
-        return tuple(trial for trial in trials if trial is not None)
+            found = [self._try(each, number) for each in variants]
+        for variant, each in zip(variants, found, strict=True):
+            if isinstance(each, str):
+                raise UnsupportedModelError(
+                    f"the network takes {variant.name}, but there its dropout cannot take masks: {each}"
+                )
+        return tuple(each[0] for each in found if each is not None and not isinstance(each, str))
 
     def _takes(self, variant: Variant, like: tuple[Array, ...]) -> bool:
         """Whether the network itself answers some rows, with nothing dropped."""
@@ -104,19 +109,22 @@ class ModuleSubject:
 
         return steady(run, variant.inputs, like, self.tolerance)
 
-    def _trial(self, variant: Variant, number: int, *, last: bool = False) -> Trial | None:
-        """What the network answers to some rows; None where a row is answered otherwise beside others, or where there
-        are no masks for it beside others."""
+    def _try(self, variant: Variant, number: int) -> tuple[Trial, Check] | str | None:
+        """What the network answers to some rows, and whether it does so to each alone; why it cannot be given masks
+        for them; or None where it cannot itself answer each of them alone."""
         try:
-            trial, alike = tried(self.eager, self.source, variant, number, self.tolerance)
+            return tried(self.eager, self.source, variant, number, self.tolerance)
         except Exception as error:  # whatever the network's code raises of what its dropout left
-            if last:
-                reason = str(error) if isinstance(error, EngineError) else first_line(error)
-                raise UnsupportedModelError(
-                    f"the network takes {variant.name}, but there its dropout cannot take masks: {reason}"
-                ) from error
-            return None
-        return trial if alike.passed or last else None
+            rows = [
+                [torch.from_numpy(x[row : row + 1]) for x in variant.inputs] for row in range(len(variant.inputs[0]))
+            ]
+            try:
+                answers = [out for row in rows for out in self.network.eval_outputs(row)]
+            except Exception:
+                return None
+            if not all(out.isfinite().all() for out in answers):
+                return None
+            return str(error) if isinstance(error, EngineError) else first_line(error)
 
     def eval_outputs(self) -> tuple[Array, ...]:
         """`module.eval()(arrays)`."""
@@ -153,6 +161,12 @@ class ModuleSubject:
     @property
     def _tensors(self) -> tuple[torch.Tensor, ...]:
         return tuple(map(torch.from_numpy, self.arrays))
+
+
+def _padding(module: nn.Module) -> int:
+    """The token that a network has its padding made of; 0 where it does not say."""
+    known = (part.padding_idx for part in module.modules() if isinstance(part, nn.Embedding))
+    return next((index for index in known if index is not None), 0)
 
 
 def understand(
