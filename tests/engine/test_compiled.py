@@ -79,6 +79,7 @@ KINDS = {
         {"ids": np.array([[1, 2, 3], [4, 5, 6], [0, 8, 2]]), "kept": np.ones((3, 3), bool)},
         {"outputs": "logits"},
     ),
+    "a small p": (lambda: mlp(1e-4), rows(3, 4), {}),
     "rows in the second dimension": (sequence_first, rows(5, 3, 4), {"row_axis": 1}),
 }
 
@@ -171,6 +172,22 @@ def test_another_format_is_refused(saved, tmp_path):
     path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
     with pytest.raises(CompiledError, match="format"):
         Engine.load(folder)
+
+
+def test_masks_of_another_mapping_are_refused_where_they_are_others(saved, tmp_path):
+    def rewritten(kind, mapping, place):
+        place.mkdir()
+        folder = copy_of(saved(kind)[1], place)
+        record = json.loads((folder / "program.json").read_text())
+        record = {key: value for key, value in record.items() if key != "mapping"}
+        (folder / "program.json").write_text(json.dumps(record | ({} if mapping is None else {"mapping": mapping})))
+        return folder
+
+    engine = Engine.load(rewritten("mlp", None, tmp_path / "first"))  # the first version wrote no number
+    assert engine.predict(rows(3, 4), 20, 5).mean.shape == (3, 3)
+    for kind, mapping in (("mlp", 99), ("a small p", None), ("a small p", 1)):
+        with pytest.raises(CompiledError, match=r"program\.json: its masks are of version (1|99) of the mapping"):
+            Engine.load(rewritten(kind, mapping, tmp_path / f"{kind} {mapping}"))
 
 
 def test_files_elsewhere_are_not_read(saved, tmp_path):

@@ -41,6 +41,32 @@ def mean_and_noise(p):
     return Custom(forward, both=network(p, 2))
 
 
+def many_units(p, units=2000):
+    """A regression in which one layer of many units is dropped from, each with a weight of its own."""
+    torch.manual_seed(9)
+    return nn.Sequential(nn.Linear(4, units), nn.Dropout(p), nn.Linear(units, 1))
+
+
+@pytest.mark.parametrize("p", [2e-5, 7e-6, 1e-3, 1 - 2e-5])
+@pytest.mark.parametrize("runtime", ["sparse", "onnx"])
+def test_the_variance_under_a_small_p_is_that_of_the_exact_law(p, runtime):
+    """The output is a sum of independent units, whose cumulants add: the variance, and how far that of so many passes
+    may be from it. Bound of 4.5 standard deviations; the estimate is skewed where few units were dropped, so that a
+    false alarm is put at 1e-4 a case."""
+    module, x, passes = many_units(p, 2000 if p < 0.5 else 200), np.full((1, 4), 0.5, np.float32), 200_000
+    with torch.no_grad():
+        hidden = module[0](torch.from_numpy(x)).double()
+        parts = (hidden * module[2].weight.double()).numpy().ravel()
+    kept = np.array([0.0, 1.0 / (1.0 - p)])
+    second, fourth = ((p * (kept[0] - 1) ** k + (1 - p) * (kept[1] - 1) ** k) for k in (2, 4))
+    variance = second * (parts**2).sum()
+    spread = math.sqrt(((fourth - 3 * second**2) * (parts**4).sum() + 2 * variance**2) / passes)
+    engine = Engine.from_module(module, x, task="regression", runtime=runtime)
+    found = engine.predict(x, passes, seed=1).epistemic_variance.item()
+    assert spread < 0.09 * variance
+    assert abs(found - variance) < 4.5 * spread
+
+
 X = np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)
 KEPT = np.array(list(itertools.product([0, 1], repeat=sum(UNITS))), np.float64)
 

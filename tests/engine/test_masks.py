@@ -3,13 +3,15 @@
 import hashlib
 import math
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mcdropout.engine.masks import MAX_SEED, PASS_ROW, MaskSource
+from mcdropout.engine import masks as masks_module
+from mcdropout.engine.masks import MAX_SEED, PASS_ROW, MaskSource, bits_of
 from mcdropout.engine.native import library
 from mcdropout.engine.native.masks import philox_words
 from mcdropout.engine.sites import Site
@@ -22,6 +24,13 @@ def site(p, units, scope="row", kind="element"):
 
 def draw_one(p, units, seed=0, row=0, first=0, passes=1):
     return MaskSource([site(p, units)]).draw([seed], [row], first, passes)[0]
+
+
+def without_extension(monkeypatch, extension):
+    """Draw with the C extension, or as without it."""
+    if extension and not library.available():
+        pytest.skip("the C extension was not built")
+    monkeypatch.setattr(library, "available", lambda: extension)
 
 
 GOLDEN = {
@@ -58,13 +67,19 @@ def test_the_reference_generator_gives_the_known_answers_of_random123():
     )
 
 
-def kept_as_documented(sites, index, seed, row, number):
+def told_to_a_thousandth(p, bits):
+    told = Fraction(round(Fraction(p) * 2**bits), 2**bits)
+    return abs(told - Fraction(p)) <= min(Fraction(p), 1 - Fraction(p)) / 1000
+
+
+def kept_as_documented(sites, index, seed, row, number, fixed=None):
     """Which units the docstring of `masks.py` says are kept, worked out one number at a time."""
     places, word = {}, 0
     for position, each in enumerate(sites):
         if each.scope != sites[index].scope:
             continue
-        bits = 1 if each.p * 2 == int(each.p * 2) else 8 if each.p * 256 == int(each.p * 256) else 16
+        bits = 1 if each.p * 2 == int(each.p * 2) else 8 if each.p * 256 == int(each.p * 256) else None
+        bits = fixed or bits or next((b for b in (16, 32) if told_to_a_thousandth(each.p, b)), 64)
         places[position] = (word, bits)
         word += math.ceil(each.units * bits / 64)
     stride = math.ceil(word / 4) * 4
@@ -88,6 +103,12 @@ MIXED = [
     site(0.9, 9, scope="pass"),
     site(0.3, 7, kind="alpha"),
     site(0.5, 1),
+    site(0.001, 11),
+    site(1 - 1e-4, 5),
+    site(1e-9, 9),
+    site(1 - 1e-10, (2, 3), kind="alpha"),
+    site(3e-5, 21, scope="pass"),
+    site(2e-20, 3, kind="bernoulli"),
 ]
 
 
@@ -100,12 +121,55 @@ def test_the_masks_follow_the_documented_mapping(seed, row, number):
         assert (factor.ravel() > 0).tolist() == kept_as_documented(MIXED, index, seed, row, number)
 
 
-@pytest.mark.parametrize("p", [0.1, 0.25, 0.5, 0.9])
-def test_units_are_dropped_as_often_as_p_says(p):
-    """Binomial bound of 4 standard deviations: false alarms 6e-5 a probability."""
-    mask = draw_one(p, 1000, seed=7, passes=300)
-    dropped = int((mask == 0.0).sum())
-    assert abs(dropped - mask.size * p) < 4.0 * math.sqrt(mask.size * p * (1.0 - p))
+def test_a_mask_of_a_small_p_never_changes_either():
+    mask = draw_one(2e-4, 10_000, seed=2016, row=3, first=5, passes=2)
+    assert np.argwhere(mask == 0.0).tolist() == [[0, 339], [0, 2880], [0, 8990]]
+
+
+@pytest.mark.parametrize("extension", [True, False])
+@pytest.mark.parametrize("bits", [32, 64])
+def test_all_bits_of_a_unit_count(bits, extension, monkeypatch):
+    """Of p in the middle, where a comparison of a part of them, or with a sign, would show."""
+    without_extension(monkeypatch, extension)
+    monkeypatch.setattr(masks_module, "bits_of", lambda p: bits)
+    sites = [site(0.3, 40), site(0.5, (3, 5), scope="pass"), site(0.8, 7, kind="alpha"), site(1.0, 3), site(0.7, 400)]
+    drawn = MaskSource(sites).draw([3], [1], 2, 1)
+    for index, each in enumerate(sites):
+        kept = drawn[index] if each.scope == "pass" else drawn[index][0]
+        kept = kept[0] if each.shifted else kept
+        assert (kept.ravel() > 0).tolist() == kept_as_documented(sites, index, 3, 1, 2, bits)
+
+
+@pytest.mark.parametrize("extension", [True, False])
+@pytest.mark.parametrize("p", [0.1, 0.25, 0.5, 0.9, 1e-3, 2e-4, 2e-5, 7e-6, 1 - 2e-5])
+def test_units_are_dropped_as_often_as_p_says(p, extension, monkeypatch):
+    """At least 400 units are expected to be dropped, and as many kept. Binomial bound of 4 standard deviations: false
+    alarms 6e-5 a probability, some more for the least of them."""
+    without_extension(monkeypatch, extension)
+    size = max(3e5, 400 / min(p, 1 - p))
+    dropped = drawn = 0
+    for row in range(math.ceil(size / 2e6)):  # a piece at a time, for its memory's sake
+        mask = draw_one(p, 2000, seed=7, row=row, passes=math.ceil(min(size, 2e6) / 2000))
+        dropped, drawn = dropped + int((mask == 0.0).sum()), drawn + mask.size
+    assert abs(dropped - drawn * p) < 4.0 * math.sqrt(drawn * p * (1.0 - p))
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 1 / 3, 0.01, 0.999, 1e-3, 1e-4, 2e-5, 1e-6, 1e-9, 1e-13, 1 - 1e-7, 1 - 2**-53])
+def test_a_unit_takes_the_bits_that_tell_p_and_what_is_left_to_a_thousandth(p):
+    bits = bits_of(p)
+    told = Fraction(round(p * 2**bits), 2**bits)
+    assert abs(told - Fraction(p)) <= min(Fraction(p), 1 - Fraction(p)) / 1000
+    assert bits == 16 or not told_to_a_thousandth(p, bits // 2)
+
+
+@pytest.mark.parametrize("p", [0.5, 0.25, 0.05, 0.1, 0.2, 0.3, 0.9, 0.95, 0.01, 0.02])
+def test_an_ordinary_p_takes_no_more_bits_than_it_did(p):
+    assert bits_of(p) <= 16
+
+
+@pytest.mark.parametrize("p", [1e-17, 1e-25, 5e-324])
+def test_a_p_that_64_bits_do_not_tell_is_drawn_without_a_unit_dropped(p):
+    assert (draw_one(p, 5000, passes=20) == 1.0).all()
 
 
 @pytest.mark.parametrize("p", [0.1, 0.25, 0.5, 0.9])
@@ -183,9 +247,7 @@ def test_a_mask_does_not_depend_on_how_passes_are_cut_into_steps():
 
 @pytest.mark.parametrize("extension", [True, False])
 def test_rows_that_are_at_different_passes_are_drawn_together(extension, monkeypatch):
-    if extension and not library.available():
-        pytest.skip("the C extension was not built")
-    monkeypatch.setattr(library, "available", lambda: extension)
+    without_extension(monkeypatch, extension)
     source = MaskSource([site(0.1, 3000), site(0.5, 40), site(0.25, (3, 7)), site(0.3, 9, kind="alpha")])
     seeds, rows, firsts, passes = [1, 2, 2, 2, 5], [0, 3, 4, 0, 1], [5, 0, 0, 0, 17], [6, 2, 2, 1, 300]
     together = source.draw(seeds, rows, firsts, passes)
@@ -290,7 +352,7 @@ def test_the_words_of_the_c_extension_are_those_of_numpy(block, count):
 
 
 def test_masks_are_the_same_without_the_c_extension(monkeypatch):
-    probabilities, kinds = (0.1, 0.5, 0.25, 1.0), ("element", "alpha")
+    probabilities, kinds = (0.1, 0.5, 0.25, 1.0, 1e-3, 1 - 1e-3, 1e-9, 1 - 1e-9, 0.4 + 2**-40), ("element", "alpha")
     many = [site(p, units, kind=kind) for p in probabilities for units in (3000, 7) for kind in kinds]
     source = MaskSource([*many, site(0.5, 40_000), site(0.1, 9_001)])
     drawn = source.draw([1, 2], [0, 3], 5, 6)

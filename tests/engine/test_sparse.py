@@ -1,5 +1,6 @@
 """The native runtime: chains of masked linear layers without the multiplications by zero."""
 
+import ctypes
 import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
@@ -207,7 +208,9 @@ class TestDrawing:
             ([128, 192, 10], [0.5, 0.5]),
             ([5, 63, 65, 2], [0.1, 0.5, 0.3]),
             ([129, 300, 257, 127, 3], [0.25, 0.5, 0.0, 0.9]),
-            ([1000, 1030, 3], [1.0, 0.001]),
+            ([1000, 1030, 3], [1.0, 0.003]),
+            ([1000, 1030, 3], [1e-3, 1e-4]),
+            ([515, 90, 3], [1e-12, 0.5]),
         ],
     )
     @pytest.mark.parametrize("passes", [[1, 1, 1], [7, 1, 40], [200, 0, 3]])
@@ -270,7 +273,9 @@ class TestArrays:
             UnitLayout(-1, 2, 5, 1, 1, [2.0], [0.0]),
             UnitLayout(0, 1, 65, 1, 1, [2.0], [0.0]),
             UnitLayout(0, 1, 9, 8, 1, [2.0], [0.0]),
-            UnitLayout(0, 4, 5, 32, 1, [2.0], [0.0]),
+            UnitLayout(0, 4, 5, 24, 1, [2.0], [0.0]),
+            UnitLayout(0, 1, 3, 32, 1, [2.0], [0.0]),
+            UnitLayout(0, 1, 2, 64, 1, [2.0], [0.0]),
             UnitLayout(0, 4, 5, 0, 1, [2.0], [0.0]),
         ],
     )
@@ -444,6 +449,11 @@ class TestChoice:
 
 
 class TestWithoutTheExtension:
+    @needs_extension
+    def test_one_of_another_version_is_none(self, monkeypatch):
+        monkeypatch.setattr(library, "_INTERFACE", library._INTERFACE + 1)
+        assert library._loaded.__wrapped__(ctypes.CDLL) is None
+
     def test_onnx_does_its_work(self, monkeypatch):
         monkeypatch.setattr(library, "available", lambda: False)
         engine = Engine.from_module(chain([300, 512, 512, 10], [0.2, 0.5, 0.5]), random(2, 300))

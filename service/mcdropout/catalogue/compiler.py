@@ -13,6 +13,7 @@ from mcdropout.catalogue.bundle import Bundle
 from mcdropout.catalogue.compilation import OUTCOME, Outcome
 from mcdropout.catalogue.manifest import BundleError
 from mcdropout.catalogue.provenance import SOURCES, sources_of
+from mcdropout.catalogue.reads import Reads
 from mcdropout.engine.errors import EngineError, UnsupportedModelError
 from mcdropout.machine import die_with_parent
 
@@ -26,8 +27,9 @@ def compile_here(folder: Path, into: Path) -> tuple[Outcome, str | None]:
 
     try:
         bundle = Bundle(folder)
-        subject = subject_of(bundle)
-        prepared = prepare(bundle.manifest.reading, subject, Target())
+        with Reads(bundle.folder) as reads:
+            subject = subject_of(bundle)
+            prepared = prepare(bundle.manifest.reading, subject, Target())
     except (BundleError, EngineError) as error:
         return "refused", str(error)
     except ImportError as error:
@@ -42,7 +44,7 @@ def compile_here(folder: Path, into: Path) -> tuple[Outcome, str | None]:
         write_compiled(prepared, into)
     except UnsupportedModelError as error:
         return "needs_pytorch", str(error)
-    (into / SOURCES).write_text(json.dumps(sources_of(bundle), indent=1) + "\n")
+    (into / SOURCES).write_text(json.dumps(sources_of(bundle, reads), indent=1) + "\n")
     return "compiled", None
 
 

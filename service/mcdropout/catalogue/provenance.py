@@ -1,15 +1,19 @@
-"""Provenance: what a bundle's `compiled/` was made of, so that it is not served once that has changed."""
+"""Provenance: what a bundle's `compiled/` was made of, so that it is not served once that has changed.
+
+That is what the manifest says of the program, and what compiling looked at in the folder (`reads.py`): files by what
+they hold, those that were looked for in vain by their absence, and folders that were listed by the names in them.
+"""
 
 import hashlib
 import json
-import sys
-from collections.abc import Iterable
+import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mcdropout.catalogue.bundle import COMPILED, EXAMPLE, Bundle
 from mcdropout.catalogue.manifest import MANIFEST
+from mcdropout.catalogue.reads import Reads
 from mcdropout.digest import digest_of
 
 SOURCES = "sources.json"
@@ -29,6 +33,7 @@ def stale_parts(bundle: Bundle) -> list[str]:
     try:
         recorded = json.loads(path.read_bytes())
         made_by, fields, files = recorded["mcdropout"], recorded["fields"], dict(recorded["files"])
+        listed = dict(recorded.get("listed", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         return [f"{COMPILED}/{SOURCES} cannot be read ({error})"]
     found = []
@@ -36,35 +41,47 @@ def stale_parts(bundle: Bundle) -> list[str]:
         found.append(f"it was made by version {made_by}, this is {_VERSION}")
     if fields != _digest_of_fields(bundle):
         found.append(f"{MANIFEST} changed")
-    for name, digest in files.items():
-        file = bundle.folder / name
-        if not file.is_file():
-            found.append(f"{name} is gone")
-        elif digest_of(file) != digest:
-            found.append(f"{name} changed")
+    for name, before in files.items():
+        now = _state_of(bundle.folder / name)
+        if now != before:
+            found.append(f"{name} {'is gone' if now is None else 'is new' if before is None else 'changed'}")
+    found += [f"what lies in {name} changed" for name, names in listed.items() if names != _names_in(bundle, name)]
     return found
 
 
-def sources_of(bundle: Bundle) -> dict[str, Any]:
-    """What a bundle was compiled from; to be called by the process that compiled it, whose imports count."""
-    folder = bundle.folder.resolve()
-    loaded = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
-    files = {Path(file).resolve() for file in loaded if file}
-    files |= {folder / name for name in (bundle.manifest.model, bundle.manifest.weights, EXAMPLE) if name}
-    if bundle.manifest.is_onnx and bundle.manifest.model is not None:
-        files |= set(_external_files(bundle.folder / bundle.manifest.model))
-    inside = sorted(path for path in files if path.is_relative_to(folder) and path.is_file())
+def sources_of(bundle: Bundle, reads: Reads) -> dict[str, Any]:
+    """What a bundle was compiled from.
+
+    Args:
+        bundle: which.
+        reads: what of its folder was looked at meanwhile.
+    """
+    manifest = bundle.manifest
+    declared = {name for name in (manifest.network, manifest.model, manifest.weights, EXAMPLE) if name}
+    names = {Path(name.partition(":")[0] if name == manifest.network else name).as_posix() for name in declared}
     return {
         "mcdropout": _VERSION,
         "fields": _digest_of_fields(bundle),
-        "files": {path.relative_to(folder).as_posix(): digest_of(path) for path in inside},
+        "files": {name: _state_of(bundle.folder / name) for name in sorted(names | reads.names)},
+        "listed": {name: _names_in(bundle, name) for name in sorted(reads.listed)},
     }
 
 
-def _external_files(path: Path) -> Iterable[Path]:
-    from mcdropout.engine.onnx.read.tensors import external_files
+def _state_of(path: Path) -> str | None:
+    """What is at a path: a file as what it holds, a folder as such; None where there is nothing."""
+    if path.is_file():
+        return digest_of(path)
+    return "folder" if path.is_dir() else None
 
-    return (file.resolve() for file in external_files(path))
+
+def _names_in(bundle: Bundle, name: str) -> str | None:
+    """A digest of the names in a folder, without hidden ones and what compiling writes; None where there is none."""
+    try:
+        names = os.listdir(bundle.folder / name)
+    except OSError:
+        return None
+    counted = [each for each in names if not each.startswith(".") and each not in (COMPILED, "__pycache__")]
+    return hashlib.sha256("\0".join(sorted(counted)).encode(errors="surrogateescape")).hexdigest()
 
 
 def _digest_of_fields(bundle: Bundle) -> str:

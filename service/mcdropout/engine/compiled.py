@@ -21,7 +21,7 @@ from mcdropout.engine.chain import Chain, Layer
 from mcdropout.engine.checks import Check
 from mcdropout.engine.errors import CompiledError, UnsupportedModelError
 from mcdropout.engine.inputs import InputSpec
-from mcdropout.engine.masks import MaskSource
+from mcdropout.engine.masks import MAPPING, MaskSource, same_masks
 from mcdropout.engine.preparation import Prepared, choose
 from mcdropout.engine.program import Graph, Graphs, Outline, Program
 from mcdropout.engine.reading import Reading
@@ -97,6 +97,7 @@ class _Record:
     baseline: _Graphs | None
     reference: _Reference
     files: dict[str, str]
+    mapping: int = 1  # records that name none are of the first
     made_with: dict[str, str] = field(default_factory=dict)
 
 
@@ -131,6 +132,7 @@ def write_compiled(prepared: Prepared, folder: Path) -> None:
         baseline=baseline,
         reference=_Reference(reference.passes, reference.keeps, reference.tolerance),
         files={path.relative_to(folder).as_posix(): digest_of(path) for path in _files_of(folder)},
+        mapping=MAPPING,
         made_with=dict(_versions()),
     )
     (folder / _RECORD).write_bytes(_record.dump_json(record, indent=1) + b"\n")
@@ -288,6 +290,11 @@ def _read_record(folder: Path) -> _Record:
         raise CompiledError(
             f"{path}: {where} is not what this version ({version('mcdropout')}, format {FORMAT}) writes: {first['msg']}"
         ) from error
+    if not same_masks(record.mapping, record.sites):
+        raise CompiledError(
+            f"{path}: its masks are of version {record.mapping} of the mapping; what was compiled with version "
+            f"{MAPPING}, which is drawn here, is accepted"
+        )
     for name, digest in record.files.items():
         file = folder / name
         if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():

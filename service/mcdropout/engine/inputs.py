@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array, with_rows
 from mcdropout.engine.errors import InvalidInputError, first_line
-from mcdropout.engine.verify import unlike_rows
+from mcdropout.engine.trials import unlike_rows
 
 if TYPE_CHECKING:
     from torch import Tensor

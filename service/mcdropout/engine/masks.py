@@ -10,9 +10,13 @@ tests hold it):
 - One pass of one row takes `stride` words, a multiple of four; pass `n` starts at word `n * stride`, so that the
   passes `n .. n+k` of a row are one contiguous read.
 - In a pass, the sites of one scope follow one another in order, each beginning at a whole word. A unit takes as few
-  bits as say its probability exactly: 1 where p is a multiple of 1/2, else 8 where it is a multiple of 1/256, else 16.
+  bits as say its probability: 1 where p is a multiple of 1/2, else 8 where it is a multiple of 1/256, else 16 or 32
+  where these tell p and 1 - p, each to a thousandth of itself, else 64. So p = 0.01 takes 16, and a learned p = 1e-5,
+  of which 16 bits would make 1.5e-5, takes 32. What 64 bits do not tell is a p below 3e-17, and they miss it by less
+  than 2**-65: so many draws as would show it are never made.
   Words are little-endian; single bits are taken from the lowest of each byte up.
 - A unit is kept where its number, of `bits` bits, is at least `round(p * 2**bits)`; a kept Bernoulli number is 1.
+  (A `p` that is a double is multiplied by a power of two exactly.)
 - Uniform and normal numbers take 32 bits, `n`. A uniform one is `(n >> 8) / 2**24`. Two neighbours `a` and `b` give two
   normal ones, `r cos(t)` and `r sin(t)` with `r = sqrt(-2 log((a + 1) / 2**32))` and `t = 2 pi b / 2**32` (Box & Muller
   1958); an odd count leaves out the last.
@@ -30,7 +34,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -42,12 +46,15 @@ from mcdropout.engine.scratch import Scratch
 from mcdropout.engine.sites import Site
 from mcdropout.engine.threads import pool, thread_count
 
+MAPPING: Final = 2
+"""The version of the mapping above. The first took 16 bits wherever 1 or 8 do not do."""
 MAX_SEED = 2**64 - 1
 _LARGEST_JSON_INTEGER = 2**53  # that every reader of JSON holds exactly
 PASS_ROW = 2**64 - 1
 """The row index that keys the masks of sites without a row dimension; no row of a request may have it."""
 
 _BLOCK_WORDS = 4
+_MOST_ERROR = 1e-3  # of p and of 1 - p, relative
 # Below this many words a second thread costs more than it saves.
 _WORDS_A_THREAD = 16_384
 _LINE = 64  # bytes of a cache line
@@ -60,6 +67,19 @@ Masks = list[npt.NDArray[np.float32]]
 def drawn_seed() -> int:
     """A seed for a request that names none, one that JSON's numbers hold exactly."""
     return secrets.randbelow(_LARGEST_JSON_INTEGER)
+
+
+def bits_of(p: float) -> int:
+    """How many bits a unit takes that is dropped with probability `p`."""
+    for bits in (1, 8):
+        if (p * 2**bits).is_integer():
+            return bits
+    return next((bits for bits in (16, 32) if abs(round(p * 2**bits) / 2**bits - p) <= _MOST_ERROR * min(p, 1 - p)), 64)
+
+
+def same_masks(mapping: int, sites: Sequence[Site]) -> bool:
+    """Whether an earlier version of the mapping draws these sites' masks as this one does."""
+    return mapping == MAPPING or (mapping == 1 and all(site.p is None or bits_of(site.p) <= 16 for site in sites))
 
 
 _scratch = Scratch()
@@ -190,7 +210,7 @@ class _Layout:
                 continue
             bits, threshold, units = 32, None, site.units + site.units % 2
             if site.p is not None:
-                bits, units = next((b for b in (1, 8) if (site.p * 2**b).is_integer()), 16), site.units
+                bits, units = bits_of(site.p), site.units
                 threshold = round(site.p * 2**bits)
             words = -(-units * bits // 64)
             self.entries.append(_SiteWords(index, site, word, words, bits, threshold))
@@ -340,7 +360,7 @@ def _kept(words: npt.NDArray[np.uint64], entry: _SiteWords, threshold: int) -> n
         return np.unpackbits(words.view(np.uint8), axis=-1, count=units, bitorder="little")
     if threshold >= 2**entry.bits:
         return np.zeros((*words.shape[:-1], units), np.uint8)
-    numbers = words.view(np.uint8 if entry.bits == 8 else "<u2")[..., :units]
+    numbers = words.view(f"<u{entry.bits // 8}")[..., :units]
     return (numbers >= threshold).view(np.uint8)
 
 

@@ -1,6 +1,6 @@
 """Preparation: of the ways to run a network, the fastest that passes its checks."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from mcdropout.engine.arrays import Array
@@ -17,6 +17,7 @@ from mcdropout.engine.settling import settle
 from mcdropout.engine.sites import SiteOff
 from mcdropout.engine.statistics import TASKS
 from mcdropout.engine.subject import Subject
+from mcdropout.engine.trials import Trial
 from mcdropout.engine.verify import (
     Reference,
     check_baseline,
@@ -113,7 +114,7 @@ def prepare(reading: Reading, subject: Subject, target: Target) -> Prepared:
     reading = settle(reading, subject.evidence, arrays, [wanted, *reference.under_masks], run)
     raise_if_failed([_check_readable(reading, wanted)])
     plain = subject.baseline_programs(target) if source.has_raw_sites else None
-    chosen, baseline = choose(subject.programs(target), plain, target, source, reference)
+    chosen, baseline = choose(subject.programs(target), plain, target, source, reference, subject.trials)
     of_network += subject.own_checks()
     raise_if_failed(of_network)
     outline = chosen.candidate.program.outline
@@ -150,6 +151,7 @@ def choose(
     target: Target,
     source: MaskSource,
     reference: Reference,
+    trials: Sequence[Trial] = (),
 ) -> tuple[Passed, Passed]:
     """The first way to run a network that passes its checks, and the first to run it with nothing dropped.
 
@@ -159,6 +161,7 @@ def choose(
         target: where they are to run.
         source: draws the masks.
         reference: what the network itself answers.
+        trials: and what to rows unlike the examples.
 
     Raises:
         UnsupportedModelError: the last could not be built; or there is none.
@@ -175,7 +178,7 @@ def choose(
         baseline = _first_that_passes(baseline_programs, target, check_plain)
 
     def check(found: Runtime) -> list[Check]:
-        return check_program(found, baseline.runtime if baseline else found, source, reference)
+        return check_program(found, baseline.runtime if baseline else found, source, reference, trials)
 
     chosen = _first_that_passes(programs, target, check)
     return chosen, baseline or chosen

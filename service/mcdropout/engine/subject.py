@@ -10,6 +10,7 @@ from mcdropout.engine.inputs import InputSpec
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
 from mcdropout.engine.settling import Evidence
 from mcdropout.engine.sites import Site, SiteOff
+from mcdropout.engine.trials import Trial
 
 EXAMPLE_ROWS = 3
 """How many example rows a network is prepared with: torch.export specializes on the sizes 0 and 1."""
@@ -23,6 +24,7 @@ class Subject(Protocol):
         off: the sites that are off, with the reasons.
         inputs: what it takes.
         arrays: example inputs, `[EXAMPLE_ROWS, ...]` each, whose rows differ.
+        trials: what it answers to rows unlike these, in which a row alone is answered as beside the others.
         eager: the network itself under masks, run in the plainest way there is.
         plain: the same with nothing dropped; `eager` itself where there are masks that keep everything.
         tolerance: how far a program may be from the network itself under the same masks.
@@ -34,6 +36,7 @@ class Subject(Protocol):
     off: tuple[SiteOff, ...]
     inputs: tuple[InputSpec, ...]
     arrays: tuple[Array, ...]
+    trials: tuple[Trial, ...]
     eager: Runtime
     plain: Runtime
     tolerance: float

@@ -5,8 +5,9 @@ another machine, another version or another execution provider, without the netw
 largest value of the reference: `max|a - b| / max(1, max|b|)`.
 """
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,9 +15,11 @@ from mcdropout.engine.arrays import Array
 from mcdropout.engine.checks import Check
 from mcdropout.engine.errors import VerificationError
 from mcdropout.engine.kinds import UNIFORM
-from mcdropout.engine.masks import Masks, MaskSource
+from mcdropout.engine.masks import Masks, MaskSource, bits_of
 from mcdropout.engine.runtimes import Runtime, drawing_of
 from mcdropout.engine.runtimes.protocol import SuffixDrawing
+from mcdropout.engine.sites import Site
+from mcdropout.engine.trials import Trial, Variant
 
 EVAL_TOLERANCE = 1e-5
 """How far the network with keep-everything masks may be from its eval mode."""
@@ -30,26 +33,8 @@ _MOST_TRIED = 64
 _MOST_UNITS_TRIED = 2**22
 _FEW_DROPPED = 20
 _MOST_PASSES = 8
-
-
-def unlike_rows(x: Array, given: int) -> Array:
-    """Make the rows of `x` after the first `given`, which repeat them, unlike them, and rows that equal one before.
-
-    Between equal rows it does not show that they influence each other. Numbers are scaled by 0.5 to 1, so that they
-    keep their sign and size (a row of zeros becomes 0 to 1); whole numbers of a row change places.
-    """
-    x, generator = x.copy(), np.random.default_rng(_SEED)
-    for row in range(len(x)):
-        if row < given and not any(np.array_equal(x[row], x[earlier]) for earlier in range(row)):
-            continue
-        shape = x[row].shape
-        if not np.issubdtype(x.dtype, np.floating):
-            x[row] = generator.permutation(x[row].ravel()).reshape(shape)
-        elif x[row].any():
-            x[row] *= generator.uniform(0.5, 1.0, shape).astype(x.dtype)
-        else:
-            x[row] = generator.random(shape)
-    return x
+_ORDINARY_BITS = 16
+_ROWS = "a row's answer does not depend on the rows beside it"
 
 
 def run_pairs(runtime: Runtime, inputs: tuple[Array, ...], masks: Masks, pairs_a_row: int = 1) -> tuple[Array, ...]:
@@ -148,7 +133,9 @@ def check_baseline(baseline: Runtime, source: MaskSource, reference: Reference) 
     return close(f"the program {how} equals eval mode", found, reference.deterministic, reference.tolerance)
 
 
-def check_program(runtime: Runtime, baseline: Runtime, source: MaskSource, reference: Reference) -> list[Check]:
+def check_program(
+    runtime: Runtime, baseline: Runtime, source: MaskSource, reference: Reference, trials: Sequence[Trial] = ()
+) -> list[Check]:
     """Run every check of a program.
 
     Args:
@@ -156,6 +143,7 @@ def check_program(runtime: Runtime, baseline: Runtime, source: MaskSource, refer
         baseline: what is going to serve with nothing dropped.
         source: draws the masks.
         reference: what the network itself answers.
+        trials: and what to rows unlike the examples.
 
     Raises:
         VerificationError: naming the checks that failed, and what they measured.
@@ -167,16 +155,11 @@ def check_program(runtime: Runtime, baseline: Runtime, source: MaskSource, refer
     alone = [each_alone(runtime, source, inputs, masks) for masks in drawn]
     checks = [
         check_baseline(baseline, source, reference),
-        close(
-            "the program equals the eager loop under the same masks",
-            _one_after_another([*passes, _run_mixed(runtime, source, inputs)]),
-            _one_after_another([*reference.under_masks, reference.mixed]),
-            reference.tolerance,
-        ),
+        _check_outputs(runtime, source, reference, passes, trials),
         Check("two passes with different masks differ", differing, "they do" if differing else "they are identical"),
         close("two passes with the same masks agree", again, passes[0], 0.0),
         close(
-            "a row's answer does not depend on the rows beside it",
+            _ROWS,
             _one_after_another(alone),
             _one_after_another(passes),
             reference.tolerance,
@@ -186,6 +169,28 @@ def check_program(runtime: Runtime, baseline: Runtime, source: MaskSource, refer
         checks.append(_check_drawing(runtime, drawing, source, reference))
     raise_if_failed(checks)
     return checks
+
+
+def _check_outputs(
+    runtime: Runtime,
+    source: MaskSource,
+    reference: Reference,
+    passes: Sequence[tuple[Array, ...]],
+    trials: Sequence[Trial],
+) -> Check:
+    """Whether a program answers what the network does, in its passes and in trials."""
+    name = "the program equals the eager loop under the same masks"
+    found = _one_after_another([*passes, _run_mixed(runtime, source, reference.inputs)])
+    wanted = _one_after_another([*reference.under_masks, reference.mixed])
+    check = close(name, found, wanted, reference.tolerance)
+    for trial in trials:
+        if not check.passed:
+            break
+        masks = _masks_of(source, len(trial.inputs[0]), trial.number)
+        tried = close(name, run_pairs(runtime, trial.inputs, masks), trial.outputs, reference.tolerance)
+        if not tried.passed:
+            check = replace(tried, detail=f"with {trial.name}: {tried.detail}")
+    return check
 
 
 def _check_drawing(runtime: Runtime, drawing: SuffixDrawing, source: MaskSource, reference: Reference) -> Check:
@@ -216,7 +221,7 @@ def telling_passes(source: MaskSource, rows: int) -> tuple[int, ...]:
     tried = max(3, min(_MOST_TRIED, _MOST_UNITS_TRIED // max(1, units)))
     drawn = [_masks_of(source, rows, number) for number in range(tried)]
     chosen = {0: None, 1: None}
-    for index, site in enumerate(source.sites):
+    for index, site in enumerate(_telling(source.sites).sites):
         masks = [masks[index] for masks in drawn]
         if site.p is None and site.kind == UNIFORM:
             chosen[int(np.argmin([mask.min() for mask in masks]))] = None
@@ -232,7 +237,17 @@ def telling_masks(source: MaskSource, rows: int) -> list[Masks]:
 
 
 def _masks_of(source: MaskSource, rows: int, number: int) -> Masks:
-    return source.draw([_SEED] * rows, range(rows), number, 1)
+    return _telling(source.sites).draw([_SEED] * rows, range(rows), number, 1)
+
+
+@functools.lru_cache(maxsize=8)
+def _telling(sites: tuple[Site, ...]) -> MaskSource:
+    """Draws masks that tell much: of a p so near 0 or 1 that 16 bits do not hold it, hardly a pass would; a half does.
+
+    What a mask does is the same whatever the probability that it was drawn with.
+    """
+    rare = [site.p is not None and bits_of(site.p) > _ORDINARY_BITS for site in sites]
+    return MaskSource([replace(site, p=0.5) if small else site for site, small in zip(sites, rare, strict=True)])
 
 
 def _run_mixed(runtime: Runtime, source: MaskSource, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -251,6 +266,31 @@ def each_alone(runtime: Runtime, source: MaskSource, inputs: tuple[Array, ...], 
         ]
         alone.append(run_pairs(runtime, tuple(x[row : row + 1] for x in inputs), own))
     return tuple(np.concatenate(outputs) for outputs in zip(*alone, strict=True))
+
+
+def tried(
+    eager: Runtime, source: MaskSource, variant: Variant, number: int, tolerance: float
+) -> tuple[Trial, Check] | None:
+    """What a network answers to a variant of the examples, and whether a row alone is answered as beside the others;
+    None where an answer is not finite, so that it says nothing.
+
+    Args:
+        eager: the network under masks.
+        source: draws them.
+        variant: the rows.
+        number: of the pass whose masks they get.
+        tolerance: how far the answers may be apart.
+    """
+    masks = _masks_of(source, len(variant.inputs[0]), number)
+    together = run_pairs(eager, variant.inputs, masks)
+    alone = each_alone(eager, source, variant.inputs, masks)
+    if not all(np.isfinite(out).all() for out in (*together, *alone)):
+        return None
+    check = close(_ROWS, alone, together, tolerance)
+    return (
+        Trial(variant.name, variant.inputs, number, together),
+        replace(check, detail=f"with {variant.name}: {check.detail}"),
+    )
 
 
 def _one_after_another(runs: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:

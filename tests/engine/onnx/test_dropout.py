@@ -67,6 +67,12 @@ def test_a_ratio_may_be_worked_out_from_constants(tmp_path):
     serves(subject)
 
 
+@pytest.mark.parametrize("ratio", [2e-5, 1e-9])
+def test_a_ratio_may_be_as_small_as_training_makes_it(tmp_path, ratio):
+    nodes = [node("Dropout", ["x", "ratio"], ["d"])]
+    is_served(small(nodes, tmp_path, ratio=np.float32(ratio)), p=ratio)
+
+
 def test_a_ratio_that_is_fed_is_refused(tmp_path):
     nodes = [dropout("x", "d", ratio="r"), node("MatMul", ["d", "w"], ["y"])]
     with pytest.raises(UnsupportedModelError, match=r"drop \(Dropout\) takes its ratio from the input 'r'; a constant"):

@@ -89,3 +89,21 @@ def test_a_model_that_is_quantized_by_what_else_is_in_the_batch_is_refused(tmp_p
     quantize_dynamic(saved(network(opset=13), tmp_path), tmp_path / "small.onnx")
     with pytest.raises(VerificationError, match="does not depend on the rows beside it"):
         prepare(Reading("classification"), understand(tmp_path / "small.onnx", X), Target())
+
+
+def test_a_model_that_sorts_its_rows_is_refused_though_the_examples_are_in_order(tmp_path):
+    nodes = [
+        node("ReduceSum", ["x", "axis"], ["sums"], keepdims=0),
+        node("Shape", ["sums"], ["rows"]),
+        node("TopK", ["sums", "rows"], ["in_order", "order"], largest=0),
+        node("Gather", ["x", "order"], ["sorted"]),
+        dropout("sorted", "d"),
+        node("MatMul", ["d", "w"], ["z"]),
+        node("TopK", ["order", "rows"], ["positions", "back"], largest=0),
+        node("Gather", ["z", "back"], ["y"]),
+    ]
+    weights = {"w": numbers(4, 3), "axis": np.array([1])}
+    made = model(nodes, [value("x", ["n", 4])], [value("y", ["n", 3])], **weights)
+    subject = understood(made, tmp_path, np.sort(X, axis=0))
+    with pytest.raises(VerificationError, match=r"does not depend on the rows beside it \(with rows in another order"):
+        prepare(Reading("classification"), subject, Target())

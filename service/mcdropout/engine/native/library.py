@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+_INTERFACE = 2  # of `native.c`: changes with the structures and functions there
 
 
 def available() -> bool:
-    """Whether the extension was built."""
+    """Whether the extension was built, of this version."""
     return _loaded(ctypes.CDLL) is not None
 
 
@@ -55,8 +56,11 @@ def _loaded(kind: type[ctypes.CDLL]) -> ctypes.CDLL | None:
             function = loaded[name]
             function.argtypes, function.restype = types, None
             setattr(loaded, name, function)
-        scratch = loaded.masked_chain_scratch
+        scratch, built = loaded.masked_chain_scratch, loaded.interface_version
     except (OSError, AttributeError):  # built for another machine, or of another version
+        return None
+    built.argtypes, built.restype = [], number
+    if built() != _INTERFACE:
         return None
     scratch.argtypes, scratch.restype = [address, number, number, number], number
     return loaded

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from mcdropout.engine.native.library import Floats, check_array, library, locked_library
 
 _BLOCK_WORDS = 4  # of Philox
+_BITS = (1, 8, 16, 32, 64)  # that a unit may take
 # Masks of fewer bytes are written in less time than it takes to get the interpreter's lock back from another thread.
 _FEW_BYTES = 2**18
 
@@ -29,7 +30,7 @@ class _LayoutFields(ctypes.Structure):
         ("units", ctypes.c_int64),
         ("planes", ctypes.c_int64),
         ("bits", ctypes.c_int64),
-        ("threshold", ctypes.c_int64),
+        ("threshold", ctypes.c_uint64),
         ("kept", ctypes.c_float * 2),
         ("dropped", ctypes.c_float * 2),
     )
@@ -42,7 +43,7 @@ class UnitLayout:
     Attributes:
         word, words: which words they take.
         units: how many units.
-        bits: how many bits a unit takes: 1, 8 or 16.
+        bits: how many bits a unit takes: 1, 8, 16, 32 or 64.
         threshold: the least number of these that is kept.
         kept, dropped: what a unit becomes in each plane of the mask, one or two.
     """
@@ -109,8 +110,8 @@ class MaskTable:
             raise ValueError(f"the stride is {stride}; a multiple of {_BLOCK_WORDS} is accepted")
         for layout in layouts:
             inside = 0 <= layout.word <= layout.word + layout.words <= stride
-            if not inside or layout.bits not in (1, 8, 16) or not 0 <= layout.units * layout.bits <= 64 * layout.words:
-                raise ValueError(f"{layout} does not fit into {stride} words of 64 bits; 1, 8 or 16 bits are accepted")
+            if not inside or layout.bits not in _BITS or not 0 <= layout.units * layout.bits <= 64 * layout.words:
+                raise ValueError(f"{layout} does not fit into {stride} words of 64 bits; {_BITS} bits are accepted")
         self._layouts, self.stride = tuple(layouts), stride
         self._addresses = ctypes.c_void_p * len(layouts)  # a class, which is garbage of the slow kind if it is not kept
         self._bytes = 8 * stride + sum(4 * len(layout.kept) * layout.units for layout in layouts)

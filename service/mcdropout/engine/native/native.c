@@ -83,11 +83,12 @@ void philox_words(const uint64_t *keys, int64_t streams, uint64_t block, int64_t
 #define WORD_BITS 64
 #define PLANES 2
 
-/* Where the units of one site lie in the words of a pass: `bits` (1, 8 or 16) each, from word `word` on. A unit whose
+/* Where the units of one site lie in the words of a pass: `bits` (1, 8, 16, 32 or 64) each, from word `word` on. A unit whose
    number is at least `threshold` becomes `kept[0]`, others `dropped[0]`; with two planes, behind these come the units
    again with `kept[1]` and `dropped[1]`. The numbers are bit patterns of floats. */
 struct place {
-    int64_t word, words, units, planes, bits, threshold;
+    int64_t word, words, units, planes, bits;
+    uint64_t threshold;
     int32_t kept[PLANES], dropped[PLANES];
 };
 
@@ -99,6 +100,7 @@ struct passes {
 };
 
 typedef uint16_t sixteen_bits __attribute__((may_alias));
+typedef uint32_t thirty_two_bits __attribute__((may_alias));
 typedef int32_t number __attribute__((may_alias));
 typedef int32_t eight __attribute__((vector_size(32), aligned(4), may_alias));
 
@@ -119,18 +121,25 @@ INLINE void fill(const struct place *place, const uint64_t *words, int64_t at, i
     int64_t a_word = WORD_BITS / place->bits, unit = (first - place->word) * a_word;
     int64_t units = lesser(place->units, (last - place->word) * a_word) - unit;
     const void *from = words + (first - at);
-    int32_t threshold = (int32_t)place->threshold;
+    uint64_t threshold = place->threshold;
+    int32_t few = (int32_t)threshold; /* of 16 bits or fewer */
     for (int64_t plane = 0; plane < place->planes; plane++) {
         int32_t kept = place->kept[plane], dropped = place->dropped[plane];
         number *to = out + plane * place->units + unit;
-        if (threshold <= 0 || threshold >> place->bits) /* every number is at least 0, and none is 2 ** bits */
-            for (int64_t i = 0; i < units; i++) to[i] = threshold <= 0 ? kept : dropped;
+        /* Every number is at least 0, and none is 2 ** bits. */
+        if (!threshold || (place->bits < WORD_BITS && threshold >> place->bits))
+            for (int64_t i = 0; i < units; i++) to[i] = threshold ? dropped : kept;
         else if (place->bits == 1)
             choose_by_bits(from, units, kept, dropped, to);
         else if (place->bits == 8)
-            for (int64_t i = 0; i < units; i++) to[i] = ((const uint8_t *)from)[i] >= threshold ? kept : dropped;
+            for (int64_t i = 0; i < units; i++) to[i] = ((const uint8_t *)from)[i] >= few ? kept : dropped;
+        else if (place->bits == 16)
+            for (int64_t i = 0; i < units; i++) to[i] = ((const sixteen_bits *)from)[i] >= few ? kept : dropped;
+        else if (place->bits == 32)
+            for (int64_t i = 0; i < units; i++)
+                to[i] = ((const thirty_two_bits *)from)[i] >= (uint32_t)threshold ? kept : dropped;
         else
-            for (int64_t i = 0; i < units; i++) to[i] = ((const sixteen_bits *)from)[i] >= threshold ? kept : dropped;
+            for (int64_t i = 0; i < units; i++) to[i] = ((const uint64_t *)from)[i] >= threshold ? kept : dropped;
     }
 }
 
@@ -385,6 +394,9 @@ void drawn_chain(const struct layer *layers, int64_t count, const float *x, cons
     struct masks drawn = {0, sites, places, stride, passes};
     run(layers, count, x, rows, drawn, pairs, block, progress, scratch, out);
 }
+
+/* Which version of the structures and functions above this is; `library.py` knows the one that it calls. */
+int64_t interface_version(void) { return 2; }
 
 /* Wait for other threads that are at their last block. */
 void wait_for(const struct progress *progress, int64_t pairs) {

@@ -12,11 +12,12 @@ from mcdropout.digest import digest_of
 from mcdropout.engine.arrays import Array, with_rows
 from mcdropout.engine.checks import Check
 from mcdropout.engine.cutting.layout import Layout
-from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.errors import UnsupportedModelError, first_line
 from mcdropout.engine.faults import refusing
 from mcdropout.engine.findings import Finding
 from mcdropout.engine.inputs import Inputs, as_axis
 from mcdropout.engine.kinds import CHANNEL, ELEMENT
+from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.onnx.cut.cost import cost_of
 from mcdropout.engine.onnx.cut.split import Cut, split
 from mcdropout.engine.onnx.dataflow import DRAWS, Dataflow, every_node, from_model, is_op, key, pruned
@@ -37,7 +38,8 @@ from mcdropout.engine.selection import Selection, select, site_off
 from mcdropout.engine.settling import Evidence, reads_below
 from mcdropout.engine.sites import Site, SiteOff
 from mcdropout.engine.subject import EXAMPLE_ROWS
-from mcdropout.engine.verify import HALF_TOLERANCE, PROGRAM_TOLERANCE
+from mcdropout.engine.trials import Trial, steady, varied
+from mcdropout.engine.verify import HALF_TOLERANCE, PROGRAM_TOLERANCE, run_pairs, telling_passes, tried
 
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _NO_DROPOUT = (
@@ -106,6 +108,31 @@ class GraphSubject:
         self.plain: Runtime = GraphRuntime(self._quiet) if any(site.raw for site in self.sites) else self.eager
         half = any(value.type in _HALVES for value in understood.values.values())
         self.tolerance = HALF_TOLERANCE if half else PROGRAM_TOLERANCE
+        self.trials, self._mixed = self._tried()
+
+    def _tried(self) -> tuple[tuple[Trial, ...], tuple[Check, ...]]:
+        """What the graph answers to variants of the examples, and those of them in which rows influence one another."""
+        source, rows = MaskSource(self.sites), len(self.arrays[0])
+
+        def run(inputs: tuple[Array, ...]) -> tuple[Array, ...]:
+            masks = source.keep_everything(len(inputs[0])) if self.plain is self.eager else []
+            return run_pairs(self.plain, inputs, masks)
+
+        like, number = run(self.arrays), telling_passes(source, rows)[-1]
+        variants = [each for each in varied(self.arrays) if steady(run, each.inputs, like, self.tolerance)]
+        trials, mixed = [], []
+        for variant in variants:
+            try:
+                found = tried(self.eager, source, variant, number, self.tolerance)
+            except Exception as error:  # whatever ONNX Runtime raises
+                raise UnsupportedModelError(
+                    f"the graph takes {variant.name}, but there its dropout cannot take masks: {first_line(error)}"
+                ) from error
+            if found is not None:
+                trial, alike = found
+                trials += [trial] if alike.passed else []
+                mixed += [] if alike.passed else [alike]
+        return tuple(trials), tuple(mixed)
 
     def eval_outputs(self) -> tuple[Array, ...]:
         """What the file itself answers, where it is in inference mode; else the graph with nothing dropped."""
@@ -118,6 +145,7 @@ class GraphSubject:
         still = _digest(self._is.path) == self._is.digest
         detail = ", ".join(self._is.normalized)
         return [
+            *self._mixed,
             Check("the file did not change", still, f"SHA-256 {self._is.digest[:12]}"),
             Check(
                 "batch normalization is in inference form",

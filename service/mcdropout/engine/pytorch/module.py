@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import nn
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.checks import Check
-from mcdropout.engine.errors import InvalidInputError, first_line
+from mcdropout.engine.errors import EngineError, InvalidInputError, UnsupportedModelError, first_line
 from mcdropout.engine.faults import refusing
 from mcdropout.engine.findings import Finding, findings_of_sites
 from mcdropout.engine.inputs import Inputs, InputSpec, as_axis, as_examples, row_axes
@@ -27,6 +28,7 @@ from mcdropout.engine.selection import Selection
 from mcdropout.engine.settling import Evidence, reads_below
 from mcdropout.engine.sites import SiteOff
 from mcdropout.engine.subject import EXAMPLE_ROWS
+from mcdropout.engine.trials import Trial, Variant, steady, varied
 from mcdropout.engine.verify import (
     EVAL_TOLERANCE,
     HALF_TOLERANCE,
@@ -35,6 +37,8 @@ from mcdropout.engine.verify import (
     each_alone,
     run_pairs,
     telling_masks,
+    telling_passes,
+    tried,
 )
 
 
@@ -59,24 +63,78 @@ class ModuleSubject:
         self.sites, self.off, self.inputs, self.arrays = network.sites, off, inputs, arrays
         self.source = MaskSource(network.sites)
         self.eager: Runtime = EagerRuntime(network)
-        rows = len(arrays[0])
-        kept = self.source.keep_everything(rows)
-        has_rows = all(out.ndim and len(out) == rows for out in run_pairs(self.eager, arrays, kept))
-        if has_rows and dropout_mixes_rows(network, self.eager, self.source, arrays):
-            network.alone = True
-            run_pairs(self.eager, arrays, kept)  # finds out whether it can be mapped
         self._baseline = network.baseline() if network.has_raw_sites else None
         self.plain: Runtime = self.eager if self._baseline is None else EagerRuntime(self._baseline)
+        values = network.origin.state_dict().values()
+        half = any(value.dtype in (torch.float16, torch.bfloat16) for value in values)
+        self.tolerance = HALF_TOLERANCE if half else PROGRAM_TOLERANCE
+        self.trials = self._tried()
         padded = [path for path, part in network.origin.named_modules() if getattr(part, "use_nested_tensor", False)]
         self.advice = (
             f"{padded[0] or 'the network'} writes 0 at padded places in eval mode; enable_nested_tensor=False mends it"
             if padded
             else None
         )
-        values = network.origin.state_dict().values()
-        half = any(value.dtype in (torch.float16, torch.bfloat16) for value in values)
-        self.tolerance = HALF_TOLERANCE if half else PROGRAM_TOLERANCE
         self._state = {name: value.clone() for name, value in network.origin.state_dict().items()}
+
+    def _tried(self) -> tuple[Trial, ...]:
+        """What it answers to variants of the examples; every row by itself from then on, where rows mix in some.
+
+        Raises:
+            UnsupportedModelError: the network takes rows that it cannot be given masks for.
+        """
+        rows = len(self.arrays[0])
+        kept = self.source.keep_everything(rows)
+        like = run_pairs(self.eager, self.arrays, kept)
+        if not all(out.ndim and len(out) == rows for out in like):
+            return ()
+        mixes = rows_mix(self.network, self.eager, self.source, self.arrays)
+        if mixes == "always":
+            return ()
+        variants = [each for each in varied(self.arrays, _padding(self.network.origin)) if self._takes(each, like)]
+        number = telling_passes(self.source, rows)[-1]
+        found = [self._try(each, number) for each in variants]
+        if mixes or any(isinstance(each, str) or (each and not each[1].passed) for each in found):
+            self.network.alone = True
+            if self._baseline is not None:
+                self._baseline.alone = True
+            run_pairs(self.eager, self.arrays, kept)  # finds out whether it can be mapped
+            found = [self._try(each, number) for each in variants]
+        for variant, each in zip(variants, found, strict=True):
+            if isinstance(each, str):
+                raise UnsupportedModelError(
+                    f"the network takes {variant.name}, but there its dropout cannot take masks: {each}"
+                )
+        return tuple(each[0] for each in found if each is not None and not isinstance(each, str))
+
+    def _takes(self, variant: Variant, like: tuple[Array, ...]) -> bool:
+        """Whether the network itself answers some rows, with nothing dropped."""
+
+        def run(inputs: tuple[Array, ...]) -> tuple[Array, ...]:
+            masks = [] if self._baseline else self.source.keep_everything(len(inputs[0]))
+            try:
+                return run_pairs(self.plain, inputs, masks)
+            except UnsupportedModelError:  # it is the masks that do not fit
+                return tuple(map(to_array, self.network.eval_outputs(tuple(map(torch.from_numpy, inputs)))))
+
+        return steady(run, variant.inputs, like, self.tolerance)
+
+    def _try(self, variant: Variant, number: int) -> tuple[Trial, Check] | str | None:
+        """What the network answers to some rows, and whether it does so to each alone; why it cannot be given masks
+        for them; or None where it cannot itself answer each of them alone."""
+        try:
+            return tried(self.eager, self.source, variant, number, self.tolerance)
+        except Exception as error:  # whatever the network's code raises of what its dropout left
+            rows = [
+                [torch.from_numpy(x[row : row + 1]) for x in variant.inputs] for row in range(len(variant.inputs[0]))
+            ]
+            try:
+                answers = [out for row in rows for out in self.network.eval_outputs(row)]
+            except Exception:
+                return None
+            if not all(out.isfinite().all() for out in answers):
+                return None
+            return str(error) if isinstance(error, EngineError) else first_line(error)
 
     def eval_outputs(self) -> tuple[Array, ...]:
         """`module.eval()(arrays)`."""
@@ -113,6 +171,12 @@ class ModuleSubject:
     @property
     def _tensors(self) -> tuple[torch.Tensor, ...]:
         return tuple(map(torch.from_numpy, self.arrays))
+
+
+def _padding(module: nn.Module) -> int:
+    """The token that a network has its padding made of; 0 where it does not say."""
+    known = (part.padding_idx for part in module.modules() if isinstance(part, nn.Embedding))
+    return next((index for index in known if index is not None), 0)
 
 
 @refusing("the network fails while what is random in it is looked for")
@@ -167,11 +231,13 @@ def _configured_classes(module: nn.Module) -> tuple[int, ...]:
     return tuple(dict.fromkeys(count for count in said if type(count) is int))
 
 
-def dropout_mixes_rows(network: Network, eager: Runtime, source: MaskSource, inputs: tuple[Array, ...]) -> bool:
-    """Whether a row's outputs change with the rows beside it under masks, but not in eval mode.
+def rows_mix(
+    network: Network, eager: Runtime, source: MaskSource, inputs: tuple[Array, ...]
+) -> Literal["always", "under masks"] | None:
+    """When a row's outputs change with the rows beside it.
 
-    So they do where a dropout is scaled by what it left of the whole batch. Each row then has an answer of its own when
-    it is run alone. Where eval mode mixes rows too, none has, and the checks will say so.
+    Under masks they do where a dropout is scaled by what it left of the whole batch. Each row then has an answer of its
+    own when it is run alone. Where eval mode mixes rows too, none has, and the checks will say so.
     """
     rows = len(inputs[0])
     for masks in telling_masks(source, rows):
@@ -179,12 +245,12 @@ def dropout_mixes_rows(network: Network, eager: Runtime, source: MaskSource, inp
         if not close("", each_alone(eager, source, inputs, masks), together, PROGRAM_TOLERANCE).passed:
             break
     else:
-        return False
+        return None
     tensors = [torch.from_numpy(x) for x in inputs]
     single = [network.eval_outputs([x[row : row + 1] for x in tensors]) for row in range(rows)]
     alone = tuple(to_array(torch.cat(outputs)) for outputs in zip(*single, strict=True))
     beside = tuple(map(to_array, network.eval_outputs(tensors)))
-    return close("", alone, beside, EVAL_TOLERANCE).passed
+    return "under masks" if close("", alone, beside, EVAL_TOLERANCE).passed else "always"
 
 
 def _stayed_in_eval(network: Network) -> Check:

@@ -312,6 +312,8 @@ class Network:
         def answer(call: Call) -> Mask:
             index = self._by_key.get(call.key)
             mask = None if index is None else _placed(self.sites[index], masks[index])
+            if self.alone:
+                mask = _begun(mask, call.mask_shape)
             if self._known.get(call.key) != call.form or not _fits(mask, call.mask_shape):
                 raise UnsupportedModelError(
                     f"{site_name(*call.key)} makes a random call ({call.kind}) that was not made when sites were "
@@ -374,6 +376,25 @@ def _fits(mask: Mask, shape: Sequence[int]) -> bool:
     found = (mask[0] if isinstance(mask, tuple) else mask).shape
     sizes = zip(found, shape, strict=False)
     return len(found) == len(shape) and all(a == b for a, b in sizes if isinstance(a, int) and isinstance(b, int))
+
+
+def _begun(mask: Mask, shape: Sequence[int]) -> Mask:
+    """The beginning of a mask, as large as a call that takes no more in any dimension; else the mask itself.
+
+    A row that is run alone may take less than the examples did: fewer steps, or those alone that are not padding.
+    """
+    if mask is None:
+        return None
+    if isinstance(mask, tuple):
+        factor, summand = (_begun(part, shape) for part in mask)
+        assert isinstance(factor, Tensor)
+        assert isinstance(summand, Tensor)
+        return factor, summand
+    if len(mask.shape) != len(shape) or not all(
+        isinstance(size, int) and size <= have for size, have in zip(shape, mask.shape, strict=True)
+    ):
+        return mask
+    return mask[tuple(slice(0, size) for size in shape)]
 
 
 def _placed(site: Site, mask: Tensor) -> Mask:

@@ -79,7 +79,10 @@ class SparseRuntime:
 
 def _accepts(program: Runnable, target: Target) -> Refusal | None:
     if not library.available():
-        return Refusal("its C extension was not built, which takes a C compiler at the time the package is installed")
+        return Refusal(
+            "its C extension was not built, or is of another version; it takes a C compiler at the time the package is "
+            "installed"
+        )
     chain = program.graphs().chain
     if chain is None:
         return Refusal(

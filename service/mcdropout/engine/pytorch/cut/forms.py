@@ -29,7 +29,7 @@ def programs(
         target: where it is to run; what none of its runtimes takes is not made.
     """
     if network.alone:
-        yield Refusal("its dropout mixes rows, so that each row is run as a batch of its own")
+        yield Refusal("rows would influence one another, so that each is run as a batch of its own")
     elif target.forms & {Form.MODULES, Form.GRAPHS}:
         cuts = list(_cuts(network, source, examples))
         # Why there are not more of them comes before what becomes of each.

@@ -1,0 +1,214 @@
+"""Trials: rows that the examples do not hold, on which a network and its programs are tried too.
+
+Example rows may be alike in just what matters: all of one length, none padded, in an order that need not be changed, of
+ordinary size. A network that sorts its rows, that leaves early where it is sure, or that takes padding out, looks then
+as if each row were answered by itself, and the first real request shows otherwise. So the examples are varied. What the
+network itself does not take, or answers with NaN, or so that rounding decides, is no trial.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from mcdropout.engine.arrays import Array, with_rows
+
+# What floats are multiplied by, a number a row: from nothing to far beyond, where a network is sure of its answer. One
+# that decides for all rows at once decides otherwise for one of them.
+_SIZES = {
+    "rows of very different sizes": (1.0, 0.0, 100.0),
+    "rows of other sizes and signs": (-100.0, 10.0, 0.01),
+    "a few rows that are much larger": (1e4, 0.5, -1e4),
+    "large rows": (300.0, -1e3, 1e4),
+}
+# How much of what a row holds is left where rows are shortened, a number a row.
+_LENGTHS = {"shorter": (1.0, 0.5, 0.0), "longer": (0.0, 0.5, 1.0), "shortest in the middle": (0.8, 0.0, 0.5)}
+_MORE_ROWS = 9
+_SEED = 20160619
+_SHAKEN, _MOVED = 1 / 40, 1 / 4  # of the tolerance
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Rows to try a network on: how they differ from the examples, as a phrase, and `[rows, ...]` of each input."""
+
+    name: str
+    inputs: tuple[Array, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a network itself answered to rows that the examples do not hold.
+
+    Attributes:
+        name: how they differ from the examples, as a phrase.
+        inputs: `[rows, ...]` each.
+        number: of the pass under whose masks it answered.
+        outputs: `[rows, ...]` each.
+    """
+
+    name: str
+    inputs: tuple[Array, ...]
+    number: int
+    outputs: tuple[Array, ...]
+
+
+def unlike_rows(x: Array, given: int) -> Array:
+    """Make the rows of `x` after the first `given`, which repeat them, unlike them, and rows that equal one before.
+
+    Between equal rows it does not show that they influence each other. Numbers are scaled by 0.5 to 1, so that they
+    keep their sign and size (a row of zeros becomes 0 to 1); whole numbers of a row change places.
+    """
+    x, generator = x.copy(), np.random.default_rng(_SEED)
+    for row in range(len(x)):
+        if row < given and not any(np.array_equal(x[row], x[earlier]) for earlier in range(row)):
+            continue
+        shape = x[row].shape
+        if not np.issubdtype(x.dtype, np.floating):
+            x[row] = generator.permutation(x[row].ravel()).reshape(shape)
+        elif x[row].any():
+            x[row] *= generator.uniform(0.5, 1.0, shape).astype(x.dtype)
+        else:
+            x[row] = generator.random(shape)
+    return x
+
+
+def varied(arrays: tuple[Array, ...], padding: int = 0) -> list[Variant]:
+    """Examples in other orders, numbers, lengths, paddings and sizes, each unlike the examples and the others.
+
+    Args:
+        arrays: the examples, `[rows, ...]` each.
+        padding: the token that stands behind the last of a row.
+    """
+    found = [Variant("the examples", arrays)]
+    for variant in _all(arrays, padding):
+        if not any(_equal(variant.inputs, earlier.inputs) for earlier in found):
+            found.append(variant)
+    return found[1:]
+
+
+def _all(arrays: tuple[Array, ...], padding: int) -> Iterator[Variant]:
+    yield Variant("rows in another order", tuple(np.ascontiguousarray(x[::-1]) for x in arrays))
+    yield Variant("more rows", tuple(unlike_rows(with_rows(x, _MORE_ROWS), len(x)) for x in arrays))
+    padded_tokens = partial(_padded_tokens, padding=padding)
+    for end, shares in _LENGTHS.items():
+        for what, shorten in (
+            ("lengths", (_lengths,)),
+            ("masks", (_padded_mask,)),
+            ("tokens", (padded_tokens,)),
+            ("lengths, masks and tokens", (_lengths, _padded_mask, padded_tokens)),
+        ):
+            yield Variant(f"{what} that get {end}", _shortened(arrays, shares, shorten))
+    at_the_end = _shortened(arrays, _LENGTHS["longer"], (_padded_mask, padded_tokens))
+    unpadded = [np.array_equal(x, y) for x, y in zip(arrays, at_the_end, strict=True)]
+    turned = (x if same else x[..., ::-1] for x, same in zip(at_the_end, unpadded, strict=True))
+    yield Variant("masks and tokens padded at the beginning", tuple(map(np.ascontiguousarray, turned)))
+    for name, sizes in _SIZES.items():
+        yield Variant(name, tuple(_scaled(x, sizes) for x in arrays))
+
+
+def _equal(some: tuple[Array, ...], others: tuple[Array, ...]) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(some, others, strict=True))
+
+
+def _shortened(
+    arrays: tuple[Array, ...],
+    shares: Sequence[float],
+    shorten: Sequence[Callable[[Array, Sequence[float]], Array | None]],
+) -> tuple[Array, ...]:
+    """Examples, each shortened as the first of some ways does that knows what it is."""
+    return tuple(next((y for way in shorten if (y := way(x, shares)) is not None), x) for x in arrays)
+
+
+def _share(shares: Sequence[float], row: int) -> float:
+    return shares[row % len(shares)]
+
+
+def _lengths(x: Array, shares: Sequence[float]) -> Array | None:
+    """Of one whole number a row, others from 1 to the largest; None of anything else."""
+    if not np.issubdtype(x.dtype, np.integer) or x[0].size != 1 or x.max() < 2:
+        return None
+    least, most = min(1, int(x.min())), int(x.max())
+    values = [least + round(_share(shares, row) * (most - least)) for row in range(len(x))]
+    return np.array(values, x.dtype).reshape(x.shape)
+
+
+def _padded_mask(x: Array, shares: Sequence[float]) -> Array | None:
+    """Of zeros and ones, rows whose ends are what their beginnings are not; None of anything else.
+
+    Where all is 0, as in a mask that says what to leave out, ends become 1.
+    """
+    if x.ndim < 2 or x.shape[-1] < 2 or not np.isin(x, (0, 1)).all():
+        return None
+    first = x[..., :1]
+    other = 1 - first.astype(np.int64) if (first == first.flat[0]).all() else np.zeros_like(first)
+    return _with_ends(x, shares, other.astype(x.dtype))
+
+
+def _padded_tokens(x: Array, shares: Sequence[float], padding: int) -> Array | None:
+    """Of whole numbers in a row, rows that end in padding; None of anything else."""
+    if x.ndim != 2 or x.shape[1] < 2 or not np.issubdtype(x.dtype, np.integer) or x.min() < 0 or x.max() < 2:
+        return None
+    return _with_ends(x, shares, np.full((len(x), 1), padding, x.dtype))
+
+
+def _with_ends(x: Array, shares: Sequence[float], other: Array) -> Array:
+    """The rows, of which only a share is left, and at least one entry; behind it stands `other`."""
+    steps = x.shape[-1]
+    kept = np.array([max(1, round(_share(shares, row) * steps)) for row in range(len(x))])
+    stays = np.arange(steps) < kept.reshape(-1, *[1] * (x.ndim - 1))
+    return np.where(stays, x, other)
+
+
+def _scaled(x: Array, sizes: Sequence[float]) -> Array:
+    """Floats that are no mask, each row times a number."""
+    if not np.issubdtype(x.dtype, np.floating) or np.isin(x, (0, 1)).all():
+        return x
+    factors = np.array([_share(sizes, row) for row in range(len(x))])
+    scaled: Array = (x * factors.reshape(-1, *[1] * (x.ndim - 1))).astype(x.dtype)
+    return scaled
+
+
+def steady(
+    run: Callable[[tuple[Array, ...]], tuple[Array, ...]],
+    inputs: tuple[Array, ...],
+    like: tuple[Array, ...],
+    tolerance: float,
+) -> bool:
+    """Whether a network takes some rows, and answers them so that a comparison of its answers says something.
+
+    It does not where an answer is not finite, or where a change of the inputs far below the tolerance moves it: a
+    program, which computes in another order, may then rightly answer otherwise.
+
+    Args:
+        run: the network with nothing dropped.
+        inputs: `[rows, ...]` each.
+        like: its outputs for the examples, in whose shapes these must be but for the rows.
+        tolerance: how far a program may be from the network.
+    """
+    try:
+        outputs = run(inputs)
+        shaken = run(tuple(_shaken(x, _SHAKEN * tolerance) for x in inputs))
+    except Exception:  # whatever the network's code raises for rows that it does not take
+        return False
+    wanted = [(len(inputs[0]), *x.shape[1:]) for x in like]
+    if any([x.shape for x in found] != wanted for found in (outputs, shaken)):
+        return False
+    return all(
+        np.isfinite(a).all() and np.isfinite(b).all() and _distance(a, b) <= _MOVED * tolerance
+        for a, b in zip(outputs, shaken, strict=True)
+    )
+
+
+def _shaken(x: Array, share: float) -> Array:
+    if not np.issubdtype(x.dtype, np.floating) or np.isin(x, (0, 1)).all():
+        return x
+    noise: npt.NDArray[np.float64] = np.random.default_rng(_SEED).uniform(-share, share, x.shape)
+    shaken: Array = (x * (1.0 + noise) + noise * 1e-3).astype(x.dtype)
+    return shaken
+
+
+def _distance(a: Array, b: Array) -> float:
+    return float(np.abs(a.astype(np.float64) - b).max(initial=0.0) / max(1.0, np.abs(b).max(initial=0.0)))
