@@ -167,6 +167,12 @@ MIXING = {
     "unpadded by truth": (unpadded, embedded, (words(3), FULL > 0), (words(6, 1), masks_of(LENGTHS) > 0)),
     "unpadded by what is ignored": (ignored, embedded, (words(3), FULL < 1), (words(6, 1), masks_of(LENGTHS) < 1)),
     "trimmed": (trimmed, embedded, (words(3), FULL), (words(6, 1), masks_of(LENGTHS))),
+    "trimmed by a mask of floats": (
+        trimmed,
+        embedded,
+        (words(3), FULL.astype(np.float32)),
+        (words(6, 1), masks_of(LENGTHS).astype(np.float32)),
+    ),
     "trimmed at the beginning": (
         trimmed_at_the_beginning,
         embedded,
