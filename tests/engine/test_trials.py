@@ -167,6 +167,12 @@ MIXING = {
     "unpadded by truth": (unpadded, embedded, (words(3), FULL > 0), (words(6, 1), masks_of(LENGTHS) > 0)),
     "unpadded by what is ignored": (ignored, embedded, (words(3), FULL < 1), (words(6, 1), masks_of(LENGTHS) < 1)),
     "trimmed": (trimmed, embedded, (words(3), FULL), (words(6, 1), masks_of(LENGTHS))),
+    "trimmed by a mask of floats": (
+        trimmed,
+        embedded,
+        (words(3), FULL.astype(np.float32)),
+        (words(6, 1), masks_of(LENGTHS).astype(np.float32)),
+    ),
     "trimmed at the beginning": (
         trimmed_at_the_beginning,
         embedded,
@@ -292,15 +298,15 @@ def test_a_network_that_answers_each_row_by_itself_is_run_as_before(case):
     assert Engine.from_module(Custom(forward, **parts()), given(examples)).program.strategy == strategy
 
 
-def test_dropout_that_the_examples_do_not_show_is_refused_in_a_sentence():
+def test_dropout_that_the_examples_do_not_show_is_no_reason_to_run_each_row_alone():
     def forward(self, x):
         hidden = self.drop(F.relu(self.first(x)))
-        return self.exit(F.dropout(hidden, 0.1, self.training)) if x.abs().max() > 30 else self.out(hidden)
+        return self.exit(F.dropout(hidden, 0.1, self.training)) if (x.abs() > 30).all() else self.out(hidden)
 
-    with pytest.raises(
-        UnsupportedModelError, match=r"takes .*rows.*cannot take masks: \(network\) makes a random call"
-    ):
-        Engine.from_module(Custom(forward, **layered()), ORDINARY)
+    engine = Engine.from_module(Custom(forward, **layered()), ORDINARY)
+    assert engine.program.strategy == "whole"
+    with pytest.raises(UnsupportedModelError, match="not made when sites were looked for"):
+        engine.predict(np.full((1, 8), 99, np.float32), 5)
 
 
 @pytest.mark.parametrize("fault", ["order", "size"])

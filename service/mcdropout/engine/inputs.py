@@ -79,13 +79,21 @@ def row_axes(x: Inputs, given: int | Sequence[int] | Mapping[str, int]) -> tuple
 
 
 def as_examples(x: Inputs, axes: Sequence[int], rows: int) -> tuple[Array, ...]:
-    """Example inputs, each brought to `[rows, ...]`, with rows that differ.
+    """Example inputs, each brought to `[rows, ...]`, with rows that differ, but for masks in floats.
+
+    These are zeros and ones in the shape of an input of whole numbers; fractions would be no mask.
 
     Raises:
         InvalidInputError: one of them is no array, or holds no row.
     """
     given = [_rows_first(value, axis) for value, axis in zip(as_tuple(x), axes, strict=True)]
-    return tuple(unlike_rows(with_rows(value, rows), len(value)) for value in given)
+    tokens = {value.shape for value in given if np.issubdtype(value.dtype, np.integer)}
+    return tuple(
+        with_rows(value, rows)
+        if value.shape in tokens and np.issubdtype(value.dtype, np.floating) and np.isin(value, (0, 1)).all()
+        else unlike_rows(with_rows(value, rows), len(value))
+        for value in given
+    )
 
 
 def _rows_first(x: OneInput, row_axis: int) -> Array:

@@ -91,7 +91,8 @@ def varied(arrays: tuple[Array, ...], padding: int = 0) -> list[Variant]:
 
 def _all(arrays: tuple[Array, ...], padding: int) -> Iterator[Variant]:
     yield Variant("rows in another order", tuple(np.ascontiguousarray(x[::-1]) for x in arrays))
-    yield Variant("more rows", tuple(unlike_rows(with_rows(x, _MORE_ROWS), len(x)) for x in arrays))
+    more = (with_rows(x, _MORE_ROWS) for x in arrays)
+    yield Variant("more rows", tuple(x if _is_mask(x) else unlike_rows(x, len(arrays[0])) for x in more))
     padded_tokens = partial(_padded_tokens, padding=padding)
     for end, shares in _LENGTHS.items():
         for what, shorten in (
@@ -135,12 +136,16 @@ def _lengths(x: Array, shares: Sequence[float]) -> Array | None:
     return np.array(values, x.dtype).reshape(x.shape)
 
 
+def _is_mask(x: Array) -> bool:
+    return bool(np.isin(x, (0, 1)).all())
+
+
 def _padded_mask(x: Array, shares: Sequence[float]) -> Array | None:
     """Of zeros and ones, rows whose ends are what their beginnings are not; None of anything else.
 
     Where all is 0, as in a mask that says what to leave out, ends become 1.
     """
-    if x.ndim < 2 or x.shape[-1] < 2 or not np.isin(x, (0, 1)).all():
+    if x.ndim < 2 or x.shape[-1] < 2 or not _is_mask(x):
         return None
     first = x[..., :1]
     other = 1 - first.astype(np.int64) if (first == first.flat[0]).all() else np.zeros_like(first)
@@ -164,7 +169,7 @@ def _with_ends(x: Array, shares: Sequence[float], other: Array) -> Array:
 
 def _scaled(x: Array, sizes: Sequence[float]) -> Array:
     """Floats that are no mask, each row times a number."""
-    if not np.issubdtype(x.dtype, np.floating) or np.isin(x, (0, 1)).all():
+    if not np.issubdtype(x.dtype, np.floating) or _is_mask(x):
         return x
     factors = np.array([_share(sizes, row) for row in range(len(x))])
     scaled: Array = (x * factors.reshape(-1, *[1] * (x.ndim - 1))).astype(x.dtype)
@@ -203,7 +208,7 @@ def steady(
 
 
 def _shaken(x: Array, share: float) -> Array:
-    if not np.issubdtype(x.dtype, np.floating) or np.isin(x, (0, 1)).all():
+    if not np.issubdtype(x.dtype, np.floating) or _is_mask(x):
         return x
     noise: npt.NDArray[np.float64] = np.random.default_rng(_SEED).uniform(-share, share, x.shape)
     shaken: Array = (x * (1.0 + noise) + noise * 1e-3).astype(x.dtype)

@@ -268,11 +268,8 @@ def each_alone(runtime: Runtime, source: MaskSource, inputs: tuple[Array, ...], 
     return tuple(np.concatenate(outputs) for outputs in zip(*alone, strict=True))
 
 
-def tried(
-    eager: Runtime, source: MaskSource, variant: Variant, number: int, tolerance: float
-) -> tuple[Trial, Check] | None:
-    """What a network answers to a variant of the examples, and whether a row alone is answered as beside the others;
-    None where an answer is not finite, so that it says nothing.
+def tried(eager: Runtime, source: MaskSource, variant: Variant, number: int, tolerance: float) -> tuple[Trial, Check]:
+    """What a network answers to a variant of the examples, and whether a row alone is answered as beside the others.
 
     Args:
         eager: the network under masks.
@@ -280,12 +277,15 @@ def tried(
         variant: the rows.
         number: of the pass whose masks they get.
         tolerance: how far the answers may be apart.
+
+    Raises:
+        ArithmeticError: an answer is not finite, so that it says nothing.
     """
     masks = _masks_of(source, len(variant.inputs[0]), number)
     together = run_pairs(eager, variant.inputs, masks)
     alone = each_alone(eager, source, variant.inputs, masks)
     if not all(np.isfinite(out).all() for out in (*together, *alone)):
-        return None
+        raise ArithmeticError(f"with {variant.name} an answer is NaN or infinite")
     check = close(_ROWS, alone, together, tolerance)
     return (
         Trial(variant.name, variant.inputs, number, together),

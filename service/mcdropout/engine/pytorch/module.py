@@ -9,7 +9,7 @@ from torch import nn
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.checks import Check
-from mcdropout.engine.errors import EngineError, InvalidInputError, UnsupportedModelError, first_line
+from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError, first_line
 from mcdropout.engine.faults import refusing
 from mcdropout.engine.findings import Finding, findings_of_sites
 from mcdropout.engine.inputs import Inputs, InputSpec, as_axis, as_examples, row_axes
@@ -78,11 +78,8 @@ class ModuleSubject:
         self._state = {name: value.clone() for name, value in network.origin.state_dict().items()}
 
     def _tried(self) -> tuple[Trial, ...]:
-        """What it answers to variants of the examples; every row by itself from then on, where rows mix in some.
-
-        Raises:
-            UnsupportedModelError: the network takes rows that it cannot be given masks for.
-        """
+        """What it answers to variants of the examples; every row by itself from then on, where rows mix in some, or can
+        be given masks only so."""
         rows = len(self.arrays[0])
         kept = self.source.keep_everything(rows)
         like = run_pairs(self.eager, self.arrays, kept)
@@ -94,18 +91,22 @@ class ModuleSubject:
         variants = [each for each in varied(self.arrays, _padding(self.network.origin)) if self._takes(each, like)]
         number = telling_passes(self.source, rows)[-1]
         found = [self._try(each, number) for each in variants]
-        if mixes or any(isinstance(each, str) or (each and not each[1].passed) for each in found):
-            self.network.alone = True
-            if self._baseline is not None:
-                self._baseline.alone = True
-            run_pairs(self.eager, self.arrays, kept)  # finds out whether it can be mapped
-            found = [self._try(each, number) for each in variants]
-        for variant, each in zip(variants, found, strict=True):
-            if isinstance(each, str):
-                raise UnsupportedModelError(
-                    f"the network takes {variant.name}, but there its dropout cannot take masks: {each}"
-                )
-        return tuple(each[0] for each in found if each is not None and not isinstance(each, str))
+        mix = mixes is not None or any(not alike.passed for _, alike in filter(None, found))
+        if mix or None in found:
+            self._run_alone(True)
+            by_itself = [self._try(each, number) for each in variants]
+            if mix or by_itself.count(None) < found.count(None):
+                found = by_itself
+            else:  # no row is answered that was not before
+                self._run_alone(False)
+        return tuple(trial for trial, _ in filter(None, found))
+
+    def _run_alone(self, alone: bool) -> None:
+        """Run each row as a batch of its own from now on, or all together."""
+        for network in filter(None, (self.network, self._baseline)):
+            network.alone = alone
+        if alone:  # finds out whether it can be mapped
+            run_pairs(self.eager, self.arrays, self.source.keep_everything(len(self.arrays[0])))
 
     def _takes(self, variant: Variant, like: tuple[Array, ...]) -> bool:
         """Whether the network itself answers some rows, with nothing dropped."""
@@ -119,22 +120,16 @@ class ModuleSubject:
 
         return steady(run, variant.inputs, like, self.tolerance)
 
-    def _try(self, variant: Variant, number: int) -> tuple[Trial, Check] | str | None:
-        """What the network answers to some rows, and whether it does so to each alone; why it cannot be given masks
-        for them; or None where it cannot itself answer each of them alone."""
+    def _try(self, variant: Variant, number: int) -> tuple[Trial, Check] | None:
+        """What the network answers to some rows, and whether it does so to each alone; None where it does not.
+
+        A request that brings such rows then gets an error: the network's code does not take them one by one, or makes
+        random calls for them that the examples did not show.
+        """
         try:
             return tried(self.eager, self.source, variant, number, self.tolerance)
-        except Exception as error:  # whatever the network's code raises of what its dropout left
-            rows = [
-                [torch.from_numpy(x[row : row + 1]) for x in variant.inputs] for row in range(len(variant.inputs[0]))
-            ]
-            try:
-                answers = [out for row in rows for out in self.network.eval_outputs(row)]
-            except Exception:
-                return None
-            if not all(out.isfinite().all() for out in answers):
-                return None
-            return str(error) if isinstance(error, EngineError) else first_line(error)
+        except Exception:  # whatever the network's code raises of what its dropout left
+            return None
 
     def eval_outputs(self) -> tuple[Array, ...]:
         """`module.eval()(arrays)`."""
