@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import sys
+from contextlib import suppress
 from importlib.machinery import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -38,7 +39,9 @@ def load_network(bundle: Bundle) -> nn.Module:
         network.load_state_dict(_read_weights(weights))
     except RuntimeError as error:
         raise BundleError(f"{weights}: the weights do not fit {manifest.network}: {error}") from error
-    return network.eval()
+    with suppress(Exception):  # an `eval()` of its own may raise, or return nothing; the engine sets modes itself
+        network.eval()
+    return network
 
 
 def _build(bundle: Bundle, path: Path, name: str) -> nn.Module:

@@ -100,18 +100,20 @@ class Engine:
             VerificationError: it failed a check.
         """
         from mcdropout.engine.pytorch.module import understand
+        from mcdropout.engine.pytorch.private.untouched import untouched
 
         reading = Reading(task, temperature, noise_variance, interval)
         target = Target(device, runtime, sessions or SessionOptions())
-        subject = understand(
-            module,
-            example_inputs,
-            row_axis=row_axis,
-            outputs=outputs,
-            output_row_axis=output_row_axis,
-            selection=selection,
-        )
-        return cls.prepare(subject, reading, target, step_bytes)
+        with untouched(module):
+            subject = understand(
+                module,
+                example_inputs,
+                row_axis=row_axis,
+                outputs=outputs,
+                output_row_axis=output_row_axis,
+                selection=selection,
+            )
+            return cls.prepare(subject, reading, target, step_bytes)
 
     @classmethod
     def from_onnx(

@@ -20,7 +20,8 @@ class EagerRuntime:
     def __init__(self, network: Network, device: str = "cpu") -> None:
         self.device = device
         self._network = network
-        self._network.module.to(device)
+        for module in (network.module, *network.hidden):
+            module.to(device)
         self._lock = threading.Lock()
 
     def prefix(self, inputs: tuple[Array, ...]) -> Frontier:

@@ -16,7 +16,8 @@ from mcdropout.engine.pytorch.cut.forms import programs
 from mcdropout.engine.pytorch.eager import EagerRuntime
 from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.pytorch.find.findings import findings_of_graph
-from mcdropout.engine.pytorch.network import Network, copy_of
+from mcdropout.engine.pytorch.network import Network, in_eval_mode
+from mcdropout.engine.pytorch.private.copies import private_copy
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
 from mcdropout.engine.runtimes.tensors import to_array
@@ -76,9 +77,7 @@ class ModuleSubject:
         """Whether its modules are in the modes that they ought to be in, and nothing in it has moved."""
         origin, masked = self.network.origin, self.network.module.state_dict()
         moved = [name for name, value in origin.state_dict().items() if not torch.equal(value, self._state[name])]
-        as_copied = copy_of(origin)
-        as_copied.eval()
-        copied = as_copied.state_dict().items()
+        copied = in_eval_mode(private_copy(origin)).state_dict().items()
         moved += [name for name, value in copied if not torch.equal(value.cpu(), masked[name].cpu())]
         still = Check("no parameter and no buffer moved by a bit", not moved, f"moved: {', '.join(moved) or 'none'}")
         return [_stayed_in_eval(self.network), still]
@@ -148,7 +147,7 @@ def dropout_mixes_rows(network: Network, eager: Runtime, source: MaskSource, inp
 
 
 def _stayed_in_eval(network: Network) -> Check:
-    training = {path for path, part in network.module.named_modules() if part.training}
+    training = network.training
     astray, silent = training - network.awake, network.awake - training
     detail = f"out of eval mode: {_listed(training)}"
     if astray:
