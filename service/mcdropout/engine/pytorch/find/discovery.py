@@ -21,6 +21,7 @@ from mcdropout.engine.pytorch.find.reach import reached, same_outputs
 from mcdropout.engine.pytorch.network import Draw, Known, Network, Recording, Tracked
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
 from mcdropout.engine.pytorch.private.outside import Watch
+from mcdropout.engine.pytorch.private.untouched import while_copied
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.selection import Selection, select, site_off
 from mcdropout.engine.sites import Site, SiteOff, site_name
@@ -68,7 +69,8 @@ def discover(
     """
     watch = Watch(module)
     with watch.enforced():
-        copied = private_copy(module)
+        with while_copied(module):
+            copied = private_copy(module)
         _check_hidden(copied)
         explorer = _Explorer(copied.module, signature or Signature(), inputs, watch)
         return explorer.explore(selection or Selection())

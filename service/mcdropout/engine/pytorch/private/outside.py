@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.pytorch.private.held import Function, walk
+from mcdropout.engine.pytorch.private.restoring import Restore, kept
 
 _NAMING = ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL")
 
@@ -37,7 +38,7 @@ class Watch:
         self._paths = {id(x): path for path, x in things if isinstance(x, nn.Module | Tensor)}
         self._kept: list[Any] = [x for _, x in things]  # so that no other object is given the number of one
         self._ran: set[int] = set()
-        self._buffers: list[tuple[Tensor, Tensor]] = []
+        self._restores: list[Restore] = []
         self._running: list[nn.Module] = []
         self._suspects: dict[int, str] = {}
         self._message: str | None = None
@@ -56,8 +57,8 @@ class Watch:
             pass
         finally:
             if self._message is not None:
-                for buffer, before in self._buffers:
-                    buffer.detach().copy_(before)
+                for restore in self._restores:
+                    restore()
                 raise UnsupportedModelError(self._message) from None
 
     @contextmanager
@@ -92,9 +93,8 @@ class Watch:
         if id(module) in self._paths:
             self._reach(f"{self._name(module)} ({type(module).__name__}) of the network that was handed over ran")
         self._running.append(module)
-        for buffer in module._buffers.values():
-            if buffer is not None and id(module) not in self._ran:
-                self._buffers.append((buffer, buffer.detach().clone()))
+        if id(module) not in self._ran:
+            self._restores += kept(buffer for buffer in module._buffers.values() if buffer is not None)
         if any(x is not None for x in (*module._parameters.values(), *module._buffers.values())):
             self._suspect(module, f"{type(module).__name__}, which has weights or buffers,")
 

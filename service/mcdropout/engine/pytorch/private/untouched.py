@@ -1,11 +1,9 @@
 """What code of a user's network may reach although a copy of it runs, and is put back: its classes, global variables, and
 what PyTorch, NumPy and Python hold for a whole process."""
 
-import copy
 import functools
 import random
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mcdropout.engine.pytorch.private.held import Cached, Function, is_instance, is_plain, slots, walk
+from mcdropout.engine.pytorch.private.held import Function, is_instance, is_plain, walk
 from mcdropout.engine.pytorch.private.outside import globals_named, is_users
+from mcdropout.engine.pytorch.private.restoring import CONTAINERS, Restore, kept
 
-Restore = Callable[[], None]
-_CONTAINERS = (dict, list, set, deque, bytearray)
 _SPECIAL = ("__dict__", "__weakref__", "__doc__", "__annotations__", "__abstractmethods__", "_abc_impl")
 
 
@@ -29,9 +26,9 @@ def untouched(module: nn.Module) -> Iterator[None]:
     copy that reaches it is served.
     """
     things = [x for _, x in walk(module)]
-    owned = list(_kept(x for x in things if isinstance(x, nn.Module) or is_instance(x) or isinstance(x, _CONTAINERS)))
+    owned = list(_owned(things))
     carried = [x for function in things if isinstance(function, Function) for _, x in walk(function, _is_inside)]
-    reachable = [*_of_process(), *_of_classes(things), *_of_globals(things), *_kept(carried)]
+    reachable = [*_of_process(), *_of_classes(things), *_of_globals(things), *kept(carried)]
     try:
         yield
     except BaseException:
@@ -39,6 +36,20 @@ def untouched(module: nn.Module) -> Iterator[None]:
         raise
     finally:
         _call_all(reachable)
+
+
+@contextmanager
+def while_copied(module: nn.Module) -> Iterator[None]:
+    """While it is entered, the network may be copied; what its own code writes to it meanwhile is put back."""
+    owned = list(_owned(x for _, x in walk(module)))
+    try:
+        yield
+    finally:
+        _call_all(owned)
+
+
+def _owned(things: Iterable[Any]) -> Iterator[Restore]:
+    return kept(x for x in things if isinstance(x, (nn.Module, *CONTAINERS)) or is_instance(x))
 
 
 def _call_all(restores: Iterable[Restore]) -> None:
@@ -103,83 +114,9 @@ def _kept_within(values: Iterable[Any], file: str | None) -> Iterator[Restore]:
     """Of some values what they hold, as long as that is a container, or of a class that is defined in `file`."""
 
     def goes_on(x: Any) -> bool:
-        return isinstance(x, (*_CONTAINERS, tuple)) or (_is_inside(x) and type(x).__module__ == file)
+        return isinstance(x, (*CONTAINERS, tuple)) or (_is_inside(x) and type(x).__module__ == file)
 
     for value in values:
         if not is_plain(value):
             found = [x for _, x in walk(value, goes_on)]
-            yield from _kept(x for x in found if goes_on(x) or not is_instance(x))
-
-
-def _kept(things: Iterable[Any]) -> Iterator[Restore]:
-    """For each thing that can change, what puts it back."""
-    for x in things:
-        if isinstance(x, nn.Module) or is_instance(x):
-            attributes = {name: getattr(x, name) for name in slots(x) if hasattr(x, name)}
-            if hasattr(x, "__dict__"):
-                yield functools.partial(_restore_dict, vars(x), list(vars(x).items()))
-            if attributes:
-                yield functools.partial(_restore_slots, x, attributes)
-        if isinstance(x, dict):
-            yield functools.partial(_restore_dict, x, list(dict.items(x)))
-        elif isinstance(x, list | deque | bytearray):
-            yield functools.partial(_restore_list, x, list(x))
-        elif isinstance(x, set):
-            yield functools.partial(_restore_set, x, set(x))
-        elif isinstance(x, Tensor):
-            yield functools.partial(_restore_tensor, x, x._version, x.detach().clone())
-        elif isinstance(x, np.ndarray):
-            yield functools.partial(_restore_array, x, x.copy())
-        elif isinstance(x, np.random.Generator):
-            yield functools.partial(setattr, x.bit_generator, "state", copy.deepcopy(x.bit_generator.state))
-        elif isinstance(x, np.random.RandomState):
-            yield functools.partial(x.set_state, x.get_state())
-        elif isinstance(x, random.Random):
-            yield functools.partial(x.setstate, x.getstate())
-        elif isinstance(x, torch.Generator):
-            yield functools.partial(x.set_state, x.get_state())
-        elif isinstance(x, Cached):
-            yield functools.partial(_forget, x, x.cache_info().misses)
-
-
-def _restore_dict(x: dict[Any, Any], before: list[tuple[Any, Any]]) -> None:
-    now = dict.items(x)  # what a class of its own may do when it is asked for an entry is not wanted here
-    if len(now) != len(before) or any(a is not c or b is not d for (a, b), (c, d) in zip(now, before, strict=True)):
-        kind = OrderedDict if isinstance(x, OrderedDict) else dict
-        kind.clear(x)
-        for key, value in before:
-            kind.__setitem__(x, key, value)
-
-
-def _restore_list(x: Any, before: list[Any]) -> None:
-    if len(x) != len(before) or any(a is not b for a, b in zip(x, before, strict=True)):
-        x.clear()
-        x.extend(before)
-
-
-def _restore_set(x: set[Any], before: set[Any]) -> None:
-    if x != before:
-        x.clear()
-        x.update(before)
-
-
-def _restore_slots(x: Any, before: dict[str, Any]) -> None:
-    for name, value in before.items():
-        if getattr(x, name, before) is not value:
-            object.__setattr__(x, name, value)
-
-
-def _restore_tensor(x: Tensor, version: int, before: Tensor) -> None:
-    if x._version != version:
-        x.detach().copy_(before)
-
-
-def _restore_array(x: Any, before: Any) -> None:
-    if x.dtype.hasobject or not np.array_equal(x, before, equal_nan=x.dtype.kind in "fc"):
-        x[...] = before
-
-
-def _forget(x: Any, misses: int) -> None:
-    """What a cache took in may be tensors of an export, which hold no numbers."""
-    if x.cache_info().misses != misses:
-        x.cache_clear()
+            yield from kept(x for x in found if goes_on(x) or not is_instance(x))
