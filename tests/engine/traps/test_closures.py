@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mcdropout.engine import Engine, UnsupportedModelError
+from mcdropout.engine import Engine, UnsupportedModelError, VerificationError
 from tests.engine.networks import Custom
 
 X = torch.linspace(-1, 1, 32).reshape(4, 8)
@@ -403,8 +403,19 @@ class TestModulesThatAreNotRegistered:
     def test_whose_normalization_no_eval_reaches_are_refused(self):
         module = Custom(lambda self, x: self.layers[2](self.layers[1](self.layers[0](x))))
         module.layers = [nn.BatchNorm1d(8), nn.Dropout(P), nn.Linear(8, 3)]
-        with pytest.raises(UnsupportedModelError, match=r"layers\.0 \(BatchNorm1d\) is in train mode, .* nn\.ModuleList"):
+        with pytest.raises(UnsupportedModelError, match=r"layers\.0 \(BatchNorm1d\) is in train mode, .* nn\.Mod"):
             Engine.from_module(module.eval(), X, "regression", runtime="eager")
+
+    def test_that_count_in_a_buffer_are_refused(self):
+        def counts(self, x):
+            self.count += 1
+            return x
+
+        counting = Custom(counts)
+        counting.register_buffer("count", torch.zeros(()))
+        module = Custom(lambda self, x: self.rest(self.layers[0](x)), layers=[counting], rest=function_over_layers())
+        with pytest.raises(VerificationError, match=r"moved: layers\.0\.count"):
+            Engine.from_module(module, X, "regression", runtime="eager")
 
 
 WHOLE = Parts()
@@ -484,7 +495,10 @@ OUTSIDE = {
     "a weight of a global network": (global_weight, "WHOLE"),
     "a flag of a global network": (global_flag, "WHOLE"),
     "a global dropout": (lambda: with_a_global(lambda x: PART(x)), "Dropout, which draws, that is no part"),
-    "a global backbone": (lambda: with_a_global(lambda x: BACKBONE(x)), "which has weights or buffers, that is no part"),
+    "a global backbone": (
+        lambda: with_a_global(lambda x: BACKBONE(x)),
+        "has weights or buffers, that is no part",
+    ),
     "a global parameter": (lambda: with_a_global(lambda x: x * FREE), r"a parameter of shape \[8\]"),
     "a dropout of the class": (ClassLevel, "Dropout, which draws, that is no part"),
     "an object that cannot be copied": (closure_over_what_cannot_be_copied, r"a \(Linear\) of the network"),

@@ -1,4 +1,4 @@
-"""Traps of users' own Monte Carlo dropout: modes that their networks set themselves, against which `eval()` does nothing.
+"""Traps of users' own Monte Carlo dropout: networks that set modes themselves, against which `eval()` does nothing.
 
 The baseline is the network with its dropout off; batch norm stays in eval mode.
 """
@@ -25,7 +25,12 @@ class Net(nn.Module):
     def __init__(self, dropout=None):
         super().__init__()
         torch.manual_seed(0)
-        self.a, self.n, self.d, self.o = nn.Linear(8, 16), nn.BatchNorm1d(16), dropout or nn.Dropout(P), nn.Linear(16, 3)
+        self.a, self.n, self.d, self.o = (
+            nn.Linear(8, 16),
+            nn.BatchNorm1d(16),
+            dropout or nn.Dropout(P),
+            nn.Linear(16, 3),
+        )
         with torch.no_grad():
             self.n.running_mean.uniform_(-1, 1)
             self.n.running_var.uniform_(0.5, 2)
@@ -272,7 +277,15 @@ HABITS = {
     },
     **{
         f"dropout that is {kind.__name__}": lambda kind=kind: Net(kind(P) if issubclass(kind, nn.Dropout) else kind())
-        for kind in (AlwaysOn, ReturnsNothing, IgnoresItsMode, TurnsItselfOn, TurnsItselfOnAndOff, OnByProperty, OnUnlessAsked)
+        for kind in (
+            AlwaysOn,
+            ReturnsNothing,
+            IgnoresItsMode,
+            TurnsItselfOn,
+            TurnsItselfOnAndOff,
+            OnByProperty,
+            OnUnlessAsked,
+        )
     },
     "eval that is replaced": eval_replaced,
     "eval that is replaced by a method": eval_replaced_by_a_method,

@@ -20,7 +20,7 @@ class EagerRuntime:
     def __init__(self, network: Network, device: str = "cpu") -> None:
         self.device = device
         self._network = network
-        for module in (network.module, *network.hidden):
+        for module in (network.module, *network.copied.hidden.values()):
             module.to(device)
         self._lock = threading.Lock()
 

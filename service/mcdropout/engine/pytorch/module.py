@@ -75,10 +75,11 @@ class ModuleSubject:
 
     def own_checks(self) -> list[Check]:
         """Whether its modules are in the modes that they ought to be in, and nothing in it has moved."""
-        origin, masked = self.network.origin, self.network.module.state_dict()
+        origin, masked = self.network.origin, self.network.copied.state()
         moved = [name for name, value in origin.state_dict().items() if not torch.equal(value, self._state[name])]
-        copied = in_eval_mode(private_copy(origin)).state_dict().items()
-        moved += [name for name, value in copied if not torch.equal(value.cpu(), masked[name].cpu())]
+        as_copied = private_copy(origin)
+        in_eval_mode(as_copied)
+        moved += [name for name, value in as_copied.state().items() if not torch.equal(value.cpu(), masked[name].cpu())]
         still = Check("no parameter and no buffer moved by a bit", not moved, f"moved: {', '.join(moved) or 'none'}")
         return [_stayed_in_eval(self.network), still]
 

@@ -65,7 +65,7 @@ class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def in_eval_mode(copied: Copy) -> nn.Module:
-    """A private copy in eval mode, whatever its own `eval()` does, which may switch dropout on, raise, or do nothing."""
+    """A private copy in eval mode, whatever its own `eval()` does: it may switch dropout on, raise, or do nothing."""
     _call_of_its_own(copied.module.eval)
     for part in copied.parts.values():
         part.training = False
@@ -92,7 +92,8 @@ class Tracked:
     """A private copy of a module, in eval mode, that knows which of its parts is running.
 
     Attributes:
-        module: the copy.
+        copied: the copy.
+        module: the network in it.
         parts: its modules by their paths, those that are not registered too.
         failed: the path of the innermost module that raised, where the last run ended so.
         stuck: the paths of modules that stay in a mode whatever they are put into.
@@ -110,11 +111,10 @@ class Tracked:
         """
         copied = private_copy(module)
         self.module, self.parts = in_eval_mode(copied), copied.parts
-        self.hidden = copied.hidden.values()
         for tensor in copied.tensors:
             if tensor.is_leaf:
                 tensor.requires_grad_(False)
-        self._copy, self._watch = copied, watch
+        self.copied, self._watch = copied, watch
         self.failed: str | None = None
         self.restless = False
         self._running: list[tuple[str, tuple[Any, ...]]] = []
@@ -148,7 +148,7 @@ class Tracked:
 
     @contextmanager
     def answering(self, answer: Callable[[Call], Mask]) -> Iterator[None]:
-        """While it is entered, `answer` gives the mask of every random call. Modes that the pass changes are put back."""
+        """While it is entered, `answer` gives the mask of every random call. Modes that a pass changes are put back."""
         self._running.clear()
         self.failed = None
         modes = [(part, part.training) for part in self.parts.values()]
@@ -213,11 +213,11 @@ class Tracked:
         draws = _Draws(self._path)
         with ExitStack() as entered:
             if self._watch is not None:
-                entered.enter_context(self._watch.running(self.parts.values(), self._copy.tensors))
+                entered.enter_context(self._watch.running(self.parts.values(), self.copied.tensors))
             entered.enter_context(torch.random.fork_rng(devices=[]))
             entered.enter_context(torch.set_grad_enabled(answer is not None))
             torch.manual_seed(seed)
-            self._copy.seed(seed)
+            self.copied.seed(seed)
             entered.enter_context(draws)
             entered.enter_context(self.answering(kept))
             copies = [x.clone() for x in inputs]
@@ -288,9 +288,9 @@ class Network:
         return frozenset(path for path, part in tracked.parts.items() if part.training and path not in tracked.stuck)
 
     @property
-    def hidden(self) -> tuple[nn.Module, ...]:
-        """Modules of the copy that are not registered in it: they lie in lists, or in closures of its functions."""
-        return tuple(self._tracked.hidden)
+    def copied(self) -> Copy:
+        """The copy, with what it holds that is not registered in it."""
+        return self._tracked.copied
 
     @property
     def origin(self) -> nn.Module:

@@ -81,8 +81,8 @@ def _check_hidden(copied: Copy) -> None:
     for path, part in copied.hidden.items():
         if isinstance(part, _NormBase) and part.training and part.running_mean is not None:
             raise UnsupportedModelError(
-                f"{path} ({type(part).__name__}) is in train mode, from which no eval() of the network takes it, because "
-                "it is not registered; one that lies in an attribute, in nn.ModuleList or in nn.ModuleDict is accepted"
+                f"{path} ({type(part).__name__}) is in train mode, from which no eval() takes it, because it is not "
+                "registered; one that lies in an attribute, in nn.ModuleList or in nn.ModuleDict is accepted"
             )
 
 

@@ -28,6 +28,7 @@ from mcdropout.engine.pytorch.private.held import (
     is_empty,
     is_instance,
     is_plain,
+    is_users,
     slots,
     walk,
 )
@@ -54,9 +55,15 @@ class Copy:
 
     @property
     def hidden(self) -> dict[str, nn.Module]:
-        """Those of its parts that are not registered."""
+        """Those of its parts that are not registered, by their paths."""
         registered = {id(part) for part in self.module.modules()}
         return {path: part for path, part in self.parts.items() if id(part) not in registered}
+
+    def state(self) -> dict[str, Tensor]:
+        """Its state, with that of its hidden parts."""
+        parts = [("", self.module), *((f"{path}.", part) for path, part in self.hidden.items())]
+        values = ((prefix + name, value) for prefix, part in parts for name, value in part.state_dict().items())
+        return {name: value for name, value in values if isinstance(value, Tensor)}
 
     def seed(self, seed: int) -> None:
         """Seed its generators: copies would all draw the same numbers, and seem to draw none."""
@@ -69,11 +76,15 @@ class Copy:
                 generator.seed(seed)
 
 
-def private_copy(module: nn.Module) -> Copy:
+def private_copy(module: nn.Module, instead: Mapping[int, nn.Module] | None = None) -> Copy:
     """A copy that shares no module, no parameter and no buffer with the network; in the same modes, with its hooks.
 
     Functions that it holds, in attributes, hooks, containers and closures, are bound to what the copy holds. Tensors
     that a layer keeps from a forward pass, as older weight norms do, come without history.
+
+    Args:
+        module: the network; left as it is.
+        instead: what stands for some of its parts in the copy, by their `id`.
 
     Raises:
         UnsupportedModelError: it cannot be copied, or its copy shares something with it.
@@ -82,7 +93,7 @@ def private_copy(module: nn.Module) -> Copy:
     try:
         originals = {id(x): x for _, x in walk(module)}
         histories = [x for x in originals.values() if isinstance(x, Tensor) and not x.is_leaf]
-        memo: dict[int, Any] = {id(x): x.detach().clone() for x in histories}
+        memo: dict[int, Any] = {id(x): x.detach().clone() for x in histories} | dict(instead or {})
         copied: nn.Module = copy.deepcopy(module, memo)
         _Rebinding(memo, originals).rebind(copied)
         # What a function holds and cannot be copied is the user's: the way does not go on there.
@@ -151,6 +162,7 @@ class _Rebinding:
         self._done: dict[int, Any] = {}
         self._kept: list[Any] = []
         self._waiting: list[Any] = []
+        self._methods: dict[type, tuple[tuple[str, Function], ...]] = {}
 
     def rebind(self, root: Any) -> None:
         """Bind all that is reached from the copy `root`."""
@@ -196,7 +208,8 @@ class _Rebinding:
             function, *values = bound = [self._bound(value) for value in found]
             if all(a is b for a, b in zip(bound, found, strict=True)):
                 return x
-            return type(x)(function, *values[: len(x.args)], **dict(zip(x.keywords, values[len(x.args) :])))
+            named = dict(zip(x.keywords, values[len(x.args) :], strict=True))
+            return type(x)(function, *values[: len(x.args)], **named)
         if type(x) is weakref.ref:
             target = x()
             return weakref.ref(self._memo[id(target)]) if target is not None and id(target) in self._memo else x
@@ -242,7 +255,10 @@ class _Rebinding:
 
     def _bind_methods(self, module: nn.Module) -> None:
         """Give a module of a class that was defined inside of a function methods over variables of its own."""
-        for name, function in _closures(type(module)):
+        kind: type = type(module)
+        if kind not in self._methods:
+            self._methods[kind] = _closures(kind)
+        for name, function in self._methods[kind]:
             if name not in vars(module):
                 vars(module)[name] = types.MethodType(self._bound(function), module)
 
@@ -269,11 +285,10 @@ def _replace(holder: set[Any], old: Any, new: Any) -> None:
     holder.add(new)
 
 
-@functools.cache
 def _closures(kind: type) -> tuple[tuple[str, Function], ...]:
     """The methods of a class that carry modules or tensors."""
     found: dict[str, Any] = {}
-    for base in reversed(kind.__mro__):
+    for base in filter(is_users, reversed(kind.__mro__)):
         found.update(vars(base))
     methods = [(name, value) for name, value in found.items() if isinstance(value, Function)]
     return tuple(

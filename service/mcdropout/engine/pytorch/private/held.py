@@ -134,3 +134,8 @@ def carries_state(x: Any) -> bool:
             seen.add(id(value))
             waiting.append(value)
     return False
+
+
+def is_users(kind: type) -> bool:
+    """Whether a class is neither PyTorch's nor Python's."""
+    return not kind.__module__.startswith(("torch.", "builtins"))

@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 
 from mcdropout.engine.errors import UnsupportedModelError
-from mcdropout.engine.pytorch.private.held import Function, walk
+from mcdropout.engine.pytorch.private.held import Function, is_users, walk
 from mcdropout.engine.pytorch.private.restoring import Restore, kept
 
 _NAMING = ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL")
@@ -189,12 +189,7 @@ def _functions_of(things: Iterable[Any]) -> Iterator[Function]:
         yield from (x for method in methods for _, x in walk(method) if isinstance(x, Function))
 
 
-def is_users(kind: type) -> bool:
-    """Whether a class is neither PyTorch's nor Python's."""
-    return not kind.__module__.startswith(("torch.", "builtins"))
-
-
-@functools.cache
+@functools.lru_cache(4096)
 def _named(code: types.CodeType) -> frozenset[str]:
     """The global variables that code names, and the functions inside of it."""
     instructions = dis.get_instructions(code)

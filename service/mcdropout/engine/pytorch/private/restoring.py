@@ -44,7 +44,7 @@ def kept(things: Iterable[Any]) -> Iterator[Restore]:
         elif isinstance(x, random.Random):
             yield functools.partial(x.setstate, x.getstate())
         elif isinstance(x, torch.Generator):
-            yield functools.partial(x.set_state, x.get_state())
+            yield functools.partial(_restore_generator, x, x.get_state())
         elif isinstance(x, Cached):
             yield functools.partial(_forget, x, x.cache_info().misses)
 
@@ -85,6 +85,10 @@ def _restore_tensor(x: Tensor, version: int, before: Tensor, counter: Any) -> No
 def _restore_array(x: Any, before: Any) -> None:
     if x.dtype.hasobject or not np.array_equal(x, before, equal_nan=x.dtype.kind in "fc"):
         x[...] = before
+
+
+def _restore_generator(x: torch.Generator, state: Tensor) -> None:
+    x.set_state(state)
 
 
 def _forget(x: Any, misses: int) -> None:

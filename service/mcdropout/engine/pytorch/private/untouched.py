@@ -1,4 +1,4 @@
-"""What code of a user's network may reach although a copy of it runs, and is put back: its classes, global variables, and
+"""What code of a user's network reaches although a copy of it runs, and is put back: its classes, global variables, and
 what PyTorch, NumPy and Python hold for a whole process."""
 
 import functools
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mcdropout.engine.pytorch.private.held import Function, is_instance, is_plain, walk
-from mcdropout.engine.pytorch.private.outside import globals_named, is_users
+from mcdropout.engine.pytorch.private.held import Function, is_instance, is_plain, is_users, walk
+from mcdropout.engine.pytorch.private.outside import globals_named
 from mcdropout.engine.pytorch.private.restoring import CONTAINERS, Restore, kept
 
 _SPECIAL = ("__dict__", "__weakref__", "__doc__", "__annotations__", "__abstractmethods__", "_abc_impl")
@@ -63,18 +63,19 @@ def _is_inside(x: Any) -> bool:
 
 
 def _of_process() -> Iterator[Restore]:
-    states = (
-        (torch.get_default_dtype(), torch.set_default_dtype),
-        (torch.is_grad_enabled(), torch.set_grad_enabled),
-        (torch.get_rng_state(), torch.set_rng_state),
-        (np.random.get_state(), np.random.set_state),  # noqa: NPY002
-        (random.getstate(), random.setstate),
-        (torch.are_deterministic_algorithms_enabled(), torch.use_deterministic_algorithms),
-    )
-    for state, put in states:
-        yield functools.partial(put, state)
+    partial = functools.partial
+    yield partial(torch.set_default_dtype, torch.get_default_dtype())
+    yield partial(_switch_gradients, torch.is_grad_enabled())
+    yield partial(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
+    yield partial(torch.set_rng_state, torch.get_rng_state())
+    yield partial(np.random.set_state, np.random.get_state())
+    yield partial(random.setstate, random.getstate())
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         yield functools.partial(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+
+
+def _switch_gradients(on: bool) -> None:
+    torch.set_grad_enabled(on)
 
 
 def _of_classes(things: Iterable[Any]) -> Iterator[Restore]:
