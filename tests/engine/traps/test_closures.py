@@ -1,5 +1,6 @@
 """Traps of functions that hold a network's modules: a deep copy leaves them bound to the user's."""
 
+import collections
 import copy
 import functools
 import itertools
@@ -298,6 +299,54 @@ def unregistered_by_a_trick():
     return module
 
 
+def proxy_of_the_parent():
+    module = Parts()
+    vars(module)["child"] = Custom(lambda self, x: self.parent.body(x))
+    vars(module.child)["parent"] = weakref.proxy(module)
+    module.run = lambda x: module.child(x)
+    return module
+
+
+def factory_of_a_dictionary():
+    module = Parts()
+    module.others = collections.defaultdict(lambda: module.d)
+    module.run = lambda x: module.o(module.others["new"](module.n(module.a(x))))
+    return module
+
+
+Pair = collections.namedtuple("Pair", "first second")
+
+
+def named_tuple():
+    module = Parts()
+    module.pair = Pair(lambda x: module.n(module.a(x)), {module.d})
+    module.run = lambda x: module.o(next(iter(module.pair.second))(module.pair.first(x)))
+    return module
+
+
+def partial_with_attributes():
+    module = nn.Sequential(nn.Linear(8, 16), nn.Dropout(P), nn.Linear(16, 3))
+    drop = module[1]
+
+    def wrapped(part, x):
+        return part.forward.__wrapped__(x)
+
+    drop.forward = functools.update_wrapper(functools.partial(wrapped, drop), drop.forward)
+    return module
+
+
+def functional_call_of_a_network_without_values():
+    module = nn.Sequential(nn.Linear(8, 16), nn.Dropout(P), nn.Linear(16, 3))
+    values, base = {name: value.detach() for name, value in module.named_parameters()}, copy.deepcopy(module).to("meta")
+    whole = nn.Module()
+    whole.forward = lambda x: torch.func.functional_call(base, values, (x,))
+    return whole
+
+
+def compiled():
+    return torch.compile(nn.Sequential(nn.Linear(8, 16), nn.Dropout(P), nn.Linear(16, 3)), backend="eager")
+
+
 HELD = [
     lambda_over_self,
     function_over_layers,
@@ -323,6 +372,12 @@ HELD = [
     recursive_function,
     cached_function,
     unregistered_by_a_trick,
+    proxy_of_the_parent,
+    factory_of_a_dictionary,
+    named_tuple,
+    partial_with_attributes,
+    functional_call_of_a_network_without_values,
+    compiled,
 ]
 
 
@@ -358,18 +413,15 @@ def _all_modules(module):
 class TestAFunctionThatHoldsModules:
     def test_is_bound_to_those_of_the_copy(self, build, runtime):
         torch.manual_seed(0)
-        module = build()
-        for mode in (True, False):
-            module.train(mode)
-            engine = Engine.from_module(module, X, "regression", runtime=runtime)
-            assert [(site.p, site.kind) for site in engine.sites] == [(P, "element")]
-            masks = engine.masks(7, 0, 0, len(X))
-            np.testing.assert_allclose(
-                engine.outputs(X, masks)[0], under(module, map(torch.from_numpy, masks)), rtol=1e-4, atol=1e-5
-            )
-            deterministic = under(module, itertools.repeat(torch.ones(())))
-            np.testing.assert_allclose(engine.predict(X, 0).mean, deterministic, rtol=1e-4, atol=1e-5)
-            assert engine.predict(X, 50, 1).epistemic_variance.min() > 0
+        module = build().train(runtime == "eager")
+        engine = Engine.from_module(module, X, "regression", runtime=runtime)
+        assert [(site.p, site.kind) for site in engine.sites] == [(P, "element")]
+        masks = engine.masks(7, 0, 0, len(X))
+        same = under(module, map(torch.from_numpy, masks))
+        np.testing.assert_allclose(engine.outputs(X, masks)[0], same, rtol=1e-4, atol=1e-5)
+        deterministic = under(module, itertools.repeat(torch.ones(())))
+        np.testing.assert_allclose(engine.predict(X, 0).mean, deterministic, rtol=1e-4, atol=1e-5)
+        assert engine.predict(X, 50, 1).epistemic_variance.min() > 0
 
     def test_and_later_changes_of_the_users_network_change_no_answer(self, build, runtime):
         torch.manual_seed(0)
@@ -587,6 +639,23 @@ def test_a_copy_that_shares_what_it_holds_is_refused_before_anything_is_touched(
         assert not part._forward_hooks
         assert not part._forward_pre_hooks
     assert all(parameter.requires_grad for parameter in whole.parameters())
+
+
+def test_parts_that_a_network_makes_when_it_first_runs_are_its_own():
+    def forward(self, x):
+        if not hasattr(self, "late"):
+            self.late = nn.Dropout(P)
+            self.late.train(self.training)
+        return self.o(self.late(x))
+
+    engine = Engine.from_module(Custom(forward, o=nn.Linear(8, 3)), X, "regression", runtime="eager")
+    assert [site.p for site in engine.sites] == [P]
+
+
+def test_a_network_that_has_no_values_yet_is_refused():
+    module = nn.Sequential(nn.LazyLinear(4), nn.Dropout(P), nn.Linear(4, 3))
+    with pytest.raises(UnsupportedModelError, match=r"0\.weight has no values yet\); a network that has run once"):
+        Engine.from_module(module, X, "regression", runtime="eager")
 
 
 def test_generators_of_the_networks_own_are_seeded_apart_in_each_copy():

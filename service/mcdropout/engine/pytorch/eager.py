@@ -20,8 +20,10 @@ class EagerRuntime:
     def __init__(self, network: Network, device: str = "cpu") -> None:
         self.device = device
         self._network = network
-        for module in (network.module, *network.copied.hidden.values()):
-            module.to(device)
+        network.module.to(device)
+        for module in network.copied.hidden.values():
+            if not any(x.is_meta for x in module.parameters()):  # which stand for others
+                module.to(device)
         self._lock = threading.Lock()
 
     def prefix(self, inputs: tuple[Array, ...]) -> Frontier:

@@ -68,7 +68,8 @@ def in_eval_mode(copied: Copy) -> nn.Module:
     """A private copy in eval mode, whatever its own `eval()` does: it may switch dropout on, raise, or do nothing."""
     _call_of_its_own(copied.module.eval)
     for part in copied.parts.values():
-        part.training = False
+        with suppress(Exception):  # a mode that cannot be set
+            part.training = False
     return copied.module
 
 
@@ -173,7 +174,8 @@ class Tracked:
         awake = set(paths)
         self._training = {path: path in awake for path in self.parts}
         for path, part in self.parts.items():
-            part.training = self._training[path]
+            with suppress(Exception):  # a mode that cannot be set
+                part.training = self._training[path]
         self.stuck = {path for path, part in self.parts.items() if part.training is not self._training[path]}
         return self
 
@@ -213,7 +215,7 @@ class Tracked:
         draws = _Draws(self._path)
         with ExitStack() as entered:
             if self._watch is not None:
-                entered.enter_context(self._watch.running(self.parts.values(), self.copied.tensors))
+                entered.enter_context(self._watch.running(self.copied))
             entered.enter_context(torch.random.fork_rng(devices=[]))
             entered.enter_context(torch.set_grad_enabled(answer is not None))
             torch.manual_seed(seed)

@@ -8,7 +8,7 @@ import copy
 import functools
 import types
 import weakref
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.pytorch.private.held import (
@@ -60,10 +61,10 @@ class Copy:
         return {path: part for path, part in self.parts.items() if id(part) not in registered}
 
     def state(self) -> dict[str, Tensor]:
-        """Its state, with that of its hidden parts."""
+        """Its state, with that of its hidden parts; not what has no values, and stands for others."""
         parts = [("", self.module), *((f"{path}.", part) for path, part in self.hidden.items())]
         values = ((prefix + name, value) for prefix, part in parts for name, value in part.state_dict().items())
-        return {name: value for name, value in values if isinstance(value, Tensor)}
+        return {name: value for name, value in values if isinstance(value, Tensor) and not value.is_meta}
 
     def seed(self, seed: int) -> None:
         """Seed its generators: copies would all draw the same numbers, and seem to draw none."""
@@ -106,6 +107,10 @@ def private_copy(module: nn.Module, instead: Mapping[int, nn.Module] | None = No
             f"{name} cannot be copied (its copy shares {shared} with it); {_ACCEPTED} make an independent one"
         )
     parts = _parts(copied, own)
+    if lazy := [path for path, x in own if isinstance(x, Tensor) and is_lazy(x)]:
+        raise UnsupportedModelError(
+            f"{name} cannot be copied ({lazy[0]} has no values yet); a network that has run once is accepted"
+        )
     if scripts := [path for path, part in parts.items() if isinstance(part, torch.jit.ScriptModule)]:
         raise UnsupportedModelError(
             f"{name} cannot be copied ({scripts[0] or 'it'} is compiled to TorchScript, in which no dropout can be "
@@ -144,7 +149,7 @@ def _shared(own: list[tuple[str, Any]], originals: dict[int, Any]) -> str | None
 def _storage(x: Tensor) -> int | None:
     try:
         return x.untyped_storage().data_ptr() or None
-    except (RuntimeError, NotImplementedError):  # sparse tensors, and tensors without data
+    except (RuntimeError, ValueError, NotImplementedError):  # sparse tensors, and tensors without data
         return None
 
 
@@ -198,18 +203,13 @@ class _Rebinding:
         if isinstance(x, types.BuiltinFunctionType | types.MethodWrapperType):
             # `random.random` and its like are bound to generators that belong to all.
             shared = not has_owner(x) or isinstance(x.__self__, GENERATORS)
-            owner = x.__self__ if shared else self._own(x.__self__)
+            owner = x.__self__ if shared else self._own(x.__self__, x)
             return x if owner is x.__self__ else getattr(owner, x.__name__)
         if isinstance(x, Cached):
             inner = self._bound(x.__wrapped__)
             return x if inner is x.__wrapped__ else functools.lru_cache(**x.cache_parameters())(inner)
         if isinstance(x, functools.partial):
-            found = [x.func, *x.args, *x.keywords.values()]
-            function, *values = bound = [self._bound(value) for value in found]
-            if all(a is b for a, b in zip(bound, found, strict=True)):
-                return x
-            named = dict(zip(x.keywords, values[len(x.args) :], strict=True))
-            return type(x)(function, *values[: len(x.args)], **named)
+            return self._partial(x)
         if type(x) is weakref.ref:
             target = x()
             return weakref.ref(self._memo[id(target)]) if target is not None and id(target) in self._memo else x
@@ -222,8 +222,17 @@ class _Rebinding:
             self._waiting.append(x)
         return x
 
-    def _own(self, x: Any) -> Any:
-        """A copy of what something holds that a deep copy shares; the thing itself where it cannot be copied."""
+    def _partial(self, x: functools.partial[Any]) -> functools.partial[Any]:
+        function, arguments = self._bound(x.func), self._bound(x.args)
+        named, attributes = ({key: self._bound(value) for key, value in part.items()} for part in (x.keywords, vars(x)))
+        bound = type(x)(function, *arguments, **named)
+        vars(bound).update(attributes)
+        return bound
+
+    def _own(self, x: Any, holder: Any) -> Any:
+        """A copy of what `holder`, which a deep copy shares, holds; the thing itself where it cannot be copied."""
+        if id(holder) not in self._originals:  # made while it was copied, from what the copy holds
+            return self._bound(x)
         before = len(self._memo)
         try:
             copied = copy.deepcopy(x, self._memo)
@@ -246,11 +255,11 @@ class _Rebinding:
         self._kept.append(bound)
         functools.update_wrapper(bound, x, updated=())
         bound.__dict__.pop("__wrapped__", None)
-        bound.__defaults__, bound.__kwdefaults__ = self._own(x.__defaults__), self._own(x.__kwdefaults__)
+        bound.__defaults__, bound.__kwdefaults__ = self._own(x.__defaults__, x), self._own(x.__kwdefaults__, x)
         for (_, cell), variable in zip(cells(x), variables, strict=True):
             if is_empty(variable) and not is_empty(cell):
-                variable.cell_contents = self._own(cell.cell_contents)
-        vars(bound).update({name: self._own(value) for name, value in vars(x).items()})
+                variable.cell_contents = self._own(cell.cell_contents, x)
+        vars(bound).update({name: self._own(value, x) for name, value in vars(x).items()})
         return bound
 
     def _bind_methods(self, module: nn.Module) -> None:
@@ -258,6 +267,7 @@ class _Rebinding:
         kind: type = type(module)
         if kind not in self._methods:
             self._methods[kind] = _closures(kind)
+        self._originals.update({id(function): function for _, function in self._methods[kind]})
         for name, function in self._methods[kind]:
             if name not in vars(module):
                 vars(module)[name] = types.MethodType(self._bound(function), module)
@@ -267,6 +277,8 @@ def _places(holder: Any) -> Iterator[tuple[Any, Callable[[Any], None]]]:
     """What a mutable object holds, and how to put something else there."""
     if isinstance(holder, dict):
         yield from ((value, functools.partial(holder.__setitem__, key)) for key, value in list(dict.items(holder)))
+        if isinstance(holder, defaultdict):
+            yield holder.default_factory, functools.partial(setattr, holder, "default_factory")
     elif isinstance(holder, list | deque):
         yield from ((value, functools.partial(holder.__setitem__, index)) for index, value in enumerate(list(holder)))
     elif isinstance(holder, set):

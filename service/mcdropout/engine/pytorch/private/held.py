@@ -3,7 +3,7 @@
 import functools
 import random
 import types
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -37,6 +37,8 @@ def held(x: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(x, dict):
         yield from ((str(key), value) for key, value in list(dict.items(x)))
         yield from (("", key) for key, _ in list(dict.items(x)) if isinstance(key, tuple | nn.Module | Function))
+        if isinstance(x, defaultdict):
+            yield "", x.default_factory
     elif isinstance(x, list | tuple | set | frozenset | deque):
         yield from ((str(index), value) for index, value in enumerate(list(x)))
     elif isinstance(x, Function):

@@ -13,9 +13,12 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 
 from mcdropout.engine.errors import UnsupportedModelError
-from mcdropout.engine.pytorch.private.held import Function, is_users, walk
+from mcdropout.engine.pytorch.private.copies import Copy
+from mcdropout.engine.pytorch.private.held import Function, is_instance, is_users, walk
 from mcdropout.engine.pytorch.private.restoring import Restore, kept
 
+_CALLED = ("forward", "eval", "train", "state_dict")
+_NOT_CALLED = ("__init__", "__repr__", "__init_subclass__")
 _NAMING = ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL")
 
 
@@ -62,9 +65,9 @@ class Watch:
                 raise UnsupportedModelError(self._message) from None
 
     @contextmanager
-    def running(self, parts: Iterable[nn.Module], tensors: Iterable[Tensor]) -> Iterator[None]:
-        """While a copy runs that has these parts and tensors."""
-        own, thread = {id(part) for part in parts}, threading.get_ident()
+    def running(self, copied: Copy) -> Iterator[None]:
+        """While a copy of the network runs."""
+        own, thread = {id(part) for part in copied.parts.values()}, threading.get_ident()
         self._running, self._suspects = [], {}
 
         def entering(module: nn.Module, _inputs: Any) -> None:
@@ -77,12 +80,12 @@ class Watch:
 
         hooks = (register_module_forward_pre_hook(entering), register_module_forward_hook(leaving, always_call=True))
         try:
-            with _Reads(self, {id(tensor) for tensor in tensors}):
+            with _Reads(self, {id(tensor) for tensor in copied.tensors}):
                 yield
         finally:
             for hook in hooks:
                 hook.remove()
-        self._judge()
+        self._judge(copied)
 
     def drawn(self) -> None:
         """A random call was made."""
@@ -112,9 +115,12 @@ class Watch:
         self._kept.append(thing)
         self._suspects.setdefault(id(thing), words)
 
-    def _judge(self) -> None:
+    def _judge(self, copied: Copy) -> None:
+        again = self._suspects.keys() & self._ran
+        if again:  # a network may make parts of its own when it first runs
+            again -= {id(x) for _, x in walk(copied.module, lambda x: x is not self)}
         for number, words in self._suspects.items():
-            if number in self._ran:
+            if number in again:
                 self._reach(f"{words} that is no part of the network, ran in its forward pass")
         self._ran |= self._suspects.keys()
 
@@ -182,17 +188,39 @@ def _functions_of(things: Iterable[Any]) -> Iterator[Function]:
     for x in things:
         if isinstance(x, Function):
             yield x
-        elif isinstance(x, nn.Module):
-            classes.update(dict.fromkeys(type(x).__mro__))
-    for kind in filter(is_users, classes):
-        methods = [value for value in vars(kind).values() if isinstance(value, Function)]
-        yield from (x for method in methods for _, x in walk(method) if isinstance(x, Function))
+        elif isinstance(x, nn.Module) or is_instance(x):
+            classes[type(x)] = None
+    for kind in classes:
+        for method in _run_methods(kind):
+            yield from (x for _, x in walk(method) if isinstance(x, Function))
+
+
+def _run_methods(kind: type) -> Iterator[Function]:
+    """The methods of a class, but PyTorch's, that run when its objects are called, copied, or put into a mode."""
+    methods: dict[str, list[Function]] = {}
+    for base in filter(is_users, kind.__mro__):
+        for name, value in vars(base).items():
+            if isinstance(value, Function):
+                methods.setdefault(name, []).append(value)
+    waiting = [name for name in methods if name in _CALLED or (name.startswith("__") and name not in _NOT_CALLED)]
+    seen = set(waiting)
+    while waiting:
+        for method in methods[waiting.pop()]:
+            yield method
+            named = {name for code in _codes(method.__code__) for name in code.co_names} & methods.keys()
+            waiting += named - seen
+            seen |= named
 
 
 @functools.lru_cache(4096)
 def _named(code: types.CodeType) -> frozenset[str]:
     """The global variables that code names, and the functions inside of it."""
-    instructions = dis.get_instructions(code)
-    own = {instruction.argval for instruction in instructions if instruction.opname in _NAMING}
-    inner = (_named(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
-    return frozenset(own).union(*inner)
+    instructions = (instruction for part in _codes(code) for instruction in dis.get_instructions(part))
+    return frozenset(instruction.argval for instruction in instructions if instruction.opname in _NAMING)
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)

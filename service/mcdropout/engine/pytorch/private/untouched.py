@@ -67,6 +67,7 @@ def _of_process() -> Iterator[Restore]:
     yield partial(torch.set_default_dtype, torch.get_default_dtype())
     yield partial(_switch_gradients, torch.is_grad_enabled())
     yield partial(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled())
+    yield partial(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
     yield partial(torch.set_rng_state, torch.get_rng_state())
     yield partial(np.random.set_state, np.random.get_state())
     yield partial(random.setstate, random.getstate())
@@ -79,8 +80,9 @@ def _switch_gradients(on: bool) -> None:
 
 
 def _of_classes(things: Iterable[Any]) -> Iterator[Restore]:
-    """The attributes of the classes of the networks among `things`, but of PyTorch's."""
-    classes = {kind: None for x in things if isinstance(x, nn.Module) for kind in type(x).__mro__}
+    """The attributes of the classes of `things`, but of PyTorch's."""
+    objects = (x for x in things if isinstance(x, nn.Module) or is_instance(x))
+    classes = {kind: None for x in objects for kind in type(x).__mro__}
     for kind in filter(is_users, classes):
         names = {name: value for name, value in vars(kind).items() if name not in _SPECIAL}
         yield functools.partial(_restore_class, kind, names)
