@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mcdropout.engine import Engine, EngineError
+from tests.engine import notes
 from tests.engine.networks import Custom, centred, conv_net, drop_connect, drop_path, many_sites, mlp
 from tests.engine.traps import test_closures as closures
 
@@ -57,6 +58,7 @@ def held_by(x):
         yield from (("cell", cell) for cell in x.__closure__ or ())
         yield from (("defaults", value) for value in (x.__defaults__, x.__kwdefaults__))
         yield "globals", {name: x.__globals__[name] for name in x.__code__.co_names if name in x.__globals__}
+        yield "file", {name: value for name, value in vars(notes).items() if not name.startswith("__")}
     elif isinstance(x, types.CellType):
         yield "contents", x.cell_contents
     elif isinstance(x, types.MethodType):
@@ -77,8 +79,10 @@ def picture_of(*roots):
     seen, kept = picture(*roots)
     told = {}
     for number, (path, kind, value, held) in seen.items():
-        if not path.endswith(".globals"):
-            told[number] = (path, kind, value, [(name, other) for name, other in held if name != "globals"])
+        if path.endswith((".globals", ".file")):
+            told[path] = [name for name, _ in held]
+        else:
+            told[number] = (path, kind, value, [pair for pair in held if pair[0] not in ("globals", "file")])
     return told, kept
 
 
@@ -175,6 +179,17 @@ def counts_in_globals():
         FEATURES["x"] = x
         HISTORY.append(x)
         METER.update(x)
+        return self.rest(x)
+
+    return Custom(forward, rest=mlp())
+
+
+def counts_in_another_file():
+    def forward(self, x):
+        global NEW
+        NEW = x
+        notes.note(x)
+        notes.LATEST["x"] = x
         return self.rest(x)
 
     return Custom(forward, rest=mlp())
@@ -328,6 +343,7 @@ SERVED = {
     "partly frozen": (frozen_in_part, torch.rand(3, 6)),
     "a count in its class": (CountsInItsClass, X),
     "counts in globals": (counts_in_globals, X),
+    "counts in another file": (counts_in_another_file, X),
     "a hook into a global": (hook_into_a_global, X),
     "a hook into a closure": (hook_into_a_closure, X),
     "a hook by a method": (hook_by_a_method, X),

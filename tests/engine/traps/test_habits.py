@@ -146,6 +146,13 @@ class OnByProperty(nn.Dropout):
         pass
 
 
+class CannotBeSet(nn.Dropout):
+    def __setattr__(self, name, value):
+        if name == "training" and "training" in vars(self):
+            raise AttributeError("the mode of this dropout is fixed")
+        super().__setattr__(name, value)
+
+
 class OnUnlessAsked(nn.Module):
     def __init__(self):
         super().__init__()
@@ -247,7 +254,7 @@ def on_by_a_hook_of_the_network():
 
 
 def inside_of_another():
-    return nn.Sequential(EvalKeepsDropoutOn(), TrainDoesNothing(nn.Identity()).o.__class__(3, 3))
+    return nn.Sequential(EvalKeepsDropoutOn(), nn.Linear(3, 3))
 
 
 HABITS = {
@@ -276,7 +283,7 @@ HABITS = {
         )
     },
     **{
-        f"dropout that is {kind.__name__}": lambda kind=kind: Net(kind(P) if issubclass(kind, nn.Dropout) else kind())
+        f"dropout that is {kind.__name__}": lambda kind=kind: Net(kind(P))
         for kind in (
             AlwaysOn,
             ReturnsNothing,
@@ -284,9 +291,10 @@ HABITS = {
             TurnsItselfOn,
             TurnsItselfOnAndOff,
             OnByProperty,
-            OnUnlessAsked,
+            CannotBeSet,
         )
     },
+    "dropout that is on unless it is asked not to be": lambda: Net(OnUnlessAsked()),
     "eval that is replaced": eval_replaced,
     "eval that is replaced by a method": eval_replaced_by_a_method,
     "train that is replaced": train_replaced,

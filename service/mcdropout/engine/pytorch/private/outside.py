@@ -1,10 +1,7 @@
 """What runs outside of a private copy while the copy runs, and would make its answers depend on the user's objects."""
 
-import dis
-import functools
 import threading
-import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,12 +11,9 @@ from torch.overrides import TorchFunctionMode
 
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.pytorch.private.copies import Copy
-from mcdropout.engine.pytorch.private.held import Function, is_instance, is_users, walk
+from mcdropout.engine.pytorch.private.held import walk
 from mcdropout.engine.pytorch.private.restoring import Restore, kept
-
-_CALLED = ("forward", "eval", "train", "state_dict")
-_NOT_CALLED = ("__init__", "__repr__", "__init_subclass__")
-_NAMING = ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL")
+from mcdropout.engine.pytorch.private.variables import globals_named
 
 
 class _Reached(BaseException):
@@ -140,9 +134,10 @@ class Watch:
 
     def _named_by_functions(self) -> str | None:
         """Functions name global variables; one that holds the user's network could be read and written unnoticed."""
-        for function, name, value in globals_named(self._kept):
+        for variable in globals_named(self._kept):
+            value = variable.value
             if isinstance(value, nn.Module) and id(value) in self._paths:
-                where = f"{function.__qualname__} names {name}, and with that {self._name(value)}"
+                where = f"{variable.function.__qualname__} names {variable.name}, and with that {self._name(value)}"
                 return self._said(f"{where} of the network that was handed over")
         return None
 
@@ -161,66 +156,3 @@ class _Reads(TorchFunctionMode):
                 if isinstance(tensor, Tensor):
                     self._watch.read(tensor, self._own)
         return func(*args, **(kwargs or {}))
-
-
-def globals_named(things: Iterable[Any]) -> Iterator[tuple[Function, str, Any]]:
-    """The global variables that code of a network names: the function that does, the variable, and its value.
-
-    Looked at are functions among `things`, the methods of the modules among them, but PyTorch's, and what those call in
-    their own files.
-    """
-    waiting, seen = list(_functions_of(things)), set()
-    while waiting:
-        function = waiting.pop()
-        if id(function) in seen:
-            continue
-        seen.add(id(function))
-        for name in _named(function.__code__):
-            if name in function.__globals__:
-                value = function.__globals__[name]
-                yield function, name, value
-                if isinstance(value, Function) and value.__globals__ is function.__globals__:
-                    waiting.append(value)
-
-
-def _functions_of(things: Iterable[Any]) -> Iterator[Function]:
-    classes: dict[type, None] = {}
-    for x in things:
-        if isinstance(x, Function):
-            yield x
-        elif isinstance(x, nn.Module) or is_instance(x):
-            classes[type(x)] = None
-    for kind in classes:
-        for method in _run_methods(kind):
-            yield from (x for _, x in walk(method) if isinstance(x, Function))
-
-
-def _run_methods(kind: type) -> Iterator[Function]:
-    """The methods of a class, but PyTorch's, that run when its objects are called, copied, or put into a mode."""
-    methods: dict[str, list[Function]] = {}
-    for base in filter(is_users, kind.__mro__):
-        for name, value in vars(base).items():
-            if isinstance(value, Function):
-                methods.setdefault(name, []).append(value)
-    waiting = [name for name in methods if name in _CALLED or (name.startswith("__") and name not in _NOT_CALLED)]
-    seen = set(waiting)
-    while waiting:
-        for method in methods[waiting.pop()]:
-            yield method
-            named = {name for code in _codes(method.__code__) for name in code.co_names} & methods.keys()
-            waiting += named - seen
-            seen |= named
-
-
-@functools.lru_cache(4096)
-def _named(code: types.CodeType) -> frozenset[str]:
-    """The global variables that code names, and the functions inside of it."""
-    instructions = (instruction for part in _codes(code) for instruction in dis.get_instructions(part))
-    return frozenset(instruction.argval for instruction in instructions if instruction.opname in _NAMING)
-
-
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _codes(constant)

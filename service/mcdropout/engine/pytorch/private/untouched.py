@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mcdropout.engine.pytorch.private.held import Function, is_instance, is_plain, is_users, walk
-from mcdropout.engine.pytorch.private.outside import globals_named
 from mcdropout.engine.pytorch.private.restoring import CONTAINERS, Restore, kept
+from mcdropout.engine.pytorch.private.variables import MISSING, Variable, globals_named
 
 _SPECIAL = ("__dict__", "__weakref__", "__doc__", "__annotations__", "__abstractmethods__", "_abc_impl")
 
@@ -101,16 +101,18 @@ def _restore_class(kind: type, before: dict[str, Any]) -> None:
 def _of_globals(things: Iterable[Any]) -> Iterator[Restore]:
     """The global variables that code of the networks among `things` names."""
     seen: set[int] = set()
-    for function, name, value in globals_named(things):
-        yield functools.partial(_restore_global, function.__globals__, name, value)
-        if id(value) not in seen and not isinstance(value, Function):
-            seen.add(id(value))
-            yield from _kept_within([value], function.__module__)
+    for variable in globals_named(things):
+        yield functools.partial(_restore_global, variable)
+        if id(variable.value) not in seen and not isinstance(variable.value, Function):
+            seen.add(id(variable.value))
+            yield from _kept_within([variable.value], variable.variables.get("__name__"))
 
 
-def _restore_global(variables: dict[str, Any], name: str, value: Any) -> None:
-    if variables.get(name) is not value:
-        variables[name] = value
+def _restore_global(variable: Variable) -> None:
+    if variable.value is MISSING:
+        variable.variables.pop(variable.name, None)
+    elif variable.variables.get(variable.name) is not variable.value:
+        variable.variables[variable.name] = variable.value
 
 
 def _kept_within(values: Iterable[Any], file: str | None) -> Iterator[Restore]:
