@@ -428,6 +428,12 @@ def test_what_is_served_is_left_as_it_was(kind):
         copy.deepcopy(module)
 
 
+def test_a_cache_keeps_nothing_that_it_was_given_meanwhile():
+    _mask.cache_clear()
+    assert outcome(fills_a_cache(), X) == "served"
+    assert _mask.cache_info().currsize == 0
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("kind", ["conv net", "a count in its class", "a hook into a closure", "drop path"])
 def test_what_is_served_by_the_network_itself_is_left_as_it_was(kind, training):

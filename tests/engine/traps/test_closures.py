@@ -437,10 +437,11 @@ class TestModulesThatAreNotRegistered:
     def test_have_the_names_of_where_they_lie(self):
         names = {
             build: Engine.from_module(build(), X, "regression", runtime="eager").sites[0].name
-            for build in (modules_in_a_list, modules_in_nested_containers, forward_hook)
+            for build in (modules_in_a_list, modules_in_nested_containers, forward_hook, compiled)
         }
         assert names[modules_in_a_list] == "layers.2"
         assert names[modules_in_nested_containers] == "held.middle.0"
+        assert names[compiled] == "_orig_mod.1"
         assert names[forward_hook].endswith(".drop")
 
     def test_stay_in_eval_mode_where_they_normalize(self):
@@ -541,6 +542,13 @@ def closure_over_what_cannot_be_copied():
     return module
 
 
+def weight_of_what_cannot_be_copied():
+    module = Parts()
+    trainer = Trainer(module)
+    module.run = lambda x: module.o(module.d(F.linear(x, trainer.module.a.weight)))
+    return module
+
+
 OUTSIDE = {
     "a global network": (global_network, "WHOLE"),
     "a global network in a helper function": (global_helper_function, "WHOLE"),
@@ -553,6 +561,7 @@ OUTSIDE = {
     ),
     "a global parameter": (lambda: with_a_global(lambda x: x * FREE), r"a parameter of shape \[8\]"),
     "a dropout of the class": (ClassLevel, "Dropout, which draws, that is no part"),
+    "a weight in an object that cannot be copied": (weight_of_what_cannot_be_copied, r"a\.weight of the network"),
     "an object that cannot be copied": (closure_over_what_cannot_be_copied, r"a \(Linear\) of the network"),
 }
 

@@ -159,7 +159,6 @@ class Tracked:
         finally:
             for part, training in modes:
                 if part.training is not training:
-                    self.restless |= not training
                     part.training = training
 
     def train_but_normalization(self, asleep: Iterable[str] = ()) -> Self:
