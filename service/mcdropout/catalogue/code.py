@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import sys
+from contextlib import suppress
 from importlib.machinery import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -38,8 +39,9 @@ def load_network(bundle: Bundle) -> nn.Module:
     state = _read_weights(weights)
     with refusing(f"{weights}: the weights do not fit {manifest.network}", kind=BundleError):
         network.load_state_dict(state)
-    with refusing(f"{bundle.folder}: {manifest.network} has no eval mode", kind=BundleError):
-        return network.eval()
+    with suppress(Exception):  # an `eval()` of its own may raise, or return nothing; the engine sets modes itself
+        network.eval()
+    return network
 
 
 def _build(bundle: Bundle, path: Path, name: str) -> nn.Module:

@@ -111,6 +111,7 @@ class Engine:
             VerificationError: it failed a check.
         """
         from mcdropout.engine.pytorch.module import understand
+        from mcdropout.engine.pytorch.private.untouched import untouched
 
         reading = Reading(
             task,
@@ -125,16 +126,17 @@ class Engine:
         reading.check()
         target = Target(device, runtime, sessions or SessionOptions())
         target.check()
-        subject = understand(
-            module,
-            example_inputs,
-            row_axis=row_axis,
-            outputs=outputs,
-            output_row_axis=output_row_axis,
-            selection=selection,
-            reading=reading,
-        )
-        return cls.prepare(subject, reading, target, step_bytes)
+        with untouched(module):
+            subject = understand(
+                module,
+                example_inputs,
+                row_axis=row_axis,
+                outputs=outputs,
+                output_row_axis=output_row_axis,
+                selection=selection,
+                reading=reading,
+            )
+            return cls.prepare(subject, reading, target, step_bytes)
 
     @classmethod
     def from_onnx(

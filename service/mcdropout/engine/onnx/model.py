@@ -12,7 +12,7 @@ from mcdropout.digest import digest_of
 from mcdropout.engine.arrays import Array, with_rows
 from mcdropout.engine.checks import Check
 from mcdropout.engine.cutting.layout import Layout
-from mcdropout.engine.errors import UnsupportedModelError, first_line
+from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.faults import refusing
 from mcdropout.engine.findings import Finding
 from mcdropout.engine.inputs import Inputs, as_axis

@@ -20,7 +20,10 @@ class EagerRuntime:
     def __init__(self, network: Network, device: str = "cpu") -> None:
         self.device = device
         self._network = network
-        self._network.module.to(device)
+        network.module.to(device)
+        for module in network.copied.hidden.values():
+            if not any(x.is_meta for x in module.parameters()):  # which stand for others
+                module.to(device)
         self._lock = threading.Lock()
 
     def prefix(self, inputs: tuple[Array, ...]) -> Frontier:

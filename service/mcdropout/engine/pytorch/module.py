@@ -19,7 +19,8 @@ from mcdropout.engine.pytorch.cut.forms import programs
 from mcdropout.engine.pytorch.eager import EagerRuntime
 from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.pytorch.find.findings import findings_of_graph
-from mcdropout.engine.pytorch.network import Network, copy_of
+from mcdropout.engine.pytorch.network import Network, in_eval_mode
+from mcdropout.engine.pytorch.private.copies import private_copy
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.reading import Entries, Reading, in_entries
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
@@ -137,12 +138,11 @@ class ModuleSubject:
 
     def own_checks(self) -> list[Check]:
         """Whether its modules are in the modes that they ought to be in, and nothing in it has moved."""
-        origin, masked = self.network.origin, self.network.module.state_dict()
+        origin, masked = self.network.origin, self.network.copied.state()
         moved = [name for name, value in origin.state_dict().items() if not torch.equal(value, self._state[name])]
-        as_copied = copy_of(origin)
-        as_copied.eval()
-        copied = as_copied.state_dict().items()
-        moved += [name for name, value in copied if not torch.equal(value.cpu(), masked[name].cpu())]
+        as_copied = private_copy(origin)
+        in_eval_mode(as_copied)
+        moved += [name for name, value in as_copied.state().items() if not torch.equal(value.cpu(), masked[name].cpu())]
         still = Check("no parameter and no buffer moved by a bit", not moved, f"moved: {', '.join(moved) or 'none'}")
         return [_stayed_in_eval(self.network), still]
 
@@ -249,7 +249,7 @@ def rows_mix(
 
 
 def _stayed_in_eval(network: Network) -> Check:
-    training = {path for path, part in network.module.named_modules() if part.training}
+    training = network.training
     astray, silent = training - network.awake, network.awake - training
     detail = f"out of eval mode: {_listed(training)}"
     if astray:

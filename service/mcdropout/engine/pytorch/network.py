@@ -1,9 +1,8 @@
 """Networks: a private copy of a user's module, whose random calls take masks: `f(x, masks)`."""
 
-import copy
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -20,6 +19,8 @@ from mcdropout.engine.kinds import NORMAL
 from mcdropout.engine.pytorch.calls import Call, Mask, ModuleStack, RandomCalls
 from mcdropout.engine.pytorch.ends import Ending
 from mcdropout.engine.pytorch.moves import moved
+from mcdropout.engine.pytorch.private.copies import Copy, private_copy
+from mcdropout.engine.pytorch.private.outside import Watch
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.sites import Site, site_name
 
@@ -64,10 +65,19 @@ class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def copy_of(module: nn.Module) -> nn.Module:
-    """A deep copy; of tensors that a layer keeps from a forward pass, as older weight norms do, without history."""
-    kept = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
-    return copy.deepcopy(module, {id(value): value.detach().clone() for value in kept if not value.is_leaf})
+def in_eval_mode(copied: Copy) -> nn.Module:
+    """A private copy in eval mode, whatever its own `eval()` does: it may switch dropout on, raise, or do nothing."""
+    _call_of_its_own(copied.module.eval)
+    for part in copied.parts.values():
+        with suppress(Exception):  # a mode that cannot be set
+            part.training = False
+    return copied.module
+
+
+def _call_of_its_own(switch: Callable[[], Any]) -> None:
+    """Let a network do what it does when its mode is switched (merge weights, for one), if it can."""
+    with suppress(Exception):
+        switch()
 
 
 def _draws(operator: Any, args: Sequence[Any]) -> bool:
@@ -84,34 +94,41 @@ class Tracked:
     """A private copy of a module, in eval mode, that knows which of its parts is running.
 
     Attributes:
-        module: the copy.
+        copied: the copy.
+        module: the network in it.
+        parts: its modules by their paths, those that are not registered too.
         failed: the path of the innermost module that raised, where the last run ended so.
+        stuck: the paths of modules that stay in a mode whatever they are put into.
+        restless: whether modules were found in train mode that were put into eval mode: its own code had done it.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, watch: Watch | None = None) -> None:
         """
+        Args:
+            module: what to copy.
+            watch: notices what runs outside of the copy while it is recorded.
+
         Raises:
             UnsupportedModelError: the module cannot be copied.
         """
-        try:
-            self.module = copy_of(module)
-            self.module.eval()
-            for parameter in self.module.parameters():
-                parameter.requires_grad_(False)
-        except Exception as error:
-            raise UnsupportedModelError(
-                f"{type(module).__name__} cannot be copied ({error}); the engine works on a copy of its own, so "
-                "copy.deepcopy(module) has to work"
-            ) from error
-        self.wake(())
+        copied = private_copy(module)
+        self.module, self.parts = in_eval_mode(copied), copied.parts
+        for tensor in copied.tensors:
+            if tensor.is_leaf:
+                tensor.requires_grad_(False)
+        self.copied, self._watch = copied, watch
         self.failed: str | None = None
+        self.restless = False
         self._running: list[tuple[str, tuple[Any, ...]]] = []
-        for path, part in self.module.named_modules():
+        self.wake(())
+        for path, part in self.parts.items():
             part.register_forward_pre_hook(self._entering(path), prepend=True, with_kwargs=True)
             part.register_forward_hook(self._leaving, always_call=True)
 
     def _entering(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, inputs: Any, named: Any) -> None:
+        def hook(module: nn.Module, inputs: Any, named: Any) -> None:
+            if module.training and not self._training[path] and path not in self.stuck:
+                self.restless, module.training = True, False
             self._running.append((path, (*inputs, *named.values())))
 
         return hook
@@ -131,26 +148,35 @@ class Tracked:
             return ModuleStack()
         return ModuleStack(tuple(path for path, _ in self._running), self._running[-1][1])
 
-    def answering(self, answer: Callable[[Call], Mask]) -> AbstractContextManager[Any]:
-        """While it is entered, `answer` gives the mask of every random call."""
+    @contextmanager
+    def answering(self, answer: Callable[[Call], Mask]) -> Iterator[None]:
+        """While it is entered, `answer` gives the mask of every random call. Modes that a pass changes are put back."""
         self._running.clear()
         self.failed = None
-        return RandomCalls(self._stack, answer)
+        modes = [(part, part.training) for part in self.parts.values()]
+        try:
+            with RandomCalls(self._stack, answer):
+                yield
+        finally:
+            for part, training in modes:
+                if part.training is not training:
+                    part.training = training
 
     def train_but_normalization(self, asleep: Iterable[str] = ()) -> Self:
         """Train mode, but for modules that are `asleep`, and for normalization layers, which are no dropout, and which
         a single row would make fail."""
-        self.module.train()
-        for path, part in self.module.named_modules():
-            if isinstance(part, _NormBase) or path in asleep:
-                part.training = False
-        return self
+        _call_of_its_own(self.module.train)
+        resting = set(asleep) | {path for path, part in self.parts.items() if isinstance(part, _NormBase)}
+        return self.wake(self.parts.keys() - resting)
 
     def wake(self, paths: Iterable[str]) -> Self:
         """Eval mode, but for the modules at `paths` (and not for those below them)."""
         awake = set(paths)
-        for path, part in self.module.named_modules():
-            part.training = path in awake
+        self._training = {path: path in awake for path in self.parts}
+        for path, part in self.parts.items():
+            with suppress(Exception):  # a mode that cannot be set
+                part.training = self._training[path]
+        self.stuck = {path for path, part in self.parts.items() if part.training is not self._training[path]}
         return self
 
     def record(
@@ -180,15 +206,20 @@ class Tracked:
         def kept(call: Call) -> Mask:
             data = call.data.clone() if keep_data and call.data is not None else None
             calls.append(replace(call, data=data, stack=replace(call.stack, inputs=())))
+            if self._watch is not None:
+                self._watch.drawn()
             if answer is not None:
                 return answer(call)
             return numbers(call, variant) if call.raw else None
 
         draws = _Draws(self._path)
         with ExitStack() as entered:
+            if self._watch is not None:
+                entered.enter_context(self._watch.running(self.copied))
             entered.enter_context(torch.random.fork_rng(devices=[]))
             entered.enter_context(torch.set_grad_enabled(answer is not None))
             torch.manual_seed(seed)
+            self.copied.seed(seed)
             entered.enter_context(draws)
             entered.enter_context(self.answering(kept))
             copies = [x.clone() for x in inputs]
@@ -253,8 +284,19 @@ class Network:
         return self._tracked.module
 
     @property
+    def training(self) -> frozenset[str]:
+        """The paths of its modules that are out of eval mode, but for those that no setting takes there or back."""
+        tracked = self._tracked
+        return frozenset(path for path, part in tracked.parts.items() if part.training and path not in tracked.stuck)
+
+    @property
+    def copied(self) -> Copy:
+        """The copy, with what it holds that is not registered in it."""
+        return self._tracked.copied
+
+    @property
     def origin(self) -> nn.Module:
-        """The module that it is a copy of."""
+        """The module that it is a copy of, as it was handed over."""
         return self._origin
 
     @property
@@ -282,8 +324,7 @@ class Network:
 
         Dropout that does not heed eval mode is kept from dropping. Each row is a batch of its own where `alone`.
         """
-        module = copy_of(self._origin)
-        module.eval()
+        module = in_eval_mode(private_copy(self._origin))
         device = next((value.device for value in module.state_dict().values()), torch.device("cpu"))
         batches: Iterable[Sequence[Tensor]] = [inputs]
         if self.alone:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from mcdropout.engine.arrays import with_rows
 from mcdropout.engine.cutting.layout import ROWS, growing, is_interleaved, layout_between
@@ -19,6 +20,9 @@ from mcdropout.engine.faults import described, refusing
 from mcdropout.engine.pytorch.calls import Call
 from mcdropout.engine.pytorch.find.reach import reached, same_outputs
 from mcdropout.engine.pytorch.network import Draw, Known, Network, Recording, Tracked
+from mcdropout.engine.pytorch.private.copies import Copy, private_copy
+from mcdropout.engine.pytorch.private.outside import Watch
+from mcdropout.engine.pytorch.private.untouched import while_copied
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.selection import Selection, select, site_off
 from mcdropout.engine.sites import Site, SiteOff, site_name
@@ -64,24 +68,41 @@ def discover(
             or run.
         InvalidInputError: the selection names what does not exist.
     """
-    explorer = _Explorer(module, signature or Signature(), inputs)
-    return explorer.explore(selection or Selection())
+    watch = Watch(module)
+    with watch.enforced():
+        with while_copied(module):
+            copied = private_copy(module)
+        _check_hidden(copied)
+        explorer = _Explorer(copied.module, signature or Signature(), inputs, watch)
+        return explorer.explore(selection or Selection())
+
+
+def _check_hidden(copied: Copy) -> None:
+    """Normalization that `eval()` does not reach is in service what nobody wants: there the rows of a batch matter."""
+    for path, part in copied.hidden.items():
+        if isinstance(part, _NormBase) and part.training and part.running_mean is not None:
+            raise UnsupportedModelError(
+                f"{path} ({type(part).__name__}) is in train mode, from which no eval() takes it, because it is not "
+                "registered; one that lies in an attribute, in nn.ModuleList or in nn.ModuleDict is accepted"
+            )
 
 
 class _Explorer:
     """Runs copies of a network, in train mode, in eval mode, and in what lies between."""
 
-    def __init__(self, module: nn.Module, signature: Signature, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, module: nn.Module, signature: Signature, inputs: Sequence[Tensor], watch: Watch) -> None:
         self._module = module
         self._signature = signature
+        self._watch = watch
         self._two, self._three = ([with_rows(x, rows) for x in inputs] for rows in ROWS)
-        self._tracked = Tracked(module)
+        self._tracked = Tracked(module, watch)
         self._asleep: set[str] = set()
         self._drawing: set[str] = set()
         self._failure: Exception | None = None
 
     def explore(self, selection: Selection) -> Discovery:
         quiet = self._eval_mode()
+        always_on = self._tracked.restless or any(call.active for call in quiet.calls)
         small, large = self._train_mode(self._two, selection), self._train_mode(self._three, selection)
         if small.keys() != large.keys():
             raise UnsupportedModelError(
@@ -105,7 +126,7 @@ class _Explorer:
         sites = [_site(call, large[call.key].mask_shape, call.key not in gone, call.key in interleaved) for call in on]
         known_in_eval = {call.key: call.form for call in quiet.calls}
         network = Network(self._module, self._signature, sites, awake, known, known_in_eval)
-        network.always_on = any(call.active for call in quiet.calls)
+        network.always_on = always_on
         return Discovery(network, tuple(off))
 
     def _eval_mode(self) -> Recording:
@@ -152,7 +173,7 @@ class _Explorer:
         """One pass of a fresh copy in train mode, but for modules that cannot run in it (they may want targets)."""
         failure: Exception | None = None
         while True:
-            tracked = Tracked(self._module).train_but_normalization(self._asleep)
+            tracked = Tracked(self._module, self._watch).train_but_normalization(self._asleep)
             try:
                 return tracked.record(self._signature, inputs, seed=seed, variant=variant, whatever=True)
             except MemoryError:
