@@ -76,6 +76,16 @@ def test_a_wrong_manifest_is_refused_with_its_field_and_what_would_be_accepted(
         assert words in str(refusal.value)
 
 
+@pytest.mark.parametrize("method", ["load_state_dict", "eval"])
+def test_whatever_a_network_raises_while_it_is_loaded_is_a_refusal_that_names_the_line(tmp_path, method):
+    folder = write_bundle(tmp_path, "model")
+    with (folder / "network.py").open("a") as code:
+        code.write(f"    def {method}(self, *_):\n        raise LookupError('two lines:\\nof which both count')\n")
+    told = r"two lines: of which both count \(LookupError in \(network\), .*network.py:\d+\)$"
+    with pytest.raises(BundleError, match=told):
+        load_network(Bundle(folder))
+
+
 @pytest.mark.parametrize("content", ["", "- a\n- b", "name: [", "\x00"])
 def test_a_manifest_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "model.yaml").write_text(content)

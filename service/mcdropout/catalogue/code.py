@@ -15,6 +15,7 @@ from torch import nn
 
 from mcdropout.catalogue.bundle import Bundle
 from mcdropout.catalogue.manifest import BundleError
+from mcdropout.engine.faults import refusing
 
 
 def load_network(bundle: Bundle) -> nn.Module:
@@ -34,11 +35,11 @@ def load_network(bundle: Bundle) -> nn.Module:
     file, _, name = manifest.network.partition(":")
     network = _build(bundle, bundle.inside("network", file), name)
     weights = bundle.inside("weights", manifest.weights)
-    try:
-        network.load_state_dict(_read_weights(weights))
-    except RuntimeError as error:
-        raise BundleError(f"{weights}: the weights do not fit {manifest.network}: {error}") from error
-    return network.eval()
+    state = _read_weights(weights)
+    with refusing(f"{weights}: the weights do not fit {manifest.network}", kind=BundleError):
+        network.load_state_dict(state)
+    with refusing(f"{bundle.folder}: {manifest.network} has no eval mode", kind=BundleError):
+        return network.eval()
 
 
 def _build(bundle: Bundle, path: Path, name: str) -> nn.Module:
@@ -47,10 +48,8 @@ def _build(bundle: Bundle, path: Path, name: str) -> nn.Module:
     if factory is None:
         defined = [key for key, value in vars(code).items() if inspect.isclass(value) or inspect.isfunction(value)]
         raise BundleError(f"{path}: it defines no {name!r}; one of {defined} is accepted in network")
-    try:
+    with refusing(f"{path}: {name}(**{arguments}) fails", kind=BundleError):
         network = factory(**arguments)
-    except Exception as error:
-        raise BundleError(f"{path}: {name}(**{arguments}) fails: {error}") from error
     if not isinstance(network, nn.Module):
         raise BundleError(f"{path}: {name} returns {type(network).__name__}; a torch.nn.Module is accepted")
     return network
@@ -80,10 +79,8 @@ def _import(path: Path, model: str) -> ModuleType:
     code = importlib.util.module_from_spec(spec)
     sys.modules[package] = parent
     sys.modules[name] = code
-    try:
+    with refusing(f"{path}: cannot be imported", kind=BundleError):
         spec.loader.exec_module(code)
-    except Exception as error:
-        raise BundleError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
     return code
 
 

@@ -77,6 +77,8 @@ def _pointed(text: str, made: Any) -> Pointed:
             "example_inputs, options)"
         )
     module, example_inputs, options = (*made, {})[:3]
+    if not isinstance(options, dict):
+        raise TargetError(f"{text!r} returns options in a {type(options).__name__}; a dict is accepted")
     known: dict[str, dict[str, Any]] = {}
     for what, names in (
         ("understand", [*inspect.signature(understand).parameters][2:]),

@@ -14,7 +14,7 @@ from mcdropout.engine.errors import InvalidInputError, NonFiniteOutputError
 from mcdropout.engine.inputs import Entry, Inputs, as_array, in_order
 from mcdropout.engine.masks import MAX_SEED, Masks, drawn_seed
 from mcdropout.engine.preparation import Prepared, prepare
-from mcdropout.engine.reading import Reading, Task
+from mcdropout.engine.reading import Reading, Task, is_number
 from mcdropout.engine.runtimes import Target
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.engine.selection import Selection
@@ -173,6 +173,7 @@ class Engine:
             VerificationError: it failed a check.
         """
         target = target or Target()
+        _check_step_bytes(step_bytes)
         reading.check()
         target.check()
         return cls(prepare(reading.task, subject, target), reading, step_bytes)
@@ -202,6 +203,7 @@ class Engine:
         """
         reading = Reading(task, temperature, noise_variance, interval)
         target = Target(options=sessions or SessionOptions())
+        _check_step_bytes(step_bytes)
         reading.check()
         target.check()
         return cls(read_compiled(Path(folder), target), reading, step_bytes)
@@ -351,3 +353,8 @@ class Engine:
         while cohort.passes < passes:
             self.steps.run([(cohort, min(passes - cohort.passes, self.steps.most_passes(len(cohort))))])
         return Outcome(cohort.prediction(), cohort.all_samples(), cohort.failed)
+
+
+def _check_step_bytes(step_bytes: object) -> None:
+    if not is_number(step_bytes):
+        raise InvalidInputError(f"step_bytes is {step_bytes!r}; a number of bytes is accepted")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array, with_rows
-from mcdropout.engine.errors import InvalidInputError
+from mcdropout.engine.errors import InvalidInputError, first_line
 from mcdropout.engine.verify import unlike_rows
 
 if TYPE_CHECKING:
@@ -56,19 +56,41 @@ def in_order(x: Inputs, specs: Sequence[InputSpec]) -> tuple[OneInput, ...]:
     return given
 
 
+def as_axis(name: str, value: object) -> int:
+    """A dimension that an argument names."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 0:
+        raise InvalidInputError(f"{name} is {value!r}; a dimension, an integer of 0 or more, is accepted")
+    return int(value)
+
+
+def as_entries(outputs: object) -> tuple[Entry, ...] | None:
+    """Which of the things that a network returns count; None for all."""
+    if outputs is None:
+        return None
+    entries = tuple(outputs) if isinstance(outputs, list | tuple) else (outputs,)
+    if not entries or not all(isinstance(entry, str | int) and not isinstance(entry, bool) for entry in entries):
+        raise InvalidInputError(
+            f"outputs is {outputs!r}; a key, an attribute or a position of what the network returns is accepted, or "
+            "several in a list"
+        )
+    return entries
+
+
 def row_axes(x: Inputs, given: int | Sequence[int] | Mapping[str, int]) -> tuple[int, ...]:
     """For each input, the dimension that holds the rows."""
     count = len(as_tuple(x))
-    if isinstance(given, int):
-        return (given,) * count
+    if not count:
+        raise InvalidInputError("there are no example inputs; one or more are accepted")
     if isinstance(given, Mapping):
         names = list(x) if isinstance(x, Mapping) else []
         if unknown := [name for name in given if name not in names]:
             raise InvalidInputError(f"row_axis names {unknown}; the inputs are {names}")
-        return tuple(given.get(name, 0) for name in names)
+        return tuple(as_axis(f"row_axis of {name}", given.get(name, 0)) for name in names)
+    if not isinstance(given, list | tuple):
+        return (as_axis("row_axis", given),) * count
     if len(given) != count:
         raise InvalidInputError(f"row_axis has {len(given)} entries; one for each of {count} inputs is accepted")
-    return tuple(given)
+    return tuple(as_axis("row_axis", axis) for axis in given)
 
 
 def as_examples(x: Inputs, axes: Sequence[int], rows: int) -> tuple[Array, ...]:
@@ -85,7 +107,7 @@ def _rows_first(x: OneInput, row_axis: int) -> Array:
     try:
         array = _array(x)
     except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"an example input is no array of numbers: {error}") from error
+        raise InvalidInputError(f"an example input is no array of numbers ({first_line(error)})") from error
     if array.dtype.kind not in "fiub":
         raise InvalidInputError(f"an example input is no array of numbers: its dtype is {array.dtype}")
     if array.ndim <= row_axis or array.shape[row_axis] < 1:
@@ -106,7 +128,7 @@ def as_array(x: OneInput, spec: InputSpec) -> Array:
     try:
         array = _array(x)
     except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"{spec.label} is no array: {error}") from error
+        raise InvalidInputError(f"{spec.label} is no array ({first_line(error)})") from error
     wanted: list[Any] = [*spec.shape[: spec.row_axis], "rows", *spec.shape[spec.row_axis :]]
     if array.ndim != len(wanted) or any(
         size < 1 if want == "rows" else size != want for size, want in zip(array.shape, wanted, strict=True)

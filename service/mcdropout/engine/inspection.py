@@ -8,6 +8,7 @@ import numpy as np
 
 from mcdropout.engine.engine import Engine
 from mcdropout.engine.errors import EngineError
+from mcdropout.engine.faults import refusing
 from mcdropout.engine.findings import Finding
 from mcdropout.engine.inputs import Inputs
 from mcdropout.engine.reading import Reading
@@ -53,10 +54,11 @@ def inspect(
     try:
         subject = understand()
         engine = Engine.prepare(subject, reading, target)
+        with refusing("the network fails while it is inspected"):
+            findings, reason = subject.findings()
+            seconds = _seconds(engine, subject, passes), _seconds(engine, subject, 0)
     except EngineError as error:
         return Inspection(None, str(error))
-    findings, reason = subject.findings()
-    seconds = _seconds(engine, subject, passes), _seconds(engine, subject, 0)
     return Inspection(engine, None, tuple(findings), reason, passes, seconds)
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.candidates import Candidate, candidates
 from mcdropout.engine.checks import Check
-from mcdropout.engine.errors import EngineError, UnsupportedModelError, VerificationError, first_line
+from mcdropout.engine.errors import EngineError, UnsupportedModelError, VerificationError
+from mcdropout.engine.faults import described, refusing
 from mcdropout.engine.inputs import InputSpec
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.program import Graphs, Outline, Program
@@ -77,6 +78,7 @@ class Passed:
     reason: str | None
 
 
+@refusing("the network fails while it is prepared")
 def prepare(task: Task, subject: Subject, target: Target) -> Prepared:
     """Find the fastest way to run a network that passes its checks.
 
@@ -181,10 +183,13 @@ def _first_that_passes(
         try:
             runtime = candidate.build()
             return Passed(candidate, runtime, tuple(check(runtime)), "; ".join(reasons) or None)
+        except MemoryError:
+            raise
         except VerificationError as error:
             failure = error
         except Exception as error:  # whatever a runtime raises: the next candidate does without it
-            failure = UnsupportedModelError(f"{candidate.program.strategy} program: {first_line(error)}")
+            failure = UnsupportedModelError(f"{candidate.program.strategy} program: {described(error)}")
+            failure.__cause__ = error
         reasons.append(str(failure))
     raise failure or UnsupportedModelError(
         f"the network cannot run on {target.runtime}: {'; '.join(dict.fromkeys(reasons))}"

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 from mcdropout.engine.errors import InvalidInputError
 from mcdropout.engine.kinds import ATTENTION
+from mcdropout.engine.reading import is_number
 from mcdropout.engine.sites import SiteOff, site_name
 
 
@@ -120,7 +121,7 @@ def _check_patterns(selection: Selection, paths: set[str]) -> None:
                 f"the selection names {pattern!r}, which matches the path of no site; the paths are {sorted(paths)}"
             )
     for pattern, p in (selection.p or {}).items():
-        if not 0.0 <= p <= 1.0:
+        if not is_number(p) or not 0.0 <= p <= 1.0:
             raise InvalidInputError(f"the selection sets p of {pattern!r} to {p!r}; a number from 0 to 1 is accepted")
 
 

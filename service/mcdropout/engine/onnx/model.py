@@ -12,9 +12,10 @@ from mcdropout.digest import digest_of
 from mcdropout.engine.arrays import Array, with_rows
 from mcdropout.engine.checks import Check
 from mcdropout.engine.cutting.layout import Layout
-from mcdropout.engine.errors import EngineError, UnsupportedModelError, first_line
+from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.faults import refusing
 from mcdropout.engine.findings import Finding
-from mcdropout.engine.inputs import Entry, Inputs
+from mcdropout.engine.inputs import Entry, Inputs, as_axis, as_entries
 from mcdropout.engine.kinds import CHANNEL, ELEMENT
 from mcdropout.engine.onnx.cut.cost import cost_of
 from mcdropout.engine.onnx.cut.split import Cut, split
@@ -186,14 +187,10 @@ def understand(
         UnsupportedModelError: it cannot be read, nothing in it is random, or what is cannot be replaced by masks.
         InvalidInputError: the examples, the outputs or the selection do not fit it.
     """
-    try:
+    with refusing(f"{path.name} cannot be understood"):  # whatever a graph that contradicts itself leads to
         return _find_out(
             path, example_inputs, row_axis, outputs, output_row_axis, selection or Selection(), logits=logits
         )
-    except EngineError:
-        raise
-    except Exception as error:  # whatever a graph that contradicts itself leads to
-        raise UnsupportedModelError(f"{path.name} cannot be understood: {first_line(error)}") from error
 
 
 def _find_out(
@@ -212,7 +209,8 @@ def _find_out(
     flow = from_model(model)
     check_ratios(flow)
     as_it_is = not _draws(flow)
-    bound = bind(modes_apart(flow), declared, example_inputs, row_axis, outputs, output_row_axis)
+    entries, axis = as_entries(outputs), as_axis("output_row_axis", output_row_axis)
+    bound = bind(modes_apart(flow), declared, example_inputs, row_axis, entries, axis)
     probabilities = softmax_of(bound.flow)
     flow, normalized = batch_norm_in_inference(with_logits(bound.flow) if logits else bound.flow)
     dead = _dead(flow)

@@ -7,9 +7,10 @@ from torch import nn
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.checks import Check
-from mcdropout.engine.errors import first_line
+from mcdropout.engine.errors import InvalidInputError, first_line
+from mcdropout.engine.faults import refusing
 from mcdropout.engine.findings import Finding, findings_of_sites
-from mcdropout.engine.inputs import Entry, Inputs, InputSpec, as_examples, row_axes
+from mcdropout.engine.inputs import Entry, Inputs, InputSpec, as_axis, as_entries, as_examples, row_axes
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.pytorch.cut.export import export
 from mcdropout.engine.pytorch.cut.forms import programs
@@ -105,6 +106,7 @@ class ModuleSubject:
         return tuple(map(torch.from_numpy, self.arrays))
 
 
+@refusing("the network fails while what is random in it is looked for")
 def understand(
     module: nn.Module,
     example_inputs: Inputs,
@@ -115,11 +117,12 @@ def understand(
     selection: Selection | None = None,
 ) -> ModuleSubject:
     """Find out what a network takes and what in it is random; arguments and errors as for `Engine.from_module`."""
+    if not isinstance(module, nn.Module):
+        raise InvalidInputError(f"the network is a {type(module).__name__}; a torch.nn.Module is accepted")
     axes = row_axes(example_inputs, row_axis)
     arrays = as_examples(example_inputs, axes, EXAMPLE_ROWS)
     names = tuple(example_inputs) if isinstance(example_inputs, Mapping) else None
-    entries = (outputs,) if isinstance(outputs, str | int) else None if outputs is None else tuple(outputs)
-    signature = Signature(names, axes, entries, output_row_axis)
+    signature = Signature(names, axes, as_entries(outputs), as_axis("output_row_axis", output_row_axis))
     found = discover(module, [torch.from_numpy(x) for x in arrays], signature, selection)
     specs = tuple(
         InputSpec(x.shape[1:], x.dtype, names[index] if names else None, axes[index]) for index, x in enumerate(arrays)

@@ -133,10 +133,10 @@ def _listed(parts: list[str]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def _check_device(device: str) -> None:
+def _check_device(device: object) -> None:
     if device == "cpu":
         return
-    if not re.fullmatch(r"cuda(:\d+)?", device):
+    if not isinstance(device, str) or not re.fullmatch(r"cuda(:\d+)?", device):
         raise InvalidInputError(f'device is {device!r}; "cpu", "cuda" or "cuda:N" would be accepted')
     try:
         import torch

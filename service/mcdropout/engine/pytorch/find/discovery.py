@@ -15,6 +15,7 @@ from mcdropout.engine.arrays import with_rows
 from mcdropout.engine.cutting.layout import ROWS, growing, is_interleaved, layout_between
 from mcdropout.engine.cutting.placement import site_at
 from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.faults import described, refusing
 from mcdropout.engine.pytorch.calls import Call
 from mcdropout.engine.pytorch.find.reach import reached, same_outputs
 from mcdropout.engine.pytorch.network import Draw, Known, Network, Recording, Tracked
@@ -77,6 +78,7 @@ class _Explorer:
         self._tracked = Tracked(module)
         self._asleep: set[str] = set()
         self._drawing: set[str] = set()
+        self._failure: Exception | None = None
 
     def explore(self, selection: Selection) -> Discovery:
         quiet = self._eval_mode()
@@ -95,7 +97,7 @@ class _Explorer:
         on, idle = _parted(on, reached(tracked, self._signature, self._two, on))
         off += [site_off(call, "it does not reach the output") for call in idle]
         if not on:
-            raise UnsupportedModelError(_nothing_to_switch_on(off))
+            raise UnsupportedModelError(_nothing_to_switch_on(off, self._failure)) from self._failure
         awake = frozenset().union(*(needs[call.key] for call in on))
         known = self._known(awake, [*on, *idle])
         self._check_awake_modules(on, needs, quiet)
@@ -108,26 +110,17 @@ class _Explorer:
 
     def _eval_mode(self) -> Recording:
         """One pass in eval mode; a second must give the same."""
-        try:
+        shapes = [list(x.shape) for x in self._two]
+        with refusing(f"the network does not run on the example input of shape {shapes}"):
             quiet = self._tracked.record(self._signature, self._two)
-        except UnsupportedModelError:
-            raise
-        except Exception as error:
-            raise UnsupportedModelError(
-                f"the network does not run on the example input of shape {[list(x.shape) for x in self._two]}: {error}"
-            ) from error
         if raw := [call for call in quiet.calls if call.raw]:
             raise UnsupportedModelError(
                 f"{_name(raw[0])} draws {raw[0].kind} numbers in eval mode too, so that there is no deterministic "
                 "baseline; a draw that depends on `self.training` is accepted"
             )
-        try:
+        accepted = "one that keeps nothing from call to call is accepted"
+        with refusing("the network fails when it is run a second time", accepted):
             again = self._tracked.record(self._signature, self._two, seed=1)
-        except Exception as error:
-            raise UnsupportedModelError(
-                f"the network fails when it is run a second time: {error}; one that keeps nothing from call to call "
-                "is accepted"
-            ) from error
         if quiet.draws or not same_outputs(quiet.outputs, again.outputs):
             raise UnsupportedModelError(
                 f"the network does not repeat itself in eval mode: {_blamed(quiet.draws)}; one that keeps nothing from "
@@ -162,15 +155,18 @@ class _Explorer:
             tracked = Tracked(self._module).train_but_normalization(self._asleep)
             try:
                 return tracked.record(self._signature, inputs, seed=seed, variant=variant, whatever=True)
+            except MemoryError:
+                raise
             except Exception as error:
                 failure = failure or error
+                self._failure = self._failure or failure
                 failed = tracked.failed
                 while failed in self._asleep:  # it fails in eval mode too, for what the one around it does
                     failed = failed.rpartition(".")[0] if failed else None
                 if failed is None:
                     raise UnsupportedModelError(
                         "the network does not run in train mode on the example input of shape "
-                        f"{[list(x.shape) for x in inputs]}: {failure}"
+                        f"{[list(x.shape) for x in inputs]}: {described(failure)}"
                     ) from failure
                 self._asleep.add(failed)
 
@@ -200,7 +196,10 @@ class _Explorer:
             records = [tracked.record(self._signature, self._two)]
             if any(call.raw for call in records[0].calls):
                 records += [tracked.record(self._signature, self._two, variant=variant) for variant in _VARIANTS[1:]]
-        except Exception:  # a module that is not made to be in train mode alone
+        except MemoryError:
+            raise
+        except Exception as error:  # a module that is not made to be in train mode alone
+            self._failure = self._failure or error
             return set(), ()
         return {call.key for record in records for call in record.calls}, records[0].outputs
 
@@ -309,11 +308,12 @@ def _blamed(draws: Iterable[Draw]) -> str:
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
-def _nothing_to_switch_on(off: Sequence[SiteOff]) -> str:
+def _nothing_to_switch_on(off: Sequence[SiteOff], failure: Exception | None) -> str:
     seen = "; ".join(f"{site.name}: {site.reason}" for site in off) or "none"
+    failed = "" if failure is None else f"; modules that fail in train mode were left out of it: {described(failure)}"
     return (
         f"the network has no dropout to switch on (dropout calls seen: {seen}); Monte Carlo dropout needs at least one "
-        "with p above 0 on the way from input to output"
+        f"with p above 0 on the way from input to output{failed}"
     )
 
 
