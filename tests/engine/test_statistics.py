@@ -135,6 +135,57 @@ def test_a_class_that_is_all_but_impossible_adds_no_entropy():
     assert found.entropy.tolist() == found.expected_entropy.tolist() == [0.0]
 
 
+class TestLogitsOfMinusInfinity:
+    """Actions that are not allowed, tokens that cannot follow: their probability is 0."""
+
+    LOGITS = random(5, 6, 4)
+    LOGITS[:3, :, 1] = -np.inf  # in every pass
+    LOGITS[3, ::2, 0] = -np.inf  # in some
+    LOGITS[4, :, 1:] = -np.inf  # all classes but one
+
+    def test_are_probabilities_of_0_in_every_statistic(self):
+        p = softmax(self.LOGITS, 2)
+        mean = p.mean(axis=1)
+        found = sum_up(CLASSES, [self.LOGITS], [1, 2, 3])
+        np.testing.assert_allclose(found.mean, mean, atol=1e-15)
+        np.testing.assert_allclose(found.variance, p.var(axis=1, ddof=1), atol=1e-15)
+        each = -np.where(p > 0, p * np.log(np.where(p > 0, p, 1.0)), 0.0).sum(axis=2)
+        np.testing.assert_allclose(found.expected_entropy, each.mean(axis=1), atol=1e-12)
+        of_mean = -np.where(mean > 0, mean * np.log(np.where(mean > 0, mean, 1.0)), 0.0).sum(axis=1)
+        np.testing.assert_allclose(found.entropy, of_mean, atol=1e-12)
+        votes = np.stack([(p.argmax(axis=2) == k).sum(axis=1) for k in range(4)], axis=1)
+        np.testing.assert_allclose(found.variation_ratio, 1 - votes.max(axis=1) / 6)
+        assert found.label.tolist() == mean.argmax(axis=1).tolist()
+
+    def test_are_those_of_a_network_without_the_class(self):
+        whole, without = sum_up(CLASSES, [self.LOGITS[:3]]), sum_up(CLASSES, [np.delete(self.LOGITS[:3], 1, axis=2)])
+        for name in ("entropy", "expected_entropy", "mutual_information", "variation_ratio"):
+            np.testing.assert_allclose(getattr(whole, name), getattr(without, name), rtol=1e-12)
+
+    @pytest.mark.parametrize("shape", [(2, 3, 4), (2, 3, 4, 5)], ids=["rows", "dense"])
+    @pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
+    def test_stay_so_at_any_temperature_and_in_any_place(self, shape, temperature):
+        logits = random(*shape)
+        logits[:, :, 2] = -np.inf
+        found = sum_up(Reading("classification", temperature), [logits])
+        assert not found.mean[:, 2].any()
+        assert np.isfinite(found.expected_entropy).all()
+        plain = deterministic(Reading("classification", temperature), [logits[:, :1]])
+        assert not plain.mean[:, 2].any()
+        assert np.isfinite(plain.entropy).all()
+
+    def test_are_no_fault_of_a_row_unless_no_class_is_left(self):
+        logits = np.array([[[0.0, -np.inf]], [[-np.inf, -np.inf]], [[0.0, np.inf]], [[np.nan, -np.inf]]])
+        assert TASKS["classification"].unusable([logits]).tolist() == [False, True, True, True]
+        dense = np.zeros((2, 1, 3, 4))
+        dense[0, 0, :2], dense[1, 0, :, 3] = -np.inf, -np.inf
+        assert TASKS["classification"].unusable([dense]).tolist() == [False, True]
+
+    def test_beside_such_that_only_their_distance_is_infinite_add_no_entropy(self):
+        found = sum_up(CLASSES, [np.array([[[1e308, -1e308]] * 2])])
+        assert found.expected_entropy.tolist() == [0.0]
+
+
 def test_variance_survives_a_large_mean():
     values = random(1, 1000) + 1e8
     moments = RunningMoments()

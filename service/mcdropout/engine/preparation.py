@@ -14,6 +14,7 @@ from mcdropout.engine.program import Graphs, Outline, Program
 from mcdropout.engine.reading import Task
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
 from mcdropout.engine.sites import SiteOff
+from mcdropout.engine.statistics import TASKS
 from mcdropout.engine.subject import Subject
 from mcdropout.engine.verify import (
     Reference,
@@ -101,6 +102,7 @@ def prepare(task: Task, subject: Subject, target: Target) -> Prepared:
         first = replace(first, detail=f"{first.detail}; {subject.advice}")
     of_network = [first]
     raise_if_failed(of_network)
+    raise_if_failed([_check_readable(task, wanted)])
     reference = take_reference(subject.eager, source, arrays, wanted, subject.tolerance)
     plain = subject.baseline_programs(target) if source.has_raw_sites else None
     chosen, baseline = choose(subject.programs(target), plain, target, source, reference)
@@ -194,6 +196,15 @@ def _first_that_passes(
     raise failure or UnsupportedModelError(
         f"the network cannot run on {target.runtime}: {'; '.join(dict.fromkeys(reasons))}"
     )
+
+
+def _check_readable(task: Task, outputs: tuple[Array, ...]) -> Check:
+    """Whether statistics can use what a network answers with nothing dropped, `[rows, ...]` each."""
+    wrong = TASKS[task].unusable([out[:, None] for out in outputs])
+    detail = (
+        "they are NaN or infinite" if task == "regression" else "they are NaN, infinite, or -infinity for each class"
+    )
+    return Check(f"a {task} can be read from its outputs", not wrong.any(), detail)
 
 
 def _check_output_shape(task: Task, rows: int, outputs: tuple[Array, ...]) -> None:

@@ -258,13 +258,18 @@ def _one_after_another(runs: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
 
 
 def close(name: str, found: tuple[Array, ...], wanted: tuple[Array, ...], tolerance: float) -> Check:
-    """Whether outputs are those wanted."""
+    """Whether outputs are those wanted, with -infinity in the same places."""
     if [x.shape for x in found] != [x.shape for x in wanted]:
         return Check(name, False, f"shapes {[x.shape for x in found]} and {[x.shape for x in wanted]}")
-    if not all(np.isfinite(x).all() for x in (*found, *wanted)):
+    if not all((x < np.inf).all() for x in (*found, *wanted)):  # NaN is not either
         return Check(name, False, "an output is NaN or infinite")
+    # The logit of what is impossible: what else there is of a network that may not answer it, its task says.
+    impossible = [x == -np.inf for x in wanted]
+    if not all(np.array_equal(a == -np.inf, b) for a, b in zip(found, impossible, strict=True)):
+        return Check(name, False, "an output is -infinity where it ought not to be, or is not where it ought to")
+    pairs = [(a[~where], b[~where]) for a, b, where in zip(found, wanted, impossible, strict=True)]
     worst = max(
         float(np.abs(a.astype(np.float64) - b).max(initial=0.0) / max(1.0, np.abs(b).max(initial=0.0)))
-        for a, b in zip(found, wanted, strict=True)
+        for a, b in pairs
     )
     return Check(name, worst <= tolerance, f"difference {worst:.1e}, tolerance {tolerance:g}")

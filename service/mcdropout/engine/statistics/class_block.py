@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.reading import Reading
@@ -19,7 +20,8 @@ class ClassBlock(NamedTuple):
 
     Attributes:
         samples: `[rows, passes, classes, ...]`, class probabilities, `exp(scores) / exp(log_total)`.
-        scores: `[rows, passes, classes, ...]`, logits less the largest of their pass: at most 0.
+        scores: `[rows, passes, classes, ...]`, logits less the largest of their pass: at most 0, and -infinity where the
+            probability is 0 because the logit is -infinity.
         log_total: `[rows, passes, ...]`.
     """
 
@@ -37,8 +39,20 @@ def read_logits(outputs: Sequence[Array], reading: Reading) -> ClassBlock:
     scores = classes_first.transpose(1, 2, 0, *space)
     if reading.temperature != 1.0:
         scores /= reading.temperature
-    scores -= scores.max(axis=CLASS_AXIS, keepdims=True)
+    with np.errstate(over="ignore"):  # of two that lie that far apart, the lesser has the probability 0
+        scores -= scores.max(axis=CLASS_AXIS, keepdims=True)
     odds = np.exp(scores)
     total = odds.sum(axis=CLASS_AXIS, keepdims=True)
     odds /= total
     return ClassBlock(odds, scores, np.log(total.squeeze(CLASS_AXIS)))
+
+
+def unusable_logits(outputs: Sequence[Array]) -> npt.NDArray[np.bool_]:
+    """`[rows]`, whether logits `[rows, passes, classes, ...]` are NaN or infinite, or -infinity for every class.
+
+    A logit of -infinity beside others says that a class is impossible, as a mask of what is allowed does.
+    """
+    (logits,) = outputs
+    most = logits.max(axis=CLASS_AXIS)
+    wrong: npt.NDArray[np.bool_] = ~np.isfinite(most).all(axis=tuple(range(1, most.ndim)))
+    return wrong

@@ -17,7 +17,11 @@ class EntropySum:
 
     def update(self, block: ClassBlock) -> None:
         """Take in `H[p] = -sum p log p` of each pass, where `log p = score - log total`."""
-        entropies = block.log_total - (block.scores * block.samples).sum(axis=CLASS_AXIS)
+        with np.errstate(invalid="ignore"):
+            entropies = block.log_total - (block.scores * block.samples).sum(axis=CLASS_AXIS)
+        if np.isnan(entropies).any():  # 0 log 0 is 0
+            scores = np.where(block.samples > 0.0, block.scores, 0.0)
+            entropies = block.log_total - (scores * block.samples).sum(axis=CLASS_AXIS)
         self.total = self.total + entropies.sum(axis=1)
 
     def take(self, rows: Rows) -> "EntropySum":

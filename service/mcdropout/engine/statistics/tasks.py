@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.reading import Reading
-from mcdropout.engine.statistics.block import Block, not_finite
-from mcdropout.engine.statistics.class_block import read_logits
+from mcdropout.engine.statistics.block import Block
+from mcdropout.engine.statistics.class_block import read_logits, unusable_logits
 from mcdropout.engine.statistics.entropy import ENTROPY
 from mcdropout.engine.statistics.expected_entropy import EXPECTED_ENTROPY
 from mcdropout.engine.statistics.field import Field, State
@@ -79,7 +79,7 @@ TASKS = {
         Task(
             "classification",
             read_logits,
-            not_finite,
+            unusable_logits,
             "One row's classes. Null: what a deterministic pass (mc=0), or a single one (variance), cannot tell.",
             "Class probabilities of each pass",
             (
