@@ -20,7 +20,7 @@ class ClassBlock(NamedTuple):
 
     Attributes:
         samples: `[rows, passes, classes, ...]`, class probabilities, `exp(scores) / exp(log_total)`.
-        scores: `[rows, passes, classes, ...]`, logits less the largest of their pass: at most 0, and -infinity where the
+        scores: `[rows, passes, classes, ...]`, logits less the largest of their pass: at most 0; -infinity where the
             probability is 0 because the logit is -infinity.
         log_total: `[rows, passes, ...]`.
     """
