@@ -110,10 +110,6 @@ class TestANetworkThatIsNotAFunction:
         message = refusal(UnsupportedModelError, module)
         assert message.startswith("Sequential cannot be copied (cannot pickle 'generator' object)")
 
-    def test_because_it_is_compiled_to_torchscript(self):
-        script = torch.jit.script(nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)))
-        assert refusal(UnsupportedModelError, script).startswith("RecursiveScriptModule cannot be copied")
-
     def test_because_it_does_not_run_on_its_example(self):
         message = refusal(UnsupportedModelError, mlp(), torch.rand(3, 7))
         assert message.startswith("the network does not run on the example input of shape [[2, 7]]: ")

@@ -63,10 +63,15 @@ class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def copy_of(module: nn.Module) -> nn.Module:
-    """A deep copy; of tensors that a layer keeps from a forward pass, as older weight norms do, without history."""
-    kept = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
-    return copy.deepcopy(module, {id(value): value.detach().clone() for value in kept if not value.is_leaf})
+def copy_of(module: nn.Module, instead: Mapping[int, nn.Module] | None = None) -> nn.Module:
+    """A deep copy; of tensors that a layer keeps from a forward pass, as older weight norms do, without history.
+
+    `instead` has what stands for some of its parts in the copy, by their `id`.
+    """
+    held = [(vars(part), part._parameters, part._buffers) for part in module.modules()]
+    kept = [value for of in held for values in of for value in values.values() if isinstance(value, Tensor)]
+    without: dict[int, Any] = {id(value): value.detach().clone() for value in kept if not value.is_leaf}
+    return copy.deepcopy(module, {**without, **(instead or {})})
 
 
 def _draws(operator: Any, args: Sequence[Any]) -> bool:
@@ -95,8 +100,6 @@ class Tracked:
         try:
             self.module = copy_of(module)
             self.module.eval()
-            for parameter in self.module.parameters():
-                parameter.requires_grad_(False)
         except Exception as error:
             raise UnsupportedModelError(
                 f"{type(module).__name__} cannot be copied ({error}); the engine works on a copy of its own, so "
@@ -161,6 +164,7 @@ class Tracked:
         seed: int = 0,
         keep_data: bool = False,
         answer: Callable[[Call], Mask] | None = None,
+        gradients: bool = False,
         whatever: bool = False,
     ) -> Recording:
         """Run once, with nothing dropped.
@@ -171,7 +175,8 @@ class Tracked:
             variant: which numbers code that draws its own gets.
             seed: of PyTorch's generators, for draws that no mask can stand for.
             keep_data: whether calls hold a copy of what they drop from.
-            answer: the masks, instead; gradients are then recorded.
+            answer: the masks, instead.
+            gradients: whether what gradients take is recorded.
             whatever: take all tensors that it returns, whatever the signature says: in train mode some return more.
         """
         calls: list[Call] = []
@@ -186,7 +191,7 @@ class Tracked:
         draws = _Draws(self._path)
         with ExitStack() as entered:
             entered.enter_context(torch.random.fork_rng(devices=[]))
-            entered.enter_context(torch.set_grad_enabled(answer is not None))
+            entered.enter_context(torch.set_grad_enabled(gradients))
             torch.manual_seed(seed)
             entered.enter_context(draws)
             entered.enter_context(self.answering(kept))
@@ -283,12 +288,13 @@ class Network:
         """
         module = copy_of(self._origin)
         module.eval()
-        device = next((value.device for value in module.state_dict().values()), torch.device("cpu"))
+        values = (value for value in module.state_dict().values() if isinstance(value, Tensor))
+        device = next((value.device for value in values), torch.device("cpu"))
         batches: Iterable[Sequence[Tensor]] = [inputs]
         if self.alone:
             batches = [[x[row : row + 1] for x in inputs] for row in range(len(inputs[0]))]
         with torch.no_grad(), self._silenced() if self.always_on else nullcontext():
-            parts = [self.signature.call(module, [x.clone().to(device) for x in batch]) for batch in batches]
+            parts = [self._call(module, [x.clone().to(device) for x in batch]) for batch in batches]
         return tuple(torch.cat(outputs).cpu() for outputs in zip(*parts, strict=True))
 
     @staticmethod
@@ -315,6 +321,7 @@ class Network:
 
         return self._tracked.answering(answer)
 
+    @torch.no_grad()  # not inference_mode, in which code that finds derivatives in its forward pass cannot
     def run(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """`f(x, masks)`: the network's outputs, `[rows, ...]` each, with the given mask at each site.
 
@@ -324,8 +331,20 @@ class Network:
         """
         if self.alone:
             return self._run_alone(inputs, masks)
-        with self.substitution(masks):
-            return self.signature.call(self.module, inputs)
+        return self._call(self.module, inputs, masks)
+
+    def _call(
+        self, module: nn.Module, inputs: Sequence[Tensor], masks: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
+        """Call the copy, or another, with all rows in one batch; one that is not the copy takes no masks."""
+        single = self.signature.in_pairs and inputs[0].shape[0] == 1
+        if single:
+            inputs = [torch.cat([x, x]) for x in inputs]
+            pairs = zip(masks or (), self.sites, strict=False)
+            masks = masks and [torch.cat([mask, mask]) if site.scope == "row" else mask for mask, site in pairs]
+        with nullcontext() if masks is None else self.substitution(masks):
+            outputs = self.signature.call(module, inputs)
+        return tuple(out[:1] for out in outputs) if single else outputs
 
     def _run_alone(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Each row as a batch of its own: mapped over all rows at once, or, where that fails, one after another."""
@@ -333,8 +352,7 @@ class Network:
 
         def one(x: Sequence[Tensor], drawn: Sequence[Tensor]) -> tuple[Tensor, ...]:
             placed = [mask.unsqueeze(0) if own else mask for mask, own in zip(drawn, per_row, strict=True)]
-            with self.substitution(placed):
-                outputs = self.signature.call(self.module, [value.unsqueeze(0) for value in x])
+            outputs = self._call(self.module, [value.unsqueeze(0) for value in x], placed)
             return tuple(out.squeeze(0) for out in outputs)
 
         if self._maps:

@@ -82,6 +82,7 @@ class _Explorer:
 
     def explore(self, selection: Selection) -> Discovery:
         quiet = self._eval_mode()
+        self._signature = replace(self._signature, in_pairs=not self._takes_one_row(quiet))
         small, large = self._train_mode(self._two, selection), self._train_mode(self._three, selection)
         if small.keys() != large.keys():
             raise UnsupportedModelError(
@@ -112,7 +113,7 @@ class _Explorer:
         """One pass in eval mode; a second must give the same."""
         shapes = [list(x.shape) for x in self._two]
         with refusing(f"the network does not run on the example input of shape {shapes}"):
-            quiet = self._tracked.record(self._signature, self._two)
+            quiet = self._first()
         if raw := [call for call in quiet.calls if call.raw]:
             raise UnsupportedModelError(
                 f"{_name(raw[0])} draws {raw[0].kind} numbers in eval mode too, so that there is no deterministic "
@@ -127,6 +128,35 @@ class _Explorer:
                 "call to call, and draws nothing in eval mode but dropout, is accepted"
             )
         return quiet
+
+    def _first(self) -> Recording:
+        """The first pass, in eval mode; with gradients recorded where it fails without them."""
+        try:
+            return self._tracked.record(self._signature, self._two)
+        except (UnsupportedModelError, MemoryError):
+            raise
+        except Exception as error:
+            signature = replace(self._signature, gradients=True)
+            try:
+                quiet = self._tracked.record(signature, self._two)
+            except Exception:
+                raise error from None
+            self._signature = signature
+            return quiet
+
+    def _takes_one_row(self, quiet: Recording) -> bool:
+        """Whether one row gives what two give, less a row: the same calls and outputs, of as many dimensions."""
+        try:
+            alone = self._tracked.record(self._signature, [x[:1] for x in self._two])
+        except MemoryError:
+            raise
+        except Exception:  # it may take two rows or more
+            return False
+        dimensions = [{call.key: len(call.mask_shape) for call in each.calls} for each in (quiet, alone)]
+        pairs = zip(quiet.outputs, alone.outputs, strict=True)
+        return dimensions[0] == dimensions[1] and all(
+            len(two.shape) == len(one.shape) and (two.shape[:1] != (2,) or one.shape[:1] == (1,)) for two, one in pairs
+        )
 
     def _train_mode(self, inputs: Sequence[Tensor], selection: Selection) -> dict[Key, Call]:
         """All random calls in train mode."""
