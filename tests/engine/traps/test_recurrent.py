@@ -50,6 +50,7 @@ class TestRecurrentLayersWithDropoutBetweenThem:
     @pytest.mark.parametrize("batch_first", [False, True])
     @pytest.mark.parametrize("layers", [2, 3])
     @pytest.mark.parametrize(("kind", "options"), RECURRENT)
+    @torch.no_grad()
     def test_equal_layers_with_a_mask_between_each_and_the_next_to_the_bit(
         self, kind, options, layers, batch_first, both_ways
     ):
@@ -77,6 +78,7 @@ class TestRecurrentLayersWithDropoutBetweenThem:
         assert torch.equal(ran(network, x, masks=masks), flat(order(hidden), states))
         same(ran(network, x, masks=kept(network, 3)), module.eval()(x))
 
+    @torch.no_grad()
     def test_start_from_the_states_that_they_are_given(self):
         def forward(self, x, start):
             return flat(*self.recurrent(x, start.transpose(0, 1).contiguous()))
