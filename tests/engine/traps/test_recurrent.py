@@ -78,7 +78,6 @@ class TestRecurrentLayersWithDropoutBetweenThem:
         assert torch.equal(ran(network, x, masks=masks), flat(order(hidden), states))
         same(ran(network, x, masks=kept(network, 3)), module.eval()(x))
 
-    @torch.no_grad()
     def test_start_from_the_states_that_they_are_given(self):
         def forward(self, x, start):
             return flat(*self.recurrent(x, start.transpose(0, 1).contiguous()))

@@ -92,14 +92,20 @@ class Tracked:
         failed: the path of the innermost module that raised, where the last run ended so.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, gradients: bool = False) -> None:
         """
+        Args:
+            module: the user's.
+            gradients: whether parameters keep theirs.
+
         Raises:
             UnsupportedModelError: the module cannot be copied.
         """
         try:
             self.module = copy_of(module)
             self.module.eval()
+            for parameter in self.module.parameters():
+                parameter.requires_grad_(gradients and parameter.requires_grad)
         except Exception as error:
             raise UnsupportedModelError(
                 f"{type(module).__name__} cannot be copied ({error}); the engine works on a copy of its own, so "
@@ -246,7 +252,7 @@ class Network:
         self.always_on = False
         self.alone = False
         self._origin = module
-        self._tracked = Tracked(module).wake(self.awake)
+        self._tracked = Tracked(module, signature.gradients).wake(self.awake)
         self._known, self._known_in_eval = dict(known or {}), dict(known_in_eval or {})
         self._by_key = {(site.path, site.call): index for index, site in enumerate(self.sites)}
         self._maps = True

@@ -136,12 +136,12 @@ class _Explorer:
         except (UnsupportedModelError, MemoryError):
             raise
         except Exception as error:
-            signature = replace(self._signature, gradients=True)
+            signature, tracked = replace(self._signature, gradients=True), Tracked(self._module, gradients=True)
             try:
-                quiet = self._tracked.record(signature, self._two)
+                quiet = tracked.record(signature, self._two)
             except Exception:
                 raise error from None
-            self._signature = signature
+            self._signature, self._tracked = signature, tracked
             return quiet
 
     def _takes_one_row(self, quiet: Recording) -> bool:
@@ -182,7 +182,7 @@ class _Explorer:
         """One pass of a fresh copy in train mode, but for modules that cannot run in it (they may want targets)."""
         failure: Exception | None = None
         while True:
-            tracked = Tracked(self._module).train_but_normalization(self._asleep)
+            tracked = Tracked(self._module, self._signature.gradients).train_but_normalization(self._asleep)
             try:
                 return tracked.record(self._signature, inputs, seed=seed, variant=variant, whatever=True)
             except MemoryError:
