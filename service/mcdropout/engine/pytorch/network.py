@@ -18,6 +18,7 @@ from mcdropout.engine.cutting.placement import mask_moves, parts_axis
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.kinds import NORMAL
 from mcdropout.engine.pytorch.calls import Call, Mask, ModuleStack, RandomCalls
+from mcdropout.engine.pytorch.elsewhere import Elsewhere, seeded
 from mcdropout.engine.pytorch.moves import moved
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.sites import Site, site_name
@@ -28,7 +29,7 @@ Known = Mapping[tuple[str, int], tuple[str, float | None, int]]
 
 @dataclass(frozen=True)
 class Draw:
-    """A number drawn by a function that no mask can stand for: the module that called it, and the operator."""
+    """A number drawn by a function that no mask can stand for: the module that called it, and what drew."""
 
     path: str
     operator: str
@@ -114,22 +115,45 @@ class Tracked:
         self.wake(())
         self.failed: str | None = None
         self._running: list[tuple[str, tuple[Any, ...]]] = []
+        self._elsewhere: Elsewhere | None = None
+        self._drawn_elsewhere: list[Draw] = []
+        self._passed: list[tuple[str, list[Tensor]]] | None = None
         for path, part in self.module.named_modules():
             part.register_forward_pre_hook(self._entering(path), prepend=True, with_kwargs=True)
             part.register_forward_hook(self._leaving, always_call=True)
 
     def _entering(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, inputs: Any, named: Any) -> None:
+            self._look((inputs, named))
             self._running.append((path, (*inputs, *named.values())))
 
         return hook
 
     def _leaving(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        self._look(output)
         path, _ = self._running.pop()
         if output is not None:
             self.failed = None
         elif self.failed is None:  # where a module raises, it and those around it leave without an output
             self.failed = path
+
+    def _look(self, handed: Any) -> None:
+        """Note what the running module did until it hands tensors to one within it, or to the one around it."""
+        if self._elsewhere is not None:
+            self._drawn_elsewhere += [Draw(self._path(), name) for name in self._elsewhere.moved()]
+        if self._passed is not None:
+            tensors = [leaf.detach().clone() for leaf in tree_leaves(handed) if isinstance(leaf, Tensor)]
+            self._passed.append((self._path(), tensors))
+
+    def passed(self, signature: Signature, inputs: Sequence[Tensor], seed: int) -> list[tuple[str, list[Tensor]]]:
+        """The tensors that modules hand on in one pass with nothing dropped, in order, each with who does."""
+        handed: list[tuple[str, list[Tensor]]] = []
+        self._passed = handed
+        try:
+            self.record(signature, inputs, seed=seed, whatever=True)
+        finally:
+            self._passed = None
+        return handed
 
     def _path(self) -> str:
         return self._running[-1][0] if self._running else ""
@@ -179,7 +203,7 @@ class Tracked:
             signature: how to call it.
             inputs: `[rows, ...]` each.
             variant: which numbers code that draws its own gets.
-            seed: of PyTorch's generators, for draws that no mask can stand for.
+            seed: of the generators of PyTorch, Python and NumPy, for draws that no mask can stand for.
             keep_data: whether calls hold a copy of what they drop from.
             answer: the masks, instead.
             gradients: whether what gradients take is recorded.
@@ -199,6 +223,9 @@ class Tracked:
             entered.enter_context(torch.random.fork_rng(devices=[]))
             entered.enter_context(torch.set_grad_enabled(gradients))
             torch.manual_seed(seed)
+            self._drawn_elsewhere = []
+            self._elsewhere = entered.enter_context(seeded(seed))
+            entered.callback(setattr, self, "_elsewhere", None)
             entered.enter_context(draws)
             entered.enter_context(self.answering(kept))
             copies = [x.clone() for x in inputs]
@@ -207,7 +234,7 @@ class Tracked:
                 outputs = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
             else:
                 outputs = signature.call(self.module, copies)
-        return Recording(tuple(calls), outputs, tuple(draws.seen))
+        return Recording(tuple(calls), outputs, (*draws.seen, *self._drawn_elsewhere))
 
 
 def numbers(call: Call, variant: int) -> Tensor:
