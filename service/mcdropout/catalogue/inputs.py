@@ -4,13 +4,23 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from mcdropout.engine.arrays import Array
 
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 Axis = Annotated[int, Field(ge=0, strict=True)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"is {value}; a number is accepted")
+    return value
+
+
+NotTruth = BeforeValidator(_no_truth)
+"""What is true or false is no number, though Python takes it for 1 or 0."""
+Number = Annotated[float, Field(allow_inf_nan=False), NotTruth]
 
 
 class Record(BaseModel):
@@ -52,8 +62,8 @@ class Input(Record):
     name: Annotated[str, Field(min_length=1, max_length=100)] = "input"
     shape: list[PositiveInt]
     dtype: Literal["float32", "float64", "float16", "int64", "int32", "bool"] = "float32"
-    minimum: int | Number | None = None
-    maximum: int | Number | None = None
+    minimum: Annotated[int | Number | None, NotTruth] = None
+    maximum: Annotated[int | Number | None, NotTruth] = None
     preprocessing: Preprocessing = Preprocessing()
     row_axis: Axis = 0
 
