@@ -140,6 +140,14 @@ class Manifest(Record):
         return self
 
     @model_validator(mode="after")
+    def _labels_fit_the_task(self) -> "Manifest":
+        if self.task == "regression" and self.labels is not None:
+            raise ValueError(
+                f"labels are given ({len(self.labels)}), which are names of classes; for a regression none are accepted"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _inputs_are_named_once(self) -> "Manifest":
         if (self.input is None) == (self.inputs is None):
             found = "both are given" if self.input else "neither is given"

@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 
 from mcdropout.catalogue.bundle import Bundle
+from mcdropout.catalogue.manifest import MANIFEST, BundleError
 from mcdropout.engine import Engine
+from mcdropout.engine.arrays import with_rows
+
+_WARM_ROWS = (1, 8)
 
 
 @dataclass(frozen=True)
@@ -22,3 +26,26 @@ class Model:
     def version(self) -> str:
         """The bundle's version, which every answer carries."""
         return self.bundle.manifest.version
+
+
+def model_of(bundle: Bundle, engine: Engine) -> Model:
+    """A bundle with its engine, which is run once, so that the first request finds it warm.
+
+    Whoever compiles a bundle and whoever serves it come here, so that both refuse the same.
+
+    Raises:
+        BundleError: what the bundle says does not fit what its network answers.
+        EngineError: the network cannot be run.
+    """
+    manifest = bundle.manifest
+    examples = bundle.examples(max(_WARM_ROWS))
+    for count in _WARM_ROWS:
+        rows = [with_rows(x, count) for x in examples]
+        prediction = engine.predict(manifest.for_network(rows), passes=max(1, manifest.passes.default), seed=0)
+    classes = prediction.mean.shape[1:2]
+    if manifest.task == "classification" and manifest.labels is not None and (len(manifest.labels),) != classes:
+        raise BundleError(
+            f"{bundle.folder / MANIFEST}: labels has {len(manifest.labels)} entries; the network's {classes[0]} "
+            "classes are accepted"
+        )
+    return Model(bundle, engine)
