@@ -41,6 +41,8 @@ from tests.bundles import TOKEN_FIELDS, TOKENS, manifest, network_of, write_bund
             ["input", "preprocessing", "int64", "float32 and float64"],
         ),
         ({"input": {"shape": [4], "preprocessing": {"divisor": 2}}}, ["input.preprocessing.divisor", "scale, mean"]),
+        ({"input": {"shape": [4], "missing": "yes"}}, ["input.missing", "'yes'", "'refused' or 'allowed'"]),
+        ({"input": {"shape": [4], "dtype": "int64", "missing": "allowed"}}, ["input", "missing", "int64", "no NaN"]),
         ({"input": {"shape": [4], "mean": 2}}, ["input.mean", "no known field", "preprocessing"]),
         ({"input": None}, ["input and inputs, neither is given", "one of them"]),
         ({"inputs": [{"name": "other", "shape": []}]}, ["input and inputs, both are given", "one of them"]),

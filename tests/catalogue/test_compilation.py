@@ -127,6 +127,21 @@ def test_what_does_not_touch_the_program_may_change(bundle: Path, harmless: Call
     assert stale_parts(Bundle(bundle)) == []
 
 
+FILLS = CLASSIFIER.replace("self.layers(x)", "self.layers(x.nan_to_num(0.5))")
+
+
+@pytest.mark.usefixtures("compiled_here")
+def test_values_may_be_missing_as_the_manifest_says_now_without_compiling_anew(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, "model", FILLS, input={"shape": [4], "missing": "allowed"})
+    (folder / "example.json").write_text('{"inputs": [[1, null, 3, 4], [1, 2, null, 4]]}')
+    engine = load(folder, Loading()).engine
+    assert (engine.predict([[1.0, np.nan, 3, 4]], 0).mean == engine.predict([[1.0, 0.5, 3, 4]], 0).mean).all()
+    change("input", {"shape": [4]})(folder)
+    assert stale_parts(Bundle(folder)) == []
+    with pytest.raises(BundleError, match=r"example\.json: inputs holds null"):
+        load(folder, Loading())
+
+
 @pytest.mark.parametrize(
     ("misfit", "told"),
     [

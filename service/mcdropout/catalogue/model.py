@@ -1,6 +1,6 @@
 """Models: bundles that may serve."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mcdropout.catalogue.bundle import Bundle
 from mcdropout.catalogue.manifest import MANIFEST, BundleError
@@ -38,6 +38,9 @@ def model_of(bundle: Bundle, engine: Engine) -> Model:
         EngineError: the network cannot be run.
     """
     manifest = bundle.manifest
+    # Of the manifest, as it is now: nothing has to be compiled anew for it.
+    takes = zip(engine.inputs, manifest.takes, strict=True)
+    engine.inputs = tuple(replace(spec, missing=given.takes_missing) for spec, given in takes)
     examples = bundle.examples(max(_WARM_ROWS))
     for count in _WARM_ROWS:
         rows = [with_rows(x, count) for x in examples]

@@ -41,6 +41,7 @@ class _Input:
     dtype: str
     name: str | None
     row_axis: int
+    missing: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,9 @@ def write_compiled(prepared: Prepared, folder: Path) -> None:
         format=FORMAT,
         sites=prepared.source.sites,
         off=prepared.off,
-        inputs=tuple(_Input(spec.shape, spec.dtype.name, spec.name, spec.row_axis) for spec in prepared.inputs),
+        inputs=tuple(
+            _Input(spec.shape, spec.dtype.name, spec.name, spec.row_axis, spec.missing) for spec in prepared.inputs
+        ),
         program=replace(prepared.program, checks=()),
         network_checks=prepared.network_checks,
         graphs=copied,
@@ -163,7 +166,7 @@ def read_compiled(folder: Path, target: Target) -> Prepared:
     return Prepared(
         source=source,
         off=record.off,
-        inputs=tuple(InputSpec(x.shape, np.dtype(x.dtype), x.name, x.row_axis) for x in record.inputs),
+        inputs=tuple(InputSpec(x.shape, np.dtype(x.dtype), x.name, x.row_axis, x.missing) for x in record.inputs),
         runtime=chosen.runtime,
         baseline=baseline.runtime,
         graphs=chosen.candidate.graphs,

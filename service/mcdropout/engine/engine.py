@@ -67,6 +67,7 @@ class Engine:
         row_axis: int | Sequence[int] | Mapping[str, int] = 0,
         outputs: Entry | Sequence[Entry] | None = None,
         output_row_axis: int = 0,
+        missing: bool = False,
         selection: Selection | None = None,
         sessions: SessionOptions | None = None,
     ) -> "Engine":
@@ -91,6 +92,7 @@ class Engine:
             outputs: which of what the network returns counts: a key, an attribute or a position ("logits"), or, for a
                 regression, two (mean and logarithm of the variance). All its tensors where not given.
             output_row_axis: the dimension of the outputs that holds the rows.
+            missing: whether inputs may hold NaN, for what is missing.
             selection: which sites to switch on, and with which p; all, with their own, where not given.
             sessions: how ONNX Runtime runs it.
 
@@ -109,6 +111,7 @@ class Engine:
             row_axis=row_axis,
             outputs=outputs,
             output_row_axis=output_row_axis,
+            missing=missing,
             selection=selection,
         )
         return cls.prepare(subject, reading, target, step_bytes)
@@ -128,6 +131,7 @@ class Engine:
         row_axis: int | Sequence[int] | Mapping[str, int] = 0,
         outputs: Entry | Sequence[Entry] | None = None,
         output_row_axis: int = 0,
+        missing: bool = False,
         selection: Selection | None = None,
         sessions: SessionOptions | None = None,
     ) -> "Engine":
@@ -150,6 +154,7 @@ class Engine:
             row_axis=row_axis,
             outputs=outputs,
             output_row_axis=output_row_axis,
+            missing=missing,
             selection=selection,
             logits=task == "classification",
         )

@@ -22,12 +22,14 @@ Inputs = OneInput | tuple[OneInput, ...] | Mapping[str, OneInput]
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input of a network: its shape without the rows, its NumPy dtype, its keyword, and where it has its rows."""
+    """One input of a network: its shape without the rows, its NumPy dtype, its keyword, where it has its rows, and
+    whether NaN may stand for what is missing."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     name: str | None = None
     row_axis: int = 0
+    missing: bool = False
 
     @property
     def label(self) -> str:
@@ -124,7 +126,7 @@ def _array(x: Any) -> Array:
 
 
 def as_array(x: OneInput, spec: InputSpec) -> Array:
-    """An input, of finite numbers, as `[rows, *spec.shape]` in the network's dtype."""
+    """An input, of finite numbers (and NaN where they may be missing), as `[rows, *spec.shape]` in its dtype."""
     try:
         array = _array(x)
     except (TypeError, ValueError) as error:
@@ -141,9 +143,10 @@ def as_array(x: OneInput, spec: InputSpec) -> Array:
         array = np.moveaxis(array, spec.row_axis, 0)
     with np.errstate(over="ignore"):
         taken = np.ascontiguousarray(array, spec.dtype)
-    if not np.isfinite(taken).all():
-        position = np.argwhere(~np.isfinite(taken))[0].tolist()
-        raise InvalidInputError(f"{spec.label} holds NaN or infinity at {position}; finite numbers are accepted")
+    if (wrong := np.isinf(taken) if spec.missing else ~np.isfinite(taken)).any():
+        position = np.argwhere(wrong)[0].tolist()
+        found, accepted = ("infinity", "and NaN ") if spec.missing else ("NaN or infinity", "")
+        raise InvalidInputError(f"{spec.label} holds {found} at {position}; finite numbers {accepted}are accepted")
     if np.issubdtype(spec.dtype, np.integer) and (changed := taken != array).any():
         position = np.argwhere(changed)[0].tolist()
         raise InvalidInputError(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mcdropout.engine import Engine
+from mcdropout.engine import Engine, InvalidInputError
 from mcdropout.layers import DropBlock2d
 from tests.engine.networks import Custom, drop_path
 from tests.engine.traps.common import drawn, find, names, ran, same
@@ -287,3 +287,38 @@ class TestDropConnect:
         with torch.no_grad():
             other.weight_hh_l0.mul_(mask)
         same(ran(network, x, masks=[mask]), other(x)[0])
+
+
+class TestMissingNumbers:
+    """A network that takes NaN for what is missing, as one does that puts a learned value in its place."""
+
+    @staticmethod
+    def module():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+        return Custom(
+            lambda self, x: self.net(torch.where(torch.isnan(x), self.value, x)),
+            net=network,
+            value=nn.Parameter(torch.rand(4)),
+        )
+
+    X = torch.tensor([[0.1, torch.nan, 0.3, 0.4], [0.5, 0.6, torch.nan, torch.nan], [0.9, 1.0, 1.1, 1.2]])
+
+    @pytest.mark.parametrize("runtime", ["eager", "auto"])
+    def test_are_what_the_network_makes_of_them(self, runtime, tmp_path):
+        module = self.module()
+        engine = Engine.from_module(module, self.X, runtime=runtime, missing=True)
+        filled = torch.where(torch.isnan(self.X), module.value, self.X).detach()
+        np.testing.assert_allclose(engine.samples(self.X, 9, 1), engine.samples(filled, 9, 1), atol=1e-6)
+        if runtime == "auto":
+            engine.save(tmp_path)
+            loaded = Engine.load(tmp_path)
+            np.testing.assert_array_equal(loaded.samples(self.X, 9, 1), engine.samples(self.X, 9, 1))
+
+    def test_are_refused_where_they_may_not_be_and_infinity_anywhere(self):
+        engine = Engine.from_module(self.module(), self.X, runtime="eager")
+        with pytest.raises(InvalidInputError, match=r"holds NaN or infinity at \[0, 1\]; finite numbers are accepted"):
+            engine.predict(self.X)
+        engine = Engine.from_module(self.module(), self.X, runtime="eager", missing=True)
+        with pytest.raises(InvalidInputError, match=r"infinity at \[0, 0\]; finite numbers and NaN are accepted"):
+            engine.predict(self.X / 0.0)

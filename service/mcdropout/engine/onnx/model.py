@@ -169,6 +169,7 @@ def understand(
     row_axis: int | Sequence[int] | Mapping[str, int] = 0,
     outputs: Entry | Sequence[Entry] | None = None,
     output_row_axis: int = 0,
+    missing: bool = False,
     selection: Selection | None = None,
     logits: bool = False,
 ) -> GraphSubject:
@@ -180,6 +181,7 @@ def understand(
         row_axis: the dimension that holds the rows in each input; one for all, or by position or name.
         outputs: the outputs that count, by name or position; all where not given.
         output_row_axis: the dimension that holds the rows in what comes out.
+        missing: whether inputs may hold NaN, for what is missing.
         selection: which sites are on, by patterns of node names, and with which p; all where not given.
         logits: whether an output that ends in a softmax is to give its logarithm, which is as good as the logits.
 
@@ -188,9 +190,11 @@ def understand(
         InvalidInputError: the examples, the outputs or the selection do not fit it.
     """
     with refusing(f"{path.name} cannot be understood"):  # whatever a graph that contradicts itself leads to
-        return _find_out(
+        found = _find_out(
             path, example_inputs, row_axis, outputs, output_row_axis, selection or Selection(), logits=logits
         )
+        found.inputs = tuple(replace(spec, missing=missing) for spec in found.inputs)
+        return found
 
 
 def _find_out(

@@ -136,6 +136,7 @@ def understand(
     row_axis: int | Sequence[int] | Mapping[str, int] = 0,
     outputs: Entry | Sequence[Entry] | None = None,
     output_row_axis: int = 0,
+    missing: bool = False,
     selection: Selection | None = None,
 ) -> ModuleSubject:
     """Find out what a network takes and what in it is random; arguments and errors as for `Engine.from_module`."""
@@ -149,7 +150,8 @@ def understand(
         raise InvalidInputError(f"the network is a {type(module).__name__}; a torch.nn.Module is accepted")
     found = discover(module, tensors, signature, selection)
     specs = tuple(
-        InputSpec(x.shape[1:], x.dtype, names[index] if names else None, axes[index]) for index, x in enumerate(arrays)
+        InputSpec(x.shape[1:], x.dtype, names[index] if names else None, axes[index], missing)
+        for index, x in enumerate(arrays)
     )
     return ModuleSubject(found.network, found.off, specs, arrays)
 
