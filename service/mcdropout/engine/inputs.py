@@ -101,6 +101,9 @@ def as_examples(x: Inputs, axes: Sequence[int], rows: int) -> tuple[Array, ...]:
     Raises:
         InvalidInputError: one of them is no array, or holds no row.
     """
+    if isinstance(x, tuple | Mapping):  # by itself, a list of arrays is one array, row by row
+        for value in as_tuple(x):
+            _check_not_nested(value)
     given = [_rows_first(value, axis) for value, axis in zip(as_tuple(x), axes, strict=True)]
     return tuple(unlike_rows(with_rows(value, rows), len(value)) for value in given)
 
@@ -108,7 +111,7 @@ def as_examples(x: Inputs, axes: Sequence[int], rows: int) -> tuple[Array, ...]:
 def _rows_first(x: OneInput, row_axis: int) -> Array:
     try:
         array = _array(x)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInputError(f"an example input is no array of numbers ({first_line(error)})") from error
     if array.dtype.kind not in "fiub":
         raise InvalidInputError(f"an example input is no array of numbers: its dtype is {array.dtype}")
@@ -120,16 +123,35 @@ def _rows_first(x: OneInput, row_axis: int) -> Array:
     return np.moveaxis(array, row_axis, 0)
 
 
+def _check_not_nested(x: object) -> None:
+    """Refuse what holds arrays, where one array is looked for."""
+    held = list(x.values()) if isinstance(x, Mapping) else list(x) if isinstance(x, list | tuple) else []
+    if isinstance(x, Mapping) or any(hasattr(each, "shape") for each in held):
+        raise InvalidInputError(
+            f"an example input is a {type(x).__name__} of {len(held)}; an array for each argument of the network is "
+            "accepted, and a network that takes several in a list or a dict behind one with an argument for each"
+        )
+
+
 def _array(x: Any) -> Array:
-    """A tensor, an array, or what can be made one."""
-    return x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
+    """A tensor, an array, or what can be made one; NumPy has no bfloat16, whose numbers float32 holds."""
+    if not hasattr(x, "detach"):
+        return np.asarray(x)
+    tensor = x.detach().cpu()
+    array: Array = tensor.float().numpy() if is_bfloat16(x) else tensor.numpy()
+    return array
+
+
+def is_bfloat16(x: Any) -> bool:
+    """Whether something is a tensor of bfloat16."""
+    return str(getattr(x, "dtype", None)) == "torch.bfloat16"
 
 
 def as_array(x: OneInput, spec: InputSpec) -> Array:
     """An input, of finite numbers (and NaN where they may be missing), as `[rows, *spec.shape]` in its dtype."""
     try:
         array = _array(x)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInputError(f"{spec.label} is no array ({first_line(error)})") from error
     wanted: list[Any] = [*spec.shape[: spec.row_axis], "rows", *spec.shape[spec.row_axis :]]
     if array.ndim != len(wanted) or any(

@@ -10,7 +10,7 @@ from torch import nn
 
 from mcdropout.engine import Engine, InvalidInputError
 from mcdropout.layers import DropBlock2d
-from tests.engine.networks import Custom, drop_path
+from tests.engine.networks import Custom, drop_path, mlp
 from tests.engine.traps.common import drawn, find, names, ran, same
 
 
@@ -322,3 +322,56 @@ class TestMissingNumbers:
         engine = Engine.from_module(self.module(), self.X, runtime="eager", missing=True)
         with pytest.raises(InvalidInputError, match=r"infinity at \[0, 0\]; finite numbers and NaN are accepted"):
             engine.predict(self.X / 0.0)
+
+
+class TestInputsOfBfloat16:
+    @pytest.mark.parametrize("runtime", ["eager", "auto"])
+    def test_come_to_a_network_of_bfloat16_as_they_are(self, runtime):
+        module = mlp().to(torch.bfloat16)
+        x = torch.rand(3, 4, dtype=torch.bfloat16)
+        engine = Engine.from_module(module, x, runtime=runtime)
+        assert engine.inputs[0].dtype == np.float32
+        with torch.no_grad():
+            wanted = module.eval()(x).float().softmax(-1)
+        np.testing.assert_allclose(engine.predict(x, 0).mean, wanted, atol=1e-2)
+        found = engine.samples(x, 9, 1)
+        np.testing.assert_array_equal(found, engine.samples(x.float(), 9, 1))
+        assert np.ptp(found, axis=0).max() > 0.01
+
+    def test_may_stand_beside_others_and_be_named(self):
+        def forward(self, x, scale):
+            assert (x.dtype, scale.dtype) == (torch.bfloat16, torch.float32)
+            return self.net(x.float() * scale)
+
+        class Named(Custom):
+            def forward(self, x, scale):
+                return self._run(self, x, scale)
+
+        inputs = {"x": torch.rand(3, 4, dtype=torch.bfloat16), "scale": torch.rand(3, 1)}
+        engine = Engine.from_module(Named(forward, net=mlp()), inputs, runtime="eager")
+        assert engine.predict(inputs, 9, 1).mean.shape == (3, 3)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        ([torch.rand(3, 4), torch.rand(3, 2)],),
+        ({"ids": torch.rand(3, 4), "mask": torch.rand(3, 4)},),
+        ((torch.rand(3, 4), torch.rand(3, 4)), torch.rand(3, 4)),
+        {"batch": {"ids": torch.rand(3, 4)}},
+        {"batch": [np.ones((3, 4)), np.ones((3, 4))]},
+    ],
+    ids=["a list", "a dict", "a tuple beside another", "a dict by name", "a list of arrays by name"],
+)
+def test_several_tensors_in_one_argument_are_refused_with_what_is_accepted(inputs):
+    class Nested(nn.Module):
+        def forward(self, *_, **__):
+            raise AssertionError
+
+    with pytest.raises(InvalidInputError, match=r"an example input is a (list|dict|tuple) of \d; an array for each"):
+        Engine.from_module(Nested(), inputs)
+
+
+def test_a_sparse_tensor_is_refused():
+    with pytest.raises(InvalidInputError, match="an example input is no array of numbers"):
+        Engine.from_module(mlp(), torch.eye(4).to_sparse())

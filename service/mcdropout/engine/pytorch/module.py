@@ -10,7 +10,17 @@ from mcdropout.engine.checks import Check
 from mcdropout.engine.errors import InvalidInputError, first_line
 from mcdropout.engine.faults import refusing
 from mcdropout.engine.findings import Finding, findings_of_sites
-from mcdropout.engine.inputs import Entry, Inputs, InputSpec, as_axis, as_entries, as_examples, row_axes
+from mcdropout.engine.inputs import (
+    Entry,
+    Inputs,
+    InputSpec,
+    as_axis,
+    as_entries,
+    as_examples,
+    as_tuple,
+    is_bfloat16,
+    row_axes,
+)
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.pytorch.cut.export import export
 from mcdropout.engine.pytorch.cut.forms import programs
@@ -144,7 +154,9 @@ def understand(
     arrays = as_examples(example_inputs, axes, EXAMPLE_ROWS)
     names = tuple(example_inputs) if isinstance(example_inputs, Mapping) else None
     tensors = [torch.from_numpy(x) for x in arrays]
-    signature = Signature(names, axes, as_entries(outputs), as_axis("output_row_axis", output_row_axis))
+    halves = frozenset(index for index, x in enumerate(as_tuple(example_inputs)) if is_bfloat16(x))
+    entries, output_axis = as_entries(outputs), as_axis("output_row_axis", output_row_axis)
+    signature = Signature(names, axes, entries, output_axis, halves=halves)
     module = with_its_code(module, tensors, signature)
     if not isinstance(module, nn.Module):
         raise InvalidInputError(f"the network is a {type(module).__name__}; a torch.nn.Module is accepted")

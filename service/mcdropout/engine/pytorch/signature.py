@@ -23,6 +23,7 @@ class Signature:
         outputs: which entries of what it returns count: keys, attributes or positions; None for all its tensors.
         output_row_axis: the dimension of the outputs that holds the rows.
         gradients: whether it has to be called while gradients are recorded, because it asks for some.
+        halves: the inputs, by position, that the network takes in bfloat16, and that come in float32.
         in_pairs: whether a single row has to be given to it twice, because it takes the dimension of one row for none,
             as `squeeze()` does.
     """
@@ -33,6 +34,7 @@ class Signature:
     output_row_axis: int = 0
     gradients: bool = False
     in_pairs: bool = False
+    halves: frozenset[int] = frozenset()
 
     def row_axis(self, index: int) -> int:
         """The dimension of input `index` that holds the rows."""
@@ -56,6 +58,7 @@ class Signature:
     def arguments(self, inputs: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         """Inputs `[rows, ...]` as the network takes them: by position, and by name."""
         placed = [x.movedim(0, axis) if (axis := self.row_axis(index)) else x for index, x in enumerate(inputs)]
+        placed = [x.to(torch.bfloat16) if index in self.halves else x for index, x in enumerate(placed)]
         if self.names is None:
             return tuple(placed), {}
         return (), dict(zip(self.names, placed, strict=True))
