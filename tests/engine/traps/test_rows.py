@@ -159,3 +159,35 @@ def test_a_module_that_is_left_in_the_midst_of_a_map_leaves_no_map_running():
     Engine.from_module(Custom(forward, net=mlp()), X)
     assert torch._functorch.pyfunctorch.retrieve_all_functorch_interpreters() == []
     copy.deepcopy(mlp())
+
+
+KEPT = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1]]).bool()
+STEPS = torch.rand(3, 6, 4, generator=torch.Generator().manual_seed(0))
+
+
+def unpadded(before):
+    """Steps that are padding are left out, and put back: with dropout before they are, or between."""
+
+    def forward(self, x, mask):
+        inner = x if not before else self.drop(x)
+        flat = self.first(inner[mask])
+        flat = flat if before else self.drop(flat)
+        padded = flat.new_zeros(*mask.shape, 8)
+        padded[mask] = flat
+        return self.last(padded.sum(1) / mask.sum(1, keepdim=True))
+
+    torch.manual_seed(0)
+    return Custom(forward, first=nn.Linear(4, 8), drop=nn.Dropout(0.3), last=nn.Linear(8, 3))
+
+
+def test_dropout_of_as_many_steps_as_a_mask_keeps_is_refused_with_what_is_accepted():
+    with pytest.raises(UnsupportedModelError, match=r"drop has 6 entries for 2 rows and 12 for 3; .*x\[mask\].*padded"):
+        Engine.from_module(unpadded(before=False), (STEPS, KEPT))
+
+
+def test_steps_that_a_mask_leaves_out_behind_dropout_are_as_good_as_any():
+    engine = Engine.from_module(unpadded(before=True), (STEPS, KEPT))
+    found = engine.samples((STEPS, KEPT), 5, 1)
+    for row in range(3):
+        own = STEPS[row : row + 1].numpy(), KEPT[row : row + 1].numpy()
+        np.testing.assert_allclose(engine.run(own, [1], [row], 5, samples=True).samples[0], found[:, row], atol=1e-6)

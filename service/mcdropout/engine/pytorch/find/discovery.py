@@ -391,8 +391,8 @@ def _site(call: Call, shape_of_three: tuple[int, ...], in_eval: bool, interleave
             )
         (axis,) = axes
         raise UnsupportedModelError(
-            f"{where} has {two[axis]} entries for 2 rows and {shape_of_three[axis]} for 3; it must have the same "
-            "number for each row"
+            f"{where} has {two[axis]} entries for 2 rows and {shape_of_three[axis]} for 3; the same number for each "
+            "row, whatever its values, is accepted: where x[mask] leaves out padding, dropout on the padded x"
         )
     p = None if call.p is None else float(call.p)
     layout = replace(layout, interleaved=interleaved and layout.merged)
