@@ -109,7 +109,21 @@ class TestANetworkThatIsNotAFunction:
         module = mlp()
         module.lock = (value for value in ())
         message = refusal(UnsupportedModelError, module)
-        assert message.startswith("Sequential cannot be copied (cannot pickle 'generator' object)")
+        assert message.startswith("Sequential cannot be copied: cannot pickle 'generator' object (TypeError")
+
+    def test_because_a_part_cannot_be_copied(self):
+        class Single(nn.Linear):
+            def __deepcopy__(self, memo):
+                raise RuntimeError("there is one\nof me")
+
+        message = refusal(UnsupportedModelError, nn.Sequential(nn.Dropout(0.5), Single(4, 3)))
+        assert message.startswith("Sequential cannot be copied: there is one (RuntimeError in 1, ")
+        assert "test_refusals.py:" in message
+
+    def test_because_it_returns_an_output_for_each_row(self):
+        module = Custom(lambda self, x: list(self.rest(x)), rest=mlp())
+        message = refusal(UnsupportedModelError, module, task="regression")
+        assert message.startswith("for 3 rows the network returns outputs of shape [[3], [3], [3]]")
 
     def test_because_it_does_not_run_on_its_example(self):
         message = refusal(UnsupportedModelError, mlp(), torch.rand(3, 7))

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from mcdropout.engine.cutting.placement import mask_moves, parts_axis
 from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.faults import described
 from mcdropout.engine.kinds import NORMAL
 from mcdropout.engine.pytorch.calls import Call, Mask, ModuleStack, RandomCalls
 from mcdropout.engine.pytorch.elsewhere import Elsewhere, seeded
@@ -53,13 +54,15 @@ class Recording:
 class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every operator that takes numbers from PyTorch's generators."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, path: Callable[[], str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: list[Draw] = []
         self._path = path
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags and _draws(func, args):
+        if torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()) and _draws(func, args):
             self.seen.append(Draw(self._path(), str(func)))
         return func(*args, **(kwargs or {}))
 
@@ -109,8 +112,8 @@ class Tracked:
                 parameter.requires_grad_(gradients and parameter.requires_grad)
         except Exception as error:
             raise UnsupportedModelError(
-                f"{type(module).__name__} cannot be copied ({error}); the engine works on a copy of its own, so "
-                "copy.deepcopy(module) has to work"
+                f"{type(module).__name__} cannot be copied: {described(error, module)}; the engine works on a copy of "
+                "its own, so copy.deepcopy(module) has to work"
             ) from error
         self.wake(())
         self.failed: str | None = None

@@ -156,6 +156,8 @@ class _Explorer:
         except Exception:  # it may take two rows or more
             return False
         dimensions = [{call.key: len(call.mask_shape) for call in each.calls} for each in (quiet, alone)]
+        if len(alone.outputs) != len(quiet.outputs):  # an output for each row, which is refused elsewhere
+            return True
         pairs = zip(quiet.outputs, alone.outputs, strict=True)
         return dimensions[0] == dimensions[1] and all(
             len(two.shape) == len(one.shape) and (two.shape[:1] != (2,) or one.shape[:1] == (1,)) for two, one in pairs
