@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
 from mcdropout.catalogue.bundle import Bundle
 from mcdropout.catalogue.compilation import CompileLimits, compile_bundle, install
+from mcdropout.catalogue.compiler import compile_here as compile_in_this_process
 from mcdropout.catalogue.loading import Loading, load
 from mcdropout.catalogue.manifest import BundleError
 from mcdropout.catalogue.provenance import stale_parts
+from mcdropout.cli import app
 from tests.bundles import CLASSIFIER, manifest, network_of, write_bundle
 from tests.compilations import compile_here
 from tests.compilations import compiled as compiled_already
@@ -60,10 +63,10 @@ def compiled_here(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def change(field: str, value: object) -> Callable[[Path], None]:
+def change(field: str, value: object, **others: object) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
         path = folder / "model.yaml"
-        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {field: value}))
+        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {field: value} | others))
 
     return apply
 
@@ -122,6 +125,52 @@ def test_a_bundle_that_changed_is_told_with_what_changed(
 def test_what_does_not_touch_the_program_may_change(bundle: Path, harmless: Callable[[Path], None]) -> None:
     harmless(bundle)
     assert stale_parts(Bundle(bundle)) == []
+
+
+FILLS = CLASSIFIER.replace("self.layers(x)", "self.layers(x.nan_to_num(0.5))")
+
+
+@pytest.mark.usefixtures("compiled_here")
+def test_values_may_be_missing_as_the_manifest_says_now_without_compiling_anew(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, "model", FILLS, input={"shape": [4], "missing": "allowed"})
+    (folder / "example.json").write_text('{"inputs": [[1, null, 3, 4], [1, 2, null, 4]]}')
+    engine = load(folder, Loading()).engine
+    assert (engine.predict([[1.0, np.nan, 3, 4]], 0).mean == engine.predict([[1.0, 0.5, 3, 4]], 0).mean).all()
+    change("input", {"shape": [4]})(folder)
+    assert stale_parts(Bundle(folder)) == []
+    with pytest.raises(BundleError, match=r"example\.json: inputs holds null"):
+        load(folder, Loading())
+
+
+@pytest.mark.parametrize(
+    ("misfit", "told"),
+    [
+        (change("labels", ["a", "b"]), r"labels has 2 entries; the network's 3 classes are accepted"),
+        (change("labels", []), r"labels has 0 entries; the network's 3 classes are accepted"),
+        (change("task", "regression", labels=["a"]), r"labels are given \(1\).* for a regression none are accepted"),
+    ],
+    ids=["too few", "none", "of a regression"],
+)
+@pytest.mark.parametrize("compiled_before", [True, False])
+def test_labels_that_do_not_fit_are_refused_alike_by_who_compiles_and_by_who_serves(
+    bundle: Path, misfit: Callable[[Path], None], told: str, compiled_before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def here(bundle: Bundle, into: Path, *_: object) -> None:
+        outcome, error = compile_in_this_process(bundle.folder, into)
+        if outcome != "compiled":
+            raise BundleError(error)
+
+    monkeypatch.setattr("mcdropout.catalogue.loading.compile_bundle", here)
+    monkeypatch.setattr("mcdropout.catalogue.compilation.compile_bundle", here)
+    monkeypatch.setattr("mcdropout.log.configure", lambda *_: None)
+    if not compiled_before:
+        shutil.rmtree(bundle / "compiled")
+    misfit(bundle)
+    with pytest.raises(BundleError, match=told) as served:
+        load(bundle, Loading())
+    compiling = CliRunner().invoke(app, ["compile", str(bundle)])
+    assert compiling.exit_code == 1
+    assert str(served.value) in compiling.output
 
 
 def test_a_bundle_that_was_compiled_by_another_version_is_compiled_anew(

@@ -95,3 +95,56 @@ def test_too_many_rows_are_told_as_of_the_whole():
     text = json.dumps(some(PIXELS, 20)).encode()
     expected = "inputs holds 20 rows; 1 to 19 are accepted"
     assert outcome(read_many_rows, text, PIXELS, 19, lambda: None) == expected
+
+
+MISSING = Input(name="input", shape=[2], minimum=0, maximum=9, missing="allowed")
+NAN = float("nan")
+
+
+class TestNullWhereValuesMayBeMissing:
+    @pytest.mark.parametrize(
+        ("given", "wanted"),
+        [
+            ([1.0, None], [[1.0, NAN]]),
+            ([[None, 2], [3, 4]], [[NAN, 2.0], [3.0, 4.0]]),
+            ([[None, None]], [[NAN, NAN]]),
+            ([None, None], [[NAN, NAN]]),
+            ([[1, 2], [3, 4]], [[1.0, 2.0], [3.0, 4.0]]),
+        ],
+    )
+    def test_becomes_nan(self, given, wanted):
+        (found,) = read_rows(json.dumps({"inputs": given}).encode(), [MISSING])
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, np.array(wanted, np.float32))
+
+    def test_becomes_nan_after_preprocessing_and_for_single_values(self):
+        spec = Input(name="age", shape=[], missing="allowed", preprocessing={"scale": 2, "mean": 1})
+        np.testing.assert_array_equal(read_rows(b'{"inputs": null}', [spec])[0], np.array([NAN], np.float32))
+        np.testing.assert_array_equal(read_rows(b'{"inputs": [1, null]}', [spec])[0], np.array([1, NAN], np.float32))
+
+    def test_is_read_some_at_a_time_as_at_once(self):
+        text = json.dumps({"inputs": [[1, None], [None, 2], [3, 4]] * 40}).encode()
+        one, other = read_many_rows(text, [MISSING], None, lambda: None), read_rows(text, [MISSING])
+        np.testing.assert_array_equal(one[0], other[0])
+
+    @pytest.mark.parametrize(
+        ("given", "told"),
+        [
+            ([1.0, "x"], '"x"; numbers are accepted, and null for what is missing'),
+            ([None, True], "true; numbers are accepted, and null for what is missing"),
+            ([None, {}], "an object; numbers are accepted, and null for what is missing"),
+            ([[None, 10]], "values from 10 to 10; 0 to 9 is accepted"),
+            ([None, None, None], "has the shape [3]"),
+            ([[None], [1, 2]], "is ragged"),
+            (None, "has the shape []"),
+        ],
+    )
+    def test_leaves_other_faults_what_they_are(self, given, told):
+        with pytest.raises(RowsError) as raised:
+            read_rows(json.dumps({"inputs": given}).encode(), [MISSING])
+        assert told in str(raised.value)
+
+    @pytest.mark.parametrize("dtype", ["float32", "int64", "bool"])
+    def test_is_refused_where_they_may_not(self, dtype):
+        with pytest.raises(RowsError, match=r"inputs holds null; .* accepted"):
+            read_rows(b'{"inputs": [null, null]}', [Input(name="input", shape=[2], dtype=dtype)])

@@ -147,6 +147,14 @@ def test_the_module_is_named_where_the_network_is_part_of_no_other():
     assert f"no (ValueError in (network), {line_of(explode)})" in str(raised)
 
 
+def test_a_network_that_does_not_even_name_its_modules_is_refused():
+    class Nameless(nn.Sequential):
+        def named_modules(self, *_, **__):
+            raise LookupError("no names")
+
+    assert f"no names (LookupError in {__file__}:" in str(refused(Nameless(*mlp())))
+
+
 def test_what_a_message_announces_belongs_to_it():
     raised = refused(fragile(ValueError("Error(s) in this:\n\tMissing keys: a, b.\n\tand more")))
     assert "2, 4]]: Error(s) in this: Missing keys: a, b (ValueError in 1.0, " in str(raised)

@@ -6,7 +6,7 @@ import torch
 import transformers
 from torch import nn
 
-from mcdropout.engine import Engine, UnsupportedModelError
+from mcdropout.engine import Engine, Selection, UnsupportedModelError
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.pytorch.signature import Signature
@@ -396,10 +396,15 @@ class TestSpeech:
         np.testing.assert_allclose(engine.predict(inputs, 0).mean, logits(model, inputs).softmax(-1), atol=1e-6)
         assert engine.predict(inputs, 20, 1).variance.min() > 0
 
-    def test_stretches_of_speech_that_numpy_masks_are_refused_as_such(self):
-        model, inputs = speech(layerdrop=0.0, mask_time_prob=0.3, mask_time_length=2)
-        with pytest.raises(UnsupportedModelError, match="numbers drawn by Python or NumPy"):
+    def test_stretches_of_speech_that_numpy_masks_are_refused_with_the_module_that_can_be_excluded(self):
+        model, inputs = speech()  # as they are by default
+        with pytest.raises(UnsupportedModelError, match=r"numpy\.random in wav2vec2; .* that the selection excludes"):
             engine_of(model, inputs, "eager")
+        selection = Selection(exclude=("wav2vec2",))
+        engine = Engine.from_module(model, inputs, outputs="logits", runtime="eager", selection=selection)
+        assert "wav2vec2" not in [site.path for site in engine.sites]
+        np.testing.assert_allclose(engine.predict(inputs, 0).mean, logits(model, inputs).softmax(-1), atol=1e-6)
+        assert engine.predict(inputs, 20, 1).variance.min() > 0
 
     def test_and_whisper_drops_within_functions_of_its_own(self):
         config = transformers.WhisperConfig(

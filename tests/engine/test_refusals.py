@@ -93,6 +93,7 @@ class TestANetworkThatIsNotAFunction:
 
         message = refusal(UnsupportedModelError, Custom(forward, rest=mlp(), seen=None))
         assert message.startswith("the network does not repeat itself in eval mode: state of its own")
+        assert " in (network);" in message
 
     def test_because_it_counts_in_a_buffer(self):
         def forward(self, x):
@@ -108,11 +109,21 @@ class TestANetworkThatIsNotAFunction:
         module = mlp()
         module.lock = (value for value in ())
         message = refusal(UnsupportedModelError, module)
-        assert message.startswith("Sequential cannot be copied (cannot pickle 'generator' object)")
+        assert message.startswith("Sequential cannot be copied: cannot pickle 'generator' object (TypeError")
 
-    def test_because_it_is_compiled_to_torchscript(self):
-        script = torch.jit.script(nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)))
-        assert refusal(UnsupportedModelError, script).startswith("RecursiveScriptModule cannot be copied")
+    def test_because_a_part_cannot_be_copied(self):
+        class Single(nn.Linear):
+            def __deepcopy__(self, memo):
+                raise RuntimeError("there is one\nof me")
+
+        message = refusal(UnsupportedModelError, nn.Sequential(nn.Dropout(0.5), Single(4, 3)))
+        assert message.startswith("Sequential cannot be copied: there is one (RuntimeError in 1, ")
+        assert "test_refusals.py:" in message
+
+    def test_because_it_returns_an_output_for_each_row(self):
+        module = Custom(lambda self, x: list(self.rest(x)), rest=mlp())
+        message = refusal(UnsupportedModelError, module, task="regression")
+        assert message.startswith("for 3 rows the network returns outputs of shape [[3], [3], [3]]")
 
     def test_because_it_does_not_run_on_its_example(self):
         message = refusal(UnsupportedModelError, mlp(), torch.rand(3, 7))
@@ -215,6 +226,16 @@ DRAWS = {
 }
 
 
+ELSEWHERE = [
+    (lambda: float(np.random.rand()), "numpy.random"),
+    (lambda: float(np.random.normal()), "numpy.random"),
+    (lambda: float(np.random.permutation(4)[0]), "numpy.random"),
+    (random.random, "Python's random"),
+    (lambda: random.gauss(0.0, 1.0), "Python's random"),
+    (lambda: random.choice([1.0, 2.0]), "Python's random"),
+]
+
+
 class TestRandomnessThatNoMaskCanStandFor:
     @pytest.mark.parametrize("function", DRAWS)
     @pytest.mark.parametrize("wrap", [lambda noisy: nn.Sequential(nn.Linear(4, 4), noisy), behind_dropout])
@@ -230,11 +251,59 @@ class TestRandomnessThatNoMaskCanStandFor:
         engine = take(behind_dropout(noisy), selection=Selection(exclude=("2",)))
         assert [site.name for site in engine.sites] == ["1"]
 
-    @pytest.mark.parametrize("draw", [lambda: float(np.random.rand()), random.random])
-    def test_of_python_or_numpy_is_told_from_that_of_pytorch(self, draw):
-        noisy = Custom(lambda self, x: x * draw() if self.training else x)
+    @pytest.mark.parametrize(("draw", "named"), ELSEWHERE)
+    @pytest.mark.parametrize("used", [1.0, 0.0], ids=["used", "of no effect in the example"])
+    def test_of_python_or_numpy_is_named_with_its_module(self, draw, named, used):
+        noisy = Custom(lambda self, x: x * (1.0 + used * draw()) if self.training else x)
         message = refusal(UnsupportedModelError, behind_dropout(noisy))
-        assert "no mask can stand for: state of its own, or numbers drawn by Python or NumPy;" in message
+        assert f"no mask can stand for: {named} in 2;" in message
+
+    @pytest.mark.parametrize(("draw", "named"), ELSEWHERE)
+    def test_of_python_or_numpy_in_eval_mode_is_named_with_its_module(self, draw, named):
+        message = refusal(UnsupportedModelError, behind_dropout(Custom(lambda self, x: x * draw())))
+        assert f"does not repeat itself in eval mode: {named} in 2;" in message
+
+    @pytest.mark.parametrize(("draw", "named"), ELSEWHERE)
+    def test_of_python_or_numpy_stays_off_where_a_selection_excludes_its_module(self, draw, named):
+        noisy = Custom(lambda self, x: self.drop(x) * draw() if self.training else self.drop(x), drop=nn.Dropout(0.5))
+        engine = take(behind_dropout(noisy), selection=Selection(exclude=("2",)))
+        assert [site.name for site in engine.sites] == ["1", "2.drop"]
+        again = take(behind_dropout(noisy), selection=Selection(exclude=("2",)))
+        assert len(again.sites) == 2
+
+    def test_of_python_or_numpy_in_a_module_whose_dropout_needs_it_awake_is_refused(self):
+        noisy = Custom(lambda self, x: F.dropout(x, 0.5) * np.random.rand() if self.training else x)
+        message = refusal(UnsupportedModelError, behind_dropout(noisy), selection=Selection(exclude=("3",)))
+        assert "numpy.random in 2" in message
+
+    def test_leaves_the_generators_of_python_and_numpy_where_they_were(self):
+        def states():
+            return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
+
+        noisy = Custom(lambda self, x: x * np.random.rand() * random.random() if self.training else x)
+        module = behind_dropout(noisy)
+        before = states()
+        take(module, selection=Selection(exclude=("2",)))
+        assert states() == before
+
+    def test_of_a_generator_of_its_own_is_named_with_its_module(self):
+        generator = np.random.default_rng(0)
+        noisy = Custom(lambda self, x: x * generator.random() if self.training else x)
+        message = refusal(UnsupportedModelError, behind_dropout(noisy))
+        assert "state of its own, or numbers of a generator of its own, in 2;" in message
+        engine = take(behind_dropout(noisy), selection=Selection(exclude=("2",)))
+        assert [site.name for site in engine.sites] == ["1"]
+
+    def test_between_two_modules_is_that_of_the_one_around_them(self):
+        generator = np.random.default_rng(0)
+
+        def forward(self, x):
+            hidden = self.first(x)
+            return self.last(hidden * generator.random() if self.training else hidden)
+
+        noisy = Custom(forward, first=mlp(outputs=4), last=nn.Linear(4, 4))
+        message = refusal(UnsupportedModelError, behind_dropout(noisy))
+        assert "in 2;" in message
 
     def test_that_seldom_shows_is_refused_in_a_module_that_drops(self):
         def forward(self, x):

@@ -147,6 +147,7 @@ class InputDescription(BaseModel):
     dtype: str
     minimum: float | None = Field(description="The least value accepted.")
     maximum: float | None = Field(description="The greatest value accepted.")
+    missing: str = Field(description='Whether null, for what is missing, is "allowed" or "refused".')
     preprocessing: dict[str, Any] = Field(description="What the service does first: (x * scale - mean) / std.")
     row_axis: int = Field(description="The dimension of the rows inside the network; clients send them first.")
 

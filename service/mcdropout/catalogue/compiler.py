@@ -20,16 +20,15 @@ from mcdropout.machine import die_with_parent
 
 def compile_here(folder: Path, into: Path) -> tuple[Outcome, str | None]:
     """Compile a bundle in this process: what came of it, and why not, where it did not."""
+    from mcdropout.catalogue.model import model_of
     from mcdropout.catalogue.network import subject_of
-    from mcdropout.engine.compiled import write_compiled
-    from mcdropout.engine.preparation import prepare
-    from mcdropout.engine.runtimes import Target
+    from mcdropout.engine import Engine
 
     try:
         bundle = Bundle(folder)
         with Reads(bundle.folder) as reads:
-            subject = subject_of(bundle)
-            prepared = prepare(bundle.manifest.reading, subject, Target())
+            engine = Engine.prepare(subject_of(bundle), bundle.manifest.reading)
+            model_of(bundle, engine)
     except (BundleError, EngineError) as error:
         return "refused", str(error)
     except ImportError as error:
@@ -41,7 +40,7 @@ def compile_here(folder: Path, into: Path) -> tuple[Outcome, str | None]:
     except MemoryError:
         return "refused", f"{folder}: compiling it takes more memory than is accepted"
     try:
-        write_compiled(prepared, into)
+        engine.save(into)
     except UnsupportedModelError as error:
         return "needs_pytorch", str(error)
     (into / SOURCES).write_text(json.dumps(sources_of(bundle, reads), indent=1) + "\n")

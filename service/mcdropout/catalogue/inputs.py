@@ -4,13 +4,23 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from mcdropout.engine.arrays import Array
 
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 Axis = Annotated[int, Field(ge=0, strict=True)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"is {value}; a number is accepted")
+    return value
+
+
+NotTruth = BeforeValidator(_no_truth)
+"""What is true or false is no number, though Python takes it for 1 or 0."""
+Number = Annotated[float, Field(allow_inf_nan=False), NotTruth]
 
 
 class Record(BaseModel):
@@ -45,6 +55,7 @@ class Input(Record):
         shape: of one row, without the row dimension; empty for one number a row.
         dtype: what the network takes.
         minimum, maximum: the values accepted; None for any.
+        missing: whether null, which the network gets as NaN, is "allowed" or "refused".
         preprocessing: what is done to the values before the network sees them.
         row_axis: the dimension that holds the rows in what the network takes. Clients send them first.
     """
@@ -52,8 +63,9 @@ class Input(Record):
     name: Annotated[str, Field(min_length=1, max_length=100)] = "input"
     shape: list[PositiveInt]
     dtype: Literal["float32", "float64", "float16", "int64", "int32", "bool"] = "float32"
-    minimum: int | Number | None = None
-    maximum: int | Number | None = None
+    minimum: Annotated[int | Number | None, NotTruth] = None
+    maximum: Annotated[int | Number | None, NotTruth] = None
+    missing: Literal["refused", "allowed"] = "refused"
     preprocessing: Preprocessing = Preprocessing()
     row_axis: Axis = 0
 
@@ -81,6 +93,11 @@ class Input(Record):
 
     @model_validator(mode="after")
     def _fields_fit_the_dtype(self) -> "Input":
+        if self.kind != "f" and self.takes_missing:
+            raise ValueError(
+                f"missing is allowed for the dtype {self.dtype}, which has no NaN; it is accepted for float16, "
+                "float32 and float64"
+            )
         if self.kind != "f" and self.preprocessing != Preprocessing():
             raise ValueError(
                 f"preprocessing is given for the dtype {self.dtype}; it is accepted for float16, float32 and float64"
@@ -103,6 +120,11 @@ class Input(Record):
     def kind(self) -> str:
         """The kind of the dtype: "f", "i" or "b", as NumPy has it."""
         return np.dtype(self.dtype).kind
+
+    @property
+    def takes_missing(self) -> bool:
+        """Whether values may be missing."""
+        return self.missing == "allowed"
 
     @property
     def bounds_of_dtype(self) -> tuple[int, int]:

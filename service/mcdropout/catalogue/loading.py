@@ -15,12 +15,11 @@ import structlog
 from mcdropout.catalogue.bundle import COMPILED, Bundle
 from mcdropout.catalogue.compilation import CompileLimits, compile_bundle, install
 from mcdropout.catalogue.manifest import BundleError
-from mcdropout.catalogue.model import Model
+from mcdropout.catalogue.model import Model, model_of
 from mcdropout.catalogue.network import subject_of
 from mcdropout.catalogue.provenance import stale_parts
 from mcdropout.catalogue.stamps import Stamps, check_unchanged, sources, stamps_of
 from mcdropout.engine import Engine, UnsupportedModelError
-from mcdropout.engine.arrays import with_rows
 from mcdropout.engine.errors import CompiledError
 from mcdropout.engine.runtimes import Target
 from mcdropout.engine.runtimes.sessions import SessionOptions
@@ -29,7 +28,6 @@ from mcdropout.machine import lock
 
 _log = structlog.get_logger("loading")
 
-_WARM_ROWS = (1, 8)
 _POLL_SECONDS = 0.1
 # Compiling a network, or preparing one on PyTorch, takes all cores and much memory: one at a time.
 _preparing = threading.Lock()
@@ -73,22 +71,9 @@ def load(folder: Path, loading: Loading, stop: threading.Event | None = None) ->
     """
     before = sources(stamps_of(folder))
     bundle = Bundle(folder)
-    manifest = bundle.manifest
     engine = _engine_of(bundle, before, loading, stop)
     check_unchanged(bundle.folder, before)
-    examples = bundle.examples(max(_WARM_ROWS))
-    for count in _WARM_ROWS:
-        rows = [with_rows(x, count) for x in examples]
-        prediction = engine.predict(manifest.for_network(rows), passes=max(1, manifest.passes.default), seed=0)
-    reading = engine.reading
-    if reading.classes is not None and reading.class_axis is not None:
-        found = prediction.mean.shape[reading.class_axis]
-        if found != reading.classes:
-            raise BundleError(
-                f"{folder / 'model.yaml'}: labels has {reading.classes} entries; the network's {found} classes are "
-                "accepted"
-            )
-    return Model(bundle, engine)
+    return model_of(bundle, engine)
 
 
 def _engine_of(bundle: Bundle, before: Stamps, loading: Loading, stop: threading.Event | None) -> Engine:

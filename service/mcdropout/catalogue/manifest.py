@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from mcdropout.catalogue.inputs import Axis, Input, PositiveInt, Preprocessing, Record
+from mcdropout.catalogue.inputs import Axis, Input, NotTruth, Number, PositiveInt, Preprocessing, Record
 from mcdropout.engine import Selection
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.inputs import Inputs
@@ -45,7 +45,7 @@ class Dropout(Record):
 
     include: list[str] = Field(default=["*"], min_length=1)
     exclude: list[str] = Field(default=[])
-    p: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default={})
+    p: dict[str, Annotated[float, Field(ge=0, le=1), NotTruth]] = Field(default={})
 
 
 class Output(Record):
@@ -142,10 +142,10 @@ class Manifest(Record):
     network: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*\.py:[A-Za-z_]\w*$")] | None = None
     arguments: dict[str, Any] = Field(default={})
     weights: str | None = None
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    noise_variance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    interval: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    temperature: Annotated[Number, Field(gt=0)] = 1.0
+    threshold: Annotated[Number, Field(gt=0, lt=1)] = 0.5
+    noise_variance: Annotated[Number, Field(gt=0)] | None = None
+    interval: Annotated[Number, Field(gt=0, lt=1)] = 0.95
 
     @field_validator("output", mode="before")
     @classmethod
@@ -198,6 +198,14 @@ class Manifest(Record):
             raise ValueError(f"labels is {self.labels}, which a regression has not; no labels are accepted")
         if self.labels is not None and self.task == "binary" and len(self.labels) != 2:
             raise ValueError(f"labels has {len(self.labels)} entries; for binary the two of no and yes are accepted")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_fit_the_task(self) -> "Manifest":
+        if self.task == "regression" and self.labels is not None:
+            raise ValueError(
+                f"labels are given ({len(self.labels)}), which are names of classes; for a regression none are accepted"
+            )
         return self
 
     @model_validator(mode="after")

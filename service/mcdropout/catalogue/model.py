@@ -1,9 +1,13 @@
 """Models: bundles that may serve."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mcdropout.catalogue.bundle import Bundle
+from mcdropout.catalogue.manifest import MANIFEST, BundleError
 from mcdropout.engine import Engine
+from mcdropout.engine.arrays import with_rows
+
+_WARM_ROWS = (1, 8)
 
 
 @dataclass(frozen=True)
@@ -22,3 +26,31 @@ class Model:
     def version(self) -> str:
         """The bundle's version, which every answer carries."""
         return self.bundle.manifest.version
+
+
+def model_of(bundle: Bundle, engine: Engine) -> Model:
+    """A bundle with its engine, which is run once, so that the first request finds it warm.
+
+    Whoever compiles a bundle and whoever serves it come here, so that both refuse the same.
+
+    Raises:
+        BundleError: what the bundle says does not fit what its network answers.
+        EngineError: the network cannot be run.
+    """
+    manifest = bundle.manifest
+    # Of the manifest, as it is now: nothing has to be compiled anew for it.
+    takes = zip(engine.inputs, manifest.takes, strict=True)
+    engine.inputs = tuple(replace(spec, missing=given.takes_missing) for spec, given in takes)
+    examples = bundle.examples(max(_WARM_ROWS))
+    for count in _WARM_ROWS:
+        rows = [with_rows(x, count) for x in examples]
+        prediction = engine.predict(manifest.for_network(rows), passes=max(1, manifest.passes.default), seed=0)
+    reading = engine.reading
+    if reading.classes is not None and reading.class_axis is not None:
+        found = prediction.mean.shape[reading.class_axis]
+        if found != reading.classes:
+            raise BundleError(
+                f"{bundle.folder / MANIFEST}: labels has {reading.classes} entries; the network's {found} classes are "
+                "accepted"
+            )
+    return Model(bundle, engine)

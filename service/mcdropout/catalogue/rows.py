@@ -152,16 +152,20 @@ def _take(label: str, value: Any, spec: Input, words: bool) -> _Given:
         accepted = "a single value for one row, [rows] for several is accepted"
     try:
         values = np.asarray(value)
+        if spec.takes_missing and values.dtype == object and not _first_unfit(value, spec.kind, missing=True):
+            values = np.asarray(value, np.float64)
     except ValueError as error:
         raise RowsError(f"{label} is ragged: its lists differ in length; {accepted}") from error
     listed = list(values.shape) != spec.shape
     if listed and (list(values.shape[1:]) != spec.shape or len(values) == 0):
         raise RowsError(f"{label} has the shape {list(values.shape)}; {accepted}")
     kinds, called = _TAKEN[spec.kind]
+    if spec.takes_missing:
+        called = f"{called}, and null for what is missing"
     # Among numbers NumPy takes true for 1; where the text has no such words, there is nothing to look for.
     mixed = words and spec.kind != "b" and any(word in orjson.dumps(value) for word in _WORDS)
     if values.dtype.kind not in kinds or mixed:
-        raise RowsError(f"{label} holds {_first_unfit(value, spec.kind)}; {called}")
+        raise RowsError(f"{label} holds {_first_unfit(value, spec.kind, missing=spec.takes_missing)}; {called}")
     if spec.kind != "b":
         _check_bounds(label, values, spec)
     return _Given(label, spec, values if listed else values[None], listed)
@@ -172,6 +176,10 @@ def _check_bounds(label: str, values: npt.NDArray[Any], spec: Input) -> None:
     if spec.kind == "i":
         lowest, highest = spec.bounds_of_dtype
         low, high = lowest if low is None else int(low), highest if high is None else int(high)
+    if spec.takes_missing:
+        values = values[~np.isnan(values)]
+        if not values.size:
+            return
     least, most = values.min().item(), values.max().item()
     if not math.isfinite(least) or not math.isfinite(most):
         raise RowsError(f"{label} holds a number too large for a float; finite numbers are accepted")
@@ -183,10 +191,12 @@ def _check_bounds(label: str, values: npt.NDArray[Any], spec: Input) -> None:
     raise RowsError(f"{label} holds values from {found}; {accepted} is accepted")
 
 
-def _first_unfit(value: Any, kind: str) -> str:
-    """The first thing in nested lists that is not of that kind, as text."""
+def _first_unfit(value: Any, kind: str, *, missing: bool) -> str:
+    """The first thing in nested lists that is not of that kind, as text; null is of any where values may be missing."""
     if isinstance(value, list):
-        return next((text for part in value if (text := _first_unfit(part, kind))), "")
+        return next((text for part in value if (text := _first_unfit(part, kind, missing=missing))), "")
+    if value is None and missing:
+        return ""
     if isinstance(value, bool):
         return "" if kind == "b" else _json(value)
     if isinstance(value, int) and kind != "b":
@@ -202,7 +212,12 @@ def _json(value: Any) -> str:
 
 def _prepare(given: _Given) -> Array:
     prepared = given.spec.prepare(given.values)
-    if given.spec.kind == "f" and not (finite := np.isfinite(prepared)).all():
+    if given.spec.kind != "f":
+        return prepared
+    finite = np.isfinite(prepared)
+    if given.spec.takes_missing:
+        finite |= np.isnan(given.values)
+    if not finite.all():
         raise RowsError(
             f"{given.label} holds {given.values[~finite][0]:g}, which preprocessing and {given.spec.dtype} make "
             "infinite; smaller numbers are accepted"

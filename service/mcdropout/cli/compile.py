@@ -1,6 +1,7 @@
 """`mcdropout compile`."""
 
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ def compile_bundles(
     from mcdropout import log
     from mcdropout.catalogue.bundle import COMPILED, Bundle
     from mcdropout.catalogue.compilation import compile_bundle, install
+    from mcdropout.catalogue.loading import Loading, StaleError, load
     from mcdropout.catalogue.manifest import BundleError
     from mcdropout.catalogue.provenance import stale_parts
     from mcdropout.catalogue.stamps import check_unchanged, sources, stamps_of
@@ -33,8 +35,10 @@ def compile_bundles(
             before = sources(stamps_of(Path(text)))
             bundle = Bundle(Path(text))
             if not force and not stale_parts(bundle):
-                typer.echo(f"{bundle.manifest.name}: is compiled already")
-                continue
+                with suppress(StaleError):  # it is damaged
+                    load(bundle.folder, Loading(compiles=False))
+                    typer.echo(f"{bundle.manifest.name}: is compiled already")
+                    continue
             with tempfile.TemporaryDirectory(prefix="mcdropout-") as folder:
                 compile_bundle(bundle, Path(folder))
                 check_unchanged(bundle.folder, before)

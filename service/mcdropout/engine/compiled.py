@@ -42,6 +42,7 @@ class _Input:
     dtype: str
     name: str | None
     row_axis: int
+    missing: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,9 @@ def write_compiled(prepared: Prepared, folder: Path) -> None:
         reading=prepared.reading,
         sites=prepared.source.sites,
         off=prepared.off,
-        inputs=tuple(_Input(spec.shape, spec.dtype.name, spec.name, spec.row_axis) for spec in prepared.inputs),
+        inputs=tuple(
+            _Input(spec.shape, spec.dtype.name, spec.name, spec.row_axis, spec.missing) for spec in prepared.inputs
+        ),
         program=replace(prepared.program, checks=()),
         network_checks=prepared.network_checks,
         graphs=copied,
@@ -169,7 +172,7 @@ def read_compiled(folder: Path, target: Target) -> Prepared:
         reading=record.reading,
         source=source,
         off=record.off,
-        inputs=tuple(InputSpec(x.shape, np.dtype(x.dtype), x.name, x.row_axis) for x in record.inputs),
+        inputs=tuple(InputSpec(x.shape, np.dtype(x.dtype), x.name, x.row_axis, x.missing) for x in record.inputs),
         runtime=chosen.runtime,
         baseline=baseline.runtime,
         graphs=chosen.candidate.graphs,

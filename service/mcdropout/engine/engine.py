@@ -73,6 +73,7 @@ class Engine:
         row_axis: int | Sequence[int] | Mapping[str, int] = 0,
         outputs: Entries = None,
         output_row_axis: int = 0,
+        missing: bool = False,
         selection: Selection | None = None,
         sessions: SessionOptions | None = None,
     ) -> "Engine":
@@ -102,6 +103,7 @@ class Engine:
                 regression, two: `{"mean": 0, "log_variance": 1}`, or "variance" or "std" in its place. All its tensors
                 where not given.
             output_row_axis: the dimension of the outputs that holds the rows.
+            missing: whether inputs may hold NaN, for what is missing.
             selection: which sites to switch on, and with which p; all, with their own, where not given.
             sessions: how ONNX Runtime runs it.
 
@@ -133,6 +135,7 @@ class Engine:
                 row_axis=row_axis,
                 outputs=outputs,
                 output_row_axis=output_row_axis,
+                missing=missing,
                 selection=selection,
                 reading=reading,
             )
@@ -156,6 +159,7 @@ class Engine:
         row_axis: int | Sequence[int] | Mapping[str, int] = 0,
         outputs: Entries = None,
         output_row_axis: int = 0,
+        missing: bool = False,
         selection: Selection | None = None,
         sessions: SessionOptions | None = None,
     ) -> "Engine":
@@ -188,6 +192,7 @@ class Engine:
             row_axis=row_axis,
             outputs=outputs,
             output_row_axis=output_row_axis,
+            missing=missing,
             selection=selection,
             reading=reading,
         )

@@ -34,14 +34,14 @@ def refusing(sentence: str, accepted: str = "", kind: type[Exception] = Unsuppor
         raise kind(f"{sentence}: {described(error)}{ending}") from error
 
 
-def described(error: BaseException) -> str:
+def described(error: BaseException, network: Any = None) -> str:
     """The first line of an error's message, its kind, the module that it was raised in, and the line of code.
 
-    The module is named by its path in the network; the line is the innermost that is neither PyTorch's, NumPy's,
-    Python's nor the engine's, as far as there are such.
+    The module is named by its path in the network, which is the outermost that was running where it is not given; the
+    line is the innermost that is neither PyTorch's, NumPy's, Python's nor the engine's, as far as there are such.
     """
     frames = list(_frames(error.__traceback__))
-    where = [part for part in (_module(frames), _line(frames)) if part]
+    where = [part for part in (_module(frames, network), _line(frames)) if part]
     return f"{_message(error)} ({type(error).__name__}{' in ' if where else ''}{', '.join(where)})"
 
 
@@ -64,8 +64,8 @@ def _frames(traceback: TracebackType | None) -> Iterator[tuple[FrameType, int]]:
         traceback = traceback.tb_next
 
 
-def _module(frames: list[tuple[FrameType, int]]) -> str | None:
-    """The path of the innermost module that was running, in the outermost; None where none was."""
+def _module(frames: list[tuple[FrameType, int]], network: Any) -> str | None:
+    """The path of the innermost module that was running, in the network or in the outermost; None where none was."""
     torch: Any = sys.modules.get("torch")
     if torch is None:
         return None
@@ -73,7 +73,11 @@ def _module(frames: list[tuple[FrameType, int]]) -> str | None:
     modules = [module for module in held if isinstance(module, torch.nn.Module)]
     if not modules:
         return None
-    paths = {id(part): path for path, part in modules[0].named_modules(remove_duplicate=False)}
+    outermost = modules[0] if network is None else network
+    try:
+        paths = {id(part): path for path, part in outermost.named_modules(remove_duplicate=False)}
+    except Exception:  # which a user's class may have changed
+        return None
     return next((paths[id(part)] or "(network)" for part in reversed(modules) if id(part) in paths), None)
 
 

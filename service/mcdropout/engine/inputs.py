@@ -20,12 +20,14 @@ Inputs = OneInput | tuple[OneInput, ...] | Mapping[str, OneInput]
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input of a network: its shape without the rows, its NumPy dtype, its keyword, and where it has its rows."""
+    """One input of a network: its shape without the rows, its NumPy dtype, its keyword, where it has its rows, and
+    whether NaN may stand for what is missing."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     name: str | None = None
     row_axis: int = 0
+    missing: bool = False
 
     @property
     def label(self) -> str:
@@ -86,6 +88,9 @@ def as_examples(x: Inputs, axes: Sequence[int], rows: int) -> tuple[Array, ...]:
     Raises:
         InvalidInputError: one of them is no array, or holds no row.
     """
+    if isinstance(x, tuple | Mapping):  # by itself, a list of arrays is one array, row by row
+        for value in as_tuple(x):
+            _check_not_nested(value)
     given = [_rows_first(value, axis) for value, axis in zip(as_tuple(x), axes, strict=True)]
     tokens = {value.shape for value in given if np.issubdtype(value.dtype, np.integer)}
     return tuple(
@@ -99,7 +104,7 @@ def as_examples(x: Inputs, axes: Sequence[int], rows: int) -> tuple[Array, ...]:
 def _rows_first(x: OneInput, row_axis: int) -> Array:
     try:
         array = _array(x)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInputError(f"an example input is no array of numbers ({first_line(error)})") from error
     if array.dtype.kind not in "fiub":
         raise InvalidInputError(f"an example input is no array of numbers: its dtype is {array.dtype}")
@@ -111,16 +116,35 @@ def _rows_first(x: OneInput, row_axis: int) -> Array:
     return np.moveaxis(array, row_axis, 0)
 
 
+def _check_not_nested(x: object) -> None:
+    """Refuse what holds arrays, where one array is looked for."""
+    held = list(x.values()) if isinstance(x, Mapping) else list(x) if isinstance(x, list | tuple) else []
+    if isinstance(x, Mapping) or any(hasattr(each, "shape") for each in held):
+        raise InvalidInputError(
+            f"an example input is a {type(x).__name__} of {len(held)}; an array for each argument of the network is "
+            "accepted, and a network that takes several in a list or a dict behind one with an argument for each"
+        )
+
+
 def _array(x: Any) -> Array:
-    """A tensor, an array, or what can be made one."""
-    return x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
+    """A tensor, an array, or what can be made one; NumPy has no bfloat16, whose numbers float32 holds."""
+    if not hasattr(x, "detach"):
+        return np.asarray(x)
+    tensor = x.detach().cpu()
+    array: Array = tensor.float().numpy() if is_bfloat16(x) else tensor.numpy()
+    return array
+
+
+def is_bfloat16(x: Any) -> bool:
+    """Whether something is a tensor of bfloat16."""
+    return str(getattr(x, "dtype", None)) == "torch.bfloat16"
 
 
 def as_array(x: OneInput, spec: InputSpec) -> Array:
-    """An input, of finite numbers, as `[rows, *spec.shape]` in the network's dtype."""
+    """An input, of finite numbers (and NaN where they may be missing), as `[rows, *spec.shape]` in its dtype."""
     try:
         array = _array(x)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInputError(f"{spec.label} is no array ({first_line(error)})") from error
     wanted: list[Any] = [*spec.shape[: spec.row_axis], "rows", *spec.shape[spec.row_axis :]]
     if array.ndim != len(wanted) or any(
@@ -134,9 +158,10 @@ def as_array(x: OneInput, spec: InputSpec) -> Array:
         array = np.moveaxis(array, spec.row_axis, 0)
     with np.errstate(over="ignore"):
         taken = np.ascontiguousarray(array, spec.dtype)
-    if not np.isfinite(taken).all():
-        position = np.argwhere(~np.isfinite(taken))[0].tolist()
-        raise InvalidInputError(f"{spec.label} holds NaN or infinity at {position}; finite numbers are accepted")
+    if (wrong := np.isinf(taken) if spec.missing else ~np.isfinite(taken)).any():
+        position = np.argwhere(wrong)[0].tolist()
+        found, accepted = ("infinity", "and NaN ") if spec.missing else ("NaN or infinity", "")
+        raise InvalidInputError(f"{spec.label} holds {found} at {position}; finite numbers {accepted}are accepted")
     if np.issubdtype(spec.dtype, np.integer) and (changed := taken != array).any():
         position = np.argwhere(changed)[0].tolist()
         raise InvalidInputError(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
@@ -17,6 +18,7 @@ from onnx.backend.test.case import node as cases
 from onnx.backend.test.case.node import dropout as _dropout_cases  # noqa: F401  puts its cases among those of `cases`
 from torch import nn
 
+from mcdropout.engine import Engine
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.onnx.model import understand
@@ -272,6 +274,74 @@ def test_a_perceptron_of_scikit_learn_is_told_that_it_has_none(tmp_path):
         coefficient1=numbers(8, 3),
     )
     with pytest.raises(UnsupportedModelError, match="perceptrons of scikit-learn have no dropout"):
+        understood(made, tmp_path, numbers(3, 4))
+
+
+def classifier_of_scikit_learn(dropout, versions):
+    """The form of skl2onnx with zipmap=False: labels by an operator of ai.onnx.ml, and probabilities."""
+    nodes = [
+        node("Cast", ["X"], ["cast_input"], to=1),
+        node("MatMul", ["cast_input", "coefficient"], ["mul_result"]),
+        node("Relu", ["mul_result"], ["next_activations"]),
+        *([node("Dropout", ["next_activations", "ratio", "on"], ["dropped"])] if dropout else []),
+        node("MatMul", ["dropped" if dropout else "next_activations", "coefficient1"], ["mul_result1"]),
+        node("Softmax", ["mul_result1"], ["probabilities"], axis=1),
+        node("ArgMax", ["probabilities"], ["argmax_output"], axis=1),
+        node("ArrayFeatureExtractor", ["classes", "argmax_output"], ["extracted"], domain="ai.onnx.ml"),
+        node("Cast", ["extracted"], ["cast2_result"], to=6),
+        node("Reshape", ["cast2_result", "shape_tensor"], ["reshaped_result"]),
+        node("Cast", ["reshaped_result"], ["label"], to=7),
+    ]
+    made = model(
+        nodes,
+        [value("X", ["n", 4])],
+        [value("label", ["n"], 7), value("probabilities", ["n", 3])],
+        opset=15,
+        coefficient=numbers(4, 8),
+        coefficient1=numbers(8, 3),
+        classes=np.arange(3, dtype=np.int32),
+        shape_tensor=np.array([-1], np.int64),
+        **({"ratio": np.float32(0.5), "on": np.array(True)} if dropout else {}),
+    )
+    del made.opset_import[:]
+    made.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in versions.items())
+    return made
+
+
+@pytest.mark.parametrize("versions", [{"": 15, "ai.onnx.ml": 1}, {"": 15}, {"ai.onnx": 15}, {"ai.onnx.ml": 3}])
+def test_a_classifier_of_scikit_learn_is_refused_for_want_of_dropout_and_not_as_invalid(tmp_path, versions):
+    made = classifier_of_scikit_learn(dropout=False, versions=versions)
+    onnxruntime.InferenceSession(made.SerializeToString())
+    with pytest.raises(UnsupportedModelError, match="the graph has no dropout to switch on"):
+        understood(made, tmp_path, numbers(3, 4))
+
+
+def test_one_with_dropout_serves_its_probabilities_though_it_leaves_out_a_version(tmp_path):
+    made = classifier_of_scikit_learn(dropout=True, versions={"": 15})
+    onnx.save(made, tmp_path / "model.onnx")
+    engine = Engine.from_onnx(tmp_path / "model.onnx", numbers(3, 4), outputs="probabilities")
+    plain = onnxruntime.InferenceSession(classifier_of_scikit_learn(False, {"": 15}).SerializeToString())
+    wanted = plain.run(["probabilities"], {"X": numbers(3, 4)})[0]
+    np.testing.assert_allclose(engine.predict(numbers(3, 4), 0).mean, wanted, atol=1e-6)
+    assert engine.predict(numbers(3, 4), 30, 1).variance.min() > 0.0
+
+
+def test_a_linear_classifier_of_scikit_learn_is_refused_for_want_of_dropout(tmp_path):
+    nodes = [
+        node(
+            "LinearClassifier",
+            ["X"],
+            ["label", "probability_tensor"],
+            domain="ai.onnx.ml",
+            classlabels_ints=[0, 1, 2],
+            coefficients=[0.1] * 12,
+            intercepts=[0.0] * 3,
+            post_transform="SOFTMAX",
+        ),
+        node("Normalizer", ["probability_tensor"], ["probabilities"], domain="ai.onnx.ml", norm="L1"),
+    ]
+    made = model(nodes, [value("X", ["n", 4])], [value("label", ["n"], 7), value("probabilities", ["n", 3])], opset=15)
+    with pytest.raises(UnsupportedModelError, match="the graph has no dropout to switch on"):
         understood(made, tmp_path, numbers(3, 4))
 
 

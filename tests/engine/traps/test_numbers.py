@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mcdropout.engine import Engine
+from mcdropout.engine import Engine, InvalidInputError
 from mcdropout.layers import DropBlock2d
-from tests.engine.networks import Custom, drop_path
+from tests.engine.networks import Custom, drop_path, mlp
 from tests.engine.traps.common import drawn, find, names, ran, same
 
 
@@ -287,3 +287,91 @@ class TestDropConnect:
         with torch.no_grad():
             other.weight_hh_l0.mul_(mask)
         same(ran(network, x, masks=[mask]), other(x)[0])
+
+
+class TestMissingNumbers:
+    """A network that takes NaN for what is missing, as one does that puts a learned value in its place."""
+
+    @staticmethod
+    def module():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+        return Custom(
+            lambda self, x: self.net(torch.where(torch.isnan(x), self.value, x)),
+            net=network,
+            value=nn.Parameter(torch.rand(4)),
+        )
+
+    X = torch.tensor([[0.1, torch.nan, 0.3, 0.4], [0.5, 0.6, torch.nan, torch.nan], [0.9, 1.0, 1.1, 1.2]])
+
+    @pytest.mark.parametrize("runtime", ["eager", "auto"])
+    def test_are_what_the_network_makes_of_them(self, runtime, tmp_path):
+        module = self.module()
+        engine = Engine.from_module(module, self.X, runtime=runtime, missing=True)
+        filled = torch.where(torch.isnan(self.X), module.value, self.X).detach()
+        np.testing.assert_allclose(engine.samples(self.X, 9, 1), engine.samples(filled, 9, 1), atol=1e-6)
+        if runtime == "auto":
+            engine.save(tmp_path)
+            loaded = Engine.load(tmp_path)
+            np.testing.assert_array_equal(loaded.samples(self.X, 9, 1), engine.samples(self.X, 9, 1))
+
+    def test_are_refused_where_they_may_not_be_and_infinity_anywhere(self):
+        engine = Engine.from_module(self.module(), self.X, runtime="eager")
+        with pytest.raises(InvalidInputError, match=r"holds NaN or infinity at \[0, 1\]; finite numbers are accepted"):
+            engine.predict(self.X)
+        engine = Engine.from_module(self.module(), self.X, runtime="eager", missing=True)
+        with pytest.raises(InvalidInputError, match=r"infinity at \[0, 0\]; finite numbers and NaN are accepted"):
+            engine.predict(self.X / 0.0)
+
+
+class TestInputsOfBfloat16:
+    @pytest.mark.parametrize("runtime", ["eager", "auto"])
+    def test_come_to_a_network_of_bfloat16_as_they_are(self, runtime):
+        module = mlp().to(torch.bfloat16)
+        x = torch.rand(3, 4, dtype=torch.bfloat16)
+        engine = Engine.from_module(module, x, runtime=runtime)
+        assert engine.inputs[0].dtype == np.float32
+        with torch.no_grad():
+            wanted = module.eval()(x).float().softmax(-1)
+        np.testing.assert_allclose(engine.predict(x, 0).mean, wanted, atol=1e-2)
+        found = engine.samples(x, 9, 1)
+        np.testing.assert_array_equal(found, engine.samples(x.float(), 9, 1))
+        assert np.ptp(found, axis=0).max() > 0.01
+
+    def test_may_stand_beside_others_and_be_named(self):
+        def forward(self, x, scale):
+            assert (x.dtype, scale.dtype) == (torch.bfloat16, torch.float32)
+            return self.net(x.float() * scale)
+
+        class Named(Custom):
+            def forward(self, x, scale):
+                return self._run(self, x, scale)
+
+        inputs = {"x": torch.rand(3, 4, dtype=torch.bfloat16), "scale": torch.rand(3, 1)}
+        engine = Engine.from_module(Named(forward, net=mlp()), inputs, runtime="eager")
+        assert engine.predict(inputs, 9, 1).mean.shape == (3, 3)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        ([torch.rand(3, 4), torch.rand(3, 2)],),
+        ({"ids": torch.rand(3, 4), "mask": torch.rand(3, 4)},),
+        ((torch.rand(3, 4), torch.rand(3, 4)), torch.rand(3, 4)),
+        {"batch": {"ids": torch.rand(3, 4)}},
+        {"batch": [np.ones((3, 4)), np.ones((3, 4))]},
+    ],
+    ids=["a list", "a dict", "a tuple beside another", "a dict by name", "a list of arrays by name"],
+)
+def test_several_tensors_in_one_argument_are_refused_with_what_is_accepted(inputs):
+    class Nested(nn.Module):
+        def forward(self, *_, **__):
+            raise AssertionError
+
+    with pytest.raises(InvalidInputError, match=r"an example input is a (list|dict|tuple) of \d; an array for each"):
+        Engine.from_module(Nested(), inputs)
+
+
+def test_a_sparse_tensor_is_refused():
+    with pytest.raises(InvalidInputError, match="an example input is no array of numbers"):
+        Engine.from_module(mlp(), torch.eye(4).to_sparse())

@@ -50,6 +50,7 @@ class TestRecurrentLayersWithDropoutBetweenThem:
     @pytest.mark.parametrize("batch_first", [False, True])
     @pytest.mark.parametrize("layers", [2, 3])
     @pytest.mark.parametrize(("kind", "options"), RECURRENT)
+    @torch.no_grad()
     def test_equal_layers_with_a_mask_between_each_and_the_next_to_the_bit(
         self, kind, options, layers, batch_first, both_ways
     ):

@@ -198,6 +198,7 @@ def understand(
     row_axis: int | Sequence[int] | Mapping[str, int] = 0,
     outputs: Entries = None,
     output_row_axis: int = 0,
+    missing: bool = False,
     selection: Selection | None = None,
     reading: Reading | None = None,
 ) -> GraphSubject:
@@ -209,6 +210,7 @@ def understand(
         row_axis: the dimension that holds the rows in each input; one for all, or by position or name.
         outputs: the outputs that count, by name or position; all where not given.
         output_row_axis: the dimension that holds the rows in what comes out.
+        missing: whether inputs may hold NaN, for what is missing.
         selection: which sites are on, by patterns of node names, and with which p; all where not given.
         reading: what its outputs are to mean, as far as that is given; where it leaves open whether they are logits,
             what a softmax or sigmoid at the end takes is read instead of what it makes.
@@ -218,9 +220,10 @@ def understand(
         InvalidInputError: the examples, the outputs or the selection do not fit it.
     """
     with refusing(f"{path.name} cannot be understood"):  # whatever a graph that contradicts itself leads to
-        return _find_out(
-            path, example_inputs, row_axis, in_entries(outputs)[0], output_row_axis, selection or Selection(), reading
-        )
+        entries = in_entries(outputs)[0]
+        found = _find_out(path, example_inputs, row_axis, entries, output_row_axis, selection or Selection(), reading)
+        found.inputs = tuple(replace(spec, missing=missing) for spec in found.inputs)
+        return found
 
 
 def _find_out(

@@ -9,7 +9,7 @@ import types
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ from mcdropout.engine.kinds import (
     UNIFORM,
 )
 from mcdropout.engine.pytorch.attention import attention, weights_shape
+from mcdropout.engine.pytorch.mapping import depth, mapped, maps, sizes
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,15 @@ class RandomCalls(TorchFunctionMode):
         self._stack = stack
         self._answer = answer
         self._numbers: Counter[str] = Counter()
+        self._outside: int | None = None
         self.in_attention = False
         self.padded_steps = 0
+
+    def __enter__(self) -> Self:
+        if self._outside is None:
+            self._outside = depth()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -127,9 +135,15 @@ class RandomCalls(TorchFunctionMode):
         """The mask of the call that is being handled."""
         stack = self._stack()
         path = stack.paths[-1] if stack.paths else ""
-        call = Call(stack, self._numbers[path], kind, p, active, tuple(shape), data)
+        running = maps(self._outside or 0)
+        whole = (*sizes(running), *shape)
+        call = Call(stack, self._numbers[path], kind, p, active, whole, None if running else data)
         self._numbers[path] += 1
-        return self._answer(call)
+        mask = self._answer(call)
+        if isinstance(mask, tuple):
+            factor, summand = mask
+            return mapped(factor, running, path), mapped(summand, running, path)
+        return None if mask is None else mapped(mask, running, path)
 
     def packed(self) -> PackedSequence | None:
         """The packed sequence that the running module was given, if it was."""
@@ -191,8 +205,10 @@ def _dropout(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[s
     result = apply_mask(x, mask)
     if func is torch.native_dropout:
         return result, mask.expand_as(x) != 0 if isinstance(mask, Tensor) else torch.ones_like(x, dtype=torch.bool)
-    inplace = func in _INPLACE or (len(args) > 3 and args[3]) or kwargs.get("inplace", False)
-    return x.copy_(result) if inplace and result is not x else result
+    if func in _INPLACE or (len(args) > 3 and args[3]) or kwargs.get("inplace", False):
+        return x.copy_(result) if result is not x else x
+    # What is made of a parameter is none, masked or not: wrappers that drop weights assign it in the parameter's place.
+    return x.view_as(x) if isinstance(result, torch.nn.Parameter) else result
 
 
 def apply_mask(x: Tensor, mask: Mask) -> Tensor:
@@ -201,8 +217,13 @@ def apply_mask(x: Tensor, mask: Mask) -> Tensor:
         return x
     if isinstance(mask, tuple):
         factor, summand = mask
-        return x * factor.to(x.dtype) + summand.to(x.dtype)
-    return x * mask.to(x.dtype)
+        return x * _as(x, factor) + _as(x, summand)
+    return x * _as(x, mask)
+
+
+def _as(x: Tensor, mask: Tensor) -> Tensor:
+    """A mask in the dtype of what it is put on; exporters write down more of `to` than it does."""
+    return mask if mask.dtype == x.dtype else mask.to(x.dtype)
 
 
 @handles(F.scaled_dot_product_attention)

@@ -29,7 +29,6 @@ class EagerRuntime:
     def prefix(self, inputs: tuple[Array, ...]) -> Frontier:
         return tuple(torch.from_numpy(x).to(self.device) for x in inputs)
 
-    @torch.inference_mode()
     def suffix(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: list[Array]) -> tuple[Array, ...]:
         taken = torch.from_numpy(rows).to(self.device)
         with self._lock:

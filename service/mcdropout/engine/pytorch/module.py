@@ -12,7 +12,15 @@ from mcdropout.engine.checks import Check
 from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError, first_line
 from mcdropout.engine.faults import refusing
 from mcdropout.engine.findings import Finding, findings_of_sites
-from mcdropout.engine.inputs import Inputs, InputSpec, as_axis, as_examples, row_axes
+from mcdropout.engine.inputs import (
+    Inputs,
+    InputSpec,
+    as_axis,
+    as_examples,
+    as_tuple,
+    is_bfloat16,
+    row_axes,
+)
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.pytorch.cut.export import export
 from mcdropout.engine.pytorch.cut.forms import programs
@@ -21,6 +29,7 @@ from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.pytorch.find.findings import findings_of_graph
 from mcdropout.engine.pytorch.network import Network, in_eval_mode
 from mcdropout.engine.pytorch.private.copies import private_copy
+from mcdropout.engine.pytorch.saved.programs import with_its_code
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.reading import Entries, Reading, in_entries
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
@@ -66,8 +75,8 @@ class ModuleSubject:
         self.eager: Runtime = EagerRuntime(network)
         self._baseline = network.baseline() if network.has_raw_sites else None
         self.plain: Runtime = self.eager if self._baseline is None else EagerRuntime(self._baseline)
-        values = network.origin.state_dict().values()
-        half = any(value.dtype in (torch.float16, torch.bfloat16) for value in values)
+        self._state = {name: value.clone() for name, value in _state_of(network.origin).items()}
+        half = any(value.dtype in (torch.float16, torch.bfloat16) for value in self._state.values())
         self.tolerance = HALF_TOLERANCE if half else PROGRAM_TOLERANCE
         self.trials = self._tried()
         padded = [path for path, part in network.origin.named_modules() if getattr(part, "use_nested_tensor", False)]
@@ -76,7 +85,6 @@ class ModuleSubject:
             if padded
             else None
         )
-        self._state = {name: value.clone() for name, value in network.origin.state_dict().items()}
 
     def _tried(self) -> tuple[Trial, ...]:
         """What it answers to variants of the examples; every row by itself from then on, where rows mix in some, or can
@@ -92,7 +100,11 @@ class ModuleSubject:
         variants = [each for each in varied(self.arrays, _padding(self.network.origin)) if self._takes(each, like)]
         number = telling_passes(self.source, rows)[-1]
         found = [self._try(each, number) for each in variants]
-        mix = mixes is not None or any(not alike.passed for _, alike in filter(None, found))
+        mix = (
+            mixes is not None
+            or _scales_by_batch(self.network)
+            or any(not alike.passed for _, alike in filter(None, found))
+        )
         if mix or None in found:
             self._run_alone(True)
             by_itself = [self._try(each, number) for each in variants]
@@ -139,12 +151,34 @@ class ModuleSubject:
     def own_checks(self) -> list[Check]:
         """Whether its modules are in the modes that they ought to be in, and nothing in it has moved."""
         origin, masked = self.network.origin, self.network.copied.state()
-        moved = [name for name, value in origin.state_dict().items() if not torch.equal(value, self._state[name])]
+        moved = [name for name, value in _state_of(origin).items() if not torch.equal(value, self._state[name])]
         as_copied = private_copy(origin)
         in_eval_mode(as_copied)
         moved += [name for name, value in as_copied.state().items() if not torch.equal(value.cpu(), masked[name].cpu())]
+        if moved:
+            made_anew = self._made_anew()
+            moved = [name for name in moved if name not in made_anew]
         still = Check("no parameter and no buffer moved by a bit", not moved, f"moved: {', '.join(moved) or 'none'}")
         return [_stayed_in_eval(self.network), still]
+
+    def _made_anew(self) -> set[str]:
+        """The names of tensors that each pass puts in the place of the last one's, whatever those were.
+
+        So do wrappers that drop weights. A counter may be a new tensor each time too, but not the same after
+        many passes as after the first.
+        """
+        network = self._baseline or self.network
+        fresh = network.copy()
+        kept = [] if self._baseline else self.source.keep_everything(len(self.arrays[0]))
+        before = _tensors_of(network.module)
+        for one in (network, fresh):
+            run_pairs(EagerRuntime(one), self.arrays, kept)
+        after, first = _tensors_of(network.module), _tensors_of(fresh.module)
+        return {
+            name
+            for name, value in after.items()
+            if name in first and value is not before.get(name) and torch.equal(value, first[name])
+        }
 
     def programs(self, target: Target) -> Iterator[Runnable | Refusal]:
         return programs(self.network, self.source, self._tensors, target)
@@ -182,6 +216,7 @@ def understand(
     row_axis: int | Sequence[int] | Mapping[str, int] = 0,
     outputs: Entries = None,
     output_row_axis: int = 0,
+    missing: bool = False,
     selection: Selection | None = None,
     reading: Reading | None = None,
 ) -> ModuleSubject:
@@ -190,15 +225,20 @@ def understand(
     Where `reading` leaves open whether its outputs are logits, what a softmax or sigmoid at the end takes is read
     instead of what it makes.
     """
-    if not isinstance(module, nn.Module):
-        raise InvalidInputError(f"the network is a {type(module).__name__}; a torch.nn.Module is accepted")
     axes = row_axes(example_inputs, row_axis)
     arrays = as_examples(example_inputs, axes, EXAMPLE_ROWS)
     names = tuple(example_inputs) if isinstance(example_inputs, Mapping) else None
-    signature = Signature(names, axes, in_entries(outputs)[0], as_axis("output_row_axis", output_row_axis))
-    found = discover(module, [torch.from_numpy(x) for x in arrays], signature, selection)
+    tensors = [torch.from_numpy(x) for x in arrays]
+    halves = frozenset(index for index, x in enumerate(as_tuple(example_inputs)) if is_bfloat16(x))
+    entries, output_axis = in_entries(outputs)[0], as_axis("output_row_axis", output_row_axis)
+    signature = Signature(names, axes, entries, output_axis, halves=halves)
+    module = with_its_code(module, tensors, signature)
+    if not isinstance(module, nn.Module):
+        raise InvalidInputError(f"the network is a {type(module).__name__}; a torch.nn.Module is accepted")
+    found = discover(module, tensors, signature, selection)
     specs = tuple(
-        InputSpec(x.shape[1:], x.dtype, names[index] if names else None, axes[index]) for index, x in enumerate(arrays)
+        InputSpec(x.shape[1:], x.dtype, names[index] if names else None, axes[index], missing)
+        for index, x in enumerate(arrays)
     )
     return ModuleSubject(found.network, found.off, specs, arrays, reading)
 
@@ -215,6 +255,22 @@ def _leave_out_the_ending(network: Network, arrays: tuple[Array, ...], reading: 
         network.signature = replace(network.signature, ending=ending)
     axis = None if network.signature.output_row_axis else ending.axis
     return Evidence(ending.end, axis, below, classes)
+
+
+def _state_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of a module's state, which may hold other things too."""
+    return {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+
+
+def _tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by name."""
+    parameters = module.named_parameters(remove_duplicate=False)
+    return {**dict(parameters), **dict(module.named_buffers(remove_duplicate=False))}
+
+
+def _scales_by_batch(network: Network) -> bool:
+    """Whether layers quantize what they are given by its extremes, so that a row changes with those beside it."""
+    return any(type(part).__module__.startswith("torch.ao.nn.quantized.dynamic") for part in network.module.modules())
 
 
 _CLASS_COUNTS = ("num_classes", "num_labels", "vocab_size")

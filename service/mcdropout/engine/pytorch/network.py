@@ -17,6 +17,7 @@ from mcdropout.engine.cutting.placement import mask_moves, parts_axis
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.kinds import NORMAL
 from mcdropout.engine.pytorch.calls import Call, Mask, ModuleStack, RandomCalls
+from mcdropout.engine.pytorch.elsewhere import Elsewhere, seeded
 from mcdropout.engine.pytorch.ends import Ending
 from mcdropout.engine.pytorch.moves import moved
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
@@ -30,7 +31,7 @@ Known = Mapping[tuple[str, int], tuple[str, float | None, int]]
 
 @dataclass(frozen=True)
 class Draw:
-    """A number drawn by a function that no mask can stand for: the module that called it, and the operator."""
+    """A number drawn by a function that no mask can stand for: the module that called it, and what drew."""
 
     path: str
     operator: str
@@ -54,13 +55,15 @@ class Recording:
 class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every operator that takes numbers from PyTorch's generators."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, path: Callable[[], str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: list[Draw] = []
         self._path = path
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags and _draws(func, args):
+        if torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()) and _draws(func, args):
             self.seen.append(Draw(self._path(), str(func)))
         return func(*args, **(kwargs or {}))
 
@@ -102,11 +105,12 @@ class Tracked:
         restless: whether modules were found in train mode that were put into eval mode: its own code had done it.
     """
 
-    def __init__(self, module: nn.Module, watch: Watch | None = None) -> None:
+    def __init__(self, module: nn.Module, watch: Watch | None = None, gradients: bool = False) -> None:
         """
         Args:
             module: what to copy.
             watch: notices what runs outside of the copy while it is recorded.
+            gradients: whether parameters keep theirs.
 
         Raises:
             UnsupportedModelError: the module cannot be copied.
@@ -115,11 +119,14 @@ class Tracked:
         self.module, self.parts = in_eval_mode(copied), copied.parts
         for tensor in copied.tensors:
             if tensor.is_leaf:
-                tensor.requires_grad_(False)
+                tensor.requires_grad_(gradients and tensor.requires_grad)
         self.copied, self._watch = copied, watch
         self.failed: str | None = None
         self.restless = False
         self._running: list[tuple[str, tuple[Any, ...]]] = []
+        self._elsewhere: Elsewhere | None = None
+        self._drawn_elsewhere: list[Draw] = []
+        self._passed: list[tuple[str, list[Tensor]]] | None = None
         self.wake(())
         for path, part in self.parts.items():
             part.register_forward_pre_hook(self._entering(path), prepend=True, with_kwargs=True)
@@ -129,16 +136,36 @@ class Tracked:
         def hook(module: nn.Module, inputs: Any, named: Any) -> None:
             if module.training and not self._training[path] and path not in self.stuck:
                 self.restless, module.training = True, False
+            self._look((inputs, named))
             self._running.append((path, (*inputs, *named.values())))
 
         return hook
 
     def _leaving(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        self._look(output)
         path, _ = self._running.pop()
         if output is not None:
             self.failed = None
         elif self.failed is None:  # where a module raises, it and those around it leave without an output
             self.failed = path
+
+    def _look(self, handed: Any) -> None:
+        """Note what the running module did until it hands tensors to one within it, or to the one around it."""
+        if self._elsewhere is not None:
+            self._drawn_elsewhere += [Draw(self._path(), name) for name in self._elsewhere.moved()]
+        if self._passed is not None:
+            tensors = [leaf.detach().clone() for leaf in tree_leaves(handed) if isinstance(leaf, Tensor)]
+            self._passed.append((self._path(), tensors))
+
+    def passed(self, signature: Signature, inputs: Sequence[Tensor], seed: int) -> list[tuple[str, list[Tensor]]]:
+        """The tensors that modules hand on in one pass with nothing dropped, in order, each with who does."""
+        handed: list[tuple[str, list[Tensor]]] = []
+        self._passed = handed
+        try:
+            self.record(signature, inputs, seed=seed, whatever=True)
+        finally:
+            self._passed = None
+        return handed
 
     def _path(self) -> str:
         return self._running[-1][0] if self._running else ""
@@ -188,6 +215,7 @@ class Tracked:
         seed: int = 0,
         keep_data: bool = False,
         answer: Callable[[Call], Mask] | None = None,
+        gradients: bool = False,
         whatever: bool = False,
     ) -> Recording:
         """Run once, with nothing dropped.
@@ -196,9 +224,10 @@ class Tracked:
             signature: how to call it.
             inputs: `[rows, ...]` each.
             variant: which numbers code that draws its own gets.
-            seed: of PyTorch's generators, for draws that no mask can stand for.
+            seed: of the generators of PyTorch, Python and NumPy, for draws that no mask can stand for.
             keep_data: whether calls hold a copy of what they drop from.
-            answer: the masks, instead; gradients are then recorded.
+            answer: the masks, instead.
+            gradients: whether what gradients take is recorded.
             whatever: take all tensors that it returns, whatever the signature says: in train mode some return more.
         """
         calls: list[Call] = []
@@ -217,9 +246,12 @@ class Tracked:
             if self._watch is not None:
                 entered.enter_context(self._watch.running(self.copied))
             entered.enter_context(torch.random.fork_rng(devices=[]))
-            entered.enter_context(torch.set_grad_enabled(answer is not None))
+            entered.enter_context(torch.set_grad_enabled(gradients))
             torch.manual_seed(seed)
             self.copied.seed(seed)
+            self._drawn_elsewhere = []
+            self._elsewhere = entered.enter_context(seeded(seed))
+            entered.callback(setattr, self, "_elsewhere", None)
             entered.enter_context(draws)
             entered.enter_context(self.answering(kept))
             copies = [x.clone() for x in inputs]
@@ -228,7 +260,7 @@ class Tracked:
                 outputs = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
             else:
                 outputs = signature.call(self.module, copies)
-        return Recording(tuple(calls), outputs, tuple(draws.seen))
+        return Recording(tuple(calls), outputs, (*draws.seen, *self._drawn_elsewhere))
 
 
 def numbers(call: Call, variant: int) -> Tensor:
@@ -273,7 +305,7 @@ class Network:
         self.always_on = False
         self.alone = False
         self._origin = module
-        self._tracked = Tracked(module).wake(self.awake)
+        self._tracked = Tracked(module, gradients=signature.gradients).wake(self.awake)
         self._known, self._known_in_eval = dict(known or {}), dict(known_in_eval or {})
         self._by_key = {(site.path, site.call): index for index, site in enumerate(self.sites)}
         self._maps = True
@@ -325,12 +357,13 @@ class Network:
         Dropout that does not heed eval mode is kept from dropping. Each row is a batch of its own where `alone`.
         """
         module = in_eval_mode(private_copy(self._origin))
-        device = next((value.device for value in module.state_dict().values()), torch.device("cpu"))
+        values = (value for value in module.state_dict().values() if isinstance(value, Tensor))
+        device = next((value.device for value in values), torch.device("cpu"))
         batches: Iterable[Sequence[Tensor]] = [inputs]
         if self.alone:
             batches = [[x[row : row + 1] for x in inputs] for row in range(len(inputs[0]))]
         with torch.no_grad(), self._silenced() if self.always_on else nullcontext():
-            parts = [self.signature.call(module, [x.clone().to(device) for x in batch]) for batch in batches]
+            parts = [self._call(module, [x.clone().to(device) for x in batch]) for batch in batches]
         return tuple(torch.cat(outputs).cpu() for outputs in zip(*parts, strict=True))
 
     @staticmethod
@@ -364,6 +397,7 @@ class Network:
 
         return self._tracked.answering(answer)
 
+    @torch.no_grad()  # not inference_mode, in which code that finds derivatives in its forward pass cannot
     def run(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """`f(x, masks)`: the network's outputs, `[rows, ...]` each, with the given mask at each site.
 
@@ -373,8 +407,20 @@ class Network:
         """
         if self.alone:
             return self._run_alone(inputs, masks)
-        with self.substitution(masks):
-            return self.signature.call(self.module, inputs)
+        return self._call(self.module, inputs, masks)
+
+    def _call(
+        self, module: nn.Module, inputs: Sequence[Tensor], masks: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
+        """Call the copy, or another, with all rows in one batch; one that is not the copy takes no masks."""
+        single = self.signature.in_pairs and inputs[0].shape[0] == 1
+        if single:
+            inputs = [torch.cat([x, x]) for x in inputs]
+            pairs = zip(masks or (), self.sites, strict=False)
+            masks = masks and [torch.cat([mask, mask]) if site.scope == "row" else mask for mask, site in pairs]
+        with nullcontext() if masks is None else self.substitution(masks):
+            outputs = self.signature.call(module, inputs)
+        return tuple(out[:1] for out in outputs) if single else outputs
 
     def _run_alone(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Each row as a batch of its own: mapped over all rows at once, or, where that fails, one after another."""
@@ -382,8 +428,7 @@ class Network:
 
         def one(x: Sequence[Tensor], drawn: Sequence[Tensor]) -> tuple[Tensor, ...]:
             placed = [mask.unsqueeze(0) if own else mask for mask, own in zip(drawn, per_row, strict=True)]
-            with self.substitution(placed):
-                outputs = self.signature.call(self.module, [value.unsqueeze(0) for value in x])
+            outputs = self._call(self.module, [value.unsqueeze(0) for value in x], placed)
             return tuple(out.squeeze(0) for out in outputs)
 
         if self._maps:

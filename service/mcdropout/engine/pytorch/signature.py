@@ -1,9 +1,11 @@
 """Signatures: how a network takes inputs and gives outputs, so that the engine sees tensors with the rows first."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -22,6 +24,10 @@ class Signature:
         outputs: which entries of what it returns count: keys, attributes or positions; None for all its tensors.
         output_row_axis: the dimension of the outputs that holds the rows.
         ending: the function at the end of the network that is left out; None where none is.
+        gradients: whether it has to be called while gradients are recorded, because it asks for some.
+        halves: the inputs, by position, that the network takes in bfloat16, and that come in float32.
+        in_pairs: whether a single row has to be given to it twice, because it takes the dimension of one row for none,
+            as `squeeze()` does.
     """
 
     names: tuple[str, ...] | None = None
@@ -29,6 +35,9 @@ class Signature:
     outputs: tuple[Entry, ...] | None = None
     output_row_axis: int = 0
     ending: Ending | None = None
+    gradients: bool = False
+    in_pairs: bool = False
+    halves: frozenset[int] = frozenset()
 
     def row_axis(self, index: int) -> int:
         """The dimension of input `index` that holds the rows."""
@@ -56,10 +65,17 @@ class Signature:
 
     def returned(self, module: nn.Module, inputs: Sequence[Tensor]) -> Any:
         """Run `module` on inputs `[rows, ...]`; whatever it returns."""
+        by_position, by_name = self.arguments(inputs)
+        with torch.enable_grad() if self.gradients else nullcontext():
+            return module(*by_position, **by_name)
+
+    def arguments(self, inputs: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """Inputs `[rows, ...]` as the network takes them: by position, and by name."""
         placed = [x.movedim(0, axis) if (axis := self.row_axis(index)) else x for index, x in enumerate(inputs)]
+        placed = [x.to(torch.bfloat16) if index in self.halves else x for index, x in enumerate(placed)]
         if self.names is None:
-            return module(*placed)
-        return module(**dict(zip(self.names, placed, strict=True)))
+            return tuple(placed), {}
+        return (), dict(zip(self.names, placed, strict=True))
 
     def _take(self, returned: Any) -> tuple[Tensor, ...]:
         if self.outputs is None:

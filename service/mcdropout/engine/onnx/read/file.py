@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.descriptor import FieldDescriptor  # type: ignore[import-untyped]
 from google.protobuf.message import DecodeError, Message  # type: ignore[import-untyped]
-from onnx import NodeProto, TensorProto, inliner, numpy_helper
+from onnx import NodeProto, TensorProto, helper, inliner, numpy_helper
 from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
 
 from mcdropout.engine.errors import UnsupportedModelError, first_line
@@ -38,6 +38,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     """
     model = _parsed(path)
     _check_text(model, path)
+    _state_versions(model)
     _check_operators(model, path)
     _check_functions(model, path)
     files = TensorFiles(path)
@@ -88,6 +89,22 @@ def _check_text(message: Message, path: Path) -> None:
                         f"{path.name} holds {text!r} as the {field.name} of a {message.DESCRIPTOR.name}; text in UTF-8 "
                         "is accepted"
                     )
+
+
+def _state_versions(model: onnx.ModelProto) -> None:
+    """Where a model uses operators of a domain without saying of which version, say what ONNX Runtime takes: the last.
+
+    Exporters of scikit-learn leave that out; the checker would call such a model invalid.
+    """
+    stated = {_domain(opset.domain) for opset in model.opset_import}
+    used = {_domain(node.domain) for node in _all_nodes(model)}
+    for domain in (used & {_domain(name) for name in _DOMAINS}) - stated if stated else ():
+        versions = [schema.since_version for schema in get_all_operator_schema() if schema.domain == domain]
+        model.opset_import.append(helper.make_opsetid(domain, max(versions)))
+
+
+def _domain(name: str) -> str:
+    return "" if name == "ai.onnx" else name
 
 
 def _check_stated_shapes(model: onnx.ModelProto, path: Path) -> None:

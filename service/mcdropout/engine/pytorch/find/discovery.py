@@ -18,6 +18,7 @@ from mcdropout.engine.cutting.placement import site_at
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.faults import described, refusing
 from mcdropout.engine.pytorch.calls import Call
+from mcdropout.engine.pytorch.elsewhere import NUMPY, PYTHON
 from mcdropout.engine.pytorch.find.reach import reached, same_outputs
 from mcdropout.engine.pytorch.network import Draw, Known, Network, Recording, Tracked
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
@@ -103,6 +104,7 @@ class _Explorer:
     def explore(self, selection: Selection) -> Discovery:
         quiet = self._eval_mode()
         always_on = self._tracked.restless or any(call.active for call in quiet.calls)
+        self._signature = replace(self._signature, in_pairs=not self._takes_one_row(quiet))
         small, large = self._train_mode(self._two, selection), self._train_mode(self._three, selection)
         if small.keys() != large.keys():
             raise UnsupportedModelError(
@@ -133,7 +135,7 @@ class _Explorer:
         """One pass in eval mode; a second must give the same."""
         shapes = [list(x.shape) for x in self._two]
         with refusing(f"the network does not run on the example input of shape {shapes}"):
-            quiet = self._tracked.record(self._signature, self._two)
+            quiet = self._first()
         if raw := [call for call in quiet.calls if call.raw]:
             raise UnsupportedModelError(
                 f"{_name(raw[0])} draws {raw[0].kind} numbers in eval mode too, so that there is no deterministic "
@@ -142,25 +144,70 @@ class _Explorer:
         accepted = "one that keeps nothing from call to call is accepted"
         with refusing("the network fails when it is run a second time", accepted):
             again = self._tracked.record(self._signature, self._two, seed=1)
-        if quiet.draws or not same_outputs(quiet.outputs, again.outputs):
+        draws = _certain(quiet, again)
+        if draws or not same_outputs(quiet.outputs, again.outputs):
+            blamed = _blamed(draws) or self._own_state([self._tracked] * 2, self._two)[1]
             raise UnsupportedModelError(
-                f"the network does not repeat itself in eval mode: {_blamed(quiet.draws)}; one that keeps nothing from "
-                "call to call, and draws nothing in eval mode but dropout, is accepted"
+                f"the network does not repeat itself in eval mode: {blamed}; one that keeps nothing from call to call, "
+                "and draws nothing in eval mode but dropout, is accepted"
             )
         return quiet
 
+    def _first(self) -> Recording:
+        """The first pass, in eval mode; with gradients recorded where it fails without them."""
+        try:
+            return self._tracked.record(self._signature, self._two)
+        except (UnsupportedModelError, MemoryError):
+            raise
+        except Exception as error:
+            signature, tracked = (
+                replace(self._signature, gradients=True),
+                Tracked(self._module, self._watch, gradients=True),
+            )
+            try:
+                quiet = tracked.record(signature, self._two)
+            except Exception:
+                raise error from None
+            self._signature, self._tracked = signature, tracked
+            return quiet
+
+    def _takes_one_row(self, quiet: Recording) -> bool:
+        """Whether one row gives what two give, less a row: the same calls and outputs, of as many dimensions."""
+        try:
+            alone = self._tracked.record(self._signature, [x[:1] for x in self._two])
+        except MemoryError:
+            raise
+        except Exception:  # it may take two rows or more
+            return False
+        dimensions = [{call.key: len(call.mask_shape) for call in each.calls} for each in (quiet, alone)]
+        if len(alone.outputs) != len(quiet.outputs):  # an output for each row, which is refused elsewhere
+            return True
+        pairs = zip(quiet.outputs, alone.outputs, strict=True)
+        return dimensions[0] == dimensions[1] and all(
+            len(two.shape) == len(one.shape) and (two.shape[:1] != (2,) or one.shape[:1] == (1,)) for two, one in pairs
+        )
+
     def _train_mode(self, inputs: Sequence[Tensor], selection: Selection) -> dict[Key, Call]:
         """All random calls in train mode."""
-        first = self._trained(inputs, 0)
-        another = self._trained(inputs, 1)
-        self._drawing |= {draw.path for draw in first.draws}
-        draws = [draw for draw in first.draws if not draw.operator.startswith(_NOT_DROPOUT)]
-        draws = [draw for draw in draws if selection.takes(draw.path)]
-        if draws or (not first.draws and not same_outputs(first.outputs, another.outputs)):
+        while True:
+            first, another = self._trained(inputs, 0), self._trained(inputs, 1)
+            certain = _certain(first, another)
+            self._drawing |= {draw.path for draw in certain}
+            draws = [draw for draw in certain if not draw.operator.startswith(_NOT_DROPOUT)]
+            draws = [draw for draw in draws if selection.takes(draw.path)]
+            blamed = _blamed(draws)
+            if not blamed:
+                if certain or same_outputs(first.outputs, another.outputs):
+                    break
+                path, blamed = self._own_state([self._in_train_mode(), self._in_train_mode()], inputs)
+                if path is not None and path not in self._asleep and not selection.takes(path):
+                    self._drawing.add(path)
+                    self._asleep.add(path)
+                    continue
             raise UnsupportedModelError(
-                f"the network draws randomness in train mode that no mask can stand for: {_blamed(draws)}; dropout "
-                "calls of PyTorch, and uniform, normal and Bernoulli numbers, are accepted, and modules that the "
-                "selection excludes, which stay off"
+                f"the network draws randomness in train mode that no mask can stand for: {blamed}; dropout calls of "
+                "PyTorch, and uniform, normal and Bernoulli numbers, are accepted, and modules that the selection "
+                "excludes, which stay off"
             )
         found = {call.key: call for call in first.calls}
         if any(call.raw for call in first.calls):
@@ -173,7 +220,7 @@ class _Explorer:
         """One pass of a fresh copy in train mode, but for modules that cannot run in it (they may want targets)."""
         failure: Exception | None = None
         while True:
-            tracked = Tracked(self._module, self._watch).train_but_normalization(self._asleep)
+            tracked = self._in_train_mode()
             try:
                 return tracked.record(self._signature, inputs, seed=seed, variant=variant, whatever=True)
             except MemoryError:
@@ -190,6 +237,17 @@ class _Explorer:
                         f"{[list(x.shape) for x in inputs]}: {described(failure)}"
                     ) from failure
                 self._asleep.add(failed)
+
+    def _in_train_mode(self) -> Tracked:
+        return Tracked(self._module, self._watch, self._signature.gradients).train_but_normalization(self._asleep)
+
+    def _own_state(self, twice: Sequence[Tracked], inputs: Sequence[Tensor]) -> tuple[str | None, str]:
+        """Which module first hands on other tensors in a second pass than in a first, and that in words."""
+        passes = [tracked.passed(self._signature, inputs, seed) for seed, tracked in enumerate(twice)]
+        for (path, some), (_, others) in zip(*passes, strict=False):
+            if not same_outputs(tuple(some), tuple(others)):
+                return path, f"state of its own, or numbers of a generator of its own, in {path or '(network)'}"
+        return None, "state of its own, or numbers of a generator of its own"
 
     def _needs(self, on: Sequence[Call], gone: set[Key], quiet: Recording) -> dict[Key, frozenset[str]]:
         """For each call that can be made to happen, the modules that have to leave eval mode for it."""
@@ -241,10 +299,11 @@ class _Explorer:
         for variant in _VARIANTS:
             recording = tracked.record(self._signature, self._two, variant=variant)
             calls = recording.calls
-            if recording.draws:
+            draws = [draw for draw in recording.draws if _is_pytorchs(draw) or draw.path in self._drawing]
+            if draws:
                 raise UnsupportedModelError(
                     "modules that have to leave eval mode for dropout draw what no mask can stand for: "
-                    f"{_blamed(recording.draws)}; dropout calls of PyTorch, and uniform, normal and Bernoulli numbers, "
+                    f"{_blamed(draws)}; dropout calls of PyTorch, and uniform, normal and Bernoulli numbers, "
                     "are accepted"
                 )
             for call in calls:
@@ -321,11 +380,18 @@ def _changed_every_third(before: Tensor, after: Tensor, axis: int) -> bool:
     return is_interleaved(changed.numpy(), before.shape[axis] // ROWS[1]) is True
 
 
+def _is_pytorchs(draw: Draw) -> bool:
+    return draw.operator not in (PYTHON, NUMPY)
+
+
+def _certain(one: Recording, another: Recording) -> list[Draw]:
+    """What the network itself drew: other threads draw from Python's and NumPy's generators too, but not both times."""
+    return [draw for draw in one.draws if _is_pytorchs(draw) or draw in another.draws]
+
+
 def _blamed(draws: Iterable[Draw]) -> str:
-    """Where randomness comes from that no mask can stand for, in words."""
+    """Where randomness comes from that no mask can stand for, in words; empty where that is not known."""
     found = list(dict.fromkeys(f"{draw.operator} in {draw.path or '(network)'}" for draw in draws))
-    if not found:
-        return "state of its own, or numbers drawn by Python or NumPy"
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
@@ -351,8 +417,8 @@ def _site(call: Call, shape_of_three: tuple[int, ...], in_eval: bool, interleave
             )
         (axis,) = axes
         raise UnsupportedModelError(
-            f"{where} has {two[axis]} entries for 2 rows and {shape_of_three[axis]} for 3; it must have the same "
-            "number for each row"
+            f"{where} has {two[axis]} entries for 2 rows and {shape_of_three[axis]} for 3; the same number for each "
+            "row, whatever its values, is accepted: where x[mask] leaves out padding, dropout on the padded x"
         )
     p = None if call.p is None else float(call.p)
     layout = replace(layout, interleaved=interleaved and layout.merged)

@@ -52,20 +52,36 @@ def reached(tracked: Tracked, signature: Signature, inputs: Sequence[Tensor], ca
         return answer
 
     backgrounds = _BACKGROUNDS if any(call.raw for call in calls) else _BACKGROUNDS[:1]
-    plain = [tracked.record(signature, inputs, answer=among(background)) for background in backgrounds]
+    record = partial(tracked.record, signature, inputs)
+    gradients = True
+    try:
+        plain = [record(answer=among(background), gradients=True) for background in backgrounds]
+    except MemoryError:
+        raise
+    except Exception:  # code that changes parameters in place, say, which it may without gradients only
+        gradients = False
+        plain = [record(answer=among(background)) for background in backgrounds]
     made = {call.key for recording in plain for call in recording.calls}
     found = {call.key for call in calls if call.key not in made}  # layers dropped as a whole, each time
     # Numbers for the network's own code may matter only where other numbers let them: they always get theirs.
     found |= {call.key for call in calls if call.raw}
-    found |= _with_gradients(plain[0].outputs, leaves)
+    if gradients:
+        found |= _with_gradients(plain[0].outputs, leaves)
 
     def changes(probed: Call) -> bool:
+        failed = 0
         for background, recording in zip(backgrounds, plain, strict=True):
             for probe in _PROBES:
-                answer = _probing(probed, probe, among(background))
-                if not same_outputs(tracked.record(signature, inputs, answer=answer).outputs, recording.outputs):
+                try:
+                    outputs = record(answer=_probing(probed, probe, among(background))).outputs
+                except MemoryError:
+                    raise
+                except Exception:  # of NaN, say, where ranges are looked for
+                    failed += 1
+                    continue
+                if not same_outputs(outputs, recording.outputs):
                     return True
-        return False
+        return failed == len(backgrounds) * len(_PROBES)
 
     return found | {call.key for call in calls if call.key not in found and changes(call)}
 

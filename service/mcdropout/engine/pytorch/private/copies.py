@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.faults import described
 from mcdropout.engine.pytorch.private.held import (
     GENERATORS,
     Cached,
@@ -101,7 +102,7 @@ def private_copy(module: nn.Module, instead: Mapping[int, nn.Module] | None = No
         own = list(walk(copied, lambda x: id(x) not in originals))
         shared = _shared(own, originals)
     except Exception as error:
-        raise UnsupportedModelError(f"{name} cannot be copied ({error}); {_ACCEPTED} work") from error
+        raise UnsupportedModelError(f"{name} cannot be copied: {described(error, module)}; {_ACCEPTED} work") from error
     if shared:
         raise UnsupportedModelError(
             f"{name} cannot be copied (its copy shares {shared} with it); {_ACCEPTED} make an independent one"

@@ -4,6 +4,7 @@ An exported graph is flat, and has forgotten `self.training`. It still holds eve
 and for each operator the path of the module that called it. Here each is called by a module at that path again.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ _AS_IT_WAS = (
 # Batch norm as decompositions write it, with the position of the switch at which a new running mean may be returned.
 _DECOMPOSED_NORMS = ("_native_batch_norm_legit_functional", "_native_batch_norm_legit", "native_batch_norm")
 _RECURRENT = ("LSTM", "GRU", "RNN")
+_GUARDS = "_guards_fn"
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,31 @@ def exported_network(program: ExportedProgram) -> nn.Module:
     """
     if any(value.device.type != "cpu" for value in [*program.state_dict.values(), *program.constants.values()]):
         program = move_to_device_pass(program, "cpu")
-    parts = program.module(check_guards=False)
-    graph = _Rewriting(parts).graph
+    assert program.call_spec.out_spec is not None
+    return _network(program.module(check_guards=False), program.call_spec.out_spec)
+
+
+def exported_module(module: fx.GraphModule, part: bool = False) -> nn.Module:
+    """The same of what an exported program's `module()` returned, which is left as it is.
+
+    Args:
+        module: it.
+        part: whether it is part of a network, so that it may have no dropout.
+    """
+    parts = copy.deepcopy(module)
+    for node in parts.graph.find_nodes(op="call_module", target=_GUARDS):  # the inputs are checked here
+        parts.graph.erase_node(node)
+    parts._modules.pop(_GUARDS, None)
+    codegen: Any = parts.graph._codegen
+    return _network(parts, codegen.pytree_info.out_spec, part)
+
+
+def _network(parts: nn.Module, outputs: TreeSpec, part: bool = False) -> nn.Module:
+    graph = _Rewriting(parts, part).graph
     inputs = _take_inputs(graph)
     graph.eliminate_dead_code()
     graph.set_codegen(fx.graph.CodeGen())
-    assert program.call_spec.out_spec is not None
-    return _Exported(parts, graph, inputs, program.call_spec.out_spec).eval()
+    return _Exported(parts, graph, inputs, outputs).eval()
 
 
 def _take_inputs(graph: fx.Graph) -> list[_Input]:
@@ -123,9 +143,11 @@ class _Rewriting:
         graph: what became of it.
     """
 
-    def __init__(self, parts: nn.Module) -> None:
+    def __init__(self, parts: nn.Module, part: bool) -> None:
+        """`part`: whether it is part of a network, so that it may have no dropout."""
         self.graph: fx.Graph = parts.graph  # type: ignore[assignment]
         self._parts = parts
+        self._part = part
         self._callers: set[str] = set()
         self._drops = False
         self._inline_gradient_modes()
@@ -252,7 +274,7 @@ class _Rewriting:
                     f"{_path(node) or '(network)'} draws numbers ({node.target}) whatever the mode, as it did in train "
                     f"mode when it was exported; {_AS_IT_WAS}"
                 )
-        if not self._drops:
+        if not self._drops and not self._part:
             raise UnsupportedModelError(
                 "it holds no dropout; a network with dropout that was exported with torch.export.export, and saved "
                 "without run_decompositions(), is accepted (from train mode where its dropout is that of attention, or "

@@ -5,6 +5,7 @@ at the same paths, so that a random call is seen, and belongs to the module that
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ class _Scripted(nn.Module):
     def forward(self, *inputs: Any, torchscript_method: str = "forward", **named: Any) -> Any:
         return self._torchscript[torchscript_method](self, *inputs, **named)
 
+    def __getattr__(self, name: str) -> Any:
+        """Methods that were exported, for code around it that calls them."""
+        method = self.__dict__.get("_torchscript", {}).get(name)
+        return super().__getattr__(name) if method is None else partial(method, self)
+
     def call(self, method: str, arguments: Sequence[Any]) -> Any:
         """Call a method; one that stands for calling the module itself is seen as such."""
         if calls_module(method):
@@ -43,11 +49,27 @@ def scripted_network(path: Path) -> nn.Module:
         UnsupportedModelError: its dropout is gone, or it does what cannot be followed here.
     """
     unit = _C.CompilationUnit()
-    origin = _C.import_ir_module(unit, str(path), torch.device("cpu"), {}, False)  # as torch.jit.load does
+    return _network(
+        unit, _C.import_ir_module(unit, str(path), torch.device("cpu"), {}, False)
+    )  # as torch.jit.load does
+
+
+def scripted_module(saved: bytes, part: bool = False) -> nn.Module:
+    """The same of what `torch.jit.save` wrote into memory.
+
+    Args:
+        saved: that.
+        part: whether it is part of a network, so that it may have no dropout.
+    """
+    unit = _C.CompilationUnit()
+    return _network(unit, _C.import_ir_module_from_buffer(unit, saved, torch.device("cpu"), {}, False), part)
+
+
+def _network(unit: Any, origin: Any, part: bool = False) -> nn.Module:
     modules = dict(_modules(origin, ""))
     graphs = [part._get_method(name).graph for part in modules.values() for name in part._method_names()]
     graphs += [function.graph for function in unit.get_functions()]
-    _refuse(modules, graphs)
+    _refuse(modules, graphs, part)
     reader = _Reader(unit, {node.s("name") for node in _nodes(graphs) if node.kind() == "prim::GetAttr"})
     return reader.module(origin, "").eval()
 
@@ -65,9 +87,9 @@ def _nodes(blocks: Sequence[Any]) -> Iterator[Any]:
             yield from _nodes(list(node.blocks()))
 
 
-def _refuse(modules: Mapping[str, Any], graphs: Sequence[Any]) -> None:
-    """Tell what has lost its dropout, as far as the file shows."""
-    if not modules[""].hasattr("training"):
+def _refuse(modules: Mapping[str, Any], graphs: Sequence[Any], part: bool) -> None:
+    """Tell what has lost its dropout, as far as the file shows; a part of a network need not have any."""
+    if not modules[""].hasattr("training") and not part:
         raise UnsupportedModelError(
             "it was frozen (torch.jit.freeze or torch.jit.optimize_for_inference), which takes dropout out; what "
             "torch.jit.script or torch.jit.trace returns, saved as it is, is accepted"
@@ -93,7 +115,7 @@ def _refuse(modules: Mapping[str, Any], graphs: Sequence[Any]) -> None:
             "what eval mode does instead is not in the file; network.eval() traced keeps its dropout, and is accepted, "
             "or network scripted with torch.jit.script"
         )
-    if not names & (set(DROPPING) | set(RAW)) and not drawn:
+    if not names & (set(DROPPING) | set(RAW)) and not drawn and not part:
         raise UnsupportedModelError(
             "it holds no dropout; a network with dropout, scripted by torch.jit.script or traced by torch.jit.trace, "
             "and neither frozen nor optimized, is accepted (scripted where its dropout is its own code's)"

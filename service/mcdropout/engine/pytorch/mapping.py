@@ -1,0 +1,57 @@
+"""Mapping: random calls within `torch.vmap`, which says whether the entries that it maps over share what is drawn."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._functorch.predispatch import _add_batch_dim
+from torch._functorch.pyfunctorch import VmapInterpreter, retrieve_all_functorch_interpreters
+
+from mcdropout.engine.errors import UnsupportedModelError
+
+_functorch: Any = torch._C._functorch
+
+
+def depth() -> int:
+    """How many transforms of `torch.func` are running."""
+    return len(retrieve_all_functorch_interpreters())
+
+
+def maps(outside: int) -> list[VmapInterpreter]:
+    """The maps that are running, outermost first, but for those of the first `outside` transforms."""
+    running = retrieve_all_functorch_interpreters()[outside:]
+    return [each for each in running if isinstance(each, VmapInterpreter)]
+
+
+def sizes(running: Sequence[VmapInterpreter]) -> tuple[int, ...]:
+    """How many entries each of some maps has, of those in which each entry draws for itself."""
+    return tuple(each.batch_size() for each in running if each.randomness() == "different")
+
+
+def mapped(x: Tensor, running: Sequence[VmapInterpreter], path: str) -> Tensor:
+    """What the module at `path` draws within some maps, `[*sizes(running), ...]`: for an entry of them, `[...]`.
+
+    Raises:
+        UnsupportedModelError: one of them forbids drawing.
+    """
+    if any(each.randomness() == "error" for each in running):
+        raise UnsupportedModelError(
+            f"{path or '(network)'} drops within a torch.vmap that forbids it (randomness='error'); "
+            "randomness='different', with masks of its own for each entry, or 'same' is accepted"
+        )
+    for each in running:
+        if each.randomness() == "different":
+            x = _add_batch_dim(x, 0, each.level())
+    return x
+
+
+@contextmanager
+def unwound() -> Iterator[None]:
+    """Leave no transform of `torch.func` running that was begun within, as exporters do that fail inside of one."""
+    before = depth()
+    try:
+        yield
+    finally:
+        _functorch.pop_dynamic_layer_stack_and_undo_to_depth(before)

@@ -1,0 +1,179 @@
+"""Traps of programs: TorchScript, exported graphs and quantized layers, whole or as parts of another network."""
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mcdropout.engine import Engine, UnsupportedModelError
+from tests.engine.networks import Custom, mlp
+
+X = torch.rand(3, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def _deprecations():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def exported(module, x=X):
+    return torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("rows")},))
+
+
+PROGRAMS = {
+    "scripted": lambda module: torch.jit.script(module),
+    "scripted in train mode": lambda module: torch.jit.script(module.train()),
+    "traced": lambda module: torch.jit.trace(module.eval(), X),
+    "exported": lambda module: exported(module.eval()),
+    "exported in train mode": lambda module: exported(module.train()),
+    "an exported module": lambda module: exported(module.eval()).module(),
+    "an exported module in train mode": lambda module: exported(module.train()).module(),
+    "unflattened": lambda module: torch.export.unflatten(exported(module.eval())),
+    "unflattened in train mode": lambda module: torch.export.unflatten(exported(module.train())),
+}
+
+
+def answers_alike(found, wanted):
+    assert [(site.name, site.kind, site.p) for site in found.sites] == [
+        (site.name, site.kind, site.p) for site in wanted.sites
+    ]
+    np.testing.assert_allclose(found.samples(X, 8, 1), wanted.samples(X, 8, 1), atol=1e-6)
+    np.testing.assert_allclose(found.predict(X, 0).mean, wanted.predict(X, 0).mean, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", PROGRAMS)
+def test_a_program_that_is_handed_over_answers_as_the_network_that_it_was_made_of(form):
+    program = PROGRAMS[form](copy.deepcopy(mlp()))
+    wanted = Engine.from_module(mlp(), X, runtime="eager")
+    answers_alike(Engine.from_module(program, X, runtime="eager"), wanted)
+    answers_alike(Engine.from_module(program, X, runtime="eager"), wanted)  # which left it as it was
+
+
+PARTS = ["scripted", "scripted in train mode", "traced", "an exported module"]
+
+
+@pytest.mark.parametrize("form", PARTS)
+def test_dropout_in_a_part_that_is_a_program_is_found(form):
+    def network(part):
+        torch.manual_seed(5)
+        return nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.25), part, nn.ModuleDict({"last": nn.Linear(3, 3)})["last"])
+
+    program = PROGRAMS[form](copy.deepcopy(mlp()))
+    found = Engine.from_module(network(program), X, runtime="eager")
+    assert [site.name for site in found.sites] == ["1", "2.2"]
+    answers_alike(found, Engine.from_module(network(mlp()), X, runtime="eager"))
+
+
+@pytest.mark.parametrize("form", PARTS)
+def test_a_part_without_dropout_that_is_a_program_is_run_as_it_is(form):
+    def plain():
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Linear(4, 4), nn.Tanh())
+
+    def network(part):
+        torch.manual_seed(5)
+        return nn.Sequential(part, nn.Dropout(0.25), nn.Linear(4, 3))
+
+    found = Engine.from_module(network(PROGRAMS[form](plain())), X)
+    answers_alike(found, Engine.from_module(network(plain()), X))
+
+
+def test_a_frozen_part_has_no_dropout_left_and_is_run_as_it_is():
+    frozen = torch.jit.freeze(torch.jit.script(mlp().eval()))
+    engine = Engine.from_module(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), frozen), X, runtime="eager")
+    assert [site.name for site in engine.sites] == ["1"]
+
+
+def test_a_program_that_two_modules_hold_is_one():
+    program = torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)))
+    module = Custom(lambda self, x: self.last(self.a(self.b(x))), a=program, b=program, last=nn.Linear(4, 3))
+    engine = Engine.from_module(module, X, runtime="eager")
+    assert [site.name for site in engine.sites] == ["a.1", "a.1#1"]
+
+
+def test_methods_of_a_scripted_part_can_be_called():
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.encode(x, 1.0)
+
+        @torch.jit.export
+        def encode(self, x, scale: float):
+            return F.dropout(self.linear(x) * scale, 0.5, self.training)
+
+    part = Part()
+    module = Custom(lambda self, x: self.part.encode(x, scale=2.0), part=torch.jit.script(part))
+    plain = Custom(lambda self, x: self.part.encode(x, scale=2.0), part=part)
+    answers_alike(Engine.from_module(module, X, runtime="eager"), Engine.from_module(plain, X, runtime="eager"))
+
+
+def test_the_users_own_program_stays_as_it_is():
+    module = nn.Sequential(nn.Linear(4, 4), torch.jit.script(mlp())).train()
+    Engine.from_module(module, X, runtime="eager")
+    assert isinstance(module[1], torch.jit.ScriptModule)
+    assert module[1].training
+    program = exported(mlp().eval())
+    before = str(program)
+    Engine.from_module(program, X, runtime="eager")
+    assert str(program) == before
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        (lambda: torch.jit.freeze(torch.jit.script(mlp().eval())), "the network is TorchScript, but it was frozen"),
+        (lambda: torch.jit.script(nn.Linear(4, 3)), "the network is TorchScript, but it holds no dropout"),
+        (lambda: exported(nn.Linear(4, 3)), "the network is an exported program, but it holds no dropout"),
+        (
+            lambda: torch.export.export(mlp().eval(), (X,)),
+            "the network is an exported program, but its input 'input' has the fixed shape [3, 4]",
+        ),
+        (
+            lambda: nn.Sequential(nn.Linear(4, 4), torch.jit.trace(mlp().train(), X, check_trace=False), noise()),
+            "2 is TorchScript, but ",
+        ),
+    ],
+    ids=["frozen", "without dropout", "exported without dropout", "for three rows", "a part that draws"],
+)
+def test_a_program_that_has_lost_its_dropout_is_refused_with_what_is_accepted(program, told):
+    with pytest.raises(UnsupportedModelError) as raised:
+        Engine.from_module(program(), X)
+    assert str(raised.value).startswith(told)
+    assert "is accepted" in str(raised.value)
+
+
+def noise():
+    return torch.jit.trace(Custom(lambda self, x: x + torch.rand_like(x)), torch.rand(3, 3), check_trace=False)
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.recurrent, self.drop, self.last = nn.LSTM(4, 8, batch_first=True), nn.Dropout(0.5), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.last(self.drop(self.recurrent(x)[0][:, -1]))
+
+
+@pytest.mark.parametrize(("make", "x"), [(mlp, X), (Recurrent, torch.rand(3, 5, 4))], ids=["linear", "recurrent"])
+def test_each_row_of_a_dynamically_quantized_network_is_quantized_alone(make, x):
+    torch.manual_seed(0)
+    module = torch.ao.quantization.quantize_dynamic(make().eval(), {nn.Linear, nn.LSTM}, dtype=torch.qint8)
+    engine = Engine.from_module(module, x)
+    found = engine.samples(x, 4, 1)
+    for row in range(3):
+        np.testing.assert_allclose(
+            engine.run((x[row : row + 1].numpy(),), [1], [row], 4, samples=True).samples[0], found[:, row], atol=1e-6
+        )
+    with torch.no_grad():
+        plain = torch.cat([module(x[row : row + 1]) for row in range(3)]).softmax(-1)
+    np.testing.assert_allclose(engine.predict(x, 0).mean, plain, atol=1e-5)
