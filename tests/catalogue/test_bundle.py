@@ -61,6 +61,9 @@ from tests.bundles import TOKEN_FIELDS, TOKENS, manifest, network_of, write_bund
         ({"network": "../evil.py:Network"}, ["network", "../evil.py:Network"]),
         ({"colour": "red"}, ["colour", "no known field", "weights"]),
         ({"temperature": -1.0}, ["temperature", "-1"]),
+        ({"interval": 95}, ["interval", "95", "between 0 and 1, or none"]),
+        ({"interval": "all"}, ["interval", "'all'", "between 0 and 1, or none"]),
+        ({"interval": True}, ["interval", "True", "between 0 and 1, or none"]),
         ({"version": 3}, ["version", "3"]),
     ],
 )
@@ -74,6 +77,16 @@ def test_a_wrong_manifest_is_refused_with_its_field_and_what_would_be_accepted(
         Bundle(folder)
     for words in ["model.yaml", *said]:
         assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize(("line", "interval"), [("", 0.95), ("interval: 0.8", 0.8), ("interval: none", None)])
+def test_a_regression_has_the_interval_that_its_manifest_asks_for(
+    tmp_path: Path, line: str, interval: float | None
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.yaml").write_text(f"{yaml.safe_dump(manifest('model', task='regression'))}{line}\n")
+    assert Bundle(folder).manifest.reading.interval == interval
 
 
 @pytest.mark.parametrize("content", ["", "- a\n- b", "name: [", "\x00"])

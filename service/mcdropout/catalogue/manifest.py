@@ -72,7 +72,8 @@ class Manifest(Record):
         weights: a file in the bundle: `.safetensors`, or a state dict that `torch.load(weights_only=True)` reads.
         temperature: what logits are divided by before the softmax.
         noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
-        interval: for regression, the share of the predictive distribution that the interval holds.
+        interval: for regression, the share of the predictive distribution that the interval holds; none for no
+            interval, which saves its time and memory.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -93,7 +94,7 @@ class Manifest(Record):
     weights: str | None = None
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     noise_variance: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    interval: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    interval: Annotated[float, Field(gt=0, lt=1)] | None = 0.95
 
     @field_validator("output", mode="before")
     @classmethod
@@ -106,6 +107,15 @@ class Manifest(Record):
                 f"is {value!r}; a key, an attribute or a position of what the network returns is accepted, or, for a "
                 "regression, {mean: ..., log_variance: ...} with one for each"
             )
+        return value
+
+    @field_validator("interval", mode="before")
+    @classmethod
+    def _is_a_share_or_none(cls, value: Any) -> Any:
+        if value is None or value == "none":
+            return None
+        if type(value) not in (int, float) or not 0.0 < value < 1.0:
+            raise ValueError(f"is {value!r}; a number between 0 and 1, or none, is accepted")
         return value
 
     @model_validator(mode="after")

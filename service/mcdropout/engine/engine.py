@@ -62,7 +62,7 @@ class Engine:
         runtime: str = "auto",
         temperature: float = 1.0,
         noise_variance: float | None = None,
-        interval: float = 0.95,
+        interval: float | None = 0.95,
         step_bytes: int = STEP_BYTES,
         row_axis: int | Sequence[int] | Mapping[str, int] = 0,
         outputs: Entry | Sequence[Entry] | None = None,
@@ -85,7 +85,8 @@ class Engine:
                 (the module itself), another that was registered, or "auto": the fastest that passes its checks.
             temperature: what logits are divided by before the softmax.
             noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
-            interval: for regression, the share of the predictive distribution that `interval` holds.
+            interval: for regression, the share of the predictive distribution that `interval` holds; None for none,
+                which saves its time and memory.
             step_bytes: the memory that one step may take, in bytes; passes are cut into steps that fit.
             row_axis: the dimension of the inputs that holds the rows; for all, or for each.
             outputs: which of what the network returns counts: a key, an attribute or a position ("logits"), or, for a
@@ -123,7 +124,7 @@ class Engine:
         runtime: str = "auto",
         temperature: float = 1.0,
         noise_variance: float | None = None,
-        interval: float = 0.95,
+        interval: float | None = 0.95,
         step_bytes: int = STEP_BYTES,
         row_axis: int | Sequence[int] | Mapping[str, int] = 0,
         outputs: Entry | Sequence[Entry] | None = None,
@@ -185,7 +186,7 @@ class Engine:
         *,
         temperature: float = 1.0,
         noise_variance: float | None = None,
-        interval: float = 0.95,
+        interval: float | None = 0.95,
         step_bytes: int = STEP_BYTES,
         sessions: SessionOptions | None = None,
     ) -> "Engine":

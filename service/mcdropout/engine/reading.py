@@ -18,13 +18,13 @@ class Reading:
         task: "classification" or "regression".
         temperature: what logits are divided by before the softmax.
         noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
-        interval: for regression, the share of the predictive distribution that `interval` holds.
+        interval: for regression, the share of the predictive distribution that `interval` holds; None for no interval.
     """
 
     task: Task
     temperature: float = 1.0
     noise_variance: float | None = None
-    interval: float = 0.95
+    interval: float | None = 0.95
 
     def check(self) -> None:
         """Raise InvalidInputError for the first attribute that cannot be used."""
@@ -36,5 +36,5 @@ class Reading:
             raise InvalidInputError(
                 f"noise_variance is {self.noise_variance!r}; a number above 0, or None, is accepted"
             )
-        if not 0.0 < self.interval < 1.0:
-            raise InvalidInputError(f"interval is {self.interval!r}; a number between 0 and 1 is accepted")
+        if self.interval is not None and not 0.0 < self.interval < 1.0:
+            raise InvalidInputError(f"interval is {self.interval!r}; a number between 0 and 1, or None, is accepted")

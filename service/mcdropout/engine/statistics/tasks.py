@@ -56,10 +56,10 @@ class Task:
         """Its fields by their names."""
         return {field.name: field for field in self.fields}
 
-    @cached_property
-    def states(self) -> list[type[State]]:
-        """What has to gather the passes for its fields, each once."""
-        return list(dict.fromkeys(field.state for field in self.fields if field.state is not None))
+    def states(self, reading: Reading) -> list[type[State]]:
+        """What has to gather the passes for its fields, each once, where outputs mean that."""
+        wanted = (field.state for field in self.fields if field.state is not None and field.known_for(reading))
+        return list(dict.fromkeys(wanted))
 
     def described(self) -> list[dict[str, str | None]]:
         """Its statistics, for people and programs that ask what an answer holds."""
