@@ -14,12 +14,13 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mcdropout.engine.cutting.placement import mask_moves, parts_axis
+from mcdropout.engine.cutting.placement import Move, mask_moves, parts_axis
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.kinds import NORMAL
 from mcdropout.engine.pytorch.calls import Call, Mask, ModuleStack, RandomCalls
 from mcdropout.engine.pytorch.moves import moved
 from mcdropout.engine.pytorch.signature import Signature
+from mcdropout.engine.pytorch.silent import never_draws
 from mcdropout.engine.sites import Site, site_name
 
 Known = Mapping[tuple[str, int], tuple[str, float | None, int]]
@@ -87,8 +88,13 @@ class Tracked:
         failed: the path of the innermost module that raised, where the last run ended so.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, *, those_that_draw: bool = False) -> None:
         """
+        Args:
+            module: what to copy.
+            those_that_draw: whether of its parts only those are tracked that may draw, which takes less time; where
+                others raise, `failed` is then the module around them.
+
         Raises:
             UnsupportedModelError: the module cannot be copied.
         """
@@ -104,35 +110,38 @@ class Tracked:
             ) from error
         self.wake(())
         self.failed: str | None = None
-        self._running: list[tuple[str, tuple[Any, ...]]] = []
+        self._paths: list[str] = []  # of the modules that are running, and what each was called with
+        self._inputs: list[tuple[Any, ...]] = []
         for path, part in self.module.named_modules():
+            if those_that_draw and path and never_draws(part):
+                continue
             part.register_forward_pre_hook(self._entering(path), prepend=True, with_kwargs=True)
             part.register_forward_hook(self._leaving, always_call=True)
 
     def _entering(self, path: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, inputs: Any, named: Any) -> None:
-            self._running.append((path, (*inputs, *named.values())))
+            self._paths.append(path)
+            self._inputs.append((*inputs, *named.values()) if named else inputs)
 
         return hook
 
     def _leaving(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        path, _ = self._running.pop()
+        path, _ = self._paths.pop(), self._inputs.pop()
         if output is not None:
             self.failed = None
         elif self.failed is None:  # where a module raises, it and those around it leave without an output
             self.failed = path
 
     def _path(self) -> str:
-        return self._running[-1][0] if self._running else ""
+        return self._paths[-1] if self._paths else ""
 
     def _stack(self) -> ModuleStack:
-        if not self._running:
-            return ModuleStack()
-        return ModuleStack(tuple(path for path, _ in self._running), self._running[-1][1])
+        return ModuleStack(tuple(self._paths), self._inputs[-1]) if self._paths else ModuleStack()
 
     def answering(self, answer: Callable[[Call], Mask]) -> AbstractContextManager[Any]:
         """While it is entered, `answer` gives the mask of every random call."""
-        self._running.clear()
+        self._paths.clear()
+        self._inputs.clear()
         self.failed = None
         return RandomCalls(self._stack, answer)
 
@@ -241,9 +250,12 @@ class Network:
         self.always_on = False
         self.alone = False
         self._origin = module
-        self._tracked = Tracked(module).wake(self.awake)
+        self._tracked = Tracked(module, those_that_draw=True).wake(self.awake)
         self._known, self._known_in_eval = dict(known or {}), dict(known_in_eval or {})
-        self._by_key = {(site.path, site.call): index for index, site in enumerate(self.sites)}
+        self._places = {
+            (site.path, site.call): _Place(index, mask_moves(site), parts_axis(site))
+            for index, site in enumerate(self.sites)
+        }
         self._maps = True
 
     @property
@@ -304,11 +316,12 @@ class Network:
         """
 
         def answer(call: Call) -> Mask:
-            index = self._by_key.get(call.key)
-            mask = None if index is None else _placed(self.sites[index], masks[index])
-            if self._known.get(call.key) != call.form or not _fits(mask, call.mask_shape):
+            key = call.key
+            place = self._places.get(key)
+            mask = None if place is None else place.of(masks[place.index])
+            if self._known.get(key) != call.form or not _fits(mask, call.mask_shape):
                 raise UnsupportedModelError(
-                    f"{site_name(*call.key)} makes a random call ({call.kind}) that was not made when sites were "
+                    f"{site_name(*key)} makes a random call ({call.kind}) that was not made when sites were "
                     "looked for; a network whose calls do not depend on the values of its inputs is accepted"
                 )
             return mask
@@ -366,14 +379,31 @@ def _fits(mask: Mask, shape: Sequence[int]) -> bool:
     if mask is None:
         return True
     found = (mask[0] if isinstance(mask, tuple) else mask).shape
-    sizes = zip(found, shape, strict=False)
-    return len(found) == len(shape) and all(a == b for a, b in sizes if isinstance(a, int) and isinstance(b, int))
+    if len(found) != len(shape):
+        return False
+    for size, wanted in zip(found, shape, strict=True):
+        if type(size) is int and type(wanted) is int and size != wanted:
+            return False
+    return True
 
 
-def _placed(site: Site, mask: Tensor) -> Mask:
-    """A mask `[rows, *site.mask_shape]` in the dimensions of the site's call."""
-    moves, axis = mask_moves(site), parts_axis(site)
-    if axis is None:
-        return moved(mask, moves)
-    factor, summand = mask.unbind(axis)
-    return moved(factor, moves), moved(summand, moves)
+@dataclass(frozen=True)
+class _Place:
+    """Where a site's call takes its mask.
+
+    Attributes:
+        index: which of the masks is the site's.
+        moves: what brings it from `[rows, *site.mask_shape]` into the dimensions of the call.
+        axis: the dimension of its factors and summands; None where it has factors alone.
+    """
+
+    index: int
+    moves: tuple[Move, ...]
+    axis: int | None
+
+    def of(self, mask: Tensor) -> Mask:
+        """A mask in the dimensions of the call."""
+        if self.axis is None:
+            return moved(mask, self.moves) if self.moves else mask
+        factor, summand = mask.unbind(self.axis)
+        return moved(factor, self.moves), moved(summand, self.moves)

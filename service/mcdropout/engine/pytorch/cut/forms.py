@@ -38,7 +38,7 @@ def programs(
     if Form.EAGER in target.forms:
         strategy = "whole" if not network.alone else "mapped" if network.maps else "loop"
         cost = partial(cost_of_whole, network, source, examples)
-        yield Runnable(strategy, Outline(), cost, {Form.EAGER: lambda: partial(_eager, network)})
+        yield Runnable(strategy, Outline(), cost, {Form.EAGER: lambda: partial(_eager, network, source, examples)})
 
 
 def _cuts(network: Network, source: MaskSource, examples: tuple[Tensor, ...]) -> Iterator[tuple[str, Split] | Refusal]:
@@ -79,6 +79,9 @@ def _as_onnx(cut: Split, source: MaskSource, examples: tuple[Tensor, ...]) -> Gr
     return halves.write(source.sites)
 
 
-def _eager(network: Network, device: str) -> Runtime:
+def _eager(network: Network, source: MaskSource, examples: tuple[Tensor, ...], device: str) -> Runtime:
     """The module itself; a copy where it is not on the CPU, where the reference stays."""
-    return EagerRuntime(network if device == "cpu" else network.copy(), device)
+    runtime = EagerRuntime(network if device == "cpu" else network.copy(), device)
+    if network.maps or not network.alone:
+        runtime.measure(source, tuple(x.numpy() for x in examples))
+    return runtime
