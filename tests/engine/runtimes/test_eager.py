@@ -10,6 +10,7 @@ from mcdropout.engine import Engine
 from mcdropout.engine.pytorch.eager import EagerRuntime
 from mcdropout.engine.pytorch.module import understand
 from mcdropout.engine.pytorch.silent import never_draws
+from mcdropout.engine.runtimes import batches
 
 
 class Branching(nn.Module):
@@ -40,7 +41,9 @@ def test_pairs_in_batches_answer_as_all_at_once():
     sizes = []
     run = subject.network.run
     subject.network.run = lambda inputs, masks: sizes.append(len(inputs[0])) or run(inputs, masks)
-    runtime.batch = 3
+    runtime.batches.measure(runtime, subject.source, subject.arrays)
+    sizes.clear()
+    runtime.batches.size = 3
     (parted,) = runtime.suffix(runtime.prefix((x,)), rows, masks)
     assert sizes == [3, 3, 1]
     np.testing.assert_allclose(parted, together, atol=1e-6)
@@ -59,15 +62,15 @@ def test_pairs_in_batches_answer_as_all_at_once():
 def test_the_batch_that_takes_the_least_time_a_pair_is_taken(monkeypatch, seconds, batch, tried):
     subject, seen = understood(), []
 
-    def scripted(self, frontier, rows, masks):
-        assert len(rows) == self.batch
+    def scripted(runtime, frontier, rows, masks):
+        assert len(rows) == runtime.batches.size
         seen.append(len(rows))
         return seconds[len(rows)]
 
-    monkeypatch.setattr(EagerRuntime, "_seconds", scripted)
+    monkeypatch.setattr(batches, "_seconds", scripted)
     runtime = EagerRuntime(subject.network)
-    runtime.measure(subject.source, subject.arrays)
-    assert runtime.batch == batch
+    assert runtime.batches.measure(runtime, subject.source, subject.arrays) == seconds[batch] / batch
+    assert runtime.batches.size == batch
     assert list(dict.fromkeys(seen)) == tried
 
 
@@ -75,7 +78,17 @@ def test_a_network_that_runs_as_it_is_has_its_batch_measured():
     torch.manual_seed(0)
     engine = Engine.from_module(Branching(), torch.randn(3, 4).numpy())
     assert engine.program.runtime == "eager"
-    assert engine._prepared.runtime.batch is not None
+    assert engine._prepared.runtime.batches.size is not None
+
+
+def test_a_network_that_fails_while_it_is_measured_is_left_to_its_checks(monkeypatch):
+    def failing(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(batches, "_seconds", failing)
+    torch.manual_seed(0)
+    engine = Engine.from_module(Branching(), torch.randn(3, 4).numpy())
+    assert engine._prepared.runtime.batches.size is None
 
 
 class Hooked(nn.Module):

@@ -15,6 +15,7 @@ from mcdropout.engine.pytorch.cut.split import CannotSplitError, Split, split
 from mcdropout.engine.pytorch.eager import EagerRuntime
 from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.runtimes import Form, FormError, Refusal, Runnable, Runtime, Target
+from mcdropout.engine.runtimes.batches import Batches
 
 
 def programs(
@@ -83,5 +84,8 @@ def _eager(network: Network, source: MaskSource, examples: tuple[Tensor, ...], d
     """The module itself; a copy where it is not on the CPU, where the reference stays."""
     runtime = EagerRuntime(network if device == "cpu" else network.copy(), device)
     if network.maps or not network.alone:
-        runtime.measure(source, tuple(x.numpy() for x in examples))
+        try:
+            runtime.batches.measure(runtime, source, tuple(x.numpy() for x in examples))
+        except Exception:  # whatever the network raises: its checks, and who asks it, will see
+            runtime.batches = Batches()
     return runtime
