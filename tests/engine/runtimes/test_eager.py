@@ -119,3 +119,73 @@ def test_only_layers_that_draw_nothing_as_they_came_are_known_not_to():
     drawing += [nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), nn.FractionalMaxPool2d(2, output_size=2)]
     assert [never_draws(part) for part in quiet] == [True] * len(quiet)
     assert [never_draws(part) for part in drawing] == [False] * len(drawing)
+
+
+class SortsRows(nn.Module):
+    """Dropout follows on rows sorted by their length, so that which mask a row gets depends on those beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.drop, self.head = nn.GRU(4, 8, batch_first=True), nn.Dropout(0.3), nn.Linear(8, 3)
+
+    def forward(self, x, lengths):
+        lengths, order = lengths.sort(descending=True)
+        packed = nn.utils.rnn.pack_padded_sequence(self.drop(x[order]), lengths.cpu(), batch_first=True)
+        return self.head(self.layer(packed)[1][-1])[order.argsort()]
+
+
+class ScaledByTheBatch(nn.Module):
+    """Dropout is scaled by what it left of the whole batch, a number for Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(4, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        hidden = torch.relu(self.first(x))
+        if self.training:
+            kept = (torch.rand_like(hidden) > 0.3).float()
+            hidden = hidden * kept * (kept.numel() / max(kept.sum().item(), 1.0))
+        return self.head(hidden)
+
+
+class ReversesRows(nn.Module):
+    """Every second mask belongs to another row, whatever the rows are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop, self.head = nn.Dropout(0.4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        if float(x.sum()) > 1e9:
+            x = -x
+        return self.head(self.drop(x.flip(0)).flip(0))
+
+
+@pytest.mark.parametrize(
+    ("module", "strategy"), [(SortsRows, "repeated"), (ScaledByTheBatch, "loop"), (ReversesRows, "loop")]
+)
+def test_passes_of_a_row_are_one_batch_only_where_that_answers_as_each_alone(module, strategy):
+    torch.manual_seed(0)
+    generator = np.random.default_rng(0)
+
+    def inputs(rows):
+        if module is not SortsRows:
+            return generator.normal(size=(rows, 4)).astype(np.float32)
+        return generator.normal(size=(rows, 6, 4)).astype(np.float32), np.array([2, 6, 4, 3, 6])[:rows]
+
+    engine = Engine.from_module(module(), inputs(3))
+    assert (engine.program.strategy, engine.program.runtime) == (strategy, "eager")
+    x, sizes = inputs(5), []
+    call = engine._prepared.runtime._network.signature.call
+    object.__setattr__(
+        engine._prepared.runtime._network.signature,
+        "call",
+        lambda part, given: sizes.append(len(given[0])) or call(part, given),
+    )
+    found = engine.predict(x, 50, seed=3)
+    assert max(sizes) == (1 if strategy == "loop" else 16)
+    engine.steps.most_pairs = 1
+    alone = engine.samples(x, 50, seed=3)
+    assert sizes[-1] == 1
+    np.testing.assert_allclose(found.mean, alone.mean(axis=0), atol=1e-6)

@@ -3,7 +3,7 @@ against, and what serves where there is no program.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,10 @@ from mcdropout.engine.arrays import Array, Frontier
 from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.runtimes.batches import Batches
 from mcdropout.engine.runtimes.tensors import joined, take_rows
+
+MOST_REPEATED = 16
+"""How many passes of a row are one batch at most, where rows influence one another: PyTorch's sort leaves so many equal
+numbers in their order, and not more."""
 
 
 class EagerRuntime:
@@ -36,13 +40,15 @@ class EagerRuntime:
 
     @torch.inference_mode()
     def suffix(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: list[Array]) -> tuple[Array, ...]:
-        placed = [self._placed(mask) for mask in masks]
+        network, placed = self._network, [self._placed(mask) for mask in masks]
+        run, cut = (network.run_as_one, _row_by_row) if network.repeats else (network.run, self.batches.cut)
         with self._lock:
-            parts = [
-                self._network.run([x.index_select(0, taken) for x in frontier], own)
-                for taken, own in self.batches.cut(self._placed(rows), placed)
-            ]
-        return joined(parts)
+            return joined(
+                [
+                    run([x.index_select(0, taken) for x in frontier], own)
+                    for taken, own in cut(self._placed(rows), placed)
+                ]
+            )
 
     def take(self, value: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
         return take_rows(value, rows)
@@ -53,3 +59,12 @@ class EagerRuntime:
     def _placed(self, value: Array) -> Tensor:
         placed = torch.from_numpy(value)
         return placed if self.device == "cpu" else placed.to(self.device)
+
+
+def _row_by_row(rows: Tensor, masks: list[Tensor]) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Pairs of the same row that follow one another, and their masks; each mask is a pair's own."""
+    first = 0
+    for end in range(1, len(rows) + 1):
+        if end == len(rows) or rows[end] != rows[first] or end - first == MOST_REPEATED:
+            yield rows[first:end], [mask[first:end] for mask in masks]
+            first = end

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,7 +14,7 @@ from mcdropout.engine.inputs import Entry, Inputs, InputSpec, as_examples, row_a
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.pytorch.cut.export import export
 from mcdropout.engine.pytorch.cut.forms import programs
-from mcdropout.engine.pytorch.eager import EagerRuntime
+from mcdropout.engine.pytorch.eager import MOST_REPEATED, EagerRuntime
 from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.pytorch.find.findings import findings_of_graph
 from mcdropout.engine.pytorch.network import Network, copy_of
@@ -55,6 +56,7 @@ class ModuleSubject:
         if has_rows and dropout_mixes_rows(network, self.eager, self.source, arrays):
             network.alone = True
             run_pairs(self.eager, arrays, kept)  # finds out whether it can be mapped
+            network.repeats = not network.maps and _passes_share_batches(network, self.source, arrays)
         self._baseline = network.baseline() if network.has_raw_sites else None
         self.plain: Runtime = self.eager if self._baseline is None else EagerRuntime(self._baseline)
         padded = [path for path, part in network.origin.named_modules() if getattr(part, "use_nested_tensor", False)]
@@ -145,6 +147,29 @@ def dropout_mixes_rows(network: Network, eager: Runtime, source: MaskSource, inp
     alone = tuple(to_array(torch.cat(outputs)) for outputs in zip(*single, strict=True))
     beside = tuple(map(to_array, network.eval_outputs(tensors)))
     return close("", alone, beside, EVAL_TOLERANCE).passed
+
+
+def _passes_share_batches(network: Network, source: MaskSource, inputs: tuple[Array, ...]) -> bool:
+    """Whether passes of one row answer in one batch, of whatever size, as each alone.
+
+    So they do where rows are sorted: equal ones stay in their order.
+    """
+    if not source.shares_rows:
+        return False
+    for row, x in enumerate(zip(*inputs, strict=True)):
+        repeated = [torch.from_numpy(np.stack([value] * MOST_REPEATED)) for value in x]
+        masks = [torch.from_numpy(mask) for mask in source.draw([row], [row], 0, MOST_REPEATED)]
+        try:
+            with torch.no_grad():
+                wanted = network.run(repeated, masks)
+                for passes in range(2, MOST_REPEATED + 1):
+                    found = network.run_as_one([x[:passes] for x in repeated], [mask[:passes] for mask in masks])
+                    answers = tuple(map(to_array, found)), tuple(to_array(out[:passes]) for out in wanted)
+                    if not close("", *answers, PROGRAM_TOLERANCE).passed:
+                        return False
+        except Exception:  # whatever the network raises: each is run alone
+            return False
+    return True
 
 
 def _stayed_in_eval(network: Network) -> Check:

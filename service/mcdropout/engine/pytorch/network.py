@@ -229,6 +229,7 @@ class Network:
         signature: how it is called.
         always_on: whether some of its dropout does not heed eval mode.
         alone: whether each row is run as a batch of its own, because rows would influence one another.
+        repeats: whether then passes of one row may be one batch: equal rows do not influence one another.
     """
 
     def __init__(
@@ -248,7 +249,7 @@ class Network:
         self.awake = frozenset(awake)
         self.signature = signature
         self.always_on = False
-        self.alone = False
+        self.alone = self.repeats = False
         self._origin = module
         self._tracked = Tracked(module, those_that_draw=True).wake(self.awake)
         self._known, self._known_in_eval = dict(known or {}), dict(known_in_eval or {})
@@ -277,7 +278,7 @@ class Network:
         """Another copy of the same network with other sites."""
         known = self._known if awake else self._known_in_eval
         network = Network(self._origin, self.signature, sites, awake, known, self._known_in_eval)
-        network.always_on, network.alone = self.always_on, self.alone
+        network.always_on, network.alone, network.repeats = self.always_on, self.alone, self.repeats
         return network
 
     def copy(self) -> "Network":
@@ -335,8 +336,10 @@ class Network:
             inputs: `[rows, ...]` each.
             masks: as for `substitution`.
         """
-        if self.alone:
-            return self._run_alone(inputs, masks)
+        return self._run_alone(inputs, masks) if self.alone else self.run_as_one(inputs, masks)
+
+    def run_as_one(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The same with all rows in one batch, even where they influence one another; arguments as for `run`."""
         with self.substitution(masks):
             return self.signature.call(self.module, inputs)
 

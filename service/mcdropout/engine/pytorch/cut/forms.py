@@ -37,7 +37,9 @@ def programs(
         yield from (cut for cut in cuts if isinstance(cut, Refusal))
         yield from (_runnable(*cut, source, examples) for cut in cuts if not isinstance(cut, Refusal))
     if Form.EAGER in target.forms:
-        strategy = "whole" if not network.alone else "mapped" if network.maps else "loop"
+        strategy = "whole"
+        if network.alone:
+            strategy = "mapped" if network.maps else "repeated" if network.repeats else "loop"
         cost = partial(cost_of_whole, network, source, examples)
         yield Runnable(strategy, Outline(), cost, {Form.EAGER: lambda: partial(_eager, network, source, examples)})
 
