@@ -18,6 +18,7 @@ _LEAST_CAPACITY, _MANY = 32, 2**16  # the same where a row has more than that
 
 _COMPONENTS_OF_DENSE = 16  # to which Gaussians of dense outputs are merged before a quantile is found
 _CHUNK = 2**15  # numbers that are worked on at once, so that they stay in the caches
+_NEAR = 2**8  # values of a row that are copied at once, for the same reason
 
 
 def capacity_of(values: int) -> int:
@@ -72,7 +73,8 @@ class MixtureQuantiles:
             filled = slice(self._count, self._count + end - start)
             self._make_room(filled.stop, capacity)
             for kept, part in zip(self._recent, given, strict=True):
-                kept[..., filled] = part[:, start:end].swapaxes(1, 2)
+                for near in (slice(at, at + _NEAR) for at in range(0, values, _NEAR)):
+                    kept[:, near, filled] = part[:, start:end, near].swapaxes(1, 2)
             self._count, start = filled.stop, end
 
     def take(self, rows: Rows) -> "MixtureQuantiles":
