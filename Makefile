@@ -23,6 +23,7 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.engine --peers $(VENV)/peers
 	$(BIN)/python -m benchmarks.zoo
+	$(BIN)/python -m benchmarks.dense
 	$(BIN)/python -m benchmarks.http
 	$(BIN)/python -m benchmarks.load --peers $(VENV)/peers
 	$(BIN)/python -m benchmarks.load.ray

@@ -5,7 +5,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,10 +38,15 @@ def _measure(model: str, passes: int, runtime: str) -> int:
     x = torch.rand(ROWS, 1, 28, 28).numpy()
     engine = Engine.from_module(network, x, runtime=runtime)
     engine.predict(x, _WARM_PASSES)
+    return peak_bytes(lambda: engine.predict(x, passes))
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """The peak of resident memory while a call runs, less what is resident before; only Linux tells."""
     # `ru_maxrss` would still hold the peak of loading, and that of the process that started this one.
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
-    engine.predict(x, passes)
+    call()
     return _status("VmHWM") - before
 
 

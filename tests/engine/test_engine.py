@@ -408,7 +408,7 @@ class TestWhatCannotBeAnswered:
             ({"temperature": 0.0}, "temperature is 0.0; .*above 0"),
             ({"temperature": float("nan")}, "temperature is nan; .*above 0"),
             ({"task": "regression", "noise_variance": -1.0}, "noise_variance is -1.0; .*above 0"),
-            ({"task": "regression", "interval": 1.0}, "interval is 1.0; .*between 0 and 1"),
+            ({"task": "regression", "interval": 1.0}, "interval is 1.0; .*between 0 and 1, or None"),
             ({"task": "regression", "interval": 95}, "interval is 95; .*between 0 and 1"),
         ],
     )

@@ -6,7 +6,6 @@ import inspect
 import math
 import pickle
 import re
-import tracemalloc
 from typing import get_args
 
 import numpy as np
@@ -23,14 +22,12 @@ from mcdropout.engine.statistics import (
     register,
     take,
 )
-from mcdropout.engine.statistics.quantiles import CAPACITY, MixtureQuantiles, gaussian_cdf, gaussian_quantile
+from mcdropout.engine.statistics.interval import Mixture
 from mcdropout.engine.statistics.running_moments import RunningMoments
 from tests.servers import ROOT
 
 CLASSES, VALUES = Reading("classification"), Reading("regression")
 YES, LABELS = Reading("binary"), Reading("multilabel", class_axis=1)
-
-LEVELS = (0.025, 0.975)
 
 
 def random(*shape, seed=0, scale=1.0):
@@ -245,111 +242,19 @@ class TestRegression:
         assert np.isnan(found.entropy).all()
         np.testing.assert_array_equal(found.interval, 1.0)
 
+    def test_without_an_interval_keeps_nothing_for_it_and_answers_none(self):
+        reading = Reading("regression", noise_variance=0.25, interval=None)
+        assert sum_up(reading, [random(3, 60)]).interval is None
+        assert deterministic(reading, [random(3, 1)]).interval is None
+        statistics = Statistics(reading)
+        statistics.update([random(3, 60)])
+        assert Mixture not in statistics._states
+
     def test_the_interval_holds_the_share_asked_for(self):
         means = random(3, 500)
         found = sum_up(Reading("regression", interval=0.5), [means])
         inside = (means >= found.interval[:, :1]) & (means <= found.interval[:, 1:])
         np.testing.assert_allclose(inside.mean(axis=1), 0.5, atol=0.005)
-
-
-def quantiles(means, variances, sizes=None):
-    mixture, start = MixtureQuantiles(), 0
-    for size in sizes or [means.shape[1]]:
-        mixture.update(means[:, start : start + size], variances[:, start : start + size])
-        start += size
-    return mixture
-
-
-def share_below(value, means, variances):
-    """The share of a mixture, lists of means and variances, at or below `value`: with `math.erf`."""
-    pairs = zip(means, variances, strict=True)
-    return math.fsum(0.5 * (1 + math.erf((value - m) / math.sqrt(2 * v))) for m, v in pairs) / len(means)
-
-
-class TestQuantiles:
-    @pytest.mark.parametrize("passes", [1, 2, 39, 40, 41, 500, CAPACITY])
-    @pytest.mark.parametrize("level", [*LEVELS, 0.5])
-    def test_of_points_are_the_samples_own(self, passes, level):
-        points = random(3, passes, 2)
-        found = quantiles(points, np.zeros_like(points)).quantile(level)
-        np.testing.assert_array_equal(found, np.quantile(points, level, axis=1, method="inverted_cdf"))
-
-    @pytest.mark.parametrize("passes", [1, 2, 50])
-    @pytest.mark.parametrize("level", [*LEVELS, 0.5])
-    @pytest.mark.parametrize("noise", [1e-6, 0.01, 1.0, 100.0])
-    def test_of_gaussians_solve_the_mixtures_equation(self, passes, level, noise):
-        means, variances = random(2, passes), noise * np.exp(random(2, passes, seed=1))
-        found = quantiles(means, variances).quantile(level)
-        for row in range(2):
-            at = share_below(found[row], means[row].tolist(), variances[row].tolist())
-            assert at == pytest.approx(level, abs=1e-9)
-
-    @pytest.mark.parametrize("level", [*LEVELS, 0.1])
-    def test_of_gaussians_all_but_points_are_those_of_points(self, level):
-        means = np.array([[-1.0, 0.0, 1.0]])
-        found = quantiles(means, np.full((1, 3), 1e-30)).quantile(level)
-        np.testing.assert_allclose(found, np.quantile(means, level, axis=1, method="inverted_cdf"), atol=1e-9)
-
-    def test_of_points_beside_gaussians_are_those_of_each_row(self):
-        means = random(2, 41)
-        variances = np.stack([np.zeros(41), np.ones(41)])
-        found = quantiles(means, variances).quantile(0.1)
-        assert found[0] == pytest.approx(np.quantile(means[0], 0.1, method="inverted_cdf"), abs=1e-9)
-        assert share_below(found[1], means[1].tolist(), [1.0] * 41) == pytest.approx(0.1, abs=1e-9)
-
-    @pytest.mark.parametrize("noise", [0.0, 0.01, 1.0])
-    @pytest.mark.parametrize("level", LEVELS)
-    def test_of_more_passes_than_are_kept_stay_close(self, noise, level):
-        """The level moves by about one share in CAPACITY; asserted within two."""
-        passes = 20_000
-        means = np.sort(random(2, passes) ** 3, axis=1)[:, np.random.default_rng(1).permutation(passes)]
-        found = quantiles(means, np.full_like(means, noise), [137] * 145 + [135]).quantile(level)
-        for row in range(2):
-            if noise:
-                at = share_below(found[row], means[row].tolist(), [noise] * passes)
-            else:
-                at = (means[row] <= found[row]).mean()
-            assert abs(at - level) < 2.0 / CAPACITY
-
-    @pytest.mark.parametrize("noise", [0.0, 1.0])
-    def test_do_not_depend_on_how_passes_are_cut_into_blocks(self, noise):
-        means = random(2, 5000)
-        variances = np.full_like(means, noise)
-        expected = quantiles(means, variances).quantile(0.025)
-        for sizes in ([1] * 5000, [1024, 3976], [137] * 36 + [68], [1023, 2, 1025, 2950]):
-            np.testing.assert_array_equal(quantiles(means, variances, sizes).quantile(0.025), expected)
-
-    def test_keep_the_mean_and_the_variance_of_the_mixture(self):
-        means, variances = random(1, 5000), np.exp(random(1, 5000, seed=1))
-        mixture = quantiles(means, variances)
-        weights = mixture._weights / mixture._weights.sum(axis=0)
-        mean = (weights * mixture._means).sum(axis=0)
-        variance = (weights * (mixture._variances + mixture._means**2)).sum(axis=0) - mean**2
-        np.testing.assert_allclose(mean, means.mean(axis=1), rtol=1e-10)
-        np.testing.assert_allclose(variance, means.var(axis=1) + variances.mean(axis=1), rtol=1e-10)
-
-    def test_take_memory_that_does_not_grow_with_the_passes(self):
-        def peak(steps):
-            mixture, block = MixtureQuantiles(), random(4, 100)
-            tracemalloc.start()
-            for step in range(steps):
-                mixture.update(block + step, block**2)
-            _, most = tracemalloc.get_traced_memory()
-            tracemalloc.stop()
-            return most
-
-        assert peak(400) < 1.2 * peak(20)
-
-
-def test_the_gaussian_distribution_function_is_that_of_math_erfc():
-    z = np.linspace(-12.0, 12.0, 4801)
-    wanted = [0.5 * math.erfc(-value / math.sqrt(2.0)) for value in z]
-    np.testing.assert_allclose(gaussian_cdf(z), wanted, atol=1e-13)
-
-
-def test_gaussian_quantiles_are_the_tabulated_ones():
-    assert gaussian_quantile(0.975) == pytest.approx(1.959963984540054, rel=1e-14)
-    assert gaussian_quantile(0.5) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -411,7 +316,7 @@ def test_statistics_leave_the_block_that_they_share_as_it_is():
     pair = [random(4, 6), random(4, 6, seed=1)]
     for reading, outputs in ((CLASSES, [random(4, 6, 3)]), (LABELS, [random(4, 6, 3)]), (VALUES, pair)):
         task = TASKS[reading.task]
-        block, states = task.read(outputs, reading), [state() for state in task.states]
+        block, states = task.read(outputs, reading), [state() for state in task.states(reading)]
         for state in states:
             state.update(block)
         for found, wanted in zip(block, task.read(outputs, reading), strict=True):

@@ -209,8 +209,9 @@ class ProgramDescription(BaseModel):
     """How the network runs."""
 
     strategy: str = Field(
-        description='"split": what no mask touches runs once a row; "whole": all of it every pass; "mapped", "loop": '
-        "so it does, with every row a batch of its own, all at once or one after another."
+        description='"split": what no mask touches runs once a row; "whole": all of it every pass; "mapped", '
+        '"repeated", "loop": so it does, with every row a batch of its own, all at once, some passes of a row at once, '
+        "or one after another."
     )
     runtime: str = Field(json_schema_extra=_named_runtimes)
     device: str

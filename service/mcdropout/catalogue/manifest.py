@@ -123,7 +123,8 @@ class Manifest(Record):
         temperature: what logits are divided by.
         threshold: for "binary" and "multilabel", the mean probability from which on the answer is yes.
         noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
-        interval: for regression, the share of the predictive distribution that the interval holds.
+        interval: for regression, the share of the predictive distribution that the interval holds; none for no
+            interval, which saves its time and memory.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
@@ -145,12 +146,21 @@ class Manifest(Record):
     temperature: Annotated[Number, Field(gt=0)] = 1.0
     threshold: Annotated[Number, Field(gt=0, lt=1)] = 0.5
     noise_variance: Annotated[Number, Field(gt=0)] | None = None
-    interval: Annotated[Number, Field(gt=0, lt=1)] = 0.95
+    interval: Annotated[Number, Field(gt=0, lt=1)] | None = 0.95
 
     @field_validator("output", mode="before")
     @classmethod
     def _entry_alone(cls, value: Any) -> Any:
         return value if isinstance(value, dict | Output) else {} if value is None else {"entry": value}
+
+    @field_validator("interval", mode="before")
+    @classmethod
+    def _is_a_share_or_none(cls, value: Any) -> Any:
+        if value is None or value == "none":
+            return None
+        if type(value) not in (int, float) or not 0.0 < value < 1.0:
+            raise ValueError(f"is {value!r}; a number between 0 and 1, or none, is accepted")
+        return value
 
     @model_validator(mode="after")
     def _network_is_given_once(self) -> "Manifest":

@@ -68,7 +68,7 @@ class Engine:
         temperature: float = 1.0,
         threshold: float = 0.5,
         noise_variance: float | None = None,
-        interval: float = 0.95,
+        interval: float | None = 0.95,
         step_bytes: int = STEP_BYTES,
         row_axis: int | Sequence[int] | Mapping[str, int] = 0,
         outputs: Entries = None,
@@ -96,7 +96,8 @@ class Engine:
             temperature: what logits are divided by.
             threshold: for binary and multilabel, the mean probability from which on the answer is yes.
             noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
-            interval: for regression, the share of the predictive distribution that `interval` holds.
+            interval: for regression, the share of the predictive distribution that `interval` holds; None for none,
+                which saves its time and memory.
             step_bytes: the memory that one step may take, in bytes; passes are cut into steps that fit.
             row_axis: the dimension of the inputs that holds the rows; for all, or for each.
             outputs: which of what the network returns counts: a key, an attribute or a position ("logits"), or, for a
@@ -154,7 +155,7 @@ class Engine:
         temperature: float = 1.0,
         threshold: float = 0.5,
         noise_variance: float | None = None,
-        interval: float = 0.95,
+        interval: float | None = 0.95,
         step_bytes: int = STEP_BYTES,
         row_axis: int | Sequence[int] | Mapping[str, int] = 0,
         outputs: Entries = None,

@@ -74,8 +74,9 @@ class Program:
     """How a network runs.
 
     Attributes:
-        strategy: "split": what no mask touches runs once a row; "whole": all of it runs once a pass; "mapped" and
-            "loop": so it does, with every row a batch of its own, all at once or one after another.
+        strategy: "split": what no mask touches runs once a row; "whole": all of it runs once a pass; "mapped",
+            "repeated" and "loop": so it does, with every row a batch of its own, all at once, some passes of a row at
+            once, or one after another.
         runtime: its name in the table of runtimes.
         device: "cpu" or a CUDA device, or, of ONNX Runtime, its execution provider.
         reason: why nothing faster was used; None where nothing faster was tried.

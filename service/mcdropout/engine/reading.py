@@ -1,7 +1,7 @@
 """Reading: what a network's outputs mean."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal, TypeGuard, get_args
 
 import numpy as np
@@ -17,6 +17,9 @@ Entry = str | int
 """One of the things that a network returns: a key, an attribute, a name or a position."""
 Entries = Entry | Sequence[Entry] | Mapping[str, Entry] | None
 """What counts of the things that a network returns: one, some, those of a regression by what they are, or all."""
+
+
+_SETTLED = ("form", "class_axis", "noise", "because")
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Reading:
         threshold: for "binary" and "multilabel", the mean probability from which on the answer is yes.
         noise: for regression, what the second of two outputs is; None to be found out, or that there is one output.
         noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
-        interval: for regression, the share of the predictive distribution that `interval` holds.
+        interval: for regression, the share of the predictive distribution that `interval` holds; None for no interval.
         because: how what was left open was found, in words; None where nothing was.
     """
 
@@ -48,7 +51,7 @@ class Reading:
     threshold: float = 0.5
     noise: Noise | None = None
     noise_variance: float | None = None
-    interval: float = 0.95
+    interval: float | None = 0.95
     because: str | None = None
 
     def check(self) -> None:
@@ -68,8 +71,8 @@ class Reading:
             raise InvalidInputError(
                 f"noise_variance is {self.noise_variance!r}; a number above 0, or None, is accepted"
             )
-        if not _lies_between(self.interval, 0.0, 1.0):
-            raise InvalidInputError(f"interval is {self.interval!r}; a number between 0 and 1 is accepted")
+        if self.interval is not None and not _lies_between(self.interval, 0.0, 1.0):
+            raise InvalidInputError(f"interval is {self.interval!r}; a number between 0 and 1, or None, is accepted")
         for name in ("form", "class_axis", "noise"):
             value = getattr(self, name)
             if value is not None and (self.task == "regression") != (name == "noise"):
@@ -82,7 +85,7 @@ class Reading:
             settled: the other.
             dimensions: of the network's output, with the rows.
         """
-        missing = [field.name for field in fields(self) if getattr(self, field.name) is None]
+        missing = [name for name in _SETTLED if getattr(self, name) is None]
         filled = replace(self, **{name: getattr(settled, name) for name in missing})
         if filled.class_axis is not None and filled.class_axis < 0:
             filled = replace(filled, class_axis=filled.class_axis + dimensions)

@@ -14,6 +14,7 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
 
@@ -119,9 +120,11 @@ class RandomCalls(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         # An operator of `torch.library` may come as the overload that was chosen, or as all of its overloads.
-        handler = _HANDLERS.get(func) or _HANDLERS.get(getattr(func, "overloadpacket", None))
-        if handler is None:
-            return func(*args, **(kwargs or {}))
+        handler = _HANDLERS.get(func)
+        if handler is None and isinstance(func, OpOverload):
+            handler = _HANDLERS.get(func.overloadpacket)
+        if handler is None:  # almost always
+            return func(*args, **kwargs) if kwargs else func(*args)
         return handler(self, func, tuple(args), kwargs or {})
 
     def ask(
@@ -331,7 +334,9 @@ def _numbers(mode: RandomCalls, kind: str, p: float | None, like: Tensor) -> Ten
     """Numbers of the kind, in the shape and dtype of `like`, which the network may overwrite."""
     numbers = mode.ask(kind, p, True, like.shape)
     assert isinstance(numbers, Tensor)
-    return numbers.to(like.dtype).expand(like.shape).clone()
+    if numbers.dtype != like.dtype:
+        numbers = numbers.to(like.dtype)
+    return numbers.expand(like.shape).clone()
 
 
 def _into(kwargs: dict[str, Any], numbers: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """Eager: a network run as it is, with masks in the place of its dropout: the reference that programs are checked
-against."""
+against, and what serves where there is no program.
+"""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +12,25 @@ from torch import Tensor
 
 from mcdropout.engine.arrays import Array, Frontier
 from mcdropout.engine.pytorch.network import Network
-from mcdropout.engine.runtimes.tensors import take_rows, to_array
+from mcdropout.engine.runtimes.batches import Batches
+from mcdropout.engine.runtimes.tensors import joined, take_rows
+
+MOST_REPEATED = 16
+"""How many passes of a row are one batch at most, where rows influence one another: PyTorch's sort leaves so many equal
+numbers in their order, and not more."""
 
 
 class EagerRuntime:
-    """Runs the module on the inputs of each pair, one call at a time."""
+    """Runs the module on the inputs of each pair.
+
+    Attributes:
+        device: where it computes.
+        batches: how many pairs one call of the module takes.
+    """
 
     def __init__(self, network: Network, device: str = "cpu") -> None:
         self.device = device
+        self.batches = Batches()
         self._network = network
         network.module.to(device)
         for module in network.copied.hidden.values():
@@ -30,14 +42,31 @@ class EagerRuntime:
         return tuple(torch.from_numpy(x).to(self.device) for x in inputs)
 
     def suffix(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: list[Array]) -> tuple[Array, ...]:
-        taken = torch.from_numpy(rows).to(self.device)
+        network, placed = self._network, [self._placed(mask) for mask in masks]
+        run, cut = (network.run_as_one, _row_by_row) if network.repeats else (network.run, self.batches.cut)
         with self._lock:
-            inputs = tuple(x.index_select(0, taken) for x in frontier)
-            outputs = self._network.run(inputs, [torch.from_numpy(mask).to(self.device) for mask in masks])
-        return tuple(to_array(out) for out in outputs)
+            return joined(
+                [
+                    run([x.index_select(0, taken) for x in frontier], own)
+                    for taken, own in cut(self._placed(rows), placed)
+                ]
+            )
 
     def take(self, value: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
         return take_rows(value, rows)
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(parts))
+
+    def _placed(self, value: Array) -> Tensor:
+        placed = torch.from_numpy(value)
+        return placed if self.device == "cpu" else placed.to(self.device)
+
+
+def _row_by_row(rows: Tensor, masks: list[Tensor]) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Pairs of the same row that follow one another, and their masks; each mask is a pair's own."""
+    first = 0
+    for end in range(1, len(rows) + 1):
+        if end == len(rows) or rows[end] != rows[first] or end - first == MOST_REPEATED:
+            yield rows[first:end], [mask[first:end] for mask in masks]
+            first = end

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -24,7 +25,7 @@ from mcdropout.engine.inputs import (
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.pytorch.cut.export import export
 from mcdropout.engine.pytorch.cut.forms import programs
-from mcdropout.engine.pytorch.eager import EagerRuntime
+from mcdropout.engine.pytorch.eager import MOST_REPEATED, EagerRuntime
 from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.pytorch.find.findings import findings_of_graph
 from mcdropout.engine.pytorch.network import Network, in_eval_mode
@@ -118,8 +119,12 @@ class ModuleSubject:
         """Run each row as a batch of its own from now on, or all together."""
         for network in filter(None, (self.network, self._baseline)):
             network.alone = alone
+        self.network.repeats = False
         if alone:  # finds out whether it can be mapped
             run_pairs(self.eager, self.arrays, self.source.keep_everything(len(self.arrays[0])))
+            self.network.repeats = not self.network.maps and _passes_share_batches(
+                self.network, self.source, self.arrays
+            )
 
     def _takes(self, variant: Variant, like: tuple[Array, ...]) -> bool:
         """Whether the network itself answers some rows, with nothing dropped."""
@@ -302,6 +307,29 @@ def rows_mix(
     alone = tuple(to_array(torch.cat(outputs)) for outputs in zip(*single, strict=True))
     beside = tuple(map(to_array, network.eval_outputs(tensors)))
     return "under masks" if close("", alone, beside, EVAL_TOLERANCE).passed else "always"
+
+
+def _passes_share_batches(network: Network, source: MaskSource, inputs: tuple[Array, ...]) -> bool:
+    """Whether passes of one row answer in one batch, of whatever size, as each alone.
+
+    So they do where rows are sorted: equal ones stay in their order.
+    """
+    if not source.shares_rows:
+        return False
+    for row, x in enumerate(zip(*inputs, strict=True)):
+        repeated = [torch.from_numpy(np.stack([value] * MOST_REPEATED)) for value in x]
+        masks = [torch.from_numpy(mask) for mask in source.draw([row], [row], 0, MOST_REPEATED)]
+        try:
+            with torch.no_grad():
+                wanted = network.run(repeated, masks)
+                for passes in range(2, MOST_REPEATED + 1):
+                    found = network.run_as_one([x[:passes] for x in repeated], [mask[:passes] for mask in masks])
+                    answers = tuple(map(to_array, found)), tuple(to_array(out[:passes]) for out in wanted)
+                    if not close("", *answers, PROGRAM_TOLERANCE).passed:
+                        return False
+        except Exception:  # whatever the network raises: each is run alone
+            return False
+    return True
 
 
 def _stayed_in_eval(network: Network) -> Check:

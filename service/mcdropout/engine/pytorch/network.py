@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mcdropout.engine.cutting.placement import mask_moves, parts_axis
+from mcdropout.engine.cutting.placement import Move, mask_moves, parts_axis
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.kinds import NORMAL
 from mcdropout.engine.pytorch.calls import Call, Mask, ModuleStack, RandomCalls
@@ -23,6 +23,7 @@ from mcdropout.engine.pytorch.moves import moved
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
 from mcdropout.engine.pytorch.private.outside import Watch
 from mcdropout.engine.pytorch.signature import Signature
+from mcdropout.engine.pytorch.silent import never_draws
 from mcdropout.engine.sites import Site, site_name
 
 Known = Mapping[tuple[str, int], tuple[str, float | None, int]]
@@ -105,12 +106,21 @@ class Tracked:
         restless: whether modules were found in train mode that were put into eval mode: its own code had done it.
     """
 
-    def __init__(self, module: nn.Module, watch: Watch | None = None, gradients: bool = False) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        watch: Watch | None = None,
+        gradients: bool = False,
+        *,
+        those_that_draw: bool = False,
+    ) -> None:
         """
         Args:
             module: what to copy.
             watch: notices what runs outside of the copy while it is recorded.
             gradients: whether parameters keep theirs.
+            those_that_draw: whether of its parts only those are tracked that may draw, which takes less time; where
+                others raise, `failed` is then the module around them.
 
         Raises:
             UnsupportedModelError: the module cannot be copied.
@@ -123,12 +133,15 @@ class Tracked:
         self.copied, self._watch = copied, watch
         self.failed: str | None = None
         self.restless = False
-        self._running: list[tuple[str, tuple[Any, ...]]] = []
+        self._paths: list[str] = []  # of the modules that are running, and what each was called with
+        self._inputs: list[tuple[Any, ...]] = []
         self._elsewhere: Elsewhere | None = None
         self._drawn_elsewhere: list[Draw] = []
         self._passed: list[tuple[str, list[Tensor]]] | None = None
         self.wake(())
         for path, part in self.parts.items():
+            if those_that_draw and path and never_draws(part):
+                continue
             part.register_forward_pre_hook(self._entering(path), prepend=True, with_kwargs=True)
             part.register_forward_hook(self._leaving, always_call=True)
 
@@ -137,13 +150,14 @@ class Tracked:
             if module.training and not self._training[path] and path not in self.stuck:
                 self.restless, module.training = True, False
             self._look((inputs, named))
-            self._running.append((path, (*inputs, *named.values())))
+            self._paths.append(path)
+            self._inputs.append((*inputs, *named.values()) if named else inputs)
 
         return hook
 
     def _leaving(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         self._look(output)
-        path, _ = self._running.pop()
+        path, _ = self._paths.pop(), self._inputs.pop()
         if output is not None:
             self.failed = None
         elif self.failed is None:  # where a module raises, it and those around it leave without an output
@@ -168,17 +182,16 @@ class Tracked:
         return handed
 
     def _path(self) -> str:
-        return self._running[-1][0] if self._running else ""
+        return self._paths[-1] if self._paths else ""
 
     def _stack(self) -> ModuleStack:
-        if not self._running:
-            return ModuleStack()
-        return ModuleStack(tuple(path for path, _ in self._running), self._running[-1][1])
+        return ModuleStack(tuple(self._paths), self._inputs[-1]) if self._paths else ModuleStack()
 
     @contextmanager
     def answering(self, answer: Callable[[Call], Mask]) -> Iterator[None]:
         """While it is entered, `answer` gives the mask of every random call. Modes that a pass changes are put back."""
-        self._running.clear()
+        self._paths.clear()
+        self._inputs.clear()
         self.failed = None
         modes = [(part, part.training) for part in self.parts.values()]
         try:
@@ -284,6 +297,7 @@ class Network:
         signature: how it is called.
         always_on: whether some of its dropout does not heed eval mode.
         alone: whether each row is run as a batch of its own, because rows would influence one another.
+        repeats: whether then passes of one row may be one batch: equal rows do not influence one another.
     """
 
     def __init__(
@@ -303,11 +317,14 @@ class Network:
         self.awake = frozenset(awake)
         self.signature = signature
         self.always_on = False
-        self.alone = False
+        self.alone = self.repeats = False
         self._origin = module
-        self._tracked = Tracked(module, gradients=signature.gradients).wake(self.awake)
+        self._tracked = Tracked(module, gradients=signature.gradients, those_that_draw=True).wake(self.awake)
         self._known, self._known_in_eval = dict(known or {}), dict(known_in_eval or {})
-        self._by_key = {(site.path, site.call): index for index, site in enumerate(self.sites)}
+        self._places = {
+            (site.path, site.call): _Place(index, mask_moves(site), parts_axis(site))
+            for index, site in enumerate(self.sites)
+        }
         self._maps = True
 
     @property
@@ -340,7 +357,7 @@ class Network:
         """Another copy of the same network with other sites."""
         known = self._known if awake else self._known_in_eval
         network = Network(self._origin, self.signature, sites, awake, known, self._known_in_eval)
-        network.always_on, network.alone = self.always_on, self.alone
+        network.always_on, network.alone, network.repeats = self.always_on, self.alone, self.repeats
         return network
 
     def copy(self) -> "Network":
@@ -384,13 +401,14 @@ class Network:
         """
 
         def answer(call: Call) -> Mask:
-            index = self._by_key.get(call.key)
-            mask = None if index is None else _placed(self.sites[index], masks[index])
+            key = call.key
+            place = self._places.get(key)
+            mask = None if place is None else place.of(masks[place.index])
             if self.alone:
                 mask = _begun(mask, call.mask_shape)
-            if self._known.get(call.key) != call.form or not _fits(mask, call.mask_shape):
+            if self._known.get(key) != call.form or not _fits(mask, call.mask_shape):
                 raise UnsupportedModelError(
-                    f"{site_name(*call.key)} makes a random call ({call.kind}) that was not made when sites were "
+                    f"{site_name(*key)} makes a random call ({call.kind}) that was not made when sites were "
                     "looked for; a network whose calls do not depend on the values of its inputs is accepted"
                 )
             return mask
@@ -405,8 +423,10 @@ class Network:
             inputs: `[rows, ...]` each.
             masks: as for `substitution`.
         """
-        if self.alone:
-            return self._run_alone(inputs, masks)
+        return self._run_alone(inputs, masks) if self.alone else self.run_as_one(inputs, masks)
+
+    def run_as_one(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The same with all rows in one batch, even where they influence one another; arguments as for `run`."""
         return self._call(self.module, inputs, masks)
 
     def _call(
@@ -460,8 +480,12 @@ def _fits(mask: Mask, shape: Sequence[int]) -> bool:
     if mask is None:
         return True
     found = (mask[0] if isinstance(mask, tuple) else mask).shape
-    sizes = zip(found, shape, strict=False)
-    return len(found) == len(shape) and all(a == b for a, b in sizes if isinstance(a, int) and isinstance(b, int))
+    if len(found) != len(shape):
+        return False
+    for size, wanted in zip(found, shape, strict=True):
+        if type(size) is int and type(wanted) is int and size != wanted:
+            return False
+    return True
 
 
 def _begun(mask: Mask, shape: Sequence[int]) -> Mask:
@@ -483,10 +507,23 @@ def _begun(mask: Mask, shape: Sequence[int]) -> Mask:
     return mask[tuple(slice(0, size) for size in shape)]
 
 
-def _placed(site: Site, mask: Tensor) -> Mask:
-    """A mask `[rows, *site.mask_shape]` in the dimensions of the site's call."""
-    moves, axis = mask_moves(site), parts_axis(site)
-    if axis is None:
-        return moved(mask, moves)
-    factor, summand = mask.unbind(axis)
-    return moved(factor, moves), moved(summand, moves)
+@dataclass(frozen=True)
+class _Place:
+    """Where a site's call takes its mask.
+
+    Attributes:
+        index: which of the masks is the site's.
+        moves: what brings it from `[rows, *site.mask_shape]` into the dimensions of the call.
+        axis: the dimension of its factors and summands; None where it has factors alone.
+    """
+
+    index: int
+    moves: tuple[Move, ...]
+    axis: int | None
+
+    def of(self, mask: Tensor) -> Mask:
+        """A mask in the dimensions of the call."""
+        if self.axis is None:
+            return moved(mask, self.moves) if self.moves else mask
+        factor, summand = mask.unbind(self.axis)
+        return moved(factor, self.moves), moved(summand, self.moves)

@@ -9,14 +9,21 @@ import torch
 from torch import Tensor
 
 from mcdropout.engine.arrays import Array, Frontier
+from mcdropout.engine.runtimes.batches import Batches
 from mcdropout.engine.runtimes.forms import Modules
 
 
 class TorchRuntime:
-    """Runs prefix and suffix with PyTorch."""
+    """Runs prefix and suffix with PyTorch.
+
+    Attributes:
+        device: where it computes.
+        batches: how many pairs one call of the suffix takes.
+    """
 
     def __init__(self, modules: Modules, device: str) -> None:
         self.device = device
+        self.batches = Batches()
         self._prefix, self._suffix = modules.prefix, modules.suffix
         if device != "cpu":  # copies: the weights are those of the reference, which stays on the CPU
             self._prefix, self._suffix = (copy.deepcopy(part).to(device) for part in (self._prefix, self._suffix))
@@ -27,9 +34,8 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def suffix(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: list[Array]) -> tuple[Array, ...]:
-        placed = (torch.from_numpy(value).to(self.device) for value in (rows, *masks))
-        rows_placed = next(placed)
-        return tuple(to_array(out) for out in self._suffix(rows_placed, *frontier, *placed))
+        placed = [torch.from_numpy(value).to(self.device) for value in (rows, *masks)]
+        return joined([self._suffix(own, *frontier, *drawn) for own, drawn in self.batches.cut(placed[0], placed[1:])])
 
     def take(self, value: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
         return take_rows(value, rows)
@@ -41,6 +47,13 @@ class TorchRuntime:
 def take_rows(value: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
     """Some rows of `value`, `[rows, ...]`, on its device."""
     return value[torch.from_numpy(rows).to(value.device)]
+
+
+def joined(parts: Sequence[Sequence[Tensor]]) -> tuple[Array, ...]:
+    """The outputs of some calls, one behind another."""
+    if len(parts) == 1:
+        return tuple(map(to_array, parts[0]))
+    return tuple(to_array(torch.cat(outputs)) for outputs in zip(*parts, strict=True))
 
 
 def to_array(x: Tensor) -> Array:

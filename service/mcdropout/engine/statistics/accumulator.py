@@ -26,7 +26,7 @@ class Statistics:
         self.task = TASKS[reading.task]
         self._reading = reading
         self._moments = RunningMoments()
-        self._states: dict[type[State], State] = {kind: kind() for kind in self.task.states}
+        self._states: dict[type[State], State] = {kind: kind() for kind in self.task.states(reading)}
 
     def update(self, outputs: Sequence[Array]) -> Floats:
         """Take in the outputs `[rows, passes, ...]` of some passes, and return their samples, `[rows, passes, ...]`."""

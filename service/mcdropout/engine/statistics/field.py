@@ -30,6 +30,7 @@ class Field:
         of_passes: its value from what the passes left; None where it is unknown for this model.
         of_baseline: its value for the deterministic baseline, from `Summary.block`; where there is no such function it
             is null there, as only several passes can say it.
+        known_for: whether models whose outputs mean that have it; for others it is None, and nothing is gathered.
         unit: "nats", for instance; None for a number without one.
         state: what gathers the passes for it. Fields that name the same share one; a field without finds its value
             from the moments and from other fields.
@@ -47,6 +48,7 @@ class Field:
     shape: str
     of_passes: Callable[["Summary"], Any]
     of_baseline: Callable[["Summary"], Any] | None = None
+    known_for: Callable[[Reading], bool] = lambda reading: True
     unit: str | None = None
     state: type[State] | None = None
     json_type: Any = Any
@@ -86,7 +88,7 @@ class Summary(dict[str, Any]):
     def __missing__(self, name: str) -> Any:
         field = self._fields[name]
         of = field.of_passes if self.block is None else field.of_baseline
-        value = self[name] = None if of is None else of(self)
+        value = self[name] = of(self) if of is not None and field.known_for(self.reading) else None
         return value
 
     def state(self, kind: type[_State]) -> _State:

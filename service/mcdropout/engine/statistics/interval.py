@@ -4,7 +4,8 @@ import numpy as np
 
 from mcdropout.engine.statistics.block import Floats, Rows
 from mcdropout.engine.statistics.field import Field, Summary
-from mcdropout.engine.statistics.quantiles import MixtureQuantiles, gaussian_quantile
+from mcdropout.engine.statistics.gaussians import gaussian_quantile
+from mcdropout.engine.statistics.quantiles import MixtureQuantiles
 from mcdropout.engine.statistics.value_block import ValueBlock
 
 
@@ -16,7 +17,10 @@ class Mixture:
 
     def update(self, block: ValueBlock) -> None:
         """Take in the mean and the noise of each pass."""
-        self.quantiles.update(block.samples, np.zeros_like(block.samples) if block.noise is None else block.noise)
+        if block.given is not None or block.noise is None:
+            self.quantiles.update(block.samples, block.given or 0.0)
+        else:
+            self.quantiles.update(block.samples, block.noise)
 
     def take(self, rows: Rows) -> "Mixture":
         """The same of some rows."""
@@ -26,12 +30,13 @@ class Mixture:
 
 
 def _levels(summary: Summary) -> tuple[float, float]:
-    return (1.0 - summary.reading.interval) / 2.0, (1.0 + summary.reading.interval) / 2.0
+    share = summary.reading.interval
+    assert share is not None  # else there is no such field
+    return (1.0 - share) / 2.0, (1.0 + share) / 2.0
 
 
 def _of_mixture(summary: Summary) -> Floats:
-    quantile = summary.state(Mixture).quantiles.quantile
-    return np.stack([quantile(level) for level in _levels(summary)], axis=-1)
+    return summary.state(Mixture).quantiles.quantiles(_levels(summary))
 
 
 def _of_one_gaussian(summary: Summary) -> Floats | None:
@@ -44,10 +49,11 @@ def _of_one_gaussian(summary: Summary) -> Floats | None:
 
 INTERVAL = Field(
     "interval",
-    "Lower and upper quantile of the predictive mixture.",
+    "Lower and upper quantile of the predictive mixture; null where the model's interval is none.",
     "[rows, ..., 2]",
     _of_mixture,
     _of_one_gaussian,
+    known_for=lambda reading: reading.interval is not None,
     unit="the target's",
     state=Mixture,
     trailing=1,

@@ -9,15 +9,15 @@ from mcdropout.engine.statistics.value_block import ValueBlock
 
 
 class NoiseMoments:
-    """The moments over passes of the noise's variance; of no pass where it is unknown."""
+    """The mean over passes of the noise's variance; of no pass where it is unknown."""
 
     def __init__(self) -> None:
         self.moments = RunningMoments()
 
     def update(self, block: ValueBlock) -> None:
-        """Take in the noise of each pass."""
+        """Take in the noise of each pass; of one, where it is the same in all."""
         if block.noise is not None:
-            self.moments.update(block.noise)
+            self.moments.update(block.noise if block.given is None else block.noise[:, :1])
 
     def take(self, rows: Rows) -> "NoiseMoments":
         """The same of some rows."""

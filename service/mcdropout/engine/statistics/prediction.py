@@ -60,6 +60,7 @@ class Prediction:
         aleatoric_variance: `[rows, ...]`, the mean predicted variance, else the given noise variance, else None.
         entropy: `[rows, ...]`, of the Gaussian with `variance`.
         interval: `[rows, ..., 2]`, the quantiles of the predictive mixture that leave out the same share on each side.
+            Exact but for many values or many passes: `quantiles.MixtureQuantiles` says how close they are.
 
     Attributes:
         task: what it answers, "classification" for instance.

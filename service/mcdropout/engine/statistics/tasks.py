@@ -64,10 +64,10 @@ class Task:
         """Its fields by their names."""
         return {one.name: one for one in self.fields}
 
-    @cached_property
-    def states(self) -> list[type[State]]:
-        """What has to gather the passes for its fields, each once."""
-        return list(dict.fromkeys(one.state for one in self.fields if one.state is not None))
+    def states(self, reading: Reading) -> list[type[State]]:
+        """What has to gather the passes for its fields, each once, where outputs mean that."""
+        wanted = (one.state for one in self.fields if one.state is not None and one.known_for(reading))
+        return list(dict.fromkeys(wanted))
 
     def described(self) -> list[dict[str, str | None]]:
         """Its statistics, for people and programs that ask what an answer holds."""

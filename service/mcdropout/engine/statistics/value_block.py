@@ -20,10 +20,12 @@ class ValueBlock(NamedTuple):
         samples: `[rows, passes, ...]`, the predicted means.
         noise: `[rows, passes, ...]`, the variance of the noise as the network predicts it, else as it is given; None
             where it is unknown.
+        given: the noise's variance where it is given, and so the same in all of `noise`.
     """
 
     samples: Floats
     noise: Floats | None
+    given: float | None = None
 
 
 def read_values(outputs: Sequence[Array], reading: Reading) -> ValueBlock:
@@ -32,7 +34,8 @@ def read_values(outputs: Sequence[Array], reading: Reading) -> ValueBlock:
     if len(outputs) > 1:
         return ValueBlock(means, _variance(outputs[1].astype(np.float64), reading))
     if reading.noise_variance is not None:
-        return ValueBlock(means, np.full(means.shape, reading.noise_variance))
+        given = np.float64(reading.noise_variance)
+        return ValueBlock(means, np.broadcast_to(given, means.shape), float(given))
     return ValueBlock(means, None)
 
 

@@ -15,6 +15,7 @@ from mcdropout.engine.pytorch.cut.split import CannotSplitError, Split, split
 from mcdropout.engine.pytorch.eager import EagerRuntime
 from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.runtimes import Form, FormError, Refusal, Runnable, Runtime, Target
+from mcdropout.engine.runtimes.batches import Batches
 
 
 def programs(
@@ -36,9 +37,11 @@ def programs(
         yield from (cut for cut in cuts if isinstance(cut, Refusal))
         yield from (_runnable(*cut, source, examples) for cut in cuts if not isinstance(cut, Refusal))
     if Form.EAGER in target.forms:
-        strategy = "whole" if not network.alone else "mapped" if network.maps else "loop"
+        strategy = "whole"
+        if network.alone:
+            strategy = "mapped" if network.maps else "repeated" if network.repeats else "loop"
         cost = partial(cost_of_whole, network, source, examples)
-        yield Runnable(strategy, Outline(), cost, {Form.EAGER: lambda: partial(_eager, network)})
+        yield Runnable(strategy, Outline(), cost, {Form.EAGER: lambda: partial(_eager, network, source, examples)})
 
 
 def _cuts(network: Network, source: MaskSource, examples: tuple[Tensor, ...]) -> Iterator[tuple[str, Split] | Refusal]:
@@ -79,6 +82,12 @@ def _as_onnx(cut: Split, source: MaskSource, examples: tuple[Tensor, ...]) -> Gr
     return halves.write(source.sites)
 
 
-def _eager(network: Network, device: str) -> Runtime:
+def _eager(network: Network, source: MaskSource, examples: tuple[Tensor, ...], device: str) -> Runtime:
     """The module itself; a copy where it is not on the CPU, where the reference stays."""
-    return EagerRuntime(network if device == "cpu" else network.copy(), device)
+    runtime = EagerRuntime(network if device == "cpu" else network.copy(), device)
+    if network.maps or not network.alone:
+        try:
+            runtime.batches.measure(runtime, source, tuple(x.numpy() for x in examples))
+        except Exception:  # whatever the network raises: its checks, and who asks it, will see
+            runtime.batches = Batches()
+    return runtime
