@@ -73,9 +73,10 @@ class Engine:
         """Find what is random in a network, make it an input, split it, and check it.
 
         Args:
-            module: the trained network. It is copied, and left as it is. For classification it returns logits
-                `[rows, classes, ...]`; for regression the mean `[rows, ...]`, or the mean and the logarithm of the
-                variance.
+            module: the trained network. It is copied, with the functions that it holds, and left as it is; later
+                changes to it change no answer. Whatever its own `eval()` and `train()` do, its baseline is the network
+                with its dropout off. For classification it returns logits `[rows, classes, ...]`; for regression the
+                mean `[rows, ...]`, or the mean and the logarithm of the variance.
             example_inputs: an input, a tuple of them, or, for a network that takes keywords, a dict of them:
                 `[rows, ...]` each, of whatever dtype the network takes; one row is enough, and is varied where the
                 checks need more. A network that takes only some numbers needs as many rows: three.
