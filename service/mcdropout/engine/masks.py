@@ -30,7 +30,6 @@ import itertools
 import math
 import secrets
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import dataclass
@@ -41,9 +40,10 @@ import numpy.typing as npt
 
 from mcdropout.engine.kinds import UNIFORM
 from mcdropout.engine.native import library
-from mcdropout.engine.native.masks import MaskTable, Passes, UnitLayout, philox_words
+from mcdropout.engine.native.masks import MaskTable, Passes, UnitLayout
 from mcdropout.engine.scratch import Scratch
 from mcdropout.engine.sites import Site
+from mcdropout.engine.streams import BLOCK_WORDS, read
 from mcdropout.engine.threads import pool, thread_count
 
 MAPPING: Final = 2
@@ -53,13 +53,10 @@ _LARGEST_JSON_INTEGER = 2**53  # that every reader of JSON holds exactly
 PASS_ROW = 2**64 - 1
 """The row index that keys the masks of sites without a row dimension; no row of a request may have it."""
 
-_BLOCK_WORDS = 4
 _MOST_ERROR = 1e-3  # of p and of 1 - p, relative
 # Below this many words a second thread costs more than it saves.
 _WORDS_A_THREAD = 16_384
 _LINE = 64  # bytes of a cache line
-# Below this many words of one row, leaving the interpreter's lock costs more than holding it.
-_FEW_WORDS = 4096
 
 Masks = list[npt.NDArray[np.float32]]
 
@@ -215,7 +212,7 @@ class _Layout:
             words = -(-units * bits // 64)
             self.entries.append(_SiteWords(index, site, word, words, bits, threshold))
             word += words
-        self.stride = -(-word // _BLOCK_WORDS) * _BLOCK_WORDS
+        self.stride = -(-word // BLOCK_WORDS) * BLOCK_WORDS
         self.table = self._native() if library.available() and sys.byteorder == "little" else None
         self.bytes = 8 * self.stride + sum(4 * int(np.prod(entry.site.mask_shape)) for entry in self.entries)
 
@@ -325,7 +322,7 @@ def _draw_block(layout: _Layout, keys: npt.NDArray[np.uint64], first: int, passe
     def draw(begin: int, end: int) -> None:
         which, some = (slice(begin, end), slice(0, passes)) if by_rows else (slice(None), slice(begin, end))
         start, count = first + some.start, some.stop - some.start
-        words = _read(keys[which], start * layout.stride, count * layout.stride)
+        words = read(keys[which], start * layout.stride, count * layout.stride)
         layout.fill(words.reshape(-1, count, layout.stride), [mask[which, some] for mask in masks])
 
     threads = min(thread_count(), 1 + len(keys) * passes * layout.stride // _WORDS_A_THREAD)
@@ -389,40 +386,3 @@ def _choose(kept: npt.NDArray[np.uint8], value: float, other: float, out: npt.ND
         out *= np.float32(value)
     else:
         out[...] = np.where(kept, np.float32(value), np.float32(other))
-
-
-class _Stream(threading.local):
-    """A thread's generator, set to another place of another stream for every read: making one costs more."""
-
-    def __init__(self) -> None:
-        self._philox = np.random.Philox(0)
-        self._generator = np.random.Generator(self._philox)
-        self._counter, self._key = np.zeros(_BLOCK_WORDS, np.uint64), np.zeros(2, np.uint64)
-        self._state: Any = {
-            "bit_generator": "Philox",
-            "state": {"counter": self._counter, "key": self._key},
-            "buffer": np.zeros(_BLOCK_WORDS, np.uint64),
-            "buffer_pos": _BLOCK_WORDS,
-            "has_uint32": 0,
-            "uinteger": 0,
-        }
-
-    def read(self, key: npt.NDArray[np.uint64], first: int, count: int) -> npt.NDArray[np.uint64]:
-        """Words `first .. first + count` of the stream of `key`; `first` is a multiple of a block."""
-        self._counter[0] = first // _BLOCK_WORDS
-        self._key[:] = key
-        self._philox.state = self._state
-        if count < _FEW_WORDS:
-            return self._philox.random_raw(count)
-        # The full range of 64 bits is the generator's words as they come, drawn without the interpreter's lock.
-        return self._generator.integers(0, MAX_SEED, size=count, dtype=np.uint64, endpoint=True)
-
-
-_stream = _Stream()
-
-
-def _read(keys: npt.NDArray[np.uint64], first: int, count: int) -> npt.NDArray[np.uint64]:
-    """Words `first .. first + count` of the streams of `keys`, `[keys, count]`; both are multiples of a block."""
-    if library.available():
-        return philox_words(keys, first // _BLOCK_WORDS, count // _BLOCK_WORDS)
-    return np.stack([_stream.read(key, first, count) for key in keys])
