@@ -102,6 +102,22 @@ def test_derivatives_in_the_forward_pass_are_those_of_the_plain_loop(form, runti
     assert np.ptp(found, axis=0).max() > 1e-3
 
 
+@pytest.mark.parametrize("error", [AssertionError, NotImplementedError, ValueError])
+def test_a_derivative_that_is_given_in_training_only_is_not_asked_for(error):
+    class Reversible(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2.0
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise error("make sure to use model.train()")
+
+    module = Custom(lambda self, x: Reversible.apply(self.net(x)), net=classifier())
+    engine = Engine.from_module(module, X, runtime="eager")
+    assert [site.name for site in engine.sites] == ["net.2"]
+
+
 def test_a_network_that_finds_derivatives_can_be_inspected():
     found = inspect(lambda: understand(Custom(force, net=potential()), X), Reading("regression"))
     assert found.error is None

@@ -100,7 +100,9 @@ def _with_gradients(outputs: tuple[Tensor, ...], leaves: dict[Key, Tensor]) -> s
         return set()
     try:
         gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-    except RuntimeError:  # an operator that has no derivative
+    except MemoryError:
+        raise
+    except Exception:  # an operator that has no derivative, or whose own code does not give it in eval mode
         return set()
     return {key for key, gradient in zip(leaves, gradients, strict=True) if gradient is not None}
 
