@@ -24,6 +24,7 @@ from mcdropout.engine.subject import Subject
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.export import ExportedProgram
 
 
 class Engine:
@@ -54,7 +55,7 @@ class Engine:
     @classmethod
     def from_module(
         cls,
-        module: "nn.Module",
+        module: "nn.Module | ExportedProgram",
         example_inputs: Inputs,
         task: Task = "classification",
         *,
@@ -74,9 +75,9 @@ class Engine:
         """Find what is random in a network, make it an input, split it, and check it.
 
         Args:
-            module: the trained network. It is copied, and left as it is. For classification it returns logits
-                `[rows, classes, ...]`; for regression the mean `[rows, ...]`, or the mean and the logarithm of the
-                variance.
+            module: the trained network, TorchScript and exported programs included. It is copied, and left as it is.
+                For classification it returns logits `[rows, classes, ...]`; for regression the mean `[rows, ...]`, or
+                the mean and the logarithm of the variance.
             example_inputs: an input, a tuple of them, or, for a network that takes keywords, a dict of them:
                 `[rows, ...]` each, of whatever dtype the network takes; one row is enough, and is varied where the
                 checks need more. A network that takes only some numbers needs as many rows: three.
