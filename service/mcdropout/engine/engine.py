@@ -24,6 +24,7 @@ from mcdropout.engine.subject import Subject
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.export import ExportedProgram
 
 
 class Engine:
@@ -57,7 +58,7 @@ class Engine:
     @classmethod
     def from_module(
         cls,
-        module: "nn.Module",
+        module: "nn.Module | ExportedProgram",
         example_inputs: Inputs,
         task: Task = "classification",
         *,
@@ -80,11 +81,11 @@ class Engine:
         """Find what is random in a network, make it an input, split it, and check it.
 
         Args:
-            module: the trained network. It is copied, with the functions that it holds, and left as it is; later
-                changes to it change no answer. Whatever its own `eval()` and `train()` do, its baseline is the network
-                with its dropout off. For classification it returns logits or probabilities, `[rows, classes, ...]`; for
-                binary one a row, `[rows]` or `[rows, 1]`; for multilabel one for each label, `[rows, labels, ...]`;
-                for regression the mean `[rows, ...]`, or the mean and its noise.
+            module: the trained network, TorchScript and exported programs included. It is copied, with the functions
+                that it holds, and left as it is; later changes to it change no answer. Whatever its own `eval()` and
+                `train()` do, its baseline is the network with its dropout off. For classification it returns logits or
+                probabilities, `[rows, classes, ...]`; for binary one a row, `[rows]` or `[rows, 1]`; for multilabel one
+                for each label, `[rows, labels, ...]`; for regression the mean `[rows, ...]`, or the mean and its noise.
             example_inputs: an input, a tuple of them, or, for a network that takes keywords, a dict of them:
                 `[rows, ...]` each, of whatever dtype the network takes; one row is enough, and is varied where the
                 checks need more. A network that takes only some numbers needs as many rows: three.

@@ -334,16 +334,20 @@ def _left_over(seen: _Seen) -> list[int]:
         found.append(1)
     # Of maps PyTorch has the channels first, whatever the last dimension of an input happens to be.
     is_map = bool(found) and len(shape) > 3
-    if not is_map and any(shape[1:-1] == x[: len(shape) - 2] for x in seen.inputs):
+    places = len(shape) - 2
+    if not is_map and any(shape[1:-1] == x[:places] and len(x) <= places + 1 for x in seen.inputs):
         found.append(len(shape) - 1)
     return found
 
 
 def _is_of_an_input(seen: _Seen, sizes: tuple[int, ...]) -> bool:
-    """Whether an input ends in these sizes, or, where they are two or more, in the same multiple of each."""
+    """Whether these are the sizes of an input's places, or, where they are two or more, the same part of each.
+
+    An input has one more dimension than places, its channels or features, or none more.
+    """
     for x in seen.inputs:
         own = x[len(x) - len(sizes) :]
-        if len(x) < len(sizes) or not sizes:
+        if not len(sizes) <= len(x) <= len(sizes) + 1 or not sizes:
             continue
         if own == sizes or (len(sizes) > 1 and len({a / b for a, b in zip(own, sizes, strict=True) if b}) == 1):
             return True

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.checks import Check
@@ -215,7 +216,7 @@ def _padding(module: nn.Module) -> int:
 
 @refusing("the network fails while what is random in it is looked for")
 def understand(
-    module: nn.Module,
+    module: nn.Module | ExportedProgram,
     example_inputs: Inputs,
     *,
     row_axis: int | Sequence[int] | Mapping[str, int] = 0,
@@ -237,10 +238,10 @@ def understand(
     halves = frozenset(index for index, x in enumerate(as_tuple(example_inputs)) if is_bfloat16(x))
     entries, output_axis = in_entries(outputs)[0], as_axis("output_row_axis", output_row_axis)
     signature = Signature(names, axes, entries, output_axis, halves=halves)
-    module = with_its_code(module, tensors, signature)
-    if not isinstance(module, nn.Module):
+    network = with_its_code(module, tensors, signature)
+    if not isinstance(network, nn.Module):
         raise InvalidInputError(f"the network is a {type(module).__name__}; a torch.nn.Module is accepted")
-    found = discover(module, tensors, signature, selection)
+    found = discover(network, tensors, signature, selection)
     specs = tuple(
         InputSpec(x.shape[1:], x.dtype, names[index] if names else None, axes[index], missing)
         for index, x in enumerate(arrays)
