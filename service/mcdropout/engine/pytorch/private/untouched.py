@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mcdropout.engine.pytorch.private.held import Function, is_instance, is_plain, is_users, walk
+from mcdropout.engine.pytorch.private.held import Cached, Function, is_instance, is_plain, is_users, walk
 from mcdropout.engine.pytorch.private.restoring import CONTAINERS, Restore, kept
 from mcdropout.engine.pytorch.private.variables import MISSING, Variable, globals_named
 
@@ -124,4 +124,4 @@ def _kept_within(values: Iterable[Any], file: str | None) -> Iterator[Restore]:
     for value in values:
         if not is_plain(value):
             found = [x for _, x in walk(value, goes_on)]
-            yield from kept(x for x in found if goes_on(x) or not is_instance(x))
+            yield from kept(x for x in found if goes_on(x) or isinstance(x, Cached) or not is_instance(x))
