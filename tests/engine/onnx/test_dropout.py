@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from mcdropout.engine import Engine
 from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.reading import Reading
@@ -480,3 +481,24 @@ def test_probabilities_are_given_as_logits_that_make_them(tmp_path, behind):
     serves(logits)
     probabilities, logarithms = as_they_are.eval_outputs()[0], logits.eval_outputs()[0]
     np.testing.assert_allclose(np.exp(logarithms), probabilities, rtol=1e-5)
+
+
+@pytest.mark.parametrize("behind", [[], [node("Flatten", ["p"], ["y"], name="flat")]])
+@pytest.mark.parametrize(("task", "end"), [("multilabel", "Sigmoid"), ("classification", "Softmax")])
+def test_the_logits_below_an_end_say_what_the_module_does(tmp_path, behind, task, end):
+    last = "p" if behind else "y"
+    nodes = [dropout("x", "d"), node("MatMul", ["d", "w"], ["z"]), node(end, ["z"], [last], name="last"), *behind]
+    made = model(nodes, INPUT, OUTPUT, **W)
+    engine = Engine.prepare(understood(made, tmp_path, X, reading=Reading(task)), Reading(task))
+    plain = Reading(task, "probabilities", 1)
+    as_told = Engine.prepare(understood(made, tmp_path, X, reading=plain), plain)
+    assert engine.reading.form in ("logits", "log_probabilities")
+    for name, values in as_told.predict(X, 50, 1).values.items():
+        np.testing.assert_allclose(engine.predict(X, 50, 1).values[name], values, rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_a_sigmoid_at_the_end_is_of_no_classes(tmp_path):
+    nodes = [dropout("x", "d"), node("MatMul", ["d", "w"], ["z"]), node("Sigmoid", ["z"], ["y"], name="last")]
+    subject = understood(model(nodes, INPUT, OUTPUT, **W), tmp_path, X, reading=Reading("classification"))
+    with pytest.raises(UnsupportedModelError, match="a sigmoid makes them"):
+        Engine.prepare(subject, Reading("classification"))

@@ -55,6 +55,7 @@ def without_ends(flow: Dataflow) -> Dataflow:
         new = {name: names.fresh(f"{name}_logits") for node in path for name in node.output if name}
         for node in path:
             nodes.append(renamed(node, new))
+            nodes[-1].name = node.name and names.fresh(f"{node.name}_logits")
             # What the function takes keeps its name; what is made of it on the way gets its new one.
             if node.op_type in _BELOW and node is path[0]:
                 nodes[-1].op_type = _BELOW[node.op_type]

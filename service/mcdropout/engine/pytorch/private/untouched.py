@@ -19,7 +19,7 @@ _SPECIAL = ("__dict__", "__weakref__", "__doc__", "__annotations__", "__abstract
 
 
 @contextmanager
-def untouched(module: nn.Module) -> Iterator[None]:
+def untouched(module: object) -> Iterator[None]:
     """While it is entered, a copy of the network may run; then all that its code reached is as before.
 
     What the network itself holds is put back where an error leaves the context. Else nothing in it was reached: no
