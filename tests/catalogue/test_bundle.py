@@ -62,7 +62,6 @@ from tests.bundles import TOKEN_FIELDS, TOKENS, manifest, network_of, write_bund
         ({"dropout": {"p": {"head": "yes"}}}, ["dropout.p.head", "'yes'", "number"]),
         ({"temperature": True}, ["temperature", "is True", "a number is accepted"]),
         ({"noise_variance": False, "task": "regression"}, ["noise_variance", "is False", "a number is accepted"]),
-        ({"interval": True}, ["interval", "is True", "a number is accepted"]),
         ({"input": {"shape": [4], "minimum": True}}, ["input.minimum", "is True", "a number is accepted"]),
         ({"input": {"shape": [4], "maximum": False}}, ["input.maximum", "is False", "a number is accepted"]),
         ({"input": {"shape": [4], "dtype": "int64", "minimum": True}}, ["input.minimum", "is True", "a number"]),

@@ -325,7 +325,9 @@ class TestTheSecondOutputOfARegression:
         assert engine.predict(X, 5, 1).aleatoric_variance is None
 
     def test_has_to_be_there_where_it_is_told(self):
-        with pytest.raises(InvalidInputError, match="mean with one of log_variance, variance and std is accepted"):
+        with pytest.raises(
+            InvalidInputError, match="mean with one of log_variance, variance, std, log_scale, scale is accepted"
+        ):
             engine_of(pair(torch.exp), X, "regression", outputs={"mean": 0})
 
 

@@ -12,7 +12,7 @@ from mcdropout.catalogue.inputs import Axis, Input, NotTruth, Number, PositiveIn
 from mcdropout.engine import Selection
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.inputs import Inputs
-from mcdropout.engine.reading import Entry, Form, Noise, Reading, Task
+from mcdropout.engine.reading import Entry, Form, LikelihoodName, Noise, Reading, Task
 
 MANIFEST = "model.yaml"
 
@@ -58,7 +58,8 @@ class Output(Record):
         classes: the dimension that holds the classes or labels, the rows being 0, -1 the last; found out where not
             given.
         mean: for a regression that predicts its noise, the entry of the mean,
-        log_variance, variance, std: and one of these, of the noise.
+        log_variance, variance, std, log_scale, scale: and one of these, of the noise; the scale is the likelihood's
+            own, of a Gaussian the standard deviation.
     """
 
     entry: Entry | None = None
@@ -68,8 +69,10 @@ class Output(Record):
     log_variance: Entry | None = None
     variance: Entry | None = None
     std: Entry | None = None
+    log_scale: Entry | None = None
+    scale: Entry | None = None
 
-    @field_validator("entry", "mean", "log_variance", "variance", "std", mode="before")
+    @field_validator("entry", "mean", *get_args(Noise), mode="before")
     @classmethod
     def _names_an_entry(cls, value: Any) -> Any:
         if value is not None and type(value) not in (str, int):
@@ -82,7 +85,7 @@ class Output(Record):
         if (self.mean is None) != (not noises) or len(noises) > 1:
             given = [name for name in ("mean", *get_args(Noise)) if getattr(self, name) is not None]
             raise ValueError(
-                f"{' and '.join(given)} is given; mean with one of log_variance, variance and std is accepted"
+                f"{' and '.join(given)} is given; mean with one of {', '.join(get_args(Noise))} is accepted"
             )
         if self.mean is not None and (self.entry is not None or self.form or self.classes is not None):
             raise ValueError("mean is given with entry, as or classes; those are accepted without it")
@@ -122,6 +125,8 @@ class Manifest(Record):
         weights: a file in the bundle: `.safetensors`, or a state dict that `torch.load(weights_only=True)` reads.
         temperature: what logits are divided by.
         threshold: for "binary" and "multilabel", the mean probability from which on the answer is yes.
+        likelihood: for regression, how the noise is distributed: "gaussian", "laplace" or "student_t".
+        df: for "student_t", its degrees of freedom, more than 2.
         noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
         interval: for regression, the share of the predictive distribution that the interval holds; none for no
             interval, which saves its time and memory.
@@ -145,6 +150,8 @@ class Manifest(Record):
     weights: str | None = None
     temperature: Annotated[Number, Field(gt=0)] = 1.0
     threshold: Annotated[Number, Field(gt=0, lt=1)] = 0.5
+    likelihood: LikelihoodName = "gaussian"
+    df: Annotated[Number, Field(gt=2)] | None = None
     noise_variance: Annotated[Number, Field(gt=0)] | None = None
     interval: Annotated[Number, Field(gt=0, lt=1)] | None = 0.95
 
@@ -191,6 +198,8 @@ class Manifest(Record):
             temperature=self.temperature,
             threshold=self.threshold,
             noise=next(iter(output.noises), None),
+            likelihood=self.likelihood,
+            df=self.df,
             noise_variance=self.noise_variance,
             interval=self.interval,
         )
@@ -204,6 +213,10 @@ class Manifest(Record):
             raise ValueError(
                 "output has as or classes, which a regression has not; entry, or mean and noise, are accepted"
             )
+        if not is_regression and self.likelihood != "gaussian":
+            raise ValueError(f"likelihood is {self.likelihood}, which is for a regression; none is for {self.task}")
+        if (self.likelihood == "student_t") != (self.df is not None):
+            raise ValueError(f"df is {self.df} and likelihood {self.likelihood}; df is accepted with student_t, alone")
         if self.labels is not None and is_regression:
             raise ValueError(f"labels is {self.labels}, which a regression has not; no labels are accepted")
         if self.labels is not None and self.task == "binary" and len(self.labels) != 2:

@@ -14,7 +14,7 @@ from mcdropout.engine.errors import InvalidInputError, NonFiniteOutputError
 from mcdropout.engine.inputs import Inputs, as_array, in_order
 from mcdropout.engine.masks import MAX_SEED, Masks, drawn_seed
 from mcdropout.engine.preparation import Prepared, prepare
-from mcdropout.engine.reading import Entries, Form, Reading, Task, in_entries, is_number
+from mcdropout.engine.reading import Entries, Form, LikelihoodName, Reading, Task, in_entries, is_number
 from mcdropout.engine.runtimes import Target
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.engine.selection import Selection
@@ -68,6 +68,8 @@ class Engine:
         class_axis: int | None = None,
         temperature: float = 1.0,
         threshold: float = 0.5,
+        likelihood: LikelihoodName = "gaussian",
+        df: float | None = None,
         noise_variance: float | None = None,
         interval: float | None = 0.95,
         step_bytes: int = STEP_BYTES,
@@ -98,14 +100,16 @@ class Engine:
                 found out where not given.
             temperature: what logits are divided by.
             threshold: for binary and multilabel, the mean probability from which on the answer is yes.
+            likelihood: for regression, how the noise is distributed: "gaussian", "laplace" or "student_t".
+            df: for "student_t", its degrees of freedom, more than 2.
             noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
             interval: for regression, the share of the predictive distribution that `interval` holds; None for none,
                 which saves its time and memory.
             step_bytes: the memory that one step may take, in bytes; passes are cut into steps that fit.
             row_axis: the dimension of the inputs that holds the rows; for all, or for each.
             outputs: which of what the network returns counts: a key, an attribute or a position ("logits"), or, for a
-                regression, two: `{"mean": 0, "log_variance": 1}`, or "variance" or "std" in its place. All its tensors
-                where not given.
+                regression, two: `{"mean": 0, "log_variance": 1}`, or "variance", "std", "scale" or "log_scale" in its
+                place. All its tensors where not given.
             output_row_axis: the dimension of the outputs that holds the rows.
             missing: whether inputs may hold NaN, for what is missing.
             selection: which sites to switch on, and with which p; all, with their own, where not given.
@@ -126,6 +130,8 @@ class Engine:
             temperature=temperature,
             threshold=threshold,
             noise=in_entries(outputs)[1],
+            likelihood=likelihood,
+            df=df,
             noise_variance=noise_variance,
             interval=interval,
         )
@@ -157,6 +163,8 @@ class Engine:
         class_axis: int | None = None,
         temperature: float = 1.0,
         threshold: float = 0.5,
+        likelihood: LikelihoodName = "gaussian",
+        df: float | None = None,
         noise_variance: float | None = None,
         interval: float | None = 0.95,
         step_bytes: int = STEP_BYTES,
@@ -184,6 +192,8 @@ class Engine:
             temperature=temperature,
             threshold=threshold,
             noise=in_entries(outputs)[1],
+            likelihood=likelihood,
+            df=df,
             noise_variance=noise_variance,
             interval=interval,
         )

@@ -11,8 +11,10 @@ from mcdropout.engine.errors import InvalidInputError
 Task = Literal["classification", "binary", "multilabel", "regression"]
 Form = Literal["logits", "probabilities", "log_probabilities"]
 """What the outputs of a network that knows classes or labels are."""
-Noise = Literal["log_variance", "variance", "std"]
-"""What the second output of a regression is."""
+Noise = Literal["log_variance", "variance", "std", "log_scale", "scale"]
+"""What the second output of a regression is; the scale is the likelihood's own, of a Gaussian the deviation."""
+LikelihoodName = Literal["gaussian", "laplace", "student_t"]
+"""How a regression's noise is distributed."""
 Entry = str | int
 """One of the things that a network returns: a key, an attribute, a name or a position."""
 Entries = Entry | Sequence[Entry] | Mapping[str, Entry] | None
@@ -38,6 +40,8 @@ class Reading:
         temperature: what logits are divided by.
         threshold: for "binary" and "multilabel", the mean probability from which on the answer is yes.
         noise: for regression, what the second of two outputs is; None to be found out, or that there is one output.
+        likelihood: for regression, how the noise is distributed.
+        df: for "student_t", its degrees of freedom, more than 2.
         noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
         interval: for regression, the share of the predictive distribution that `interval` holds; None for no interval.
         because: how what was left open was found, in words; None where nothing was.
@@ -50,15 +54,22 @@ class Reading:
     temperature: float = 1.0
     threshold: float = 0.5
     noise: Noise | None = None
+    likelihood: LikelihoodName = "gaussian"
+    df: float | None = None
     noise_variance: float | None = None
     interval: float | None = 0.95
     because: str | None = None
 
     def check(self) -> None:
         """Raise InvalidInputError for the first attribute that cannot be used."""
-        for name, choices in (("task", Task), ("form", Form), ("noise", Noise)):
+        for name, choices in (
+            ("task", Task),
+            ("form", Form),
+            ("noise", Noise),
+            ("likelihood", LikelihoodName),
+        ):
             value = getattr(self, name)
-            if value not in get_args(choices) and (name == "task" or value is not None):
+            if value not in get_args(choices) and (name in ("task", "likelihood") or value is not None):
                 accepted = ", ".join(f'"{choice}"' for choice in get_args(choices))
                 raise InvalidInputError(f"{name} is {value!r}; one of {accepted} is accepted")
         if self.class_axis is not None and (not isinstance(self.class_axis, int) or isinstance(self.class_axis, bool)):
@@ -71,6 +82,10 @@ class Reading:
             raise InvalidInputError(
                 f"noise_variance is {self.noise_variance!r}; a number above 0, or None, is accepted"
             )
+        if (self.likelihood == "student_t") != (self.df is not None):
+            raise InvalidInputError(f"df is {self.df!r} and the likelihood {self.likelihood}; df is of student_t alone")
+        if self.df is not None and not _lies_between(self.df, 2.0, np.inf):
+            raise InvalidInputError(f"df is {self.df!r}; a number above 2, which have a variance, is accepted")
         if self.interval is not None and not _lies_between(self.interval, 0.0, 1.0):
             raise InvalidInputError(f"interval is {self.interval!r}; a number between 0 and 1, or None, is accepted")
         for name in ("form", "class_axis", "noise"):
@@ -109,7 +124,7 @@ def in_entries(outputs: object) -> tuple[tuple[Entry, ...] | None, Noise | None]
         noise = next((noise for noise in get_args(Noise) if set(outputs) == {"mean", noise}), None)
         if noise is None:
             raise InvalidInputError(
-                f"outputs has the names {list(outputs)}; mean with one of log_variance, variance and std is accepted"
+                f"outputs has the names {list(outputs)}; mean with one of {', '.join(get_args(Noise))} is accepted"
             )
         given = (outputs["mean"], outputs[noise])
     if not given or not all(isinstance(entry, str | int) and not isinstance(entry, bool) for entry in given):

@@ -196,7 +196,7 @@ def _regression(seen: _Seen) -> Reading:
             )
         why = "the second output is negative somewhere, so that it is neither a variance nor a standard deviation"
         return replace(seen.reading, noise="log_variance", because=why)
-    if negative and noise != "log_variance":
+    if negative and noise not in ("log_variance", "log_scale"):
         raise _refused(
             seen, f"of which the second is negative somewhere, and so is no {noise}; log_variance is accepted"
         )

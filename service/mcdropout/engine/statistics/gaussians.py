@@ -1,4 +1,4 @@
-"""Gaussians: their distribution function, and quantiles of mixtures of them by Newton's method."""
+"""Gaussians: their distribution function, and quantiles of mixtures of many of them, about as they are."""
 
 from statistics import NormalDist
 from typing import Any
@@ -7,11 +7,8 @@ import numpy as np
 
 from mcdropout.engine.statistics.block import Floats
 
-_NEWTON_STEPS, _BISECTION_STEPS = 30, 60
 _QUICK_STEPS = 24
-_NEAR = 1e-9
 _NEAR_ENOUGH = 0.01  # of what lies beyond the level
-_ROUNDING = 1e-12
 _NARROWEST = 2e-3  # of a mixture's deviation: a component that is all but a point has no slope to go by
 
 
@@ -20,53 +17,17 @@ def gaussian_quantile(level: float) -> float:
     return NormalDist().inv_cdf(level)
 
 
-def quantile_of_gaussians(means: Floats, deviations: Floats, weights: Floats, level: float) -> Floats:
-    """The quantiles of mixtures, `[mixtures]`, to about 1e-9 of the level.
-
-    Newton's method, kept between bounds that bisection narrows; each mixture is settled without regard to others. A
-    short step of Newton's method shows a near root only where the share is right too: in a Gaussian that is all but a
-    point, every step is short.
-
-    Args:
-        means: `[mixtures, components]`.
-        deviations: `[mixtures, components]`; 0 for a point.
-        weights: `[components]`, whose sum is 1.
-        level: between 0 and 1.
-    """
-    centre, spread = _moments(means, deviations, weights)
-    below, above = _bounds(level)
-    low, high = centre + below * spread, centre + above * spread
-    tolerance = 1e-12 * np.maximum(high - low, np.abs(high))
-    low, high = low - tolerance, high + tolerance
-    value = np.clip(centre + gaussian_quantile(level) * spread, low, high)
-    settled = np.zeros(value.shape, bool)
-    for number in range(_NEWTON_STEPS + _BISECTION_STEPS):
-        share, density = _share_and_density(value, means, deviations, weights)
-        excess = share - level
-        high = np.where(excess >= -_ROUNDING, value, high)
-        low = np.where(excess >= -_ROUNDING, low, value)
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            step = value - excess / density
-        within = (step > low) & (step < high) & (number < _NEWTON_STEPS)
-        following: Floats = np.where(within, step, 0.5 * (low + high))
-        # Judged by Newton's step, even where it is too short to lie within the bounds.
-        settled |= (np.abs(step - value) <= tolerance) & (np.abs(excess) <= _NEAR)
-        value = np.where(settled, value, following)
-        settled |= high - low <= tolerance
-        if settled.all():
-            break
-    return value
-
-
 def about_quantile_of_gaussians(means: Floats, deviations: Floats, weights: Floats, level: float) -> Floats:
-    """The same to a hundredth of what lies beyond the level, in a few steps of float32; means ascend.
+    """The quantiles of mixtures of Gaussians, `[mixtures]`, to a hundredth of what lies beyond the level.
+
+    A few steps of float32; arguments as for `quantile_of_mixture`, with means that ascend.
 
     Newton's method finds where the logarithm of the share has its value, which is nearly straight in a Gaussian's tail.
     It begins where the quantile were if that of the means and that of the noise around them were those of Gaussians.
     """
     if level > 0.5:
         return -about_quantile_of_gaussians(-means[:, ::-1], deviations[:, ::-1], weights[::-1], 1.0 - level)
-    centre, spread = _moments(means, deviations, weights)
+    centre, spread = moments_of(means, deviations, weights)
     scale = 1.0 / np.where(spread > 0.0, spread, 1.0)[:, None]
     means, deviations = (means - centre[:, None]) * scale, np.maximum(deviations * scale, _NARROWEST)
     noise = gaussian_quantile(level) * np.sqrt(np.square(deviations) @ weights)
@@ -75,7 +36,7 @@ def about_quantile_of_gaussians(means: Floats, deviations: Floats, weights: Floa
     unit, inverse = means.astype(np.float32), (1.0 / deviations).astype(np.float32)
     shares = weights.astype(np.float32)
     slopes = shares / np.float32(np.sqrt(2.0 * np.pi))
-    low, high = (np.full(len(means), bound, np.float32) for bound in _bounds(level))
+    low, high = (np.full(len(means), bound, np.float32) for bound in bounds_of(level))
     which, value = np.arange(len(means)), found
     for number in range(_QUICK_STEPS):
         z = value[:, None] - unit
@@ -112,30 +73,15 @@ def _at_level(ascending: Floats, weights: Floats, level: float) -> Floats:
     return ascending[:, first] + (place - first) * (ascending[:, first + 1] - ascending[:, first])
 
 
-def _moments(means: Floats, deviations: Floats, weights: Floats) -> tuple[Floats, Floats]:
+def moments_of(means: Floats, deviations: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """Mean and deviation of mixtures, `[mixtures]` each."""
     centre: Floats = means @ weights
     return centre, np.sqrt((np.square(deviations) + np.square(means - centre[:, None])) @ weights)
 
 
-def _bounds(level: float) -> tuple[float, float]:
+def bounds_of(level: float) -> tuple[float, float]:
     """Where a quantile lies at least and at most, in deviations from the mean: Cantelli's inequality."""
     return -np.sqrt((1.0 - level) / level), np.sqrt(level / (1.0 - level))
-
-
-def _share_and_density(value: Floats, means: Floats, deviations: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """The share of each mixture at or below a value, a step at a point; and the density there, without the points'."""
-    distance = value[:, None] - means
-    is_point = deviations == 0.0
-    scale = np.where(is_point, 1.0, deviations) if is_point.any() else deviations
-    with np.errstate(over="ignore"):
-        z = distance / scale
-        bell = np.exp(-0.5 * z * z)
-    share = _cdf(z, bell)
-    if scale is not deviations:
-        share = np.where(is_point, distance >= 0.0, share)
-        bell = np.where(is_point, 0.0, bell)
-    return share @ weights, (bell / scale) @ weights / np.sqrt(2.0 * np.pi)
 
 
 _NUMERATOR = (

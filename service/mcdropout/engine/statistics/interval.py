@@ -4,13 +4,13 @@ import numpy as np
 
 from mcdropout.engine.statistics.block import Floats, Rows
 from mcdropout.engine.statistics.field import Field, Summary
-from mcdropout.engine.statistics.gaussians import gaussian_quantile
+from mcdropout.engine.statistics.likelihoods import likelihood_of
 from mcdropout.engine.statistics.quantiles import MixtureQuantiles
 from mcdropout.engine.statistics.value_block import ValueBlock
 
 
 class Mixture:
-    """The predictive mixture of the passes so far: a Gaussian for each, or a point where no noise is known."""
+    """The predictive mixture of the passes so far: a noise around each mean, or a point where none is known."""
 
     def __init__(self) -> None:
         self.quantiles = MixtureQuantiles()
@@ -36,14 +36,14 @@ def _levels(summary: Summary) -> tuple[float, float]:
 
 
 def _of_mixture(summary: Summary) -> Floats:
-    return summary.state(Mixture).quantiles.quantiles(_levels(summary))
+    return summary.state(Mixture).quantiles.quantiles(_levels(summary), likelihood_of(summary.reading))
 
 
-def _of_one_gaussian(summary: Summary) -> Floats | None:
+def _of_one_pass(summary: Summary) -> Floats | None:
     mean, variance = summary["mean"], summary["variance"]
     if variance is None:
         return None
-    steps = [gaussian_quantile(level) for level in _levels(summary)]
+    steps = [likelihood_of(summary.reading).quantile(level) for level in _levels(summary)]
     return np.stack([mean + step * np.sqrt(variance) for step in steps], axis=-1)
 
 
@@ -52,7 +52,7 @@ INTERVAL = Field(
     "Lower and upper quantile of the predictive mixture; null where the model's interval is none.",
     "[rows, ..., 2]",
     _of_mixture,
-    _of_one_gaussian,
+    _of_one_pass,
     known_for=lambda reading: reading.interval is not None,
     unit="the target's",
     state=Mixture,

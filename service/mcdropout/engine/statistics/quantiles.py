@@ -5,8 +5,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mcdropout.engine.statistics.block import Floats, Rows
-from mcdropout.engine.statistics.gaussians import about_quantile_of_gaussians, quantile_of_gaussians
+from mcdropout.engine.statistics.gaussians import about_quantile_of_gaussians
+from mcdropout.engine.statistics.likelihoods import GAUSSIAN, Likelihood
 from mcdropout.engine.statistics.merging import Counts, merged, parts_of, pooled, weighted_quantiles
+from mcdropout.engine.statistics.mixtures import quantile_of_mixture
 
 CAPACITY = 1024
 """Up to this many passes are kept as they are where a row has few values."""
@@ -88,8 +90,11 @@ class MixtureQuantiles:
             taken._merged = self._merged[:, rows]
         return taken
 
-    def quantiles(self, levels: Sequence[float]) -> Floats:
-        """The smallest values that shares of the mixture do not exceed, `[rows, ..., levels]`."""
+    def quantiles(self, levels: Sequence[float], likelihood: Likelihood = GAUSSIAN) -> Floats:
+        """The smallest values that shares of the mixture do not exceed, `[rows, ..., levels]`.
+
+        Components are of the `likelihood`; merged ones too, with the mean and variance that they have.
+        """
         _, rows, values, _ = self._recent.shape
         found = np.empty((rows * values, len(levels)))
         weights = self._weights()
@@ -99,10 +104,13 @@ class MixtureQuantiles:
             if not noisy.all():
                 of_chunk[~noisy] = weighted_quantiles(parts[0][~noisy], weights, levels)
             if noisy.any():
-                of_chunk[noisy] = self._of_gaussians([part[noisy] for part in parts], weights, levels, values > FEW)
+                parts = [part[noisy] for part in parts]
+                of_chunk[noisy] = self._with_noise(parts, weights, levels, likelihood, values > FEW)
         return found.reshape(rows, *self._shape, len(levels))
 
-    def _of_gaussians(self, parts: Sequence[Floats], weights: Counts, levels: Sequence[float], dense: bool) -> Floats:
+    def _with_noise(
+        self, parts: Sequence[Floats], weights: Counts, levels: Sequence[float], likelihood: Likelihood, dense: bool
+    ) -> Floats:
         if dense and len(weights) > _COMPONENTS_OF_DENSE:
             if self._merged is None:
                 into = parts_of(len(weights), _COMPONENTS_OF_DENSE)
@@ -113,9 +121,12 @@ class MixtureQuantiles:
             weights = into
         means, variances = parts[0], parts[1] if len(parts) > 1 else np.zeros_like(parts[0])
         deviations = np.sqrt(variances if self._noise is None else variances + self._noise)
-        find = about_quantile_of_gaussians if dense else quantile_of_gaussians
         shares = weights / weights.sum()
-        return np.stack([find(means, deviations, shares, level) for level in levels], axis=-1)
+        if dense and likelihood is GAUSSIAN:
+            found = [about_quantile_of_gaussians(means, deviations, shares, level) for level in levels]
+        else:
+            found = [quantile_of_mixture(means, deviations, shares, level, likelihood) for level in levels]
+        return np.stack(found, axis=-1)
 
     def _weights(self) -> Counts:
         """Of the components, the merged ones and then the recent, in passes."""

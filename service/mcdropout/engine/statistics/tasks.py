@@ -172,7 +172,13 @@ TASKS = {
                 GAUSSIAN_ENTROPY,
                 INTERVAL,
             ),
-            {"noise": "noise", "noise_variance": "noise_variance", "interval": "interval"},
+            {
+                "noise": "noise",
+                "likelihood": "likelihood",
+                "df": "df",
+                "noise_variance": "noise_variance",
+                "interval": "interval",
+            },
         ),
     )
 }

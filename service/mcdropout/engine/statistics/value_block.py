@@ -9,6 +9,7 @@ import numpy.typing as npt
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.reading import Reading
 from mcdropout.engine.statistics.block import Floats, not_finite
+from mcdropout.engine.statistics.likelihoods import likelihood_of
 
 _MOST_LOG_VARIANCE = 700.0  # beyond it exp overflows
 
@@ -41,9 +42,17 @@ def read_values(outputs: Sequence[Array], reading: Reading) -> ValueBlock:
 
 def _variance(noise: Floats, reading: Reading) -> Floats:
     """The variance of the noise, as the network says it."""
-    if reading.noise == "variance":
-        return noise
-    return np.square(noise) if reading.noise == "std" else np.exp(noise)
+    match reading.noise:
+        case "variance":
+            return noise
+        case "std":
+            return np.square(noise)
+        case "scale":
+            return np.square(noise) * likelihood_of(reading).scale_variance
+        case "log_scale":
+            return np.exp(2.0 * noise) * likelihood_of(reading).scale_variance
+        case _:
+            return np.exp(noise)
 
 
 def unusable_values(outputs: Sequence[Array], reading: Reading) -> npt.NDArray[np.bool_]:
@@ -51,6 +60,8 @@ def unusable_values(outputs: Sequence[Array], reading: Reading) -> npt.NDArray[n
     wrong = not_finite(outputs)
     if len(outputs) == 2:
         noise = outputs[1]
-        none = noise < 0.0 if reading.noise in ("variance", "std") else noise > _MOST_LOG_VARIANCE
+        is_log = reading.noise not in ("variance", "std", "scale")
+        most = _MOST_LOG_VARIANCE / 2.0 if reading.noise == "log_scale" else _MOST_LOG_VARIANCE
+        none = noise > most if is_log else noise < 0.0
         wrong |= none.any(axis=tuple(range(1, noise.ndim)))
     return wrong
