@@ -147,7 +147,7 @@ def test_values_may_be_missing_as_the_manifest_says_now_without_compiling_anew(t
     [
         (change("labels", ["a", "b"]), r"labels has 2 entries; the network's 3 classes are accepted"),
         (change("labels", []), r"labels has 0 entries; the network's 3 classes are accepted"),
-        (change("task", "regression", labels=["a"]), r"labels are given \(1\).* for a regression none are accepted"),
+        (change("task", "regression", labels=["a"]), r"labels is \['a'\], which a regression has not; no labels"),
     ],
     ids=["too few", "none", "of a regression"],
 )

@@ -289,13 +289,11 @@ def _class_axis(seen: _Seen) -> tuple[int, str | None]:
     if given is not None:
         axis = _within(seen, given)
         if seen.reading.classes not in (None, shape[axis]):
-            raise _refused(
-                seen, f"of which dimension {axis} holds {shape[axis]} classes; {seen.reading.classes} labels are given"
-            )
+            raise _mislabelled(seen, shape[axis])
         return axis, None
     if len(shape) == 2:
         if seen.reading.classes not in (None, shape[1]):
-            raise _refused(seen, f"which is {shape[1]} classes; {seen.reading.classes} labels are given")
+            raise _mislabelled(seen, shape[1])
         return 1, None
     axes = range(1, len(shape))
     found: list[tuple[list[int], str]] = []
@@ -368,6 +366,12 @@ def _within(seen: _Seen, axis: int) -> int:
 
 def _words(*reasons: str | None) -> str | None:
     return "; ".join(reason for reason in reasons if reason) or None
+
+
+def _mislabelled(seen: _Seen, classes: int) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"labels has {seen.reading.classes} entries; the network's {classes} classes are accepted"
+    )
 
 
 def _refused(seen: _Seen, why: str) -> UnsupportedModelError:
