@@ -12,8 +12,7 @@ from mcdropout.engine.inputs import InputSpec
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.program import Graphs, Outline, Program
 from mcdropout.engine.reading import Reading
-from mcdropout.engine.runtimes import Form, Refusal, Runnable, Runtime, Target
-from mcdropout.engine.runtimes.batches import Batches
+from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
 from mcdropout.engine.settling import settle
 from mcdropout.engine.sites import SiteOff
 from mcdropout.engine.statistics import TASKS
@@ -28,9 +27,6 @@ from mcdropout.engine.verify import (
     run_pairs,
     take_reference,
 )
-
-_HEAVY = 10_000_000  # operations of a pass's products, from which on they take most of the time
-_WORTH_IT = 1.15  # times as fast, for a runtime to take the place of graphs
 
 
 @dataclass(frozen=True)
@@ -80,14 +76,12 @@ class Passed:
         runtime: it, as it runs.
         checks: what it passed.
         reason: why none before it did, and why there are no others before it; None where it is the first.
-        graphs: what can be written to files: what it runs, or ran before a faster one took its place; None for neither.
     """
 
     candidate: Candidate
     runtime: Runtime
     checks: tuple[Check, ...]
     reason: str | None
-    graphs: Graphs | None
 
 
 @refusing("the network fails while it is prepared")
@@ -143,8 +137,8 @@ def prepare(reading: Reading, subject: Subject, target: Target) -> Prepared:
         inputs=subject.inputs,
         runtime=chosen.runtime,
         baseline=baseline.runtime,
-        graphs=chosen.graphs,
-        baseline_graphs=baseline.graphs,
+        graphs=chosen.candidate.graphs,
+        baseline_graphs=baseline.candidate.graphs,
         program=program,
         outline=outline,
         reference=reference,
@@ -160,9 +154,7 @@ def choose(
     reference: Reference,
     trials: Sequence[Trial] = (),
 ) -> tuple[Passed, Passed]:
-    """The way to run a network, and the first that passes its checks to run it with nothing dropped.
-
-    The first that passes its checks is taken, but where another of the same program may be faster, and is.
+    """The first way to run a network that passes its checks, and the first to run it with nothing dropped.
 
     Args:
         programs: the network's, under masks; as `candidates` takes them.
@@ -189,37 +181,8 @@ def choose(
     def check(found: Runtime) -> list[Check]:
         return check_program(found, baseline.runtime if baseline else found, source, reference, trials)
 
-    chosen = _unless_another_is_faster(_first_that_passes(programs, target, check), check, source, reference)
+    chosen = _first_that_passes(programs, target, check)
     return chosen, baseline or chosen
-
-
-def _unless_another_is_faster(
-    first: Passed, check: Callable[[Runtime], list[Check]], source: MaskSource, reference: Reference
-) -> Passed:
-    """The first that passed its checks, or a runtime of its program as modules that is faster and passes them too.
-
-    Graphs win wherever calls are short, and can be served without PyTorch. There is a choice where products take the
-    time, whose kernels differ.
-    """
-    program, target = first.candidate.program, first.candidate.target
-    others = [kind for kind in target.kinds if kind.takes is Form.MODULES]
-    heavy = target.device == "cpu" and not target.by_name and first.graphs is not None and Form.MODULES in program.forms
-    if not heavy or not others or program.cost().suffix < _HEAVY:
-        return first
-    seconds = Batches().measure(first.runtime, source, reference.inputs)
-    for kind in others:
-        candidate = Candidate(program, kind, target)
-        try:
-            runtime = candidate.build()
-            batches: Batches = getattr(runtime, "batches", Batches())
-            times = seconds / batches.measure(runtime, source, reference.inputs)
-            if times < _WORTH_IT:
-                continue
-            checks = tuple(check(runtime))
-        except Exception:  # whatever a runtime raises: the first does without it
-            continue
-        return Passed(candidate, runtime, checks, first.reason, first.graphs)
-    return first
 
 
 def _first_that_passes(
@@ -235,7 +198,7 @@ def _first_that_passes(
         try:
             runtime = candidate.build()
             checks = tuple(check(runtime))
-            return Passed(candidate, runtime, checks, "; ".join(reasons) or None, candidate.graphs)
+            return Passed(candidate, runtime, checks, "; ".join(reasons) or None)
         except MemoryError:
             raise
         except VerificationError as error:

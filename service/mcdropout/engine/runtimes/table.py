@@ -14,7 +14,7 @@ from mcdropout.engine.runtimes.protocol import Runtime
 from mcdropout.engine.runtimes.sessions import SessionOptions
 
 AUTO = "auto"
-"""In place of a runtime's name: the first of all that passes its checks, or one that is measured to be faster."""
+"""In place of a runtime's name: the first of all that passes its checks."""
 
 
 @dataclass(frozen=True)
