@@ -40,7 +40,9 @@ def _places() -> dict[str, Any]:
     _, words, gauss = random.getstate()
     numpy: Any = np.random.get_state(legacy=False)
     inner = numpy["state"]
+    key = inner.get("key", inner)  # of another generator than the usual one, whatever its state is
+    first = int(key[0]) if isinstance(key, np.ndarray) else str(key)
     return {
         PYTHON: (words[-1], words[0], gauss),
-        NUMPY: (inner.get("pos"), str(inner.get("key", inner))[:100], numpy.get("has_gauss"), numpy.get("gauss")),
+        NUMPY: (inner.get("pos"), first, numpy.get("has_gauss"), numpy.get("gauss")),
     }
