@@ -78,14 +78,19 @@ class Data(NamedTuple):
     test_labels: Tensor
 
 
+def fetched() -> Path:
+    """The folder of MNIST's files where nobody names one, with those that it lacked."""
+    folder = Path.home() / ".cache" / "mcdropout" / "mnist"
+    download(folder)
+    return folder
+
+
 def load_data(data_dir: Path | None) -> Data:
     """MNIST from a folder; fetched where none is given."""
-    if data_dir is None:
-        data_dir = Path.home() / ".cache" / "mcdropout" / "mnist"
-        download(data_dir)
+    folder = data_dir or fetched()
     tensors: list[Tensor] = []
     for split in ("train", "test"):
-        images, labels = load(data_dir, split)
+        images, labels = load(folder, split)
         tensors.append(torch.from_numpy(images.astype(np.float32) / 255).unsqueeze(1))
         tensors.append(torch.from_numpy(labels.astype(np.int64)))
     return Data(*tensors)

@@ -286,6 +286,7 @@ def test_the_images_get_what_serving_a_bundle_takes_and_nothing_that_lies_about(
         "service/mcdropout/engine/native/_native.so",
         "service/mcdropout/__pycache__/log.cpython-311.pyc",
         "models/mnist-cnn/train.py",
+        *(file.relative_to(ROOT).as_posix() for file in MODELS.glob("*.py")),
     ):
         assert not in_build_context(made)
 
@@ -320,5 +321,5 @@ def test_the_readme_opens_with_the_two_commands_and_names_files_and_settings_tha
                 assert (ROOT / word[1:]).is_file(), word
     for name in re.findall(r"MCDROPOUT_([A-Z_]+)", README):
         assert name.lower() in {*Settings.model_fields, "mnist"}, name
-    for model in re.findall(r"`(mnist-\w+)`", README):
+    for model in re.findall(r"`((?:mnist|concrete|digits|tumour)-\w+)`", README):
         assert (MODELS / model / "model.yaml").is_file()

@@ -30,8 +30,9 @@ def test_every_bundle_as_compiled_answers_what_pytorch_does_for_the_same_seed(mo
     pytorch = Engine.prepare(subject_of(bundle), bundle.manifest.reading, Target(runtime="torch"))
     assert (compiled.program.runtime, pytorch.program.runtime) in (("onnx", "torch"), ("sparse", "torch"))
     (example,) = bundle.examples(8)
-    scale = np.random.default_rng(1).uniform(0.5, 1.0, (20, *[1] * (example.ndim - 1)))
-    x = (example[np.arange(20) % len(example)] * scale).astype(example.dtype)
+    rows = 2 if compiled.places else 20  # maps take their time
+    scale = np.random.default_rng(1).uniform(0.5, 1.0, (rows, *[1] * (example.ndim - 1)))
+    x = (example[np.arange(rows) % len(example)] * scale).astype(example.dtype)
     for passes in (0, 50):
         found, wanted = compiled.predict(x, passes, seed=9), pytorch.predict(x, passes, seed=9)
         for name, value in wanted.values.items():

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mcdropout.catalogue.bundle import Bundle
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.onnx.cut.cost import cost_of
 from mcdropout.engine.onnx.model import understand
 from mcdropout.engine.preparation import prepare
 from mcdropout.engine.pytorch.cut.cost import cost_of_whole
 from mcdropout.engine.pytorch.module import understand as understand_module
-from mcdropout.engine.reading import Reading
 from mcdropout.engine.runtimes import Target
 from mcdropout.engine.verify import run_pairs
 from tests.conftest import MODELS
@@ -26,6 +26,8 @@ from tests.engine.onnx.common import every_cut
 # merges equal draws of mnist-lstm; TorchScript's cannot write dropout of channels.
 ZOO = [
     ("concrete-mlp", True, "onnx", [(100,)]),
+    ("digits-multilabel", False, "onnx", [(64,)]),
+    ("digits-segmentation", True, "onnx", [(12, 48, 48), (24, 24, 24), (48, 12, 12)]),
     ("mnist-cnn", False, "onnx", [(128,)]),
     ("mnist-dropconnect", False, "onnx", [(784,)]),
     ("mnist-lstm", False, "onnx", [(28, 28)]),
@@ -33,6 +35,7 @@ ZOO = [
     ("mnist-resnet", False, "onnx", [(12, 14, 14), (12, 14, 14)]),
     ("mnist-spatial", True, "onnx", [(12, 28, 28)]),
     ("mnist-vit", False, "onnx", [(17, 64), (4, 17, 16), (4, 17, 17)]),
+    ("tumour-mlp", False, "onnx", [(32,)]),
 ]
 
 
@@ -69,16 +72,15 @@ def exported(network, x, path, dynamo):
 
 @pytest.mark.parametrize(("name", "dynamo", "runs_on", "crosses"), ZOO, ids=[name for name, *_ in ZOO])
 def test_a_network_of_the_zoo_is_the_same_as_onnx(tmp_path, name, dynamo, runs_on, crosses):
-    network = network_of(name)
-    x = torch.rand(3, *([8] if name == "concrete-mlp" else [1, 28, 28]), generator=torch.Generator().manual_seed(3))
+    network, manifest = network_of(name), Bundle(MODELS / name).manifest
+    x = torch.rand(3, *manifest.input.shape, generator=torch.Generator().manual_seed(3))
     path = tmp_path / "model.onnx"
     exported(network, x, path, dynamo)
     module, subject = understand_module(network, x), understand(path, x)
 
     assert [(site.scope, site.shape) for site in subject.sites] == [(site.scope, site.shape) for site in module.sites]
     assert [site.p for site in subject.sites] == pytest.approx([site.p for site in module.sites], rel=1e-7)
-    reading = Reading("regression", noise="log_variance") if name == "concrete-mlp" else Reading("classification")
-    prepared = prepare(reading, subject, Target())
+    prepared = prepare(manifest.reading, subject, Target())
     program = prepared.program
     assert (program.strategy, program.runtime, program.reason) == ("split", runs_on, None)
     assert [value.shape for value in program.frontier] == crosses
