@@ -41,11 +41,15 @@ class Dropout(Record):
         include: a site is on only if its path matches one of these.
         exclude: and none of these.
         p: a probability to use instead of the network's own, for each pattern; the first that matches counts.
+        add: dropout for a PyTorch network that was trained without it: a probability for each pattern; the outputs of
+            the modules that match are dropped from, and the first pattern that matches counts. The fields above are
+            about the network's own dropout.
     """
 
     include: list[str] = Field(default=["*"], min_length=1)
     exclude: list[str] = Field(default=[])
     p: dict[str, Annotated[float, Field(ge=0, le=1), NotTruth]] = Field(default={})
+    add: dict[str, Annotated[float, Field(gt=0, lt=1), NotTruth]] = Field(default={})
 
 
 class Output(Record):
@@ -236,7 +240,8 @@ class Manifest(Record):
     @property
     def selection(self) -> Selection:
         """`dropout` as the engine takes it."""
-        return Selection(tuple(self.dropout.include), tuple(self.dropout.exclude), self.dropout.p)
+        dropout = self.dropout
+        return Selection(tuple(dropout.include), tuple(dropout.exclude), dropout.p, dropout.add)
 
     def for_network(self, rows: Sequence[Array]) -> Inputs:
         """Each input's rows, `[rows, *shape]`, as the network takes them: by name or position, rows in their place."""

@@ -107,7 +107,8 @@ class Engine:
                 where not given.
             output_row_axis: the dimension of the outputs that holds the rows.
             missing: whether inputs may hold NaN, for what is missing.
-            selection: which sites to switch on, and with which p; all, with their own, where not given.
+            selection: which sites to switch on, and with which p, and dropout to add; all, with their own, and none,
+                where not given.
             sessions: how ONNX Runtime runs it.
 
         Raises:

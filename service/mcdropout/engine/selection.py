@@ -47,19 +47,39 @@ C = TypeVar("C", bound=RandomCall)
 class Selection:
     """Which sites to switch on, by patterns of module paths as in a shell (`encoder.*`); the network's own is "".
 
+    The first three are about the network's own dropout; what is added is on, with the p that it is added with.
+
     Attributes:
         include: a site is on only if its path matches one of these.
         exclude: and none of these.
         p: a probability to use instead of the network's own, for each pattern; the first that matches counts.
+        add: dropout for a PyTorch network that was trained without it: for each pattern a probability between 0 and 1.
+            What a module returns, one tensor, has its elements dropped, each time that it is called; of the patterns
+            that match a module the first counts. Its uncertainty has to be calibrated before it is believed.
     """
 
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     p: Mapping[str, float] | None = None
+    add: Mapping[str, float] | None = None
+
+    @property
+    def added(self) -> Mapping[str, float]:
+        """`add`, checked.
+
+        Raises:
+            InvalidInputError: a p cannot be used.
+        """
+        for pattern, p in (self.add or {}).items():
+            if not is_number(p) or not 0.0 < p < 1.0:
+                raise InvalidInputError(
+                    f"the selection adds dropout to {pattern!r} with the p {p!r}; a number between 0 and 1 is accepted"
+                )
+        return {pattern: float(p) for pattern, p in (self.add or {}).items()}
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """All patterns but that which stands for everything."""
+        """All patterns for the network's own dropout but that which stands for everything."""
         return tuple(x for x in (*self.include, *self.exclude, *(self.p or {})) if x != "*")
 
     def takes(self, path: str) -> bool:
@@ -115,10 +135,12 @@ def select(
 
 
 def _check_patterns(selection: Selection, paths: set[str]) -> None:
+    whose = " of the network's own" if selection.add else ""
     for pattern in selection.patterns:
         if not any(fnmatchcase(path, pattern) for path in paths):
             raise InvalidInputError(
-                f"the selection names {pattern!r}, which matches the path of no site; the paths are {sorted(paths)}"
+                f"the selection names {pattern!r}, which matches the path of no site{whose}; the paths are "
+                f"{sorted(paths)}"
             )
     for pattern, p in (selection.p or {}).items():
         if not is_number(p) or not 0.0 <= p <= 1.0:

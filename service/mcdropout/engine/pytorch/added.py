@@ -1,0 +1,127 @@
+"""Added dropout: what the selection puts behind modules of a network, which was not trained with it.
+
+A hook on a private copy drops from what a module returns. `RandomCalls` sees that as it sees the network's own dropout,
+and gives it a mask; where nobody looks, nothing is dropped.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError
+from mcdropout.engine.kinds import ELEMENT
+from mcdropout.engine.pytorch.calls import RandomCalls, apply_mask, handles
+from mcdropout.engine.pytorch.private.copies import Copy
+from mcdropout.engine.sites import SiteOff, site_name
+
+_MOST_NAMED = 20  # modules, in a message
+
+
+@dataclass(frozen=True)
+class Added:
+    """Dropout behind a module: its probability, and the pattern that has put it there."""
+
+    p: float
+    pattern: str
+
+
+def added_to(copied: Copy, add: Mapping[str, float]) -> dict[str, Added]:
+    """What is added behind which modules, by their paths.
+
+    Args:
+        copied: the network.
+        add: for each pattern of module paths the probability; the first that matches counts.
+
+    Raises:
+        InvalidInputError: a pattern matches no module.
+    """
+    paths = {id(part): path for path, part in copied.parts.items()}
+    names = {path: path for path in copied.parts}
+    names |= {name: paths[id(part)] for name, part in copied.module.named_modules(remove_duplicate=False)}
+    found: dict[str, Added] = {}
+    for pattern, p in add.items():
+        matched = [path for name, path in names.items() if fnmatchcase(name, pattern)]
+        if not matched:
+            raise InvalidInputError(
+                f"the selection adds dropout to {pattern!r}, which matches no module; {_named(pattern, names)} accepted"
+            )
+        for path in matched:
+            found.setdefault(path, Added(p, pattern))
+    return found
+
+
+def _named(pattern: str, names: Iterable[str]) -> str:
+    every = sorted(names)
+    if len(every) <= _MOST_NAMED:
+        return f"{every} are"
+    return f"{get_close_matches(pattern, every, _MOST_NAMED, 0.0)} and {len(every) - _MOST_NAMED} others are"
+
+
+def not_called(added: Mapping[str, Added], called: Iterable[str]) -> list[SiteOff]:
+    """The dropout that is behind modules that are not called, as sites that are off.
+
+    Args:
+        added: what `added_to` has returned.
+        called: the paths of those of the modules that are called.
+
+    Raises:
+        UnsupportedModelError: none of the modules that a pattern matches is called.
+    """
+    missing = {path: each for path, each in added.items() if path not in set(called)}
+    for pattern in dict.fromkeys(each.pattern for each in missing.values()):
+        matched = [path for path, each in added.items() if each.pattern == pattern]
+        if all(path in missing for path in matched):
+            raise UnsupportedModelError(
+                f"the selection adds dropout to {pattern!r}, but {', '.join(map(_module, matched[:_MOST_NAMED]))} "
+                "is not called in a forward pass, in train mode as in eval mode; a module that is called, and returns "
+                "a tensor, is accepted (a torch.export archive calls none but those that drop)"
+            )
+    return [SiteOff(path, 0, ELEMENT, each.p, "its module is not called", True) for path, each in missing.items()]
+
+
+def put_behind(module: nn.Module, path: str, added: Added) -> None:
+    """Drop from what a module of a private copy returns; hooks that it has already run before."""
+    module.register_forward_hook(partial(_drop, path, added.p))
+
+
+def _drop(path: str, p: float, module: nn.Module, _inputs: Any, returned: Any) -> Any:
+    entries, structure = tree_flatten(returned)
+    places = [place for place, entry in enumerate(entries) if isinstance(entry, Tensor)]
+    if len(places) == 1 and entries[places[0]].is_floating_point():
+        entries[places[0]] = added_dropout(entries[places[0]], p)
+        return tree_unflatten(entries, structure)
+    if module.training:  # some return more in train mode, which is not what serves
+        return returned
+    if len(places) == 1:
+        what = f"a tensor of {str(entries[places[0]].dtype).removeprefix('torch.')}"
+    else:
+        what = f"{len(places)} tensors" if places else f"{type(returned).__name__} and no tensor"
+    raise UnsupportedModelError(
+        f"the selection adds dropout to {_module(path)} ({type(module).__name__}), which returns {what}; a module that "
+        "returns one tensor of floating-point numbers is accepted"
+    )
+
+
+def _module(path: str) -> str:
+    return site_name(path, 0)
+
+
+def added_dropout(x: Tensor, p: float) -> Tensor:
+    """`x`, from which the mode that sees the call drops."""
+    if has_torch_function_unary(x):
+        taken: Callable[..., Tensor] = handle_torch_function
+        return taken(added_dropout, (x,), x, p)
+    return x
+
+
+@handles(added_dropout)
+def _added_dropout(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    x, p = args
+    return apply_mask(x, mode.ask(ELEMENT, p, True, x.shape, x, injected=True))
