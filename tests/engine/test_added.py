@@ -10,6 +10,7 @@ from torch import nn
 
 from mcdropout.engine import Engine, InvalidInputError, Selection, UnsupportedModelError, inspection
 from mcdropout.engine.pytorch.module import understand
+from mcdropout.engine.pytorch.saved.archives import load_archive
 from mcdropout.engine.reading import Reading
 from tests.engine.networks import Custom, conv_net, mlp
 from tests.engine.test_untouched import differences, picture_of
@@ -213,10 +214,17 @@ class TestAModule:
         assert listed(added) == [("2#1", 0.25, True)]
         answers_as_a_loop(added, module)
 
-    def test_of_a_program_that_is_handed_over_is_dropped_from(self):
+    @pytest.mark.parametrize("whole", [True, False])
+    def test_of_a_torchscript_program_is_dropped_from(self, whole):
+        module = nn.Sequential(nn.Sequential(nn.Linear(4, 8), nn.ReLU()), nn.Linear(8, 3))
+        scripted = torch.jit.script(module) if whole else nn.Sequential(torch.jit.script(module[0]), module[1])
+        found, wanted = take(scripted, {"0.1": 0.5}), take(module, {"0.1": 0.5})
+        np.testing.assert_allclose(found.samples(X, 8, 3), wanted.samples(X, 8, 3), atol=1e-6)
+
+    def test_of_a_torchscript_file_is_dropped_from(self, tmp_path):
         module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-        found = take(nn.Sequential(torch.jit.script(module)), {"0.1": 0.5})
-        wanted = take(nn.Sequential(module), {"0.1": 0.5})
+        torch.jit.trace(module.eval(), X).save(tmp_path / "n.pt")
+        found, wanted = take(load_archive(tmp_path / "n.pt", bare=True), {"1": 0.5}), take(module, {"1": 0.5})
         np.testing.assert_allclose(found.samples(X, 8, 3), wanted.samples(X, 8, 3), atol=1e-6)
 
 
@@ -270,6 +278,19 @@ class TestRefused:
     def test_is_a_pattern_whose_modules_are_not_called(self):
         with pytest.raises(UnsupportedModelError, match="to 'backbone', but backbone is not called in a forward pass"):
             take(nested(), {"head": 0.1, "backbone": 0.2})
+
+    def test_is_a_module_of_an_exported_program_which_calls_it_no_more(self):
+        module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+        program = torch.export.export(module, (X,), dynamic_shapes=({0: torch.export.Dim("rows")},))
+        with pytest.raises(
+            UnsupportedModelError, match=r"0 is not called.*a torch.export archive calls none but those"
+        ):
+            take(program, {"0": 0.1})
+
+    @pytest.mark.parametrize("add", [["head"], {1: 0.2}, "head", 0.2])
+    def test_is_what_is_no_mapping_of_patterns(self, add):
+        with pytest.raises(InvalidInputError, match=r"add of the selection is .*; patterns of module paths, with a"):
+            take(nested(), add)
 
     def test_is_a_module_that_returns_more_in_train_mode(self):
         part = Custom(lambda self, x: (x, x) if self.training else x)

@@ -68,8 +68,13 @@ class Selection:
         """`add`, checked.
 
         Raises:
-            InvalidInputError: a p cannot be used.
+            InvalidInputError: it is no mapping of patterns to probabilities.
         """
+        if not isinstance(self.add or {}, Mapping) or any(not isinstance(pattern, str) for pattern in self.add or {}):
+            raise InvalidInputError(
+                f"add of the selection is {self.add!r}; patterns of module paths, with a probability for each, are "
+                "accepted"
+            )
         for pattern, p in (self.add or {}).items():
             if not is_number(p) or not 0.0 < p < 1.0:
                 raise InvalidInputError(
