@@ -76,7 +76,12 @@ from tests.bundles import TOKEN_FIELDS, TOKENS, manifest, network_of, write_bund
         ({"passes": {"default": True}}, ["passes.default", "True", "integer"]),
         ({"output_row_axis": True}, ["output_row_axis", "True", "integer"]),
         ({"dropout": {"only": ["head"]}}, ["dropout.only", "no known field", "include, exclude, p, add"]),
-        ({"dropout": {"add": {"head": 1}}}, ["dropout.add.head", "is 1", "less than 1"]),
+        ({"dropout": {"add": {"head": 1}}}, ["dropout.add.head.p", "is 1", "less than 1"]),
+        (
+            {"dropout": {"add": {"head": {"p": 0.1, "kind": "row"}}}},
+            ["add.head.kind", "'row'", "'element' or"],
+        ),
+        ({"dropout": {"add": {"head": {"rate": 0.1}}}}, ["add.head.rate", "no known field", "p, kind are accepted"]),
         ({"dropout": {"add": {"head": 0.0}}}, ["dropout.add.head", "is 0.0", "greater than 0"]),
         ({"dropout": {"add": {"head": True}}}, ["dropout.add.head", "is True", "a number is accepted"]),
         ({"dropout": {"add": ["head"]}}, ["dropout.add", "['head']", "dictionary"]),

@@ -168,6 +168,14 @@ class TestAModule:
         assert listed(engine) == [("twice", 0.5, True), ("twice#1", 0.5, True)]
         answers_as_a_loop(engine, module)
 
+    @pytest.mark.parametrize("runtime", ["eager", "auto"])
+    def test_that_returns_maps_may_have_whole_channels_dropped(self, runtime):
+        module = without_dropout()
+        engine = take(module, {"2": {"p": 0.5, "kind": "channel"}}, MAPS, runtime=runtime)
+        (site,) = engine.sites
+        assert (site.name, site.kind, site.p, site.shape, site.injected) == ("2", "channel", 0.5, (4, 1, 1), True)
+        answers_as_a_loop(engine, module, MAPS)
+
     def test_that_has_two_paths_is_found_by_either(self):
         shared = nn.Linear(4, 4)
         module = nn.Sequential(shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(4, 3))
@@ -286,6 +294,16 @@ class TestRefused:
             UnsupportedModelError, match=r"0 is not called.*a torch.export archive calls none but those"
         ):
             take(program, {"0": 0.1})
+
+    def test_is_channel_dropout_of_what_has_no_places(self):
+        said = r"head \(Linear\), which returns a tensor of float32 of shape \[2, 3\]; .* \[rows, channels, ...\], is"
+        with pytest.raises(UnsupportedModelError, match=said):
+            take(nested(), {"head": {"p": 0.1, "kind": "channel"}})
+
+    @pytest.mark.parametrize("what", [{"p": 0.1, "kind": "attention"}, {"p": 0.1, "scope": "row"}])
+    def test_is_a_kind_that_is_not_known(self, what):
+        with pytest.raises(InvalidInputError, match=r"to 'head'; a p, and a kind of element or channel, are accepted"):
+            take(nested(), {"head": what})
 
     @pytest.mark.parametrize("add", [["head"], {1: 0.2}, "head", 0.2])
     def test_is_what_is_no_mapping_of_patterns(self, add):

@@ -6,9 +6,12 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from mcdropout.engine.errors import InvalidInputError
-from mcdropout.engine.kinds import ATTENTION
+from mcdropout.engine.kinds import ATTENTION, CHANNEL, ELEMENT
 from mcdropout.engine.reading import is_number
 from mcdropout.engine.sites import SiteOff, site_name
+
+ADDED_KINDS = (ELEMENT, CHANNEL)
+"""What dropout that is added may drop."""
 
 
 class RandomCall(Protocol):
@@ -54,33 +57,29 @@ class Selection:
         exclude: and none of these.
         p: a probability to use instead of the network's own, for each pattern; the first that matches counts.
         add: dropout for a PyTorch network that was trained without it: for each pattern a probability between 0 and 1.
-            What a module returns, one tensor, has its elements dropped, each time that it is called; of the patterns
-            that match a module the first counts. Its uncertainty has to be calibrated before it is believed.
+            What a module returns, one tensor, has its elements dropped, each time that it is called, or its channels
+            (`{"p": 0.2, "kind": "channel"}`) where it is `[rows, channels, ...]`. Of the patterns that match a module
+            the first counts. The uncertainty has to be calibrated before it is believed.
     """
 
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     p: Mapping[str, float] | None = None
-    add: Mapping[str, float] | None = None
+    add: Mapping[str, float | Mapping[str, Any]] | None = None
 
     @property
-    def added(self) -> Mapping[str, float]:
-        """`add`, checked.
+    def added(self) -> dict[str, tuple[float, str]]:
+        """`add` as the probability and the kind for each pattern.
 
         Raises:
-            InvalidInputError: it is no mapping of patterns to probabilities.
+            InvalidInputError: it is something else.
         """
-        if not isinstance(self.add or {}, Mapping) or any(not isinstance(pattern, str) for pattern in self.add or {}):
+        add = self.add or {}
+        if not isinstance(add, Mapping) or any(not isinstance(pattern, str) for pattern in add):
             raise InvalidInputError(
-                f"add of the selection is {self.add!r}; patterns of module paths, with a probability for each, are "
-                "accepted"
+                f"add of the selection is {add!r}; patterns of module paths, with a probability for each, are accepted"
             )
-        for pattern, p in (self.add or {}).items():
-            if not is_number(p) or not 0.0 < p < 1.0:
-                raise InvalidInputError(
-                    f"the selection adds dropout to {pattern!r} with the p {p!r}; a number between 0 and 1 is accepted"
-                )
-        return {pattern: float(p) for pattern, p in (self.add or {}).items()}
+        return {pattern: _p_and_kind(pattern, what) for pattern, what in add.items()}
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -94,6 +93,21 @@ class Selection:
     def probability(self, path: str, own: float | None) -> float | None:
         """The probability of a site whose own is `own`."""
         return next((p for pattern, p in (self.p or {}).items() if fnmatchcase(path, pattern)), own)
+
+
+def _p_and_kind(pattern: str, what: object) -> tuple[float, str]:
+    """What `add` says for a pattern."""
+    given = what if isinstance(what, Mapping) else {"p": what}
+    p, kind = given.get("p"), given.get("kind", ELEMENT)
+    if not is_number(p) or not 0.0 < p < 1.0:
+        raise InvalidInputError(
+            f"the selection adds dropout to {pattern!r} with the p {p!r}; a number between 0 and 1 is accepted"
+        )
+    if kind not in ADDED_KINDS or given.keys() - {"p", "kind"}:
+        raise InvalidInputError(
+            f"the selection adds {what!r} to {pattern!r}; a p, and a kind of {' or '.join(ADDED_KINDS)}, are accepted"
+        )
+    return float(p), kind
 
 
 def _matches(patterns: tuple[str, ...], path: str) -> bool:

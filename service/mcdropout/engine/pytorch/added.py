@@ -16,28 +16,30 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError
-from mcdropout.engine.kinds import ELEMENT
+from mcdropout.engine.kinds import CHANNEL
 from mcdropout.engine.pytorch.calls import RandomCalls, apply_mask, handles
 from mcdropout.engine.pytorch.private.copies import Copy
 from mcdropout.engine.sites import SiteOff, site_name
 
 _MOST_NAMED = 20  # modules, in a message
+_CHANNELS_OF = 3  # so many dimensions has what has channels, at least: rows, channels, places
 
 
 @dataclass(frozen=True)
 class Added:
-    """Dropout behind a module: its probability, and the pattern that has put it there."""
+    """Dropout behind a module: its probability, what it drops, and the pattern that has put it there."""
 
     p: float
+    kind: str
     pattern: str
 
 
-def added_to(copied: Copy, add: Mapping[str, float]) -> dict[str, Added]:
+def added_to(copied: Copy, add: Mapping[str, tuple[float, str]]) -> dict[str, Added]:
     """What is added behind which modules, by their paths.
 
     Args:
         copied: the network.
-        add: for each pattern of module paths the probability; the first that matches counts.
+        add: for each pattern of module paths the probability and the kind; the first that matches counts.
 
     Raises:
         InvalidInputError: a pattern matches no module.
@@ -46,14 +48,14 @@ def added_to(copied: Copy, add: Mapping[str, float]) -> dict[str, Added]:
     names = {path: path for path in copied.parts}
     names |= {name: paths[id(part)] for name, part in copied.module.named_modules(remove_duplicate=False)}
     found: dict[str, Added] = {}
-    for pattern, p in add.items():
+    for pattern, (p, kind) in add.items():
         matched = [path for name, path in names.items() if fnmatchcase(name, pattern)]
         if not matched:
             raise InvalidInputError(
                 f"the selection adds dropout to {pattern!r}, which matches no module; {_named(pattern, names)} accepted"
             )
         for path in matched:
-            found.setdefault(path, Added(p, pattern))
+            found.setdefault(path, Added(p, kind, pattern))
     return found
 
 
@@ -83,29 +85,31 @@ def not_called(added: Mapping[str, Added], called: Iterable[str]) -> list[SiteOf
                 "is not called in a forward pass, in train mode as in eval mode; a module that is called, and returns "
                 "a tensor, is accepted (a torch.export archive calls none but those that drop)"
             )
-    return [SiteOff(path, 0, ELEMENT, each.p, "its module is not called", True) for path, each in missing.items()]
+    return [SiteOff(path, 0, each.kind, each.p, "its module is not called", True) for path, each in missing.items()]
 
 
 def put_behind(module: nn.Module, path: str, added: Added) -> None:
     """Drop from what a module of a private copy returns; hooks that it has already run before."""
-    module.register_forward_hook(partial(_drop, path, added.p))
+    module.register_forward_hook(partial(_drop, path, added))
 
 
-def _drop(path: str, p: float, module: nn.Module, _inputs: Any, returned: Any) -> Any:
+def _drop(path: str, added: Added, module: nn.Module, _inputs: Any, returned: Any) -> Any:
+    fewest = _CHANNELS_OF if added.kind == CHANNEL else 0
     entries, structure = tree_flatten(returned)
     places = [place for place, entry in enumerate(entries) if isinstance(entry, Tensor)]
-    if len(places) == 1 and entries[places[0]].is_floating_point():
-        entries[places[0]] = added_dropout(entries[places[0]], p)
+    if len(places) == 1 and entries[places[0]].is_floating_point() and entries[places[0]].dim() >= fewest:
+        entries[places[0]] = added_dropout(entries[places[0]], added.p, added.kind)
         return tree_unflatten(entries, structure)
     if module.training:  # some return more in train mode, which is not what serves
         return returned
     if len(places) == 1:
-        what = f"a tensor of {str(entries[places[0]].dtype).removeprefix('torch.')}"
+        (tensor,) = (entries[place] for place in places)
+        what = f"a tensor of {str(tensor.dtype).removeprefix('torch.')} of shape {list(tensor.shape)}"
     else:
         what = f"{len(places)} tensors" if places else f"{type(returned).__name__} and no tensor"
     raise UnsupportedModelError(
         f"the selection adds dropout to {_module(path)} ({type(module).__name__}), which returns {what}; a module that "
-        "returns one tensor of floating-point numbers is accepted"
+        f"returns one tensor of floating-point numbers{', [rows, channels, ...],' if fewest else ''} is accepted"
     )
 
 
@@ -113,15 +117,16 @@ def _module(path: str) -> str:
     return site_name(path, 0)
 
 
-def added_dropout(x: Tensor, p: float) -> Tensor:
-    """`x`, from which the mode that sees the call drops."""
+def added_dropout(x: Tensor, p: float, kind: str) -> Tensor:
+    """`x`, from which the mode that sees the call drops what the kind says."""
     if has_torch_function_unary(x):
         taken: Callable[..., Tensor] = handle_torch_function
-        return taken(added_dropout, (x,), x, p)
+        return taken(added_dropout, (x,), x, p, kind)
     return x
 
 
 @handles(added_dropout)
 def _added_dropout(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    x, p = args
-    return apply_mask(x, mode.ask(ELEMENT, p, True, x.shape, x, injected=True))
+    x, p, kind = args
+    shape = (*x.shape[:2], *[1] * (x.dim() - 2)) if kind == CHANNEL else x.shape
+    return apply_mask(x, mode.ask(kind, p, True, shape, x, injected=True))
