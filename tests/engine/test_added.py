@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from mcdropout.engine import Engine, InvalidInputError, Selection, UnsupportedModelError, inspection
+from mcdropout.engine.masks import MaskSource
+from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.pytorch.module import understand
 from mcdropout.engine.pytorch.saved.archives import load_archive
 from mcdropout.engine.reading import Reading
-from tests.engine.networks import Custom, conv_net, mlp
+from tests.engine.networks import Custom, conv_net, drop_path, mlp
 from tests.engine.test_untouched import differences, picture_of
 
 X = torch.linspace(-1, 1, 12).reshape(3, 4)
@@ -217,7 +219,9 @@ class TestAModule:
 
         torch.manual_seed(0)
         module = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), Head(4, 4), nn.ReLU(), nn.Linear(4, 3))
-        assert listed(take(module, {"2": 0.25})) == [("2", 0.5, False), ("2#1", 0.25, True)]
+        both = take(module, {"2": 0.25})
+        assert listed(both) == [("2", 0.5, False), ("2#1", 0.25, True)]
+        assert not any(site.in_eval for site in both.sites)
         added = take(module, {"2": 0.25}, exclude=("2",))
         assert listed(added) == [("2#1", 0.25, True)]
         answers_as_a_loop(added, module)
@@ -242,6 +246,29 @@ class TestBesideDropoutOfItsOwn:
         engine = take(module, {"0": 0.1}, runtime="auto")
         assert listed(engine) == [("0", 0.1, True), ("2", 0.5, False)]
         answers_as_a_loop(engine, module)
+
+    def test_it_has_an_effect_beside_code_that_draws_its_own_numbers_and_none_on_the_baseline(self):
+        module = Custom(
+            lambda self, x: self.head(self.path(self.first(x))),
+            first=nn.Linear(4, 4),
+            path=drop_path(0.2),
+            head=nn.Linear(4, 3),
+        )
+        engine = take(module, {"first": 0.25}, runtime="auto")
+        assert listed(engine) == [("first", 0.25, True), ("path", None, False)]
+        np.testing.assert_allclose(engine.predict(X, 0).mean, module.eval()(X).softmax(-1).detach(), atol=1e-6)
+        without = Engine.from_module(module, X, runtime="eager")
+        assert np.all(engine.predict(X, 400, 1).variance > without.predict(X, 400, 1).variance)
+
+    def test_it_is_not_taken_for_dropout_that_the_network_has_on_in_eval_mode(self):
+        assert not discover(mlp(), [X], selection=Selection(add={"0": 0.1})).network.always_on
+
+    def test_copies_of_the_network_have_it_too(self):
+        network = discover(mlp(), [X], selection=Selection(add={"0": 0.5})).network
+        masks = [torch.from_numpy(mask) for mask in MaskSource(network.sites).draw([1] * 3, range(3), 0, 1)]
+        found, wanted = network.copy().run([X], masks), network.run([X], masks)
+        torch.testing.assert_close(found, wanted)
+        assert not torch.allclose(wanted[0], network.eval_outputs([X])[0])
 
     @pytest.mark.parametrize("without", [{"exclude": ("*",)}, {"include": ("2",), "p": {"*": 0.0}}])
     def test_include_exclude_and_p_are_about_the_networks_own(self, without):
@@ -269,10 +296,16 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("part", "said"),
         [
-            (nn.LSTM(4, 4), r"part \(LSTM\), which returns 3 tensors; a module that returns one tensor"),
-            (Custom(lambda self, x: {"a": x, "b": x}), r"part \(Custom\), which returns 2 tensors"),
+            (
+                nn.LSTM(4, 4),
+                r"part \(LSTM\), returns float32 of .* and .* and float32 of .*; a module that returns one",
+            ),
+            (
+                Custom(lambda self, x: {"a": x, "b": x}),
+                r"part \(Custom\), returns float32 of .* and float32 of",
+            ),
             (Custom(lambda self, x: None), r"part \(Custom\), which returns NoneType and no tensor"),
-            (Custom(lambda self, x: x.argmax(-1)), r"part \(Custom\), which returns a tensor of int64"),
+            (Custom(lambda self, x: x.argmax(-1)), r"part \(Custom\), returns int64 of shape \[2\]"),
         ],
     )
     def test_is_a_module_that_does_not_return_one_tensor(self, part, said):
@@ -296,7 +329,7 @@ class TestRefused:
             take(program, {"0": 0.1})
 
     def test_is_channel_dropout_of_what_has_no_places(self):
-        said = r"head \(Linear\), which returns a tensor of float32 of shape \[2, 3\]; .* \[rows, channels, ...\], is"
+        said = r"head \(Linear\), which returns float32 of shape \[2, 3\]; .* \[rows, channels, ...\], is"
         with pytest.raises(UnsupportedModelError, match=said):
             take(nested(), {"head": {"p": 0.1, "kind": "channel"}})
 

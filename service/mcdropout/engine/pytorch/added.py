@@ -96,17 +96,15 @@ def put_behind(module: nn.Module, path: str, added: Added) -> None:
 def _drop(path: str, added: Added, module: nn.Module, _inputs: Any, returned: Any) -> Any:
     fewest = _CHANNELS_OF if added.kind == CHANNEL else 0
     entries, structure = tree_flatten(returned)
-    places = [place for place, entry in enumerate(entries) if isinstance(entry, Tensor)]
-    if len(places) == 1 and entries[places[0]].is_floating_point() and entries[places[0]].dim() >= fewest:
-        entries[places[0]] = added_dropout(entries[places[0]], added.p, added.kind)
-        return tree_unflatten(entries, structure)
+    tensors = [(place, entry) for place, entry in enumerate(entries) if isinstance(entry, Tensor)]
+    for place, x in tensors:
+        if len(tensors) == 1 and x.is_floating_point() and x.dim() >= fewest:
+            entries[place] = added_dropout(x, added.p, added.kind)
+            return tree_unflatten(entries, structure)
     if module.training:  # some return more in train mode, which is not what serves
         return returned
-    if len(places) == 1:
-        (tensor,) = (entries[place] for place in places)
-        what = f"a tensor of {str(tensor.dtype).removeprefix('torch.')} of shape {list(tensor.shape)}"
-    else:
-        what = f"{len(places)} tensors" if places else f"{type(returned).__name__} and no tensor"
+    kinds = [f"{str(x.dtype).removeprefix('torch.')} of shape {list(x.shape)}" for _, x in tensors]
+    what = " and ".join(kinds) or f"{type(returned).__name__} and no tensor"
     raise UnsupportedModelError(
         f"the selection adds dropout to {_module(path)} ({type(module).__name__}), which returns {what}; a module that "
         f"returns one tensor of floating-point numbers{', [rows, channels, ...],' if fewest else ''} is accepted"
