@@ -170,7 +170,7 @@ class Engine:
         """The same for a network in an ONNX file, with its dropout in it; PyTorch is not needed.
 
         Takes and raises what `from_module` does, but that `example_inputs` by name have the names of the graph's
-        inputs, and that `outputs` are names or positions of its outputs.
+        inputs, that `outputs` are names or positions of its outputs, and that `selection` adds no dropout.
 
         Args:
             path: the file. External data may lie in its folder, and nowhere else.

@@ -81,9 +81,9 @@ def not_called(added: Mapping[str, Added], called: Iterable[str]) -> list[SiteOf
         matched = [path for path, each in added.items() if each.pattern == pattern]
         if all(path in missing for path in matched):
             raise UnsupportedModelError(
-                f"the selection adds dropout to {pattern!r}, but {', '.join(map(_module, matched[:_MOST_NAMED]))} "
-                "is not called in a forward pass, in train mode as in eval mode; a module that is called, and returns "
-                "a tensor, is accepted (a torch.export archive calls none but those that drop)"
+                f"the selection adds dropout to {pattern!r}, but nothing that it matches "
+                f"({', '.join(map(_module, matched[:_MOST_NAMED]))}) is called, and returns one tensor, in train mode "
+                "as in eval mode; a module that does is accepted (of a torch.export archive, those that drop)"
             )
     return [SiteOff(path, 0, each.kind, each.p, "its module is not called", True) for path, each in missing.items()]
 
