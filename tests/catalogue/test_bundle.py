@@ -16,6 +16,8 @@ from mcdropout.catalogue.bundle import Bundle, find_bundles
 from mcdropout.catalogue.code import load_network
 from mcdropout.catalogue.inputs import Input
 from mcdropout.catalogue.manifest import BundleError
+from mcdropout.catalogue.network import subject_of
+from mcdropout.engine import InvalidInputError
 from tests.bundles import TOKEN_FIELDS, TOKENS, manifest, network_of, write_bundle
 
 
@@ -72,7 +74,16 @@ from tests.bundles import TOKEN_FIELDS, TOKENS, manifest, network_of, write_bund
         ({"input": {"shape": [2], "preprocessing": {"std": [1, True]}}}, ["preprocessing.std", "is True", "a number"]),
         ({"passes": {"default": True}}, ["passes.default", "True", "integer"]),
         ({"output_row_axis": True}, ["output_row_axis", "True", "integer"]),
-        ({"dropout": {"only": ["head"]}}, ["dropout.only", "no known field", "include, exclude, p"]),
+        ({"dropout": {"only": ["head"]}}, ["dropout.only", "no known field", "include, exclude, p, add"]),
+        ({"dropout": {"add": {"head": 1}}}, ["dropout.add.head.p", "is 1", "less than 1"]),
+        (
+            {"dropout": {"add": {"head": {"p": 0.1, "kind": "row"}}}},
+            ["add.head.kind", "'row'", "'element' or"],
+        ),
+        ({"dropout": {"add": {"head": {"rate": 0.1}}}}, ["add.head.rate", "no known field", "p, kind are accepted"]),
+        ({"dropout": {"add": {"head": 0.0}}}, ["dropout.add.head", "is 0.0", "greater than 0"]),
+        ({"dropout": {"add": {"head": True}}}, ["dropout.add.head", "is True", "a number is accepted"]),
+        ({"dropout": {"add": ["head"]}}, ["dropout.add", "['head']", "dictionary"]),
         ({"passes": {"default": 50, "maximum": 10}}, ["passes", "50", "10"]),
         ({"network": "../evil.py:Network"}, ["network", "../evil.py:Network"]),
         ({"colour": "red"}, ["colour", "no known field", "weights"]),
@@ -113,6 +124,26 @@ def test_a_regression_has_the_interval_that_its_manifest_asks_for(
     folder.mkdir()
     (folder / "model.yaml").write_text(f"{yaml.safe_dump(manifest('model', task='regression'))}{line}\n")
     assert Bundle(folder).manifest.reading.interval == interval
+
+
+def test_dropout_that_its_manifest_adds_is_a_site_of_its_network(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, "model", dropout={"add": {"layers.1": 0.25}})
+    sites = subject_of(Bundle(folder)).sites
+    assert [(site.name, site.p, site.injected) for site in sites] == [
+        ("layers.1", 0.25, True),
+        ("layers.2", 0.5, False),
+    ]
+
+
+def test_dropout_is_not_added_to_an_onnx_model(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    fields = manifest("model", network=None, weights=None, model="model.onnx", dropout={"add": {"layers.*": 0.25}})
+    (folder / "model.yaml").write_text(yaml.safe_dump(fields))
+    (folder / "model.onnx").write_bytes(b"")
+    said = r"adds dropout to 'layers.\*', and model.onnx is an ONNX model; add is accepted for PyTorch networks"
+    with pytest.raises(InvalidInputError, match=said):
+        subject_of(Bundle(folder))
 
 
 @pytest.mark.parametrize("content", ["", "- a\n- b", "name: [", "\x00"])

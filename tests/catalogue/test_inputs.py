@@ -45,6 +45,17 @@ STEPS_FIRST = """
             hidden = self.gru(steps)[0][-1]
             return hidden, self.head(self.drop(hidden)).T
 """
+BARE = """
+    from torch import nn
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+        def forward(self, x):
+            return self.layers(x)
+"""
 IDS, MASK = [3, 14, 15, 9, 2], [True, True, True, True, False]
 MIXTURE, AGE = [0.5, 0.25, -1.0, 2.0], 3.5
 TOKEN_FORM = '{"input_ids": [...], "attention_mask": [...]}'
@@ -78,11 +89,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         output=1,
         output_row_axis=1,
     )
+    write_bundle(folder, "bare", BARE, dropout={"add": {"layers.1": 0.25}})
     write_bundle(folder, "unmatched", TOKENS, **TOKEN_FIELDS, dropout={"exclude": ["nowhere.*"]})
     write_bundle(folder, "unknown-output", TOKENS, **(TOKEN_FIELDS | {"output": "scores"}))
     unbounded = [{"name": "input_ids", "shape": [5], "dtype": "int64"}, {"name": "attention_mask", "shape": [5]}]
     write_bundle(folder, "unbounded", TOKENS, **(TOKEN_FIELDS | {"inputs": unbounded}))
-    for name in ("tokens", "noisy", "steps-first"):
+    for name in ("tokens", "noisy", "steps-first", "bare"):
         compiled(folder / name)
     damaged = write_bundle(folder, "damaged", TOKENS, **TOKEN_FIELDS)
     (damaged / "example.json").write_text('{"inputs": {"input_ids": [1, 2, 3, 4, 20], "attention_mask": [true]}}')
@@ -255,6 +267,14 @@ def test_a_model_is_described_with_its_inputs_and_all_sites_on_and_off(server: S
     lines = [line for line in map(json.loads, server.log.splitlines()) if line.get("model") == "tokens"]
     (told,) = [line for line in lines if line["event"] == "model ready"]
     assert (told["sites"], told["sites_off"]) == (1, 1)
+
+
+def test_dropout_that_was_added_is_described_as_such_and_no_other(server: Server) -> None:
+    (site,) = server.client.get("/models/bare").json()["sites"]
+    assert (site["path"], site["p"], site["on"], site["injected"]) == ("layers.1", 0.25, True, True)
+    assert [site["injected"] for site in server.client.get("/models/tokens").json()["sites"]] == [False, False]
+    (row,) = ask(server, "bare", MIXTURE, mc=20)
+    assert max(row["variance"]) > 0
 
 
 def test_a_site_of_normal_numbers_has_no_p(server: Server) -> None:

@@ -43,6 +43,10 @@ NETWORKS = """
         network = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.BatchNorm1d(8), nn.Dropout(0.0), nn.Linear(8, 1))
         return network, torch.rand(3, 4), {"task": "regression", "selection": Selection(p={"1": 0.25})}
 
+    def added():
+        network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        return network, torch.rand(3, 4), {"selection": Selection(add={"1": 0.25})}
+
     def without():
         return nn.Linear(4, 3), torch.rand(3, 4)
 
@@ -98,6 +102,15 @@ def test_findings_and_settings_of_a_users_function_are_told_as_json(inspect_here
         ("3", 0.0, False),
     ]
     assert {finding["code"] for finding in doubtful["findings"]} == {"dropout-before-batch-norm", "off"}
+
+
+def test_dropout_that_was_added_is_marked_in_tables_and_json(inspect_here):
+    done = inspect_here("networks:added")
+    assert "added: the network was not trained with it" in done.stdout
+    assert "arXiv 2302.02924" in " ".join(done.stdout.split())
+    (document,) = json.loads(inspect_here("networks:added", "--format", "json").stdout)
+    assert [(site["path"], site["injected"]) for site in document["sites"]] == [("1", True)]
+    assert [(finding["code"], finding["site"]) for finding in document["findings"]] == [("added-dropout", "1")]
 
 
 def test_a_refused_network_is_an_error_and_those_beside_it_are_told_all_the_same(inspect_here):

@@ -46,7 +46,7 @@ class TestANetworkWithoutDropout:
     def test_is_told_that_none_was_seen(self):
         assert refusal(UnsupportedModelError, nn.Linear(4, 3)) == (
             "the network has no dropout to switch on (dropout calls seen: none); Monte Carlo dropout needs at least "
-            "one with p above 0 on the way from input to output"
+            "one with p above 0 on the way from input to output, which the selection may add"
         )
 
     def test_is_told_where_p_is_0(self):

@@ -174,6 +174,7 @@ class SiteDescription(BaseModel):
     rows_per_row: int | None = Field(None, description="Entries along row_axis that belong to one row of the request.")
     interleaved: bool | None = Field(None, description="Whether these lie apart along row_axis; else side by side.")
     in_eval: bool | None = Field(None, description="Whether its module stays in eval mode.")
+    injected: bool = Field(False, description="Whether it was added to a network that was not trained with it.")
 
 
 class FrontierDescription(BaseModel):

@@ -30,7 +30,7 @@ def load_network(bundle: Bundle) -> nn.Module:
     if manifest.model is not None:
         from mcdropout.engine.pytorch.saved.archives import load_archive
 
-        return load_archive(bundle.inside("model", manifest.model)).eval()
+        return load_archive(bundle.inside("model", manifest.model), bare=bool(manifest.dropout.add)).eval()
     assert manifest.network is not None
     assert manifest.weights is not None
     file, _, name = manifest.network.partition(":")

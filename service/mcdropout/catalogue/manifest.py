@@ -34,6 +34,23 @@ class Passes(Record):
         return self
 
 
+class AddedDropout(Record):
+    """Dropout behind a module; a number alone is short for its p.
+
+    Attributes:
+        p: the probability that it drops.
+        kind: what it drops: an "element", or a "channel" of `[rows, channels, ...]`.
+    """
+
+    p: Annotated[float, Field(gt=0, lt=1), NotTruth]
+    kind: Literal["element", "channel"] = "element"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _p_alone(cls, value: Any) -> Any:
+        return value if isinstance(value, dict | AddedDropout) else {"p": value}
+
+
 class Dropout(Record):
     """Which sites are on, by patterns of module paths as in a shell (`encoder.*`); the network's own path is "".
 
@@ -41,11 +58,15 @@ class Dropout(Record):
         include: a site is on only if its path matches one of these.
         exclude: and none of these.
         p: a probability to use instead of the network's own, for each pattern; the first that matches counts.
+        add: dropout for a PyTorch network that was trained without it: for each pattern a probability, or a p and a
+            kind. The outputs of the modules that match are dropped from; the first pattern that matches counts. The
+            fields above are about the network's own dropout.
     """
 
     include: list[str] = Field(default=["*"], min_length=1)
     exclude: list[str] = Field(default=[])
     p: dict[str, Annotated[float, Field(ge=0, le=1), NotTruth]] = Field(default={})
+    add: dict[str, AddedDropout] = Field(default={})
 
 
 class Output(Record):
@@ -249,7 +270,9 @@ class Manifest(Record):
     @property
     def selection(self) -> Selection:
         """`dropout` as the engine takes it."""
-        return Selection(tuple(self.dropout.include), tuple(self.dropout.exclude), self.dropout.p)
+        dropout = self.dropout
+        add = {pattern: added.model_dump() for pattern, added in dropout.add.items()}
+        return Selection(tuple(dropout.include), tuple(dropout.exclude), dropout.p, add)
 
     def for_network(self, rows: Sequence[Array]) -> Inputs:
         """Each input's rows, `[rows, *shape]`, as the network takes them: by name or position, rows in their place."""
@@ -284,6 +307,7 @@ _RECORDS: dict[int | str, type[BaseModel]] = {
     "preprocessing": Preprocessing,
     "passes": Passes,
     "dropout": Dropout,
+    "add": AddedDropout,
     "output": Output,
 }
 

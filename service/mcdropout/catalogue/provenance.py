@@ -86,5 +86,7 @@ def _names_in(bundle: Bundle, name: str) -> str | None:
 
 def _digest_of_fields(bundle: Bundle) -> str:
     fields = bundle.manifest.model_dump(mode="json", include=set(_FIELDS))
+    if not bundle.manifest.dropout.add:  # as those were compiled that could not have any
+        del fields["dropout"]["add"]
     fields["takes"] = [spec.model_dump(mode="json", include=set(_INPUT_FIELDS)) for spec in bundle.manifest.takes]
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

@@ -77,7 +77,9 @@ def _sites(engine: Engine) -> RenderableType:
         p = "" if site.p is None else f"{site.p:g}"
         mask = " x ".join(map(str, site.shape)) or "1"
         scope = "for a row" if site.scope == "row" else "for a pass, all rows"
-        table.add_row(site.name, site.kind, p, mask, scope, "" if site.in_eval else "its module left eval mode")
+        notes = ["added: the network was not trained with it"] if site.injected else []
+        notes += [] if site.in_eval else ["its module left eval mode"]
+        table.add_row(site.name, site.kind, p, mask, scope, "; ".join(notes))
     for off in engine.sites_off:
         p = "" if off.p is None else f"{off.p:g}"
         table.add_row(off.name, off.kind, p, "", "off", off.reason, style="dim")

@@ -112,7 +112,8 @@ class Engine:
                 place. All its tensors where not given.
             output_row_axis: the dimension of the outputs that holds the rows.
             missing: whether inputs may hold NaN, for what is missing.
-            selection: which sites to switch on, and with which p; all, with their own, where not given.
+            selection: which sites to switch on, and with which p, and dropout to add; all, with their own, and none,
+                where not given.
             sessions: how ONNX Runtime runs it.
 
         Raises:
@@ -178,7 +179,7 @@ class Engine:
         """The same for a network in an ONNX file, with its dropout in it; PyTorch is not needed.
 
         Takes and raises what `from_module` does, but that `example_inputs` by name have the names of the graph's
-        inputs, and that `outputs` are names or positions of its outputs.
+        inputs, that `outputs` are names or positions of its outputs, and that `selection` adds no dropout.
 
         Args:
             path: the file. External data may lie in its folder, and nowhere else.

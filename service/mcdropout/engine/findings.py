@@ -1,7 +1,7 @@
 """Findings: what is known to go wrong with dropout in certain places.
 
-A finding is advice, not a fault of the engine's: the network runs as it was trained, and the numbers are what its
-passes say. Each names a site, why it matters, and the source of that.
+A finding is advice, not a fault of the engine's: the network runs as it was trained, but for dropout that was added to
+it, and the numbers are what its passes say. Each names a site, why it matters, and the source of that.
 """
 
 from collections.abc import Sequence
@@ -28,6 +28,10 @@ class Finding:
 
 
 DROPOUT_PAPER = "N. Srivastava et al., Dropout, JMLR 15, 2014"
+_INJECTION = (
+    "E. Ledda, G. Fumera, F. Roli, Dropout injection at test time for post hoc uncertainty quantification in neural "
+    "networks, Information Sciences 645, 2023 (arXiv 2302.02924)"
+)
 
 
 def findings_of_sites(sites: Sequence[Site], off: Sequence[SiteOff]) -> list[Finding]:
@@ -40,6 +44,17 @@ def findings_of_sites(sites: Sequence[Site], off: Sequence[SiteOff]) -> list[Fin
             DROPOUT_PAPER,
         )
         for site in off
+    ]
+    found += [
+        Finding(
+            "added-dropout",
+            site.name,
+            f"was added with p = {site.p:g}, and the network was not trained with it: how wide its uncertainty is "
+            "follows from p alone, which must be calibrated on data that it was not trained on",
+            _INJECTION,
+        )
+        for site in sites
+        if site.injected
     ]
     shared = [site.name for site in sites if site.scope == "pass"]
     if shared:

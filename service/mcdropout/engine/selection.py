@@ -6,9 +6,12 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from mcdropout.engine.errors import InvalidInputError
-from mcdropout.engine.kinds import ATTENTION
+from mcdropout.engine.kinds import ATTENTION, CHANNEL, ELEMENT
 from mcdropout.engine.reading import is_number
 from mcdropout.engine.sites import SiteOff, site_name
+
+ADDED_KINDS = (ELEMENT, CHANNEL)
+"""What dropout that is added may drop."""
 
 
 class RandomCall(Protocol):
@@ -47,19 +50,40 @@ C = TypeVar("C", bound=RandomCall)
 class Selection:
     """Which sites to switch on, by patterns of module paths as in a shell (`encoder.*`); the network's own is "".
 
+    The first three are about the network's own dropout; what is added is on, with the p that it is added with.
+
     Attributes:
         include: a site is on only if its path matches one of these.
         exclude: and none of these.
         p: a probability to use instead of the network's own, for each pattern; the first that matches counts.
+        add: dropout for a PyTorch network that was trained without it: for each pattern a probability between 0 and 1.
+            What a module returns, one tensor, has its elements dropped, each time that it is called, or its channels
+            (`{"p": 0.2, "kind": "channel"}`) where it is `[rows, channels, ...]`. Of the patterns that match a module
+            the first counts. The uncertainty has to be calibrated before it is believed.
     """
 
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     p: Mapping[str, float] | None = None
+    add: Mapping[str, float | Mapping[str, Any]] | None = None
+
+    @property
+    def added(self) -> dict[str, tuple[float, str]]:
+        """`add` as the probability and the kind for each pattern.
+
+        Raises:
+            InvalidInputError: it is something else.
+        """
+        add = self.add or {}
+        if not isinstance(add, Mapping) or any(not isinstance(pattern, str) for pattern in add):
+            raise InvalidInputError(
+                f"add of the selection is {add!r}; patterns of module paths, with a probability for each, are accepted"
+            )
+        return {pattern: _p_and_kind(pattern, what) for pattern, what in add.items()}
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """All patterns but that which stands for everything."""
+        """All patterns for the network's own dropout but that which stands for everything."""
         return tuple(x for x in (*self.include, *self.exclude, *(self.p or {})) if x != "*")
 
     def takes(self, path: str) -> bool:
@@ -69,6 +93,21 @@ class Selection:
     def probability(self, path: str, own: float | None) -> float | None:
         """The probability of a site whose own is `own`."""
         return next((p for pattern, p in (self.p or {}).items() if fnmatchcase(path, pattern)), own)
+
+
+def _p_and_kind(pattern: str, what: object) -> tuple[float, str]:
+    """What `add` says for a pattern."""
+    given = what if isinstance(what, Mapping) else {"p": what}
+    p, kind = given.get("p"), given.get("kind", ELEMENT)
+    if not is_number(p) or not 0.0 < p < 1.0:
+        raise InvalidInputError(
+            f"the selection adds dropout to {pattern!r} with the p {p!r}; a number between 0 and 1 is accepted"
+        )
+    if kind not in ADDED_KINDS or given.keys() - {"p", "kind"}:
+        raise InvalidInputError(
+            f"the selection adds {what!r} to {pattern!r}; a p, and a kind of {' or '.join(ADDED_KINDS)}, are accepted"
+        )
+    return float(p), kind
 
 
 def _matches(patterns: tuple[str, ...], path: str) -> bool:
@@ -115,10 +154,12 @@ def select(
 
 
 def _check_patterns(selection: Selection, paths: set[str]) -> None:
+    whose = " of the network's own" if selection.add else ""
     for pattern in selection.patterns:
         if not any(fnmatchcase(path, pattern) for path in paths):
             raise InvalidInputError(
-                f"the selection names {pattern!r}, which matches the path of no site; the paths are {sorted(paths)}"
+                f"the selection names {pattern!r}, which matches the path of no site{whose}; the paths are "
+                f"{sorted(paths)}"
             )
     for pattern, p in (selection.p or {}).items():
         if not is_number(p) or not 0.0 <= p <= 1.0:

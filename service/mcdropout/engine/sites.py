@@ -27,6 +27,7 @@ class Site:
         rows_per_row: how many entries along `row_axis` belong to one row of the network's input.
         interleaved: whether these lie `rows` apart along `row_axis`; otherwise they are neighbours.
         in_eval: whether the call is made in eval mode too, so that its module stays there.
+        injected: whether it was added to the module's output, so that the network was not trained with it.
     """
 
     path: str
@@ -39,6 +40,7 @@ class Site:
     rows_per_row: int = 1
     in_eval: bool = True
     interleaved: bool = False
+    injected: bool = False
 
     @property
     def name(self) -> str:
@@ -101,7 +103,7 @@ class SiteOff:
     """A place that could draw randomness, and does not.
 
     Attributes:
-        path, call, kind, p: as for a `Site`.
+        path, call, kind, p, injected: as for a `Site`.
         reason: why it is off.
     """
 
@@ -110,6 +112,7 @@ class SiteOff:
     kind: str
     p: float | None
     reason: str
+    injected: bool = False
 
     @property
     def name(self) -> str:

@@ -12,7 +12,7 @@ from mcdropout.digest import digest_of
 from mcdropout.engine.arrays import Array, with_rows
 from mcdropout.engine.checks import Check
 from mcdropout.engine.cutting.layout import Layout
-from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError
 from mcdropout.engine.faults import refusing
 from mcdropout.engine.findings import Finding
 from mcdropout.engine.inputs import Inputs, as_axis
@@ -235,6 +235,11 @@ def _find_out(
     selection: Selection,
     reading: Reading | None,
 ) -> GraphSubject:
+    if selection.add:
+        raise InvalidInputError(
+            f"the selection adds dropout to {', '.join(map(repr, selection.add))}, and {path.name} is an ONNX model; "
+            "add is accepted for PyTorch networks"
+        )
     digest = _digest(path)
     model = read_model(path)
     declared = {value.name: value for value in (*model.graph.input, *model.graph.output)}

@@ -59,6 +59,7 @@ class Call:
         active: whether it would draw.
         mask_shape: the shape of what it draws.
         data: the tensor that it drops from; None where it only draws.
+        injected: whether it is none of the network's own, but added by the selection.
     """
 
     stack: ModuleStack
@@ -68,6 +69,7 @@ class Call:
     active: bool
     mask_shape: tuple[int, ...]
     data: Tensor | None = None
+    injected: bool = False
 
     @property
     def path(self) -> str:
@@ -134,13 +136,14 @@ class RandomCalls(TorchFunctionMode):
         active: bool,
         shape: Sequence[int],
         data: Tensor | None = None,
+        injected: bool = False,
     ) -> Mask:
         """The mask of the call that is being handled."""
         stack = self._stack()
         path = stack.paths[-1] if stack.paths else ""
         running = maps(self._outside or 0)
         whole = (*sizes(running), *shape)
-        call = Call(stack, self._numbers[path], kind, p, active, whole, None if running else data)
+        call = Call(stack, self._numbers[path], kind, p, active, whole, None if running else data, injected)
         self._numbers[path] += 1
         mask = self._answer(call)
         if isinstance(mask, tuple):

@@ -238,7 +238,7 @@ def understand(
     halves = frozenset(index for index, x in enumerate(as_tuple(example_inputs)) if is_bfloat16(x))
     entries, output_axis = in_entries(outputs)[0], as_axis("output_row_axis", output_row_axis)
     signature = Signature(names, axes, entries, output_axis, halves=halves)
-    network = with_its_code(module, tensors, signature)
+    network = with_its_code(module, tensors, signature, bare=bool(selection and selection.add))
     if not isinstance(network, nn.Module):
         raise InvalidInputError(f"the network is a {type(module).__name__}; a torch.nn.Module is accepted")
     found = discover(network, tensors, signature, selection)

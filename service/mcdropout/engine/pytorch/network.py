@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from mcdropout.engine.cutting.placement import Move, mask_moves, parts_axis
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.kinds import NORMAL
+from mcdropout.engine.pytorch.added import Added, put_behind
 from mcdropout.engine.pytorch.calls import Call, Mask, ModuleStack, RandomCalls
 from mcdropout.engine.pytorch.elsewhere import Elsewhere, seeded
 from mcdropout.engine.pytorch.ends import Ending
@@ -112,6 +113,7 @@ class Tracked:
         watch: Watch | None = None,
         gradients: bool = False,
         *,
+        added: Mapping[str, Added] | None = None,
         those_that_draw: bool = False,
     ) -> None:
         """
@@ -119,6 +121,7 @@ class Tracked:
             module: what to copy.
             watch: notices what runs outside of the copy while it is recorded.
             gradients: whether parameters keep theirs.
+            added: dropout that is put behind modules, by their paths.
             those_that_draw: whether of its parts only those are tracked that may draw, which takes less time; where
                 others raise, `failed` is then the module around them.
 
@@ -139,6 +142,8 @@ class Tracked:
         self._drawn_elsewhere: list[Draw] = []
         self._passed: list[tuple[str, list[Tensor]]] | None = None
         self.wake(())
+        for path, dropout in (added or {}).items():
+            put_behind(self.parts[path], path, dropout)
         for path, part in self.parts.items():
             if those_that_draw and path and never_draws(part):
                 continue
@@ -308,18 +313,22 @@ class Network:
         awake: Iterable[str] = (),
         known: Known | None = None,
         known_in_eval: Known | None = None,
+        added: Mapping[str, Added] | None = None,
     ) -> None:
         """`mcdropout.engine.pytorch.find.discovery.discover` finds out what to hand over here.
 
-        `known` are all random calls that were seen with the modules `awake`, and `known_in_eval` with none.
+        `known` are all random calls that were seen with the modules `awake`, and `known_in_eval` with none. `added` is
+        dropout that is put behind modules, by their paths.
         """
         self.sites = tuple(sites)
         self.awake = frozenset(awake)
         self.signature = signature
         self.always_on = False
         self.alone = self.repeats = False
-        self._origin = module
-        self._tracked = Tracked(module, gradients=signature.gradients, those_that_draw=True).wake(self.awake)
+        self._origin, self._added = module, dict(added or {})
+        self._tracked = Tracked(module, gradients=signature.gradients, added=self._added, those_that_draw=True).wake(
+            self.awake
+        )
         self._known, self._known_in_eval = dict(known or {}), dict(known_in_eval or {})
         self._places = {
             (site.path, site.call): _Place(index, mask_moves(site), parts_axis(site))
@@ -356,7 +365,7 @@ class Network:
     def variant(self, sites: Sequence[Site], awake: Iterable[str]) -> "Network":
         """Another copy of the same network with other sites."""
         known = self._known if awake else self._known_in_eval
-        network = Network(self._origin, self.signature, sites, awake, known, self._known_in_eval)
+        network = Network(self._origin, self.signature, sites, awake, known, self._known_in_eval, self._added)
         network.always_on, network.alone, network.repeats = self.always_on, self.alone, self.repeats
         return network
 

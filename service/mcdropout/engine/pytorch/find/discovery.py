@@ -5,7 +5,7 @@ is on as soon as it has a mask. For one that eval mode leaves out (`if self.trai
 has to leave eval mode, or, where that module itself is no longer called, the one around it; no other module does.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,6 +17,7 @@ from mcdropout.engine.cutting.layout import ROWS, growing, is_interleaved, layou
 from mcdropout.engine.cutting.placement import site_at
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.faults import described, refusing
+from mcdropout.engine.pytorch.added import Added, added_to, not_called
 from mcdropout.engine.pytorch.calls import Call
 from mcdropout.engine.pytorch.elsewhere import NUMPY, PYTHON
 from mcdropout.engine.pytorch.find.reach import reached, same_outputs
@@ -69,13 +70,15 @@ def discover(
             or run.
         InvalidInputError: the selection names what does not exist.
     """
+    selection = selection or Selection()
     watch = Watch(module)
     with watch.enforced():
         with while_copied(module):
             copied = private_copy(module)
         _check_hidden(copied)
-        explorer = _Explorer(copied.module, signature or Signature(), inputs, watch)
-        return explorer.explore(selection or Selection())
+        added = added_to(copied, selection.added)
+        explorer = _Explorer(copied.module, signature or Signature(), inputs, watch, added)
+        return explorer.explore(selection)
 
 
 def _check_hidden(copied: Copy) -> None:
@@ -91,26 +94,34 @@ def _check_hidden(copied: Copy) -> None:
 class _Explorer:
     """Runs copies of a network, in train mode, in eval mode, and in what lies between."""
 
-    def __init__(self, module: nn.Module, signature: Signature, inputs: Sequence[Tensor], watch: Watch) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        signature: Signature,
+        inputs: Sequence[Tensor],
+        watch: Watch,
+        added: Mapping[str, Added],
+    ) -> None:
         self._module = module
+        self._added = added
         self._signature = signature
         self._watch = watch
         self._two, self._three = ([with_rows(x, rows) for x in inputs] for rows in ROWS)
-        self._tracked = Tracked(module, watch)
+        self._tracked = Tracked(module, watch, added=added)
         self._asleep: set[str] = set()
         self._drawing: set[str] = set()
         self._failure: Exception | None = None
 
     def explore(self, selection: Selection) -> Discovery:
         quiet = self._eval_mode()
-        always_on = self._tracked.restless or any(call.active for call in quiet.calls)
+        always_on = self._tracked.restless or any(call.active and not call.injected for call in quiet.calls)
         self._signature = replace(self._signature, in_pairs=not self._takes_one_row(quiet))
         small, large = self._train_mode(self._two, selection), self._train_mode(self._three, selection)
         if small.keys() != large.keys():
             raise UnsupportedModelError(
                 "the network makes other dropout calls with 3 rows than with 2; its calls must not depend on the rows"
             )
-        on, off = select(selection, list(small.values()), asleep=self._asleep, drawing=self._drawing)
+        on, off = self._select(selection, small)
         still = {call.key: call for call in quiet.calls}
         gone = {call.key for call in on if not _same_call(call, still.get(call.key))}
         needs = self._needs(on, gone, quiet)
@@ -127,9 +138,18 @@ class _Explorer:
         interleaved = self._interleaved(awake, on)
         sites = [_site(call, large[call.key].mask_shape, call.key not in gone, call.key in interleaved) for call in on]
         known_in_eval = {call.key: call.form for call in quiet.calls}
-        network = Network(self._module, self._signature, sites, awake, known, known_in_eval)
+        network = Network(self._module, self._signature, sites, awake, known, known_in_eval, self._added)
         network.always_on = always_on
         return Discovery(network, tuple(off))
+
+    def _select(self, selection: Selection, calls: Mapping[Key, Call]) -> tuple[list[Call], list[SiteOff]]:
+        """The network's own calls that are wanted and those that are added, in order, and what stays off."""
+        added = [call for call in calls.values() if call.injected]
+        own = [call for call in calls.values() if not call.injected]
+        on, off = select(selection, own, asleep=self._asleep, drawing=self._drawing)
+        wanted = {call.key: call for call in (*on, *added)}
+        off += not_called(self._added, [call.path for call in added])
+        return [wanted[key] for key in calls if key in wanted], off
 
     def _eval_mode(self) -> Recording:
         """One pass in eval mode; a second must give the same."""
@@ -162,7 +182,7 @@ class _Explorer:
         except Exception as error:
             signature, tracked = (
                 replace(self._signature, gradients=True),
-                Tracked(self._module, self._watch, gradients=True),
+                Tracked(self._module, self._watch, gradients=True, added=self._added),
             )
             try:
                 quiet = tracked.record(signature, self._two)
@@ -239,7 +259,8 @@ class _Explorer:
                 self._asleep.add(failed)
 
     def _in_train_mode(self) -> Tracked:
-        return Tracked(self._module, self._watch, self._signature.gradients).train_but_normalization(self._asleep)
+        tracked = Tracked(self._module, self._watch, self._signature.gradients, added=self._added)
+        return tracked.train_but_normalization(self._asleep)
 
     def _own_state(self, twice: Sequence[Tracked], inputs: Sequence[Tensor]) -> tuple[str | None, str]:
         """Which module first hands on other tensors in a second pass than in a first, and that in words."""
@@ -372,7 +393,11 @@ def _check_form(call: Call, form: tuple[str, float | None, int]) -> None:
 
 def _same_call(call: Call, twin: Call | None) -> bool:
     """Whether eval mode makes the same call; with which p does not matter, since a mask is put in its place."""
-    return twin is not None and (twin.kind, twin.mask_shape) == (call.kind, call.mask_shape)
+    return twin is not None and (twin.kind, twin.mask_shape, twin.injected) == (
+        call.kind,
+        call.mask_shape,
+        call.injected,
+    )
 
 
 def _changed_every_third(before: Tensor, after: Tensor, axis: int) -> bool:
@@ -400,7 +425,7 @@ def _nothing_to_switch_on(off: Sequence[SiteOff], failure: Exception | None) -> 
     failed = "" if failure is None else f"; modules that fail in train mode were left out of it: {described(failure)}"
     return (
         f"the network has no dropout to switch on (dropout calls seen: {seen}); Monte Carlo dropout needs at least one "
-        f"with p above 0 on the way from input to output{failed}"
+        f"with p above 0 on the way from input to output, which the selection may add{failed}"
     )
 
 
@@ -422,4 +447,5 @@ def _site(call: Call, shape_of_three: tuple[int, ...], in_eval: bool, interleave
         )
     p = None if call.p is None else float(call.p)
     layout = replace(layout, interleaved=interleaved and layout.merged)
-    return site_at(layout, call.path, call.number, call.kind, p, in_eval=in_eval)
+    site = site_at(layout, call.path, call.number, call.kind, p, in_eval=in_eval)
+    return replace(site, injected=call.injected)

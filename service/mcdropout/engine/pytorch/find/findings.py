@@ -146,13 +146,14 @@ def _feeds_batch_norm(flow: _Flow) -> Iterable[Finding]:
             continue
         after = flow.forward(entry, lambda node: node not in flow.site_at and _operation(node) not in _BATCH_NORMS)
         if any(_operation(node) in _BATCH_NORMS for node in after):
-            yield Finding(
-                "dropout-before-batch-norm",
-                flow.sites[index].name,
-                "feeds a batch norm, whose statistics were gathered with this dropout on: in eval mode (mc=0) the "
-                "variance that it sees is another one than in training",
-                _VARIANCE_SHIFT,
+            text = (
+                "feeds a batch norm, whose statistics were gathered without this dropout: in stochastic passes the "
+                "variance that it sees is another one than in training"
+                if flow.sites[index].injected
+                else "feeds a batch norm, whose statistics were gathered with this dropout on: in eval mode (mc=0) the "
+                "variance that it sees is another one than in training"
             )
+            yield Finding("dropout-before-batch-norm", flow.sites[index].name, text, _VARIANCE_SHIFT)
 
 
 def _on_output(flow: _Flow) -> Iterable[Finding]:

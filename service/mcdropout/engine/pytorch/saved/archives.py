@@ -15,13 +15,17 @@ _ACCEPTED = "a network saved by torch.export.save (.pt2) or by torch.jit.save is
 _EXPORTED, _SCRIPTED = "torch.export archive", "TorchScript file"
 
 
-def load_archive(path: Path) -> nn.Module:
+def load_archive(path: Path, bare: bool = False) -> nn.Module:
     """The network that a `torch.export` archive or a TorchScript file holds, which of them it is told by its content.
 
     It comes as a module in eval mode, on the CPU, whose dropout is found like any other's and is on in train mode
     alone, whichever mode it was saved in. Modules that drop have the paths that they had in the network.
 
     The file must be trusted: reading an archive unpickles what it holds, which can run any code.
+
+    Args:
+        path: the file.
+        bare: whether it may have no dropout, because it is given some.
 
     Raises:
         UnsupportedModelError: the file is something else or cannot be read; or its dropout is gone, or its rows are
@@ -31,8 +35,8 @@ def load_archive(path: Path) -> nn.Module:
     try:
         with quiet():
             if kind == _SCRIPTED:
-                return scripted_network(path)
-            return exported_network(torch.export.load(path))
+                return scripted_network(path, bare)
+            return exported_network(torch.export.load(path), bare)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{path} is a {kind}, but {error}") from error
     except Exception as error:  # whatever PyTorch's readers raise

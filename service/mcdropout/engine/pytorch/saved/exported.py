@@ -81,8 +81,12 @@ class _Exported(nn.Module):
         return tree_unflatten(self._run(self, *given), self._outputs)
 
 
-def exported_network(program: ExportedProgram) -> nn.Module:
+def exported_network(program: ExportedProgram, bare: bool = False) -> nn.Module:
     """The exported network as a module in eval mode, with dropout that heeds train mode.
+
+    Args:
+        program: it.
+        bare: whether it may have no dropout.
 
     Raises:
         UnsupportedModelError: its dropout is gone, it draws what has no eval mode, or its rows are fixed.
@@ -90,26 +94,26 @@ def exported_network(program: ExportedProgram) -> nn.Module:
     if any(value.device.type != "cpu" for value in [*program.state_dict.values(), *program.constants.values()]):
         program = move_to_device_pass(program, "cpu")
     assert program.call_spec.out_spec is not None
-    return _network(program.module(check_guards=False), program.call_spec.out_spec)
+    return _network(program.module(check_guards=False), program.call_spec.out_spec, bare)
 
 
-def exported_module(module: fx.GraphModule, part: bool = False) -> nn.Module:
+def exported_module(module: fx.GraphModule, bare: bool = False) -> nn.Module:
     """The same of what an exported program's `module()` returned, which is left as it is.
 
     Args:
         module: it.
-        part: whether it is part of a network, so that it may have no dropout.
+        bare: whether it may have no dropout, as part of a network, say.
     """
     parts = copy.deepcopy(module)
     for node in parts.graph.find_nodes(op="call_module", target=_GUARDS):  # the inputs are checked here
         parts.graph.erase_node(node)
     parts._modules.pop(_GUARDS, None)
     codegen: Any = parts.graph._codegen
-    return _network(parts, codegen.pytree_info.out_spec, part)
+    return _network(parts, codegen.pytree_info.out_spec, bare)
 
 
-def _network(parts: nn.Module, outputs: TreeSpec, part: bool = False) -> nn.Module:
-    graph = _Rewriting(parts, part).graph
+def _network(parts: nn.Module, outputs: TreeSpec, bare: bool) -> nn.Module:
+    graph = _Rewriting(parts, bare).graph
     inputs = _take_inputs(graph)
     graph.eliminate_dead_code()
     graph.set_codegen(fx.graph.CodeGen())
@@ -143,11 +147,11 @@ class _Rewriting:
         graph: what became of it.
     """
 
-    def __init__(self, parts: nn.Module, part: bool) -> None:
-        """`part`: whether it is part of a network, so that it may have no dropout."""
+    def __init__(self, parts: nn.Module, bare: bool) -> None:
+        """`bare`: whether it may have no dropout."""
         self.graph: fx.Graph = parts.graph  # type: ignore[assignment]
         self._parts = parts
-        self._part = part
+        self._bare = bare
         self._callers: set[str] = set()
         self._drops = False
         self._inline_gradient_modes()
@@ -274,7 +278,7 @@ class _Rewriting:
                     f"{_path(node) or '(network)'} draws numbers ({node.target}) whatever the mode, as it did in train "
                     f"mode when it was exported; {_AS_IT_WAS}"
                 )
-        if not self._drops and not self._part:
+        if not self._drops and not self._bare:
             raise UnsupportedModelError(
                 "it holds no dropout; a network with dropout that was exported with torch.export.export, and saved "
                 "without run_decompositions(), is accepted (from train mode where its dropout is that of attention, or "

@@ -29,20 +29,21 @@ _KINDS: Mapping[type, str] = {
 }
 
 
-def with_its_code(network: Any, inputs: Sequence[Tensor], signature: Signature) -> Any:
+def with_its_code(network: Any, inputs: Sequence[Tensor], signature: Signature, bare: bool = False) -> Any:
     """The network as a module whose random calls Python makes; itself, where it is one already.
 
     Args:
         network: whatever is handed over; left as it is.
         inputs: example inputs, `[rows, ...]` each, with two rows or more.
         signature: how it takes them.
+        bare: whether it may have no dropout, because it is given some.
 
     Raises:
         UnsupportedModelError: it, or a part of it, has lost its dropout or does what cannot be followed here.
     """
     kind = _kind(network)
     if kind:
-        return _converted(network, kind, inputs, signature)
+        return _converted(network, kind, inputs, signature, bare)
     if not isinstance(network, nn.Module):
         return network
     found: dict[int, nn.Module] = {}
@@ -54,18 +55,18 @@ def _kind(network: Any) -> str | None:
     return next((text for kind, text in _KINDS.items() if isinstance(network, kind)), None)
 
 
-def _converted(network: Any, kind: str, inputs: Sequence[Tensor], signature: Signature) -> nn.Module:
+def _converted(network: Any, kind: str, inputs: Sequence[Tensor], signature: Signature, bare: bool) -> nn.Module:
     try:
         with quiet():
             match network:
                 case torch.jit.ScriptModule():
-                    return scripted_module(_saved(network))
+                    return scripted_module(_saved(network), bare)
                 case _StatefulGraphModule():
-                    return exported_module(network)
+                    return exported_module(network, bare)
                 case UnflattenedModule():
-                    return exported_network(_exported_again(network, inputs, signature))
+                    return exported_network(_exported_again(network, inputs, signature), bare)
                 case _:
-                    return exported_network(network)
+                    return exported_network(network, bare)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"the network is {kind}, but {error}") from error
 
@@ -82,9 +83,9 @@ def _find(part: nn.Module, path: str, found: dict[int, nn.Module]) -> None:
         try:
             with quiet():
                 if isinstance(child, torch.jit.ScriptModule):
-                    found[id(child)] = scripted_module(_saved(child), part=True)
+                    found[id(child)] = scripted_module(_saved(child), bare=True)
                 else:
-                    found[id(child)] = exported_module(child, part=True)
+                    found[id(child)] = exported_module(child, bare=True)
         except MemoryError:
             raise
         except Exception as error:

@@ -42,34 +42,37 @@ class _Scripted(nn.Module):
         return self._torchscript[method](self, *arguments)
 
 
-def scripted_network(path: Path) -> nn.Module:
+def scripted_network(path: Path, bare: bool = False) -> nn.Module:
     """The network of a TorchScript file as a module in eval mode.
+
+    Args:
+        path: the file.
+        bare: whether it may have no dropout.
 
     Raises:
         UnsupportedModelError: its dropout is gone, or it does what cannot be followed here.
     """
     unit = _C.CompilationUnit()
-    return _network(
-        unit, _C.import_ir_module(unit, str(path), torch.device("cpu"), {}, False)
-    )  # as torch.jit.load does
+    origin = _C.import_ir_module(unit, str(path), torch.device("cpu"), {}, False)  # as torch.jit.load does
+    return _network(unit, origin, bare)
 
 
-def scripted_module(saved: bytes, part: bool = False) -> nn.Module:
+def scripted_module(saved: bytes, bare: bool = False) -> nn.Module:
     """The same of what `torch.jit.save` wrote into memory.
 
     Args:
         saved: that.
-        part: whether it is part of a network, so that it may have no dropout.
+        bare: whether it may have no dropout, as part of a network, say.
     """
     unit = _C.CompilationUnit()
-    return _network(unit, _C.import_ir_module_from_buffer(unit, saved, torch.device("cpu"), {}, False), part)
+    return _network(unit, _C.import_ir_module_from_buffer(unit, saved, torch.device("cpu"), {}, False), bare)
 
 
-def _network(unit: Any, origin: Any, part: bool = False) -> nn.Module:
+def _network(unit: Any, origin: Any, bare: bool) -> nn.Module:
     modules = dict(_modules(origin, ""))
     graphs = [part._get_method(name).graph for part in modules.values() for name in part._method_names()]
     graphs += [function.graph for function in unit.get_functions()]
-    _refuse(modules, graphs, part)
+    _refuse(modules, graphs, bare)
     reader = _Reader(unit, {node.s("name") for node in _nodes(graphs) if node.kind() == "prim::GetAttr"})
     return reader.module(origin, "").eval()
 
@@ -87,9 +90,9 @@ def _nodes(blocks: Sequence[Any]) -> Iterator[Any]:
             yield from _nodes(list(node.blocks()))
 
 
-def _refuse(modules: Mapping[str, Any], graphs: Sequence[Any], part: bool) -> None:
-    """Tell what has lost its dropout, as far as the file shows; a part of a network need not have any."""
-    if not modules[""].hasattr("training") and not part:
+def _refuse(modules: Mapping[str, Any], graphs: Sequence[Any], bare: bool) -> None:
+    """Tell what has lost its dropout, as far as the file shows; one that is `bare` need not have any."""
+    if not modules[""].hasattr("training") and not bare:
         raise UnsupportedModelError(
             "it was frozen (torch.jit.freeze or torch.jit.optimize_for_inference), which takes dropout out; what "
             "torch.jit.script or torch.jit.trace returns, saved as it is, is accepted"
@@ -115,7 +118,7 @@ def _refuse(modules: Mapping[str, Any], graphs: Sequence[Any], part: bool) -> No
             "what eval mode does instead is not in the file; network.eval() traced keeps its dropout, and is accepted, "
             "or network scripted with torch.jit.script"
         )
-    if not names & (set(DROPPING) | set(RAW)) and not drawn and not part:
+    if not names & (set(DROPPING) | set(RAW)) and not drawn and not bare:
         raise UnsupportedModelError(
             "it holds no dropout; a network with dropout, scripted by torch.jit.script or traced by torch.jit.trace, "
             "and neither frozen nor optimized, is accepted (scripted where its dropout is its own code's)"
