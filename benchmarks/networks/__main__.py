@@ -87,11 +87,16 @@ def _report(trials: list[Trial], arguments: argparse.Namespace) -> None:
     for trial in trials:
         if trial.why:
             print(f"{trial.name} ({trial.outcome}): {trial.why}")
-    slow = [f"{trial.name}, {name}: {_times(x)}" for trial in trials for name, x in trial.faster.items() if x.median < FAIR]
+    slow = [
+        f"{trial.name}, {name}: {_times(x)}" for trial in trials for name, x in trial.faster.items() if x.median < FAIR
+    ]
     counts = ", ".join(
-        f"{sum(trial.outcome == outcome for trial in trials)} {outcome}" for outcome in ("right", "refused", "wrong", "raw")
+        f"{sum(trial.outcome == outcome for trial in trials)} {outcome}"
+        for outcome in ("right", "refused", "wrong", "raw")
     )
-    print(f"{len(trials)} networks: {counts}; {len(slow)} of {sum(len(t.faster) for t in trials)} ratios under {FAIR:g}")
+    print(
+        f"{len(trials)} networks: {counts}; {len(slow)} of {sum(len(t.faster) for t in trials)} ratios under {FAIR:g}"
+    )
     for line in slow:
         print(f"   {line}")
 

@@ -53,7 +53,9 @@ def distance(found: Samples, wanted: Samples) -> Distance:
     moving = deviations > scale
     together = _errors((squares[:, moving] / np.square(deviations[moving])).sum(1), 1e-3) if moving.any() else 0.0
     total = wanted.var(0).sum()
-    return Distance(float(mean), float(variance), float(together), float(found.var(0).sum() / total) if total else np.nan)
+    return Distance(
+        float(mean), float(variance), float(together), float(found.var(0).sum() / total) if total else np.nan
+    )
 
 
 def _errors(differences: Samples, rounding: float | Samples) -> float:

@@ -359,7 +359,9 @@ class DeepSets(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.phi = nn.Sequential(nn.Linear(3, 32), nn.ELU(), nn.Dropout(0.2), nn.Linear(32, 32))
-        self.rho = nn.Sequential(nn.AlphaDropout(0.1), nn.Linear(32, 16), nn.SELU(), nn.AlphaDropout(0.1), nn.Linear(16, 4))
+        self.rho = nn.Sequential(
+            nn.AlphaDropout(0.1), nn.Linear(32, 16), nn.SELU(), nn.AlphaDropout(0.1), nn.Linear(16, 4)
+        )
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
         return self.rho(self.phi(x).masked_fill(~present[..., None], float("-inf")).amax(1))
@@ -376,7 +378,9 @@ class MixtureDensity(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(5, 48), nn.Tanh(), nn.Dropout(0.2), nn.Linear(48, 48), nn.Tanh(), nn.Dropout(0.2))
+        self.body = nn.Sequential(
+            nn.Linear(5, 48), nn.Tanh(), nn.Dropout(0.2), nn.Linear(48, 48), nn.Tanh(), nn.Dropout(0.2)
+        )
         self.weights, self.means, self.deviations = nn.Linear(48, 3), nn.Linear(48, 3), nn.Linear(48, 3)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -492,7 +496,9 @@ class Detector(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.SiLU(), nn.Dropout2d(0.1), nn.Conv2d(16, 16, 3, 2, 1), nn.SiLU())
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 16, 3, 2, 1), nn.SiLU(), nn.Dropout2d(0.1), nn.Conv2d(16, 16, 3, 2, 1), nn.SiLU()
+        )
         self.boxes, self.classes = nn.Conv2d(16, 4, 1), nn.Conv2d(16, CLASSES, 1)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -511,7 +517,14 @@ CASES = [
     Case("handwritten/tcn", TCN, _numbers(3, 20), "regression"),
     Case("handwritten/stochastic-depth", lambda: StochasticResNet(DropPathBlock), _numbers(3, 16, 16)),
     Case("handwritten/stochastic-depth-batch", lambda: StochasticResNet(StochasticBlock), _numbers(3, 16, 16)),
-    Case("handwritten/concrete-dropout", ConcreteNet, _numbers(6), "regression", 0, options={"outputs": {"mean": 0, "log_variance": 1}}),
+    Case(
+        "handwritten/concrete-dropout",
+        ConcreteNet,
+        _numbers(6),
+        "regression",
+        0,
+        options={"outputs": {"mean": 0, "log_variance": 1}},
+    ),
     Case("handwritten/dropblock", lambda: DropBlockNet(True), _numbers(3, 16, 16)),
     Case("handwritten/dropblock-batch", lambda: DropBlockNet(False), _numbers(3, 16, 16)),
     Case(
@@ -526,7 +539,14 @@ CASES = [
     Case("handwritten/nerf", NeRF, _rays, "regression"),
     Case("handwritten/siren", Siren, _numbers(2), "regression"),
     Case("handwritten/deep-sets", DeepSets, _sets, "regression"),
-    Case("handwritten/mixture-density", MixtureDensity, _numbers(5), "regression", "mean", options={"outputs": {"mean": "mean", "variance": "variance"}}),
+    Case(
+        "handwritten/mixture-density",
+        MixtureDensity,
+        _numbers(5),
+        "regression",
+        "mean",
+        options={"outputs": {"mean": "mean", "variance": "variance"}},
+    ),
     Case("handwritten/attention-pooling", AttentionPooling, _numbers(7, 8), "binary"),
     Case("handwritten/seq2seq", Seq2Seq, _numbers(8, 3), "regression"),
     Case("handwritten/tabular", Tabular, _records, "multilabel"),

@@ -14,6 +14,29 @@ from torch.nn.modules.batchnorm import _NormBase
 from benchmarks.networks.case import Case, Given, mapped
 
 
+@torch.no_grad()
+def as_if_trained(network: nn.Module, given: Given) -> None:
+    """Leave a new network in a state in which its answers depend on its inputs and its dropout; then in eval mode.
+
+    Layers that begin at 0 (heads, scales of branches) are drawn, and normalization layers learn the inputs' statistics.
+    """
+    for parameter in network.parameters():
+        if parameter.numel() > 1 and not parameter.std() > 0:
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    norms = [module for module in network.modules() if isinstance(module, _NormBase) and module.track_running_stats]
+    if norms:
+        network.eval()
+        momentum = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.train().momentum = None  # an average of all that it sees
+            norm.reset_running_stats()
+        for _ in range(2):
+            returned_by(network, given)
+        for norm, own in zip(norms, momentum, strict=True):
+            norm.momentum = own
+    network.eval()
+
+
 def dropping(network: nn.Module) -> nn.Module:
     """A copy in train mode, its normalization layers in eval mode."""
     network = copy.deepcopy(network).train()
@@ -29,11 +52,14 @@ def once(case: Case, network: nn.Module, given: Given) -> Tensor:
 
     Without gradients but not in inference mode, whose tensors no network may keep for a later pass.
     """
+    return _read(case, returned_by(network, given))
+
+
+def returned_by(network: nn.Module, given: Given) -> Any:
+    """All that a network returns."""
     if isinstance(given, dict):
-        returned = network(**given)
-    else:
-        returned = network(*given) if isinstance(given, tuple) else network(given)
-    return _read(case, returned)
+        return network(**given)
+    return network(*given) if isinstance(given, tuple) else network(given)
 
 
 def loop(case: Case, network: nn.Module, given: Given, passes: int) -> Tensor:

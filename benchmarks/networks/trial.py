@@ -16,7 +16,7 @@ from torch import nn
 
 from benchmarks.networks.case import Case, Given, mapped, tensors
 from benchmarks.networks.comparing import Distance, distance
-from benchmarks.networks.plain import dropping, loop, moments, once, repeated
+from benchmarks.networks.plain import as_if_trained, dropping, loop, moments, once, repeated
 from benchmarks.timing import Spread, interleave
 from mcdropout.engine import Engine, EngineError, UnsupportedModelError
 from mcdropout.engine.statistics import Prediction
@@ -68,9 +68,10 @@ def attempt(case: Case, passes: int, rounds: int) -> Trial:
     """
     trial = Trial(case.name)
     torch.manual_seed(0)
-    network = case.build().eval()
+    network = case.build()
     torch.manual_seed(1)
     given = case.inputs(max(TIMED_ROWS))
+    as_if_trained(network, given)
     rows = mapped(lambda x: x[:ROWS], given)
     baseline = once(case, network, rows).double().numpy()
     before = _state(network)
@@ -133,7 +134,9 @@ def _broken(engine: Engine, rows: Given, baseline: np.ndarray, trial: Trial) -> 
             trial.saved = False
         else:
             trial.saved = True
-            if _bytes(Engine.load(folder).predict(tuple(x.numpy() for x in tensors(rows)), _FEW, seed=_SEED)) != _bytes(first):
+            if _bytes(Engine.load(folder).predict(tuple(x.numpy() for x in tensors(rows)), _FEW, seed=_SEED)) != _bytes(
+                first
+            ):
                 broken.append("loaded, it answers otherwise")
     return broken
 
@@ -194,6 +197,10 @@ def _last(error: Exception) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without what PyTorch writes while it exports."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")
         yield
