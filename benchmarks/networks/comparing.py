@@ -1,10 +1,10 @@
 """Whether two sets of passes are from one distribution: bounds that hold for any, and say how often they err.
 
 Differences d of paired passes are symmetric about 0 if both are from the same distribution; then
-`P(|sum d| > t sqrt(sum d^2)) <= 2 exp(-t^2 / 2)` (Hoeffding). Of every network at most `MOST_VALUES` values are compared,
-the means and the variances of each at t = 6, and all its variances together, in proportion to their size, at t = 5. Of
-100 networks that are right, one is called wrong by chance in at most 100 (2 x 64 x 2 exp(-18) + 2 exp(-12.5)) = 0.2% of
-runs. Within 2,000 passes a variance of a value that is roughly normal shows from about a fourth off on, and of many
+`P(|sum d| > t sqrt(sum d^2)) <= 2 exp(-t^2 / 2)` (Hoeffding). At most `MOST_VALUES` values of a network are compared,
+the means and the variances of each at t = 6, and all its variances together, each in proportion to its size, at t = 5.
+One of 100 networks that are right is called wrong by chance in at most 100 (2 x 64 x 2 exp(-18) + 2 exp(-12.5)) = 0.11%
+of runs. In 2,000 passes a variance of one value that is roughly normal shows from about a fourth off on, those of many
 values together from about a tenth.
 """
 

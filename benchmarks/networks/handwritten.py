@@ -114,11 +114,8 @@ class StochasticBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         branch = self.norm(self.conv(x))
-        if self.training:
-            branch = branch * torch.bernoulli(torch.tensor(self.survival))
-        else:
-            branch = branch * self.survival
-        return F.relu(x + branch)
+        coin = torch.bernoulli(torch.tensor(self.survival)) if self.training else self.survival
+        return F.relu(x + coin * branch)
 
 
 class DropPathBlock(StochasticBlock):
@@ -402,7 +399,7 @@ class AttentionPooling(nn.Module):
 
     def forward(self, bag: Tensor) -> Tensor:
         x = self.instances(bag)
-        pooled, weights = self.attention(self.query.expand(len(x), -1, -1), x, x)
+        pooled, _ = self.attention(self.query.expand(len(x), -1, -1), x, x)
         return self.head(self.norm(pooled[:, 0]))
 
 

@@ -1,6 +1,8 @@
 """Where networks come from: a room for each library, left out where it is not installed."""
 
 import importlib
+import sys
+from pathlib import Path
 
 import torch
 
@@ -20,8 +22,14 @@ ROOMS = {
 _DECLARED: list[torch.library.Library] = []
 
 
-def cases() -> tuple[list[Case], dict[str, str]]:
-    """All networks, and why those of a library are missing."""
+def cases(folder: Path | None) -> tuple[list[Case], dict[str, str]]:
+    """All networks, and why those of a library are missing.
+
+    Args:
+        folder: where libraries that are not installed are.
+    """
+    if folder is not None:
+        sys.path.append(str(folder.resolve()))
     declare_operators()
     found: list[Case] = []
     absent: dict[str, str] = {}
