@@ -9,9 +9,9 @@ eval mode; a seed replayed; a row alone against the row beside others; saved and
 loop and against one repeated batch, in turns, above 1 where the engine is faster.
 
 PyPI's torchvision is compiled for a PyTorch with CUDA. Beside one without, its C++ operators do not load, and neither
-it nor timm, segmentation-models-pytorch and transformers can then be imported, unless these operators are declared. This
-declares them, since no network here uses them; `make bench` puts the libraries in a folder of their own, so that nothing
-else has to. Networks of a library that is not there are left out, and said to be.
+it nor timm, segmentation-models-pytorch and transformers can then be imported, unless these operators are declared.
+This declares them, since no network here uses them; `make bench` puts the libraries in a folder of their own, so that
+nothing else has to. Networks of a library that is not there are left out, and said to be.
 
 The exit status is 1 where an answer is wrong, or where anything but an EngineError leaves the engine.
 """

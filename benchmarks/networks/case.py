@@ -22,6 +22,8 @@ class Case:
         task: what its user wants.
         outputs: which of what it returns counts; None where it returns one tensor.
         axis: the dimension of its output that holds the classes, the rows being 0.
+        alone: whether its rows have to do with one another while it drops (masks scaled by their sum over the batch):
+            the engine answers each as if it were alone, and so must the plain loop be asked.
         options: what else `Engine.from_module` is given.
     """
 
@@ -31,6 +33,7 @@ class Case:
     task: Task = "classification"
     outputs: str | int | None = None
     axis: int = 1
+    alone: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def arguments(self) -> dict[str, Any]:

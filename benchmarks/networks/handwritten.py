@@ -523,7 +523,7 @@ CASES = [
         options={"outputs": {"mean": 0, "log_variance": 1}},
     ),
     Case("handwritten/dropblock", lambda: DropBlockNet(True), _numbers(3, 16, 16)),
-    Case("handwritten/dropblock-batch", lambda: DropBlockNet(False), _numbers(3, 16, 16)),
+    Case("handwritten/dropblock-batch", lambda: DropBlockNet(False), _numbers(3, 16, 16), alone=True),
     Case(
         "handwritten/gaussian-dropout",
         lambda: nn.Sequential(nn.Linear(8, 64), nn.ReLU(), GaussianDropout(0.3), nn.Linear(64, 3)),

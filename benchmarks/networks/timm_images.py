@@ -20,16 +20,18 @@ def _pictures(side: int, rows: int) -> Tensor:
     return torch.randn(rows, 3, side, side)
 
 
-def _case(name: str, model: str | Callable[..., nn.Module], side: int = 32, **options: Any) -> Case:
+def _case(
+    name: str, model: str | Callable[..., nn.Module], side: int = 32, alone: bool = False, **options: Any
+) -> Case:
     build = partial(timm.create_model, model) if isinstance(model, str) else model
-    return Case(f"timm/{name}", partial(build, num_classes=CLASSES, **options), partial(_pictures, side))
+    return Case(f"timm/{name}", partial(build, num_classes=CLASSES, **options), partial(_pictures, side), alone=alone)
 
 
 _VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
 CASES = [
     _case("resnet", "test_resnet", drop_rate=0.2, drop_path_rate=0.2),
-    _case("resnet-dropblock", "resnet10t", 64, drop_block_rate=0.1),
+    _case("resnet-dropblock", "resnet10t", 64, alone=True, drop_block_rate=0.1),
     _case("convnext", "test_convnext", drop_rate=0.2, drop_path_rate=0.3),
     _case("convnext-v2", "test_convnext2", drop_path_rate=0.3),
     _case("efficientnet", "test_efficientnet", drop_rate=0.2, drop_path_rate=0.3),
