@@ -46,7 +46,7 @@ def main() -> int:
     for number, case in enumerate(found):
         print(f"\r{number + 1} of {len(found)}: {case.name:<50}", end="", file=sys.stderr, flush=True)
         began = time.perf_counter()
-        trial = attempt(case, arguments.passes, arguments.repeat)
+        trial = attempt(case, arguments.passes, arguments.repeat, arguments.runtime)
         trials.append(trial)
         print(f"\r{_line(trial)} ({time.perf_counter() - began:.0f} s)", file=sys.stderr, flush=True)
         gc.collect()
@@ -114,6 +114,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--libraries", type=Path, help="folder with libraries that are not installed")
     parser.add_argument("--passes", type=int, default=2000, help="compared with the loop's (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=3, help="rounds of timing, 0 for none (default: %(default)s)")
+    parser.add_argument("--runtime", default="auto", help="as for Engine.from_module (default: %(default)s)")
     parser.add_argument("--list", action="store_true", help="print the names alone")
     parser.add_argument("--json", type=Path, help="write everything there as well")
     return parser.parse_args()

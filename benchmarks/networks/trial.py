@@ -58,13 +58,14 @@ class Trial:
         return asdict(self)
 
 
-def attempt(case: Case, passes: int, rounds: int) -> Trial:
+def attempt(case: Case, passes: int, rounds: int, runtime: str = "auto") -> Trial:
     """Try a network.
 
     Args:
         case: which.
         passes: how many are compared with as many of the plain loop.
         rounds: of timing; 0 for none.
+        runtime: as for `Engine.from_module`.
     """
     trial = Trial(case.name)
     torch.manual_seed(0)
@@ -77,7 +78,7 @@ def attempt(case: Case, passes: int, rounds: int) -> Trial:
     before = _state(network)
     try:
         with _quiet():
-            engine = Engine.from_module(network, rows, **case.arguments())
+            engine = Engine.from_module(network, rows, runtime=runtime, **case.arguments())
     except EngineError as error:
         trial.outcome, trial.why = "refused", str(error)
         return trial
