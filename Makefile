@@ -4,6 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Whose networks are tried. In a folder of their own: beside a PyTorch without CUDA, transformers cannot be imported where
+# this torchvision is installed.
+NETWORKS := timm==1.0.31 torchvision==0.28.0 segmentation-models-pytorch==0.6.0 peft==0.21.2 accelerate==1.15.0 \
+	pillow==13.0.0 psutil==7.2.2
+
 .PHONY: serve test lint bench clean
 
 serve: $(VENV)/.installed
@@ -24,6 +29,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.engine --peers $(VENV)/peers
 	$(BIN)/python -m benchmarks.zoo
 	$(BIN)/python -m benchmarks.dense
+	$(BIN)/python -m benchmarks.networks --libraries $(VENV)/networks
 	$(BIN)/python -m benchmarks.http
 	$(BIN)/python -m benchmarks.load --peers $(VENV)/peers
 	$(BIN)/python -m benchmarks.load.ray
@@ -44,6 +50,7 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.installed-bench: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m pip download --quiet --no-deps -d $(VENV)/peers torch-uncertainty==0.13.0 baal==2.1.0
+	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $(VENV)/networks $(NETWORKS)
 	$(PYTHON) -m venv $(VENV)/plain
 	$(VENV)/plain/bin/python -m pip install --quiet --editable .
 	touch $@ $(VENV)/.installed

@@ -1,0 +1,1 @@
+"""Networks of model libraries and of public habits, with random weights: right, or refused in a sentence."""
