@@ -93,7 +93,7 @@ def _report(trials: list[Trial], arguments: argparse.Namespace) -> None:
     ]
     counts = ", ".join(
         f"{sum(trial.outcome == outcome for trial in trials)} {outcome}"
-        for outcome in ("right", "refused", "wrong", "raw")
+        for outcome in ("right", "refused", "wrong", "raw", "unbuilt")
     )
     print(
         f"{len(trials)} networks: {counts}; {len(slow)} of {sum(len(t.faster) for t in trials)} ratios under {FAIR:g}"

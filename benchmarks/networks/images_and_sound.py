@@ -198,7 +198,7 @@ CASES = [
             "strides": [1, 1],
             "num_block_repeats": [1, 2],
             "expand_ratios": [1, 2],
-            "hidden_dim": 64,
+            "hidden_dim": 1280,
             "width_coefficient": 1.0,
             "depth_coefficient": 1.0,
             "drop_connect_rate": 0.3,

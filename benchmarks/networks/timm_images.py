@@ -31,7 +31,7 @@ _VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads
 
 CASES = [
     _case("resnet", "test_resnet", drop_rate=0.2, drop_path_rate=0.2),
-    _case("resnet-dropblock", "resnet10t", 64, alone=True, drop_block_rate=0.1),
+    _case("resnet-dropblock", "test_resnet", 64, alone=True, drop_block_rate=0.1),
     _case("convnext", "test_convnext", drop_rate=0.2, drop_path_rate=0.3),
     _case("convnext-v2", "test_convnext2", drop_path_rate=0.3),
     _case("efficientnet", "test_efficientnet", drop_rate=0.2, drop_path_rate=0.3),

@@ -34,7 +34,8 @@ class Trial:
     Attributes:
         name: of its case.
         outcome: "right"; "refused", in a sentence; "wrong", where an answer is not what it must be, or a request like
-            the example is refused; "raw", where anything but an EngineError left the engine.
+            the example is refused; "raw", where anything but an EngineError left the engine;
+            "unbuilt", where this version of its library does not make it, or it does not run by itself.
         why: what was said, or what is wrong.
         sites, strategy, runtime, reason: what the engine made of it.
         distance: between its passes and the plain loop's.
@@ -68,13 +69,17 @@ def attempt(case: Case, passes: int, rounds: int, runtime: str = "auto") -> Tria
         runtime: as for `Engine.from_module`.
     """
     trial = Trial(case.name)
-    torch.manual_seed(0)
-    network = case.build()
-    torch.manual_seed(1)
-    given = case.inputs(max(TIMED_ROWS))
-    as_if_trained(network, given)
-    rows = mapped(lambda x: x[:ROWS], given)
-    baseline = once(case, network, rows).double().numpy()
+    try:
+        torch.manual_seed(0)
+        network = case.build()
+        torch.manual_seed(1)
+        given = case.inputs(max(TIMED_ROWS))
+        as_if_trained(network, given)
+        rows = mapped(lambda x: x[:ROWS], given)
+        baseline = once(case, network, rows).double().numpy()
+    except Exception as error:
+        trial.outcome, trial.why = "unbuilt", _last(error)
+        return trial
     before = _state(network)
     try:
         with _quiet():
