@@ -190,7 +190,6 @@ def test_what_is_no_module_is_refused_as_such(module):
         {"temperature": float("nan")},
         {"task": "regression", "noise_variance": "much"},
         {"task": "regression", "noise_variance": True},
-        {"interval": None},
         {"interval": True},
         {"row_axis": "first"},
         {"row_axis": 1.5},
