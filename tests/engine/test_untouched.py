@@ -35,6 +35,8 @@ def picture(*roots):
 
 
 def value_of(x):
+    if isinstance(x, torch.Tensor) and x.is_meta:
+        return x._version, x.shape, x.requires_grad
     if isinstance(x, torch.Tensor):
         return x._version, x.data_ptr(), x.requires_grad, id(x.grad), x.detach().numpy().tobytes(), id(x.grad_fn)
     if isinstance(x, np.ndarray):

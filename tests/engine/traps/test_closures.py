@@ -673,5 +673,5 @@ def test_generators_of_the_networks_own_are_seeded_apart_in_each_copy():
         rest=function_over_layers(),
         rng=np.random.default_rng(0),
     )
-    with pytest.raises(UnsupportedModelError, match="numbers drawn by Python or NumPy"):
+    with pytest.raises(UnsupportedModelError, match="numbers of a generator of its own"):
         Engine.from_module(module, X, "regression", runtime="eager")

@@ -105,11 +105,7 @@ class ModuleSubject:
         variants = [each for each in varied(self.arrays, _padding(self.network.origin)) if self._takes(each, like)]
         number = telling_passes(self.source, rows)[-1]
         found = [self._try(each, number) for each in variants]
-        mix = (
-            mixes is not None
-            or _scales_by_batch(self.network)
-            or any(not alike.passed for _, alike in filter(None, found))
-        )
+        mix = mixes is not None or any(not alike.passed for _, alike in filter(None, found))
         if mix or None in found:
             self._run_alone(True)
             by_itself = [self._try(each, number) for each in variants]

@@ -145,7 +145,7 @@ class Tracked:
         for path, dropout in (added or {}).items():
             put_behind(self.parts[path], path, dropout)
         for path, part in self.parts.items():
-            if those_that_draw and path and never_draws(part):
+            if those_that_draw and path and never_draws(part) and not isinstance(part, _NormBase):
                 continue
             part.register_forward_pre_hook(self._entering(path), prepend=True, with_kwargs=True)
             part.register_forward_hook(self._leaving, always_call=True)

@@ -110,6 +110,7 @@ class _Explorer:
         self._tracked = Tracked(module, watch, added=added)
         self._asleep: set[str] = set()
         self._drawing: set[str] = set()
+        self._of_no_effect: set[Draw] = set()  # numbers of Python's or NumPy's that eval mode draws too, for nothing
         self._failure: Exception | None = None
 
     def explore(self, selection: Selection) -> Discovery:
@@ -165,6 +166,9 @@ class _Explorer:
         with refusing("the network fails when it is run a second time", accepted):
             again = self._tracked.record(self._signature, self._two, seed=1)
         draws = _certain(quiet, again)
+        if same_outputs(quiet.outputs, again.outputs):
+            self._of_no_effect = {draw for draw in draws if not _is_pytorchs(draw)}
+            draws = [draw for draw in draws if _is_pytorchs(draw)]
         if draws or not same_outputs(quiet.outputs, again.outputs):
             blamed = _blamed(draws) or self._own_state([self._tracked] * 2, self._two)[1]
             raise UnsupportedModelError(
@@ -211,7 +215,7 @@ class _Explorer:
         """All random calls in train mode."""
         while True:
             first, another = self._trained(inputs, 0), self._trained(inputs, 1)
-            certain = _certain(first, another)
+            certain = [draw for draw in _certain(first, another) if draw not in self._of_no_effect]
             self._drawing |= {draw.path for draw in certain}
             draws = [draw for draw in certain if not draw.operator.startswith(_NOT_DROPOUT)]
             draws = [draw for draw in draws if selection.takes(draw.path)]
