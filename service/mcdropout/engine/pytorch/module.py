@@ -29,10 +29,11 @@ from mcdropout.engine.pytorch.cut.forms import programs
 from mcdropout.engine.pytorch.eager import MOST_REPEATED, EagerRuntime
 from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.pytorch.find.findings import findings_of_graph
-from mcdropout.engine.pytorch.network import Network, in_eval_mode
+from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.pytorch.private.copies import private_copy
 from mcdropout.engine.pytorch.saved.programs import with_its_code
 from mcdropout.engine.pytorch.signature import Signature
+from mcdropout.engine.pytorch.tracked import in_eval_mode
 from mcdropout.engine.reading import Entries, Reading, in_entries
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
 from mcdropout.engine.runtimes.tensors import to_array

@@ -21,11 +21,12 @@ from mcdropout.engine.pytorch.added import Added, added_to, not_called
 from mcdropout.engine.pytorch.calls import Call
 from mcdropout.engine.pytorch.elsewhere import NUMPY, PYTHON
 from mcdropout.engine.pytorch.find.reach import reached, same_outputs
-from mcdropout.engine.pytorch.network import Draw, Known, Network, Recording, Tracked
+from mcdropout.engine.pytorch.network import Known, Network
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
 from mcdropout.engine.pytorch.private.outside import Watch
 from mcdropout.engine.pytorch.private.untouched import while_copied
 from mcdropout.engine.pytorch.signature import Signature
+from mcdropout.engine.pytorch.tracked import Draw, Recording, Tracked
 from mcdropout.engine.selection import Selection, select, site_off
 from mcdropout.engine.sites import Site, SiteOff, site_name
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from mcdropout.engine.kinds import KINDS
 from mcdropout.engine.pytorch.calls import Call, Mask
-from mcdropout.engine.pytorch.network import Tracked, numbers
 from mcdropout.engine.pytorch.signature import Signature
+from mcdropout.engine.pytorch.tracked import Tracked, numbers
 
 _PROBES = (torch.nan, 0.0, 2.0)
 Key = tuple[str, int]
