@@ -89,7 +89,7 @@ class Target:
 
     Attributes:
         device: "cpu", "cuda" or "cuda:N".
-        runtime: what to run it on, by name; "auto" for what is fastest of those that pass their checks.
+        runtime: what to run it on, by name; "auto" for the first that passes its checks.
         options: of ONNX Runtime's sessions.
     """
 

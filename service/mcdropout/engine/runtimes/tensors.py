@@ -9,21 +9,14 @@ import torch
 from torch import Tensor
 
 from mcdropout.engine.arrays import Array, Frontier
-from mcdropout.engine.runtimes.batches import Batches
 from mcdropout.engine.runtimes.forms import Modules
 
 
 class TorchRuntime:
-    """Runs prefix and suffix with PyTorch.
-
-    Attributes:
-        device: where it computes.
-        batches: how many pairs one call of the suffix takes.
-    """
+    """Runs prefix and suffix with PyTorch."""
 
     def __init__(self, modules: Modules, device: str) -> None:
         self.device = device
-        self.batches = Batches()
         self._prefix, self._suffix = modules.prefix, modules.suffix
         if device != "cpu":  # copies: the weights are those of the reference, which stays on the CPU
             self._prefix, self._suffix = (copy.deepcopy(part).to(device) for part in (self._prefix, self._suffix))
@@ -34,8 +27,9 @@ class TorchRuntime:
 
     @torch.inference_mode()
     def suffix(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: list[Array]) -> tuple[Array, ...]:
-        placed = [torch.from_numpy(value).to(self.device) for value in (rows, *masks)]
-        return joined([self._suffix(own, *frontier, *drawn) for own, drawn in self.batches.cut(placed[0], placed[1:])])
+        placed = (torch.from_numpy(value).to(self.device) for value in (rows, *masks))
+        rows_placed = next(placed)
+        return tuple(to_array(out) for out in self._suffix(rows_placed, *frontier, *placed))
 
     def take(self, value: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
         return take_rows(value, rows)
