@@ -38,6 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()  # to look for garbage in PyTorch's modules again and again takes a sixth of the time of an export
+    gc.set_threshold(100_000, 20, 50)  # and so does to look for it in the graphs that an export makes
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from torch import Tensor, fx
 from mcdropout.engine.onnx.write import Halves
 from mcdropout.engine.pytorch.cut.export import EXAMPLE_PAIRS
 from mcdropout.engine.pytorch.cut.split import Split
+from mcdropout.engine.pytorch.cut.torchlib import read_once
 from mcdropout.engine.pytorch.quiet import quiet
 from mcdropout.engine.subject import EXAMPLE_ROWS
 
@@ -42,7 +43,7 @@ def _placeholders(graph: fx.GraphModule) -> tuple[str, ...]:
 
 
 def _converted(graph: fx.GraphModule, examples: tuple[Tensor, ...], shapes: _Shapes) -> onnx.ModelProto:
-    with quiet():
+    with quiet(), read_once():
         program = torch.onnx.export(
             graph,
             examples,
