@@ -9,23 +9,26 @@ from concurrent.futures import Future as ThreadFuture
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import numpy as np
 import numpy.typing as npt
 from prometheus_client import Histogram
 
-from mcdropout.catalogue.model import Model
+from mcdropout.catalogue.model import Member, Model
 from mcdropout.catalogue.registry import Entry, Registry, UnknownModelError
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import InvalidInputError
 from mcdropout.engine.masks import drawn_seed
+from mcdropout.engine.ragged import Rows, batches_of
 from mcdropout.engine.statistics import ALL, TASKS, Prediction, Reduction, View
 from mcdropout.metrics import Metrics
-from mcdropout.scheduling.answer import Answer
+from mcdropout.scheduling.answer import Answer, Shares
 from mcdropout.scheduling.backlog import OverloadedError
 from mcdropout.scheduling.plan import DEFAULT_TOLERANCE, Plan
 from mcdropout.scheduling.request import Future
 from mcdropout.scheduling.scheduler import Scheduler
+from mcdropout.scheduling.shares import Whole
 
 Mode = Literal["deterministic", "mc", "auto"]
 Pause = Callable[[], None]
@@ -96,36 +99,72 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """The answer to rows of one size, as it is shown.
+
+    Attributes:
+        rows: `[rows]`, their indices in the request.
+        prediction: the statistics that are wanted.
+        samples: `[rows, passes, ...]`, where they were asked for.
+    """
+
+    rows: npt.NDArray[np.int64]
+    prediction: Prediction
+    samples: npt.NDArray[np.float64] | None
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers the largest field and the samples hold."""
+        sizes = (value.size for value in self.prediction.values.values() if value is not None)
+        return max(sizes, default=0) + (0 if self.samples is None else self.samples.size)
+
+
+@dataclass(frozen=True)
 class Answered:
     """An answer, by which model, the seed that gives it again, and what of it is shown."""
 
     model: Model
     seed: int
-    answer: Answer
+    answer: Answer | Shares
     view: View = ALL
 
     @cached_property
-    def shown(self) -> Prediction:
-        """The prediction, as it is shown."""
-        return self.view.of(self.answer.prediction, self.model.engine.reading)
-
-    @property
-    def rows(self) -> int:
-        """How many rows were answered."""
-        return len(self.answer.prediction.passes)
-
-    @property
-    def numbers(self) -> int:
-        """How many numbers the largest field and the samples hold, by which the size of the answer is judged."""
-        shown, samples = self.shown.values.values(), self.answer.samples
-        return max((value.size for value in shown if value is not None), default=0) + (
-            0 if samples is None else samples.size
+    def shown(self) -> tuple[Shown, ...]:
+        """The answer as it is shown: to all rows at once, or, where they are of several sizes, to those of each."""
+        reading = self.model.engine.reading
+        return tuple(
+            Shown(rows, self.view.of(part.prediction, reading), part.samples) for rows, part in self.answer.parts
         )
 
-    def parts(self) -> Iterator[slice]:
-        """The rows, so many at a time as are seen to in a moment; there is to be a pause behind each part."""
+    @cached_property
+    def places(self) -> list[tuple[int, int]]:
+        """For each row of the request, which of `shown` holds it, and where."""
+        if len(self.shown) == 1:
+            return [(0, row) for row in range(self.rows)]
+        found = [(0, 0)] * self.rows
+        for share, shown in enumerate(self.shown):
+            for place, row in enumerate(shown.rows.tolist()):
+                found[row] = share, place
+        return found
+
+    @cached_property
+    def rows(self) -> int:
+        """How many rows were answered."""
+        return sum(len(rows) for rows, _ in self.answer.parts)
+
+    @cached_property
+    def numbers(self) -> int:
+        """How many numbers it holds, by which its size is judged."""
+        return sum(shown.numbers for shown in self.shown)
+
+    def parts(self, rows: int | None = None) -> Iterator[slice]:
+        """The rows, so many at a time as are seen to in a moment; there is to be a pause behind each part.
+
+        Args:
+            rows: how many there are to see to; all where not given.
+        """
         step = max(1, _PART_NUMBERS * self.rows // max(1, self.numbers))
-        return (slice(start, start + step) for start in range(0, self.rows, step))
+        return (slice(start, start + step) for start in range(0, self.rows if rows is None else rows, step))
 
 
 class Predictions:
@@ -163,12 +202,13 @@ class Predictions:
         self._max_samples, self._shed_floor = max_samples, shed_floor
         self._on_refusal = on_refusal
 
-    def ask(self, ask: Ask, inputs: tuple[Array, ...] | Callable[[Model], tuple[Array, ...]]) -> Answered:
+    def ask(self, ask: Ask, inputs: tuple[Rows, ...] | Callable[[Model], tuple[Rows, ...]]) -> Answered:
         """Answer an ask, and wait for that.
 
         Args:
             ask: what is asked for.
-            inputs: `[rows, ...]` each, as the network takes them; or what makes them, once the model is known.
+            inputs: `[rows, ...]` each, as the network takes them, a row after another where they are of several sizes;
+                or what makes them, once the model is known.
 
         Raises:
             UnknownModelError, NotReadyError, InvalidAskError: as `model` and `plan` do.
@@ -178,7 +218,7 @@ class Predictions:
         """
         planned = self.plan(self.model(ask), ask)
         self.admit(planned)
-        future: ThreadFuture[Answer] = ThreadFuture()
+        future: ThreadFuture[Answer | Shares] = ThreadFuture()
         seed = self.submit(planned, inputs(planned.model) if callable(inputs) else inputs, future)
         answered = Answered(planned.model, seed, future.result(), planned.view)
         self.observe(answered)
@@ -230,13 +270,14 @@ class Predictions:
         if error is not None:
             raise copy(error)  # others are refused for the same, each with a traceback of its own
 
-    def submit(self, planned: Planned, inputs: tuple[Array, ...], future: Future) -> int:
+    def submit(self, planned: Planned, inputs: tuple[Rows, ...], future: Future) -> int:
         """Have rows predicted, by fewer passes under overload where that is allowed.
 
         Args:
             planned: what their ask came to.
-            inputs: `[rows, ...]` each, as the network takes them.
-            future: where the `Answer` is awaited; it raises what `ask` does once the rows are taken.
+            inputs: `[rows, ...]` each, as the network takes them; a row after another where they are of several sizes.
+            future: where the `Answer` is awaited, or `Shares` where rows are of several sizes; it raises what `ask`
+                does once the rows are taken.
 
         Returns:
             The seed that the masks are drawn from.
@@ -251,27 +292,54 @@ class Predictions:
             plan = _reduced(plan, self._scheduler.load, self._shed_floor)
         seed = drawn_seed() if planned.seed is None else planned.seed
         try:
-            self._scheduler.submit(planned.model, inputs, seed=seed, plan=plan, future=future)
+            self._hand_over(planned, inputs, seed, plan, future)
         except OverloadedError as error:
             self._count(planned.model, error)
             raise
         return seed
 
+    def _hand_over(self, planned: Planned, inputs: tuple[Rows, ...], seed: int, plan: Plan, future: Future) -> None:
+        """Submit a request, or one for the rows of each size."""
+        model, submit = planned.model, self._scheduler.submit
+        engine = model.engine
+        if engine.sizing is None:
+            submit(model, cast(tuple[Array, ...], inputs), seed=seed, plan=plan, future=future)
+            return
+        try:
+            batches = batches_of(inputs, engine.sizing)
+            members = [Member(model.name, engine.at(batch.sizes)) for batch in batches]
+            for member in members:
+                planned.view.check(engine.reading, member.engine.places)
+        except InvalidInputError as error:
+            raise InvalidAskError(str(error)) from error
+        if len(batches) == 1:
+            submit(members[0], batches[0].inputs, seed=seed, plan=plan, future=future)
+            return
+        whole = Whole(future, [batch.rows for batch in batches])
+        try:
+            for member, batch, share in zip(members, batches, whole.shares, strict=True):
+                submit(member, batch.inputs, seed=seed, plan=plan, future=share, indices=batch.rows)
+        except OverloadedError:
+            whole.given_up = True  # what was taken of it is not awaited
+            raise
+
     def observe(self, answered: Answered, pause: Pause = lambda: None) -> None:
         """Count the passes that each row used, and how sure the model was of it, with pauses."""
-        metrics, name, prediction = self._metrics, answered.model.name, answered.answer.prediction
-        observed: list[tuple[Histogram, npt.NDArray[Any]]] = [(metrics.passes_used, prediction.passes)]
-        for field in TASKS[prediction.task].fields:
-            values = prediction.values.get(field.name)
-            if field.histogram is not None and values is not None:
-                observed.append((metrics.row_values[field.histogram], values))
-        for rows in answered.parts():
-            for histogram, values in observed:
-                observe, some = metrics.of(histogram, name).observe, values[rows]
-                for value in (some if some.ndim == 1 else some.reshape(len(some), -1).mean(axis=1)).tolist():
-                    if value == value:  # a single pass has no variance
-                        observe(value)
-            pause()
+        metrics, name = self._metrics, answered.model.name
+        for _, answer in answered.answer.parts:
+            prediction = answer.prediction
+            observed: list[tuple[Histogram, npt.NDArray[Any]]] = [(metrics.passes_used, prediction.passes)]
+            for field in TASKS[prediction.task].fields:
+                values = prediction.values.get(field.name)
+                if field.histogram is not None and values is not None:
+                    observed.append((metrics.row_values[field.histogram], values))
+            for rows in answered.parts(len(prediction.passes)):
+                for histogram, values in observed:
+                    observe, some = metrics.of(histogram, name).observe, values[rows]
+                    for value in (some if some.ndim == 1 else some.reshape(len(some), -1).mean(axis=1)).tolist():
+                        if value == value:  # a single pass has no variance
+                            observe(value)
+                pause()
 
     def _count(self, model: Model, error: OverloadedError) -> None:
         """Count a request that is refused: here, and nowhere else."""
@@ -319,7 +387,8 @@ def _view(model: Model, ask: Ask) -> View:
         raise InvalidAskError(f"regions is {ask.regions!r} without reduce; they are accepted together")
     try:
         view = View(ask.fields, None if ask.reduce is None else Reduction.of(ask.reduce, ask.regions))
-        view.check(model.engine.reading, model.engine.places)
+        if model.engine.sizing is None:  # else the places are known with the rows
+            view.check(model.engine.reading, model.engine.places)
     except InvalidInputError as error:
         raise InvalidAskError(str(error)) from error
     return view

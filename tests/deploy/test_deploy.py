@@ -321,5 +321,5 @@ def test_the_readme_opens_with_the_two_commands_and_names_files_and_settings_tha
                 assert (ROOT / word[1:]).is_file(), word
     for name in re.findall(r"MCDROPOUT_([A-Z_]+)", README):
         assert name.lower() in {*Settings.model_fields, "mnist"}, name
-    for model in re.findall(r"`((?:mnist|concrete|digits|tumour)-\w+)`", README):
+    for model in re.findall(r"`((?:mnist|concrete|digits|tumour|sentiment)-\w+)`", README):
         assert (MODELS / model / "model.yaml").is_file()

@@ -169,7 +169,7 @@ def test_a_file_that_is_missing_or_damaged_is_refused_by_name(saved, tmp_path, f
 def test_another_format_is_refused(saved, tmp_path):
     folder = copy_of(saved("mlp")[1], tmp_path)
     path = folder / "program.json"
-    path.write_text(path.read_text().replace('"format": 2', '"format": 3'))
+    path.write_text(path.read_text().replace('"format": 3', '"format": 4'))
     with pytest.raises(CompiledError, match="format"):
         Engine.load(folder)
 

@@ -1,7 +1,7 @@
 """What models there are, and all that is known of each; loading, reloading and unloading them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +14,7 @@ from mcdropout.api.schemas import ModelChange, ModelDescription, ModelList, Mode
 from mcdropout.api.services import Services
 from mcdropout.catalogue.model import Model
 from mcdropout.catalogue.registry import Change, Entry, Registry
+from mcdropout.engine import Engine, Site
 from mcdropout.engine.statistics import TASKS, described_reading
 from mcdropout.predictions import entry_of
 from mcdropout.settings import Settings
@@ -109,6 +110,10 @@ def _summary(registry: Registry, name: str, entry: Entry) -> ModelSummary:
     )
 
 
+def _with_shapes(engine: Engine) -> Iterable[tuple[Site, list[int | str]]]:
+    return zip(engine.sites, engine.site_shapes, strict=True)
+
+
 def _describe(model: Model) -> dict[str, Any]:
     manifest = model.bundle.manifest
     output = described_reading(model.engine.reading)
@@ -119,9 +124,10 @@ def _describe(model: Model) -> dict[str, Any]:
         "description": manifest.description,
         "task": manifest.task,
         "inputs": [spec.model_dump() for spec in manifest.takes],
+        "sizes": {name: one.model_dump() for name, one in manifest.sizes.items()},
         "output": output,
         "passes": manifest.passes.model_dump(),
-        "sites": [asdict(site) | {"on": True} for site in model.engine.sites]
+        "sites": [asdict(site) | {"on": True, "shape": shape} for site, shape in _with_shapes(model.engine)]
         + [asdict(site) | {"on": False} for site in model.engine.sites_off],
         "program": asdict(model.engine.program),
         "formats": list(formats.TABLE),

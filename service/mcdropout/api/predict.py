@@ -19,7 +19,7 @@ from mcdropout.api.query import ask_of, predicted_by
 from mcdropout.api.schemas import PredictQuery, PredictResponse
 from mcdropout.api.services import Services
 from mcdropout.predictions import Answered, Pause
-from mcdropout.scheduling.answer import Answer
+from mcdropout.scheduling.answer import Answer, Shares
 
 # Up to this size, in bytes, a body is parsed and an answer is written on the event loop; larger ones in a thread.
 _INLINE_BYTES = 64 * 1024
@@ -89,7 +89,7 @@ async def predict(services: Services, request: Request, name: str) -> Response:
     body = await _body(request, settings.max_body_bytes)
     takes = planned.model.bundle.manifest.takes
     inputs = await _where_it_belongs(len(body), given.read, body, takes, settings.max_rows)
-    future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    future: asyncio.Future[Answer | Shares] = asyncio.get_running_loop().create_future()
     seed = predictions.submit(planned, inputs, future)
     answered = Answered(planned.model, seed, await _awaited(request, future), planned.view)
     if seen is not None:
@@ -104,7 +104,7 @@ async def predict(services: Services, request: Request, name: str) -> Response:
     return Response(written, media_type=accepted.media_types[0])
 
 
-async def _awaited(request: Request, future: "asyncio.Future[Answer]") -> Answer:
+async def _awaited(request: Request, future: "asyncio.Future[Answer | Shares]") -> Answer | Shares:
     """The answer, unless the client goes away before: then nobody waits for it any more.
 
     Raises:

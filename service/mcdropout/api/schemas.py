@@ -55,7 +55,8 @@ class PredictRequest(BaseModel):
     """The body of a prediction."""
 
     inputs: float | Nested | dict[str, Any] = Field(
-        description="One row, or a list of rows, of the shape that GET /models/{name} tells; for a model of several "
+        description="One row, or a list of rows, of the shape that GET /models/{name} tells, in which named sizes may "
+        "differ from row to row; for a model of several "
         "inputs an object with one row, or a list of the same number of rows, for each by its name."
     )
 
@@ -139,11 +140,22 @@ class ModelChange(BaseModel):
     seconds: float = Field(description="How long it took.")
 
 
+class SizeDescription(BaseModel):
+    """A size of the inputs that differs from row to row."""
+
+    minimum: int
+    maximum: int
+    multiple: int = Field(description="Of what it is a multiple.")
+
+
 class InputDescription(BaseModel):
     """What a client sends for each row."""
 
     name: str
-    shape: list[int] = Field(description="Of one row; empty for one value a row.")
+    shape: list[int | str] = Field(
+        description="Of one row; empty for one value a row. A name in place of a size is of one that differs from row "
+        "to row: see sizes."
+    )
     dtype: str
     minimum: float | None = Field(description="The least value accepted.")
     maximum: float | None = Field(description="The greatest value accepted.")
@@ -166,7 +178,11 @@ class SiteDescription(BaseModel):
     p: float | None = Field(description="Probability that a unit is dropped; null for uniform and normal numbers.")
     on: bool
     reason: str | None = Field(None, description="Why it is off.")
-    shape: list[int] | None = Field(None, description="Of the mask, for one row (scope row) or one pass (scope pass).")
+    shape: list[int | str] | None = Field(
+        None,
+        description="Of the mask, for one row (scope row) or one pass (scope pass); where it follows a size that "
+        "differs from row to row, that size's name, or f(name).",
+    )
     scope: str | None = Field(None, description='"row": each row draws its own; "pass": one for all rows of a request.')
     row_axis: int | None = Field(
         None, description="The dimension of the call's input that holds the rows; null for scope pass."
@@ -230,6 +246,9 @@ class ModelDescription(ModelSummary):
     description: str | None = None
     task: str | None = None
     inputs: list[InputDescription] | None = None
+    sizes: dict[str, SizeDescription] | None = Field(
+        None, description="The sizes accepted for each name in the shapes of inputs."
+    )
     output: dict[str, Any] | None = Field(
         None, description="How its outputs are read, and the statistics of its answers: name, description and unit."
     )

@@ -1,13 +1,17 @@
 """Inputs: what a client sends for each row, as `model.yaml` declares it, and what the network gets of it."""
 
+import re
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from mcdropout.engine.arrays import Array
+from mcdropout.engine.sizes import Dimension, Named
 
+_ORDINARY_SIZE = 24
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,49}")
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 Axis = Annotated[int, Field(ge=0, strict=True)]
 
@@ -15,6 +19,15 @@ Axis = Annotated[int, Field(ge=0, strict=True)]
 def _no_truth(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError(f"is {value}; a number is accepted")
+    return value
+
+
+def _size_or_name(value: Any) -> Any:
+    if not (type(value) is int and value > 0) and not (isinstance(value, str) and _NAME.fullmatch(value)):
+        raise ValueError(
+            f"is {value!r}; a size, an integer from 1 on, or a name such as tokens, for one that differs from row to "
+            "row, is accepted"
+        )
     return value
 
 
@@ -27,6 +40,36 @@ class Record(BaseModel):
     """A mapping in `model.yaml`: its fields, and no others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SizeRange(Record):
+    """The sizes that are accepted where they differ from row to row; `[minimum, maximum]` is short for it.
+
+    Attributes:
+        minimum, maximum: the least and the most.
+        multiple: of what they are multiples.
+    """
+
+    minimum: PositiveInt
+    maximum: PositiveInt
+    multiple: PositiveInt = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _two_numbers(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(value) == 2:
+            return dict(zip(("minimum", "maximum"), value, strict=True))
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SizeRange":
+        low, high, multiple = self.minimum, self.maximum, self.multiple
+        if low > high or low % multiple or high % multiple:
+            raise ValueError(
+                f"minimum is {low} and maximum is {high}; multiples of {multiple}, a minimum of at most the maximum, "
+                "are accepted"
+            )
+        return self
 
 
 class Preprocessing(Record):
@@ -52,7 +95,8 @@ class Input(Record):
 
     Attributes:
         name: what a client calls it and, where the network takes its inputs by keyword, the network too.
-        shape: of one row, without the row dimension; empty for one number a row.
+        shape: of one row, without the row dimension; empty for one number a row. A name in place of a size is of one
+            that differs from row to row; the manifest's `sizes` say which are accepted.
         dtype: what the network takes.
         minimum, maximum: the values accepted; None for any.
         missing: whether null, which the network gets as NaN, is "allowed" or "refused".
@@ -61,13 +105,14 @@ class Input(Record):
     """
 
     name: Annotated[str, Field(min_length=1, max_length=100)] = "input"
-    shape: list[PositiveInt]
+    shape: list[Annotated[int | str, BeforeValidator(_size_or_name)]]
     dtype: Literal["float32", "float64", "float16", "int64", "int32", "bool"] = "float32"
     minimum: Annotated[int | Number | None, NotTruth] = None
     maximum: Annotated[int | Number | None, NotTruth] = None
     missing: Literal["refused", "allowed"] = "refused"
     preprocessing: Preprocessing = Preprocessing()
     row_axis: Axis = 0
+    _named: dict[str, Named] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Input":
@@ -84,7 +129,7 @@ class Input(Record):
     def _channels_fit(self) -> "Input":
         for name in ("mean", "std"):
             value = getattr(self.preprocessing, name)
-            if isinstance(value, list) and (not self.shape or len(value) != self.shape[0]):
+            if isinstance(value, list) and self.shape[:1] != [len(value)]:
                 raise ValueError(
                     f"preprocessing.{name} has {len(value)} entries; one number, or one for each entry of the shape's "
                     f"first dimension, {self.shape[:1]}, is accepted"
@@ -115,6 +160,20 @@ class Input(Record):
                     "accepted"
                 )
         return self
+
+    def name_sizes(self, named: dict[str, Named]) -> None:
+        """Take in what is accepted for the names in the shape, which the manifest says for all inputs."""
+        self._named = named
+
+    @property
+    def dimensions(self) -> tuple[Dimension, ...]:
+        """Its shape, with what is accepted for each name."""
+        return tuple(self._named[size] if isinstance(size, str) else size for size in self.shape)
+
+    @property
+    def varies(self) -> bool:
+        """Whether a size differs from row to row."""
+        return any(isinstance(size, str) for size in self.shape)
 
     @property
     def kind(self) -> str:
@@ -151,13 +210,13 @@ class Input(Record):
     def random(self, rows: int, generator: np.random.Generator) -> Array:
         """Rows `[rows, *shape]` of values that are accepted, as the network takes them.
 
-        Numbers lie between `minimum` and `maximum`, or near the one of them that is given, or from 0 to 1; booleans are
-        all true.
+        Sizes that may differ are the same in all of them. Numbers lie between `minimum` and `maximum`, or near the one
+        of them that is given, or from 0 to 1; booleans are all true.
 
         Raises:
             ValueError: it takes integers and does not say which.
         """
-        shape = (rows, *self.shape)
+        shape = (rows, *(_ordinary(size) if isinstance(size, Named) else size for size in self.dimensions))
         low, high = self.minimum, self.maximum
         if self.kind == "b":
             return np.ones(shape, bool)
@@ -171,3 +230,8 @@ class Input(Record):
         low = min(0.0, 0.0 if high is None else high - 1.0) if low is None else low
         high = max(1.0, low + 1.0) if high is None else high
         return self.prepare(generator.uniform(low, high, shape))
+
+
+def _ordinary(dimension: Named) -> int:
+    """A size for examples."""
+    return min(dimension.values, key=lambda size: abs(size - _ORDINARY_SIZE))

@@ -8,11 +8,21 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from mcdropout.catalogue.inputs import Axis, Input, NotTruth, Number, PositiveInt, Preprocessing, Record
+from mcdropout.catalogue.inputs import (
+    Axis,
+    Input,
+    NotTruth,
+    Number,
+    PositiveInt,
+    Preprocessing,
+    Record,
+    SizeRange,
+)
 from mcdropout.engine import Selection
 from mcdropout.engine.arrays import Array
-from mcdropout.engine.inputs import Inputs
+from mcdropout.engine.inputs import Bounds, Inputs, Shapes
 from mcdropout.engine.reading import Entry, Form, LikelihoodName, Noise, Reading, Task
+from mcdropout.engine.sizes import Named
 
 MANIFEST = "model.yaml"
 
@@ -134,6 +144,7 @@ class Manifest(Record):
             and yes. Their numbers where not given.
         input: what a client sends, for a network of one input.
         inputs: or for a network of several, in the order in which it takes them.
+        sizes: for each name in the shapes of inputs, of a size that differs from row to row, what is accepted.
         inputs_by: whether the network takes its inputs by "position", or by "keyword": as `forward(name=...)`.
         output: what the network returns, and what of it counts; an entry alone is short for `{entry: ...}`.
         output_row_axis: the dimension that holds the rows in what the network returns.
@@ -160,6 +171,7 @@ class Manifest(Record):
     labels: list[str] | None = None
     input: Input | None = None
     inputs: Annotated[list[Input], Field(min_length=1)] | None = None
+    sizes: dict[str, SizeRange] = Field(default={})
     inputs_by: Literal["position", "keyword"] = "position"
     output: Output = Output()
     output_row_axis: Axis = 0
@@ -262,6 +274,19 @@ class Manifest(Record):
             raise ValueError(f"inputs has more than one named {twice[0]!r}; names that differ are accepted")
         return self
 
+    @model_validator(mode="after")
+    def _sizes_are_of_names(self) -> "Manifest":
+        used = {size for spec in self.takes for size in spec.shape if isinstance(size, str)}
+        if used != set(self.sizes):
+            raise ValueError(
+                f"the shapes of inputs name the sizes {sorted(used)}, and sizes says what is accepted for "
+                f"{sorted(self.sizes)}; the same names are accepted"
+            )
+        named = {name: Named(name, one.minimum, one.maximum, one.multiple) for name, one in self.sizes.items()}
+        for spec in self.takes:
+            spec.name_sizes(named)
+        return self
+
     @property
     def takes(self) -> tuple[Input, ...]:
         """What a client sends, whether it is one input or several."""
@@ -273,6 +298,20 @@ class Manifest(Record):
         dropout = self.dropout
         add = {pattern: added.model_dump() for pattern, added in dropout.add.items()}
         return Selection(tuple(dropout.include), tuple(dropout.exclude), dropout.p, add)
+
+    @property
+    def shapes(self) -> Shapes | None:
+        """The shape of one row of each input as the engine takes it; None where none has a name in it."""
+        if not self.sizes:
+            return None
+        if self.inputs_by == "position":
+            return [tuple(spec.shape) for spec in self.takes]
+        return {spec.name: tuple(spec.shape) for spec in self.takes}
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """`sizes` as the engine takes them."""
+        return {name: (one.minimum, one.maximum, one.multiple) for name, one in self.sizes.items()} or None
 
     def for_network(self, rows: Sequence[Array]) -> Inputs:
         """Each input's rows, `[rows, *shape]`, as the network takes them: by name or position, rows in their place."""
@@ -309,6 +348,7 @@ _RECORDS: dict[int | str, type[BaseModel]] = {
     "dropout": Dropout,
     "add": AddedDropout,
     "output": Output,
+    "sizes": SizeRange,
 }
 
 

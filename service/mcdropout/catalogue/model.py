@@ -28,6 +28,14 @@ class Model:
         return self.bundle.manifest.version
 
 
+@dataclass(frozen=True)
+class Member:
+    """A model for rows of one size: it has the model's name, and an engine of its own."""
+
+    name: str
+    engine: Engine
+
+
 def model_of(bundle: Bundle, engine: Engine) -> Model:
     """A bundle with its engine, which is run once, so that the first request finds it warm.
 

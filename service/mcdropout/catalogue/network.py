@@ -28,6 +28,8 @@ def subject_of(bundle: Bundle) -> Subject:
             output_row_axis=manifest.output_row_axis,
             selection=manifest.selection,
             reading=manifest.reading,
+            shapes=manifest.shapes,
+            sizes=manifest.bounds,
         )
     from mcdropout.catalogue.code import load_network
     from mcdropout.engine.pytorch.module import understand as understand_module
@@ -40,6 +42,8 @@ def subject_of(bundle: Bundle) -> Subject:
         output_row_axis=manifest.output_row_axis,
         selection=manifest.selection,
         reading=manifest.reading,
+        shapes=manifest.shapes,
+        sizes=manifest.bounds,
     )
 
 

@@ -12,6 +12,8 @@ import orjson
 
 from mcdropout.catalogue.inputs import Input
 from mcdropout.engine.arrays import Array
+from mcdropout.engine.ragged import Rows
+from mcdropout.engine.sizes import Dimension, Named
 
 _WORDS = (b"true", b"false")
 _SPACE = rb"[ \t\n\r]*"  # JSON's, which is not Python's
@@ -33,15 +35,16 @@ class RowsError(ValueError):
 
 @dataclass(frozen=True)
 class _Given:
-    """What was given for an input: how messages call it, its values `[rows, *shape]`, whether as a list of rows."""
+    """What was given for an input: how messages call it, its values `[rows, *shape]`, a row after another where sizes
+    differ, and whether it is a list of rows."""
 
     label: str
     spec: Input
-    values: npt.NDArray[Any]
+    values: "npt.NDArray[Any] | list[npt.NDArray[Any]]"
     listed: bool
 
 
-def read_rows(text: bytes, inputs: Sequence[Input], most: int | None = None) -> tuple[Array, ...]:
+def read_rows(text: bytes, inputs: Sequence[Input], most: int | None = None) -> tuple[Rows, ...]:
     """The rows that a JSON text holds, as the network takes them.
 
     Its `inputs` is an object that holds the rows of each input by its name, or, where there is one input, its rows.
@@ -53,7 +56,7 @@ def read_rows(text: bytes, inputs: Sequence[Input], most: int | None = None) -> 
         most: how many rows are accepted; None for any number.
 
     Returns:
-        For each input `[rows, *shape]`, finite, in its dtype.
+        For each input `[rows, *shape]`, finite, in its dtype; a row after another where their sizes differ.
 
     Raises:
         RowsError: the text holds something else.
@@ -83,14 +86,14 @@ def read_rows(text: bytes, inputs: Sequence[Input], most: int | None = None) -> 
 
 def read_many_rows(
     text: bytes, inputs: Sequence[Input], most: int | None, pause: Callable[[], None]
-) -> tuple[Array, ...]:
+) -> tuple[Rows, ...]:
     """What `read_rows` returns and raises, read some rows at a time, with pauses.
 
     Parsing a long text in one go keeps every other thread waiting: 30 ms for 1,000 images of 784 numbers.
     """
     if len(text) <= _PART_BYTES:
         return read_rows(text, inputs, most)
-    rows: list[Array] = []
+    rows: list[Rows] = []
     count = 0
     try:
         for part in _parts(text, inputs):
@@ -101,7 +104,14 @@ def read_many_rows(
             pause()
     except RowsError:  # the message is to be of the whole text
         rows = []
-    return (np.concatenate(rows),) if rows else read_rows(text, inputs, most)
+    return (_behind_one_another(rows),) if rows else read_rows(text, inputs, most)
+
+
+def _behind_one_another(parts: Sequence[Rows]) -> Rows:
+    arrays = [part for part in parts if isinstance(part, np.ndarray)]
+    if len(arrays) == len(parts) and len({array.shape[1:] for array in arrays}) == 1:
+        return np.concatenate(arrays)
+    return [row for part in parts for row in part]
 
 
 def _parts(text: bytes, inputs: Sequence[Input]) -> Iterator[bytes]:
@@ -146,19 +156,67 @@ def _form(inputs: Sequence[Input]) -> str:
 
 def _take(label: str, value: Any, spec: Input, words: bool) -> _Given:
     """Check what is given for an input. `words`: whether the text holds true or false anywhere."""
-    shape = ", ".join(map(str, spec.shape))
+    shape = ", ".join(map(str, spec.dimensions))
     accepted = f"[{shape}] for one row, [rows, {shape}] for several is accepted"
     if not spec.shape:
         accepted = "a single value for one row, [rows] for several is accepted"
+    if spec.varies:
+        return _take_of_any_size(label, value, spec, words, accepted)
     try:
-        values = np.asarray(value)
-        if spec.takes_missing and values.dtype == object and not _first_unfit(value, spec.kind, missing=True):
-            values = np.asarray(value, np.float64)
+        values = _as_values(value, spec)
     except ValueError as error:
         raise RowsError(f"{label} is ragged: its lists differ in length; {accepted}") from error
     listed = list(values.shape) != spec.shape
     if listed and (list(values.shape[1:]) != spec.shape or len(values) == 0):
         raise RowsError(f"{label} has the shape {list(values.shape)}; {accepted}")
+    _check_values(label, value, values, spec, words)
+    return _Given(label, spec, values if listed else values[None], listed)
+
+
+def _take_of_any_size(label: str, value: Any, spec: Input, words: bool, accepted: str) -> _Given:
+    """The same where sizes differ from row to row; rows that are all of one size are one array nevertheless."""
+    depth = _depth(value)
+    listed = depth == len(spec.shape) + 1
+    if not listed and depth != len(spec.shape):
+        raise RowsError(f"{label} holds lists {depth} deep; {accepted}")
+    rows: list[npt.NDArray[Any]] = []
+    for index, row in enumerate(value if listed else [value]):
+        called = f"row {index} of {label}" if listed else label
+        try:
+            values = _as_values(row, spec)
+        except ValueError as error:
+            raise RowsError(f"{called} is ragged: its lists differ in length; {accepted}") from error
+        if len(values.shape) != len(spec.shape) or not all(map(_is_accepted, values.shape, spec.dimensions)):
+            raise RowsError(f"{called} has the shape {list(values.shape)}; {accepted}")
+        _check_values(called, row, values, spec, words)
+        rows.append(values)
+    alike = len({row.shape for row in rows}) == 1
+    return _Given(label, spec, np.stack(rows) if alike else rows, listed)
+
+
+def _depth(value: Any) -> int:
+    """How deep lists are nested, by the first entry of each."""
+    depth = 0
+    while isinstance(value, list):
+        depth += 1
+        value = value[0] if value else None
+    return depth
+
+
+def _is_accepted(size: int, dimension: Dimension) -> bool:
+    return size in dimension if isinstance(dimension, Named) else size == dimension
+
+
+def _as_values(value: Any, spec: Input) -> npt.NDArray[Any]:
+    """Nested lists as an array; ValueError where they differ in length."""
+    values = np.asarray(value)
+    if spec.takes_missing and values.dtype == object and not _first_unfit(value, spec.kind, missing=True):
+        return np.asarray(value, np.float64)
+    return values
+
+
+def _check_values(label: str, value: Any, values: npt.NDArray[Any], spec: Input, words: bool) -> None:
+    """Raise where an array, made of nested lists, holds what the input does not take."""
     kinds, called = _TAKEN[spec.kind]
     if spec.takes_missing:
         called = f"{called}, and null for what is missing"
@@ -168,7 +226,6 @@ def _take(label: str, value: Any, spec: Input, words: bool) -> _Given:
         raise RowsError(f"{label} holds {_first_unfit(value, spec.kind, missing=spec.takes_missing)}; {called}")
     if spec.kind != "b":
         _check_bounds(label, values, spec)
-    return _Given(label, spec, values if listed else values[None], listed)
 
 
 def _check_bounds(label: str, values: npt.NDArray[Any], spec: Input) -> None:
@@ -210,16 +267,23 @@ def _json(value: Any) -> str:
     return str(orjson.dumps(value), "utf-8")[:100]
 
 
-def _prepare(given: _Given) -> Array:
-    prepared = given.spec.prepare(given.values)
+def _prepare(given: _Given) -> Rows:
+    if isinstance(given.values, list):
+        return [_prepared(given, row[None])[0] for row in given.values]
+    return _prepared(given, given.values)
+
+
+def _prepared(given: _Given, values: npt.NDArray[Any]) -> Array:
+    """Rows `[rows, *shape]` as the network takes them."""
+    prepared = given.spec.prepare(values)
     if given.spec.kind != "f":
         return prepared
     finite = np.isfinite(prepared)
     if given.spec.takes_missing:
-        finite |= np.isnan(given.values)
+        finite |= np.isnan(values)
     if not finite.all():
         raise RowsError(
-            f"{given.label} holds {given.values[~finite][0]:g}, which preprocessing and {given.spec.dtype} make "
+            f"{given.label} holds {values[~finite][0]:g}, which preprocessing and {given.spec.dtype} make "
             "infinite; smaller numbers are accepted"
         )
     return prepared

@@ -21,7 +21,7 @@ def print_inspection(console: Console, name: str, inspection: Inspection) -> Non
     if inspection.engine is None:
         console.print(Panel(Text(inspection.error or "", "red"), title=Text(f"{name}: refused"), title_align="left"))
         return
-    program = inspection.engine.program
+    program, sizing = inspection.engine.program, inspection.engine.sizing
     parts: list[RenderableType] = [
         _sites(inspection.engine),
         Text(),
@@ -32,6 +32,7 @@ def print_inspection(console: Console, name: str, inspection: Inspection) -> Non
         Text(),
         _checks(inspection.engine),
         Text(),
+        *([Text(f"sizes: {', '.join(map(str, sizing.dimensions))}")] if sizing else []),
         Text(f"bodies over HTTP: {', '.join(formats.TABLE)}"),
     ]
     if found := _findings(inspection):
@@ -48,8 +49,12 @@ def as_document(name: str, inspection: Inspection) -> dict[str, Any]:
         return document
     cost = engine.program.cost
     document |= {
-        "sites": [{**asdict(site), "on": True, "reason": None} for site in engine.sites]
+        "sites": [
+            {**asdict(site), "on": True, "reason": None, "shape": shape}
+            for site, shape in zip(engine.sites, engine.site_shapes, strict=True)
+        ]
         + [{**asdict(site), "on": False} for site in engine.sites_off],
+        "sizes": _sizes(engine),
         "program": asdict(engine.program),
         "cost": {
             "share_once": cost.share_once,
@@ -71,11 +76,17 @@ def as_document(name: str, inspection: Inspection) -> dict[str, Any]:
     return document
 
 
+def _sizes(engine: Engine) -> dict[str, dict[str, int]]:
+    """The sizes accepted for each name in the shapes of inputs."""
+    dimensions = () if engine.sizing is None else engine.sizing.dimensions
+    return {x.name: {"minimum": x.least, "maximum": x.most, "multiple": x.multiple} for x in dimensions}
+
+
 def _sites(engine: Engine) -> RenderableType:
     table = _table("site", "kind", "p", "mask", "drawn", "")
-    for site in engine.sites:
+    for site, shape in zip(engine.sites, engine.site_shapes, strict=True):
         p = "" if site.p is None else f"{site.p:g}"
-        mask = " x ".join(map(str, site.shape)) or "1"
+        mask = " x ".join(map(str, shape)) or "1"
         scope = "for a row" if site.scope == "row" else "for a pass, all rows"
         notes = ["added: the network was not trained with it"] if site.injected else []
         notes += [] if site.in_eval else ["its module left eval mode"]

@@ -22,23 +22,25 @@ from mcdropout.engine.checks import Check
 from mcdropout.engine.errors import CompiledError, UnsupportedModelError
 from mcdropout.engine.inputs import InputSpec
 from mcdropout.engine.masks import MAPPING, MaskSource, same_masks
-from mcdropout.engine.preparation import Prepared, choose
+from mcdropout.engine.preparation import Prepared, Sized, choose
 from mcdropout.engine.program import Graph, Graphs, Outline, Program
 from mcdropout.engine.reading import Reading
 from mcdropout.engine.runtimes import Form, Refusal, Runnable, Target
 from mcdropout.engine.sites import Site, SiteOff
+from mcdropout.engine.sizes import Dimension, Sizing
 from mcdropout.engine.verify import Reference
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Changes whenever what an older version wrote would be read otherwise, or answer otherwise."""
 _RECORD, _REFERENCE, _BASELINE = "program.json", "reference.npz", "baseline"
+_OTHER = "other_"  # how the names of arrays begin that are of other sizes
 _PREFIX, _SUFFIX = "prefix.onnx", "suffix.onnx"
 _PACKAGES = ("mcdropout", "onnx", "onnxruntime", "torch")
 
 
 @dataclass(frozen=True)
 class _Input:
-    shape: tuple[int, ...]
+    shape: tuple[Dimension, ...]
     dtype: str
     name: str | None
     row_axis: int
@@ -86,8 +88,14 @@ class _Reference:
 
 
 @dataclass(frozen=True)
+class _Other:
+    sizes: dict[str, int]
+    reference: _Reference
+
+
+@dataclass(frozen=True)
 class _Record:
-    format: Literal[2]
+    format: Literal[3]
     reading: Reading
     sites: tuple[Site, ...]
     off: tuple[SiteOff, ...]
@@ -97,6 +105,8 @@ class _Record:
     graphs: _Graphs
     baseline: _Graphs | None
     reference: _Reference
+    sizing: Sizing | None
+    others: tuple[_Other, ...]
     files: dict[str, str]
     mapping: int = 1  # records that name none are of the first
     made_with: dict[str, str] = field(default_factory=dict)
@@ -120,7 +130,10 @@ def write_compiled(prepared: Prepared, folder: Path) -> None:
         baseline = _copied(_required(prepared.baseline_graphs, prepared.program), folder / _BASELINE)
     copied = _copied(graphs, folder)
     reference = prepared.reference
-    np.savez(folder / _REFERENCE, **dict(_arrays_of(reference)))
+    arrays = dict(_arrays_of(reference))
+    for index, other in enumerate(prepared.others):
+        arrays |= {f"{_OTHER}{index}_{name}": values for name, values in _arrays_of(other.reference)}
+    np.savez(folder / _REFERENCE, **arrays)
     record = _Record(
         format=FORMAT,
         reading=prepared.reading,
@@ -133,7 +146,9 @@ def write_compiled(prepared: Prepared, folder: Path) -> None:
         network_checks=prepared.network_checks,
         graphs=copied,
         baseline=baseline,
-        reference=_Reference(reference.passes, reference.keeps, reference.tolerance),
+        reference=_recorded_reference(reference),
+        sizing=prepared.sizing,
+        others=tuple(_Other(other.sizes, _recorded_reference(other.reference)) for other in prepared.others),
         files={path.relative_to(folder).as_posix(): digest_of(path) for path in _files_of(folder)},
         mapping=MAPPING,
         made_with=dict(_versions()),
@@ -154,13 +169,13 @@ def read_compiled(folder: Path, target: Target) -> Prepared:
     """
     record = _read_record(folder)
     source = MaskSource(record.sites)
-    reference = _read_reference(folder, record.reference)
+    reference, others = _read_references(folder, record)
     programs: list[Runnable | Refusal] = [Refusal(record.program.reason)] if record.program.reason else []
     programs.append(_runnable(record, _loaded(record.graphs, folder)))
     plain = None
     if record.baseline is not None:
         plain = [_runnable(record, _loaded(record.baseline, folder / _BASELINE))]
-    chosen, baseline = choose(programs, plain, target, source, reference)
+    chosen, baseline = choose(programs, plain, target, source, reference, (), record.sizing, others)
     program = replace(
         record.program,
         runtime=chosen.candidate.kind.name,
@@ -181,7 +196,13 @@ def read_compiled(folder: Path, target: Target) -> Prepared:
         outline=record.graphs.outline,
         reference=reference,
         network_checks=record.network_checks,
+        sizing=record.sizing,
+        others=others,
     )
+
+
+def _recorded_reference(reference: Reference) -> _Reference:
+    return _Reference(reference.passes, reference.keeps, reference.tolerance)
 
 
 def _runnable(record: _Record, graphs: Graphs) -> Runnable:
@@ -319,22 +340,31 @@ def _arrays_of(reference: Reference) -> Iterator[tuple[str, Any]]:
         yield f"mixed_{index}", values
 
 
-def _read_reference(folder: Path, record: _Reference) -> Reference:
+def _read_references(folder: Path, record: _Record) -> tuple[Reference, tuple[Sized, ...]]:
+    """What the network answered to its examples, and at other sizes."""
     path = folder / _REFERENCE
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays: dict[str, Array] = dict(file)
-        return Reference(
-            inputs=_numbered(arrays, "input"),
-            deterministic=_numbered(arrays, "deterministic"),
-            passes=record.passes,
-            under_masks=tuple(_numbered(arrays, f"pass_{number}") for number in record.passes),
-            mixed=_numbered(arrays, "mixed"),
-            keeps=record.keeps,
-            tolerance=record.tolerance,
+        others = tuple(
+            Sized(other.sizes, _reference(arrays, other.reference, f"{_OTHER}{index}_"))
+            for index, other in enumerate(record.others)
         )
+        return _reference(arrays, record.reference), others
     except (OSError, ValueError, KeyError) as error:
         raise CompiledError(f"{path} cannot be read: {error}") from error
+
+
+def _reference(arrays: dict[str, Array], record: _Reference, start: str = "") -> Reference:
+    return Reference(
+        inputs=_numbered(arrays, f"{start}input"),
+        deterministic=_numbered(arrays, f"{start}deterministic"),
+        passes=record.passes,
+        under_masks=tuple(_numbered(arrays, f"{start}pass_{number}") for number in record.passes),
+        mixed=_numbered(arrays, f"{start}mixed"),
+        keeps=record.keeps,
+        tolerance=record.tolerance,
+    )
 
 
 def _numbered(arrays: dict[str, Array], name: str) -> tuple[Array, ...]:

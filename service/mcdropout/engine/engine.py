@@ -1,8 +1,10 @@
 """Engine: a network, made ready to answer with its uncertainty. What a Python user imports."""
 
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,20 +13,25 @@ import numpy.typing as npt
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.compiled import read_compiled, write_compiled
 from mcdropout.engine.errors import InvalidInputError, NonFiniteOutputError
-from mcdropout.engine.inputs import Inputs, as_array, in_order
+from mcdropout.engine.inputs import Bounds, Inputs, Shapes, as_array, in_order
 from mcdropout.engine.masks import MAX_SEED, Masks, drawn_seed
 from mcdropout.engine.preparation import Prepared, prepare
+from mcdropout.engine.ragged import Batch, Rows, as_rows, batches_of
 from mcdropout.engine.reading import Entries, Form, LikelihoodName, Reading, Task, in_entries, is_number
 from mcdropout.engine.runtimes import Target
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.engine.selection import Selection
-from mcdropout.engine.statistics import Prediction, Statistics, concatenate, places_of
+from mcdropout.engine.sizes import Sizes, resized
+from mcdropout.engine.statistics import Prediction, Statistics, concatenate, places_of, take
 from mcdropout.engine.steps import STEP_BYTES, Outcome, Steps
 from mcdropout.engine.subject import Subject
+from mcdropout.engine.verify import run_pairs
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
+
+_MOST_MEMBERS = 256  # engines of one size each, that are kept for the next rows of that size
 
 
 class Engine:
@@ -37,7 +44,7 @@ class Engine:
         sites_off: what could be random and is not, with the reasons.
         program: how it runs, and which checks it passed.
         inputs: what the network takes.
-        places: the sizes of the dimensions of its outputs beside rows and classes; empty where there are none.
+        sizing: which sizes of the inputs may differ from row to row; None where none may.
         steps: runs it a step at a time.
     """
 
@@ -52,8 +59,12 @@ class Engine:
         self._prepared = prepared
         self._source = prepared.source
         self._runtime = prepared.runtime
-        self.places = places_of(prepared.reference.deterministic[0].shape, prepared.reading)
+        self.sizing = prepared.sizing
+        self._places: tuple[int, ...] | None = places_of(prepared.reference.deterministic[0].shape, prepared.reading)
         self.steps = Steps(prepared, step_bytes)
+        self._step_bytes = step_bytes
+        self._members: OrderedDict[tuple[int, ...], Engine] = OrderedDict()
+        self._members_lock = Lock()
 
     @classmethod
     def from_module(
@@ -77,6 +88,8 @@ class Engine:
         outputs: Entries = None,
         output_row_axis: int = 0,
         missing: bool = False,
+        shapes: Shapes | None = None,
+        sizes: Bounds | None = None,
         selection: Selection | None = None,
         sessions: SessionOptions | None = None,
     ) -> "Engine":
@@ -112,6 +125,10 @@ class Engine:
                 place. All its tensors where not given.
             output_row_axis: the dimension of the outputs that holds the rows.
             missing: whether inputs may hold NaN, for what is missing.
+            shapes: of one row of the input, or of each, where sizes differ from row to row: a size, or a name where it
+                does: `("tokens",)`, `(3, "height", "width")`. Sizes of one name are equal in a row.
+            sizes: for each of these names the least and the most, and of what they are multiples, if of any:
+                `{"tokens": (1, 128), "height": (64, 512, 32)}`.
             selection: which sites to switch on, and with which p, and dropout to add; all, with their own, and none,
                 where not given.
             sessions: how ONNX Runtime runs it.
@@ -149,6 +166,8 @@ class Engine:
                 missing=missing,
                 selection=selection,
                 reading=reading,
+                shapes=shapes,
+                sizes=sizes,
             )
             return cls.prepare(subject, reading, target, step_bytes)
 
@@ -173,6 +192,8 @@ class Engine:
         outputs: Entries = None,
         output_row_axis: int = 0,
         missing: bool = False,
+        shapes: Shapes | None = None,
+        sizes: Bounds | None = None,
         selection: Selection | None = None,
         sessions: SessionOptions | None = None,
     ) -> "Engine":
@@ -210,6 +231,8 @@ class Engine:
             missing=missing,
             selection=selection,
             reading=reading,
+            shapes=shapes,
+            sizes=sizes,
         )
         return cls.prepare(subject, reading, target, step_bytes)
 
@@ -279,15 +302,54 @@ class Engine:
         write_compiled(self._prepared, Path(folder))
 
     @property
+    def places(self) -> tuple[int, ...]:
+        """The sizes of the dimensions of its outputs beside rows and classes; empty where there are none."""
+        if self._places is None:  # of an engine for rows of one size of many: what a row gives shows it
+            reference = self._prepared.reference
+            row = tuple(resized(x[:1], spec.shape) for x, spec in zip(reference.inputs, self.inputs, strict=True))
+            kept = [] if self._source.has_raw_sites else self._source.keep_everything(1)
+            self._places = places_of(run_pairs(self._prepared.baseline, row, kept)[0].shape, self.reading)
+        return self._places
+
+    @property
+    def site_shapes(self) -> list[list[int | str]]:
+        """The shape of each site's mask for people: where it follows a size of the inputs, its name or f(name)."""
+        return [list(site.shape) for site in self.sites] if self.sizing is None else self.sizing.told_shapes()
+
+    @property
     def shares_rows(self) -> bool:
         """Whether rows of requests with different seeds may be run together."""
         return self.steps.shares_rows
+
+    def at(self, sizes: Sizes) -> "Engine":
+        """The engine for rows of some sizes, where these may differ: one of fixed sizes, with the same weights.
+
+        Raises:
+            InvalidInputError: a size is not accepted.
+        """
+        if self.sizing is None:
+            return self
+        for dimension in self.sizing.dimensions:
+            if sizes[dimension.name] not in dimension:
+                raise InvalidInputError(f"{dimension.name} is {sizes[dimension.name]}; {dimension} is accepted")
+        key = tuple(sizes[dimension.name] for dimension in self.sizing.dimensions)
+        with self._members_lock:
+            member = self._members.pop(key, None)
+            if member is None:
+                member = Engine(self._prepared.at(sizes), self._step_bytes)
+                if self.places:  # it has others
+                    member._places = None
+            self._members[key] = member  # the last is the one used last
+            while len(self._members) > _MOST_MEMBERS:
+                self._members.popitem(last=False)
+        return member
 
     def predict(self, x: Inputs, passes: int = 50, seed: int | None = None) -> Prediction:
         """The prediction for each row, and how far to trust it.
 
         Args:
-            x: `[rows, ...]`, or a tuple of such.
+            x: `[rows, ...]`, or a tuple of such. Where sizes may differ from row to row, rows of different sizes come
+                as a list of them. They are run as batches of one size each, and answered in their order.
             passes: how many stochastic passes; 0 for the deterministic baseline, in which nothing is dropped.
             seed: 0 to 2**64 - 1; drawn where none is given. The prediction says which.
 
@@ -335,6 +397,20 @@ class Engine:
         statistics.update(outputs)
         return statistics.prediction()
 
+    def batches(self, x: Inputs) -> list[Batch]:
+        """Check `x`, bring it into the network's dtypes, and sort its rows into batches of one size.
+
+        Raises:
+            InvalidInputError: naming what was given and what would be accepted.
+        """
+        if self.sizing is None:
+            inputs = self.as_inputs(x)
+            return [Batch({}, np.arange(len(inputs[0]), dtype=np.int64), inputs)]
+        given = in_order(x, self.inputs)
+        rows = [as_rows(value, spec) for value, spec in zip(given, self.inputs, strict=True)]
+        _check_as_many(rows)
+        return batches_of(rows, self.sizing)
+
     def as_inputs(self, x: Inputs) -> tuple[Array, ...]:
         """Check `x`, and bring it into the network's dtypes.
 
@@ -343,8 +419,7 @@ class Engine:
         """
         given = in_order(x, self.inputs)
         arrays = tuple(as_array(value, spec) for value, spec in zip(given, self.inputs, strict=True))
-        if len(counts := {len(array) for array in arrays}) > 1:
-            raise InvalidInputError(f"the inputs have {sorted(counts)} rows; the same number in each is accepted")
+        _check_as_many(arrays)
         return arrays
 
     def run(
@@ -388,10 +463,14 @@ class Engine:
             seed = drawn_seed()
         if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
             raise InvalidInputError(f"seed is {seed!r}; an integer from 0 to {MAX_SEED} is accepted")
-        inputs = self.as_inputs(x)
-        count = len(inputs[0])
-        seeds = np.full(count, seed, np.uint64)
-        outcome = self.run(inputs, seeds, np.arange(count), int(passes), samples=samples)
+        batches = self.batches(x)
+        outcomes = [
+            self.at(batch.sizes).run(
+                batch.inputs, np.full(len(batch.rows), seed, np.uint64), batch.rows, int(passes), samples=samples
+            )
+            for batch in batches
+        ]
+        outcome = outcomes[0] if len(outcomes) == 1 else _in_order(outcomes, np.concatenate([x.rows for x in batches]))
         if outcome.failed.any():
             rows = np.flatnonzero(outcome.failed).tolist()
             raise NonFiniteOutputError(f"the network answered NaN or infinity for row {rows[0]}", rows)
@@ -412,6 +491,31 @@ class Engine:
         while cohort.passes < passes:
             self.steps.run([(cohort, min(passes - cohort.passes, self.steps.most_passes(len(cohort))))])
         return Outcome(cohort.prediction(), cohort.all_samples(), cohort.failed)
+
+
+def _check_as_many(inputs: Sequence[Rows]) -> None:
+    if len(counts := {len(x) for x in inputs}) > 1:
+        raise InvalidInputError(f"the inputs have {sorted(counts)} rows; the same number in each is accepted")
+
+
+def _in_order(outcomes: Sequence[Outcome], rows: npt.NDArray[np.int64]) -> Outcome:
+    """One outcome of several, whose rows are these of all."""
+    shapes = [
+        {name: value.shape[1:] for name, value in one.prediction.values.items() if value is not None}
+        for one in outcomes
+    ]
+    if any(shape != shapes[0] for shape in shapes):
+        raise InvalidInputError(
+            "these rows have answers of different shapes, because they have different sizes; rows of one size at a "
+            "time are accepted"
+        )
+    order = np.argsort(rows)
+    samples = [one.samples for one in outcomes if one.samples is not None]
+    return Outcome(
+        take(concatenate([one.prediction for one in outcomes]), order),
+        np.concatenate(samples)[order] if samples else None,
+        np.concatenate([one.failed for one in outcomes])[order],
+    )
 
 
 def _check_step_bytes(step_bytes: object) -> None:

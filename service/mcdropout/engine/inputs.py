@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array, with_rows
 from mcdropout.engine.errors import InvalidInputError, first_line
+from mcdropout.engine.sizes import Dimension, Named
 from mcdropout.engine.trials import unlike_rows
 
 if TYPE_CHECKING:
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 OneInput = Union[npt.ArrayLike, "Tensor"]
 Inputs = OneInput | tuple[OneInput, ...] | Mapping[str, OneInput]
+Shape = Sequence[int | str]
+"""Of one row: sizes, and names of sizes that may differ from row to row."""
+Shapes = Shape | Sequence[Shape] | Mapping[str, Shape]
+Bounds = Mapping[str, tuple[int, int] | tuple[int, int, int]]
+"""For each name the least and the most size, and, where there is a third number, of what they are multiples."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class InputSpec:
     """One input of a network: its shape without the rows, its NumPy dtype, its keyword, where it has its rows, and
     whether NaN may stand for what is missing."""
 
-    shape: tuple[int, ...]
+    shape: tuple[Dimension, ...]
     dtype: np.dtype[Any]
     name: str | None = None
     row_axis: int = 0
@@ -147,9 +153,7 @@ def as_array(x: OneInput, spec: InputSpec) -> Array:
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInputError(f"{spec.label} is no array ({first_line(error)})") from error
     wanted: list[Any] = [*spec.shape[: spec.row_axis], "rows", *spec.shape[spec.row_axis :]]
-    if array.ndim != len(wanted) or any(
-        size < 1 if want == "rows" else size != want for size, want in zip(array.shape, wanted, strict=True)
-    ):
+    if array.ndim != len(wanted) or any(not _is_of(size, want) for size, want in zip(array.shape, wanted, strict=True)):
         shape = ", ".join(map(str, wanted))
         raise InvalidInputError(f"{spec.label} has the shape {list(array.shape)}; [{shape}] is accepted")
     if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
@@ -168,3 +172,60 @@ def as_array(x: OneInput, spec: InputSpec) -> Array:
             f"{spec.label} holds {array[tuple(position)]} at {position}; numbers of {spec.dtype} are accepted"
         )
     return taken
+
+
+def _is_of(size: int, want: Any) -> bool:
+    """Whether a size is the one that is wanted, one of those that are, or, of rows, at least one."""
+    if want == "rows":
+        return size >= 1
+    return size in want if isinstance(want, Named) else bool(size == want)
+
+
+def dimensions_of(x: Inputs, shapes: Shapes | None, sizes: Bounds | None) -> list[tuple[Dimension, ...]] | None:
+    """The dimensions of one row of each input; None where none has a name.
+
+    Args:
+        x: the examples.
+        shapes: of one row of each, in the form of `x`.
+        sizes: what is accepted for each name in them.
+
+    Raises:
+        InvalidInputError: they do not fit one another.
+    """
+    if shapes is None:
+        if sizes:
+            raise InvalidInputError(
+                f"sizes names {list(sizes)}, and there are no shapes; shapes that name them are accepted"
+            )
+        return None
+    each = _shape_of_each(x, shapes)
+    named = {name: _named(name, given) for name, given in (sizes or {}).items()}
+    used = {size for shape in each for size in shape if isinstance(size, str)}
+    if used != set(named):
+        raise InvalidInputError(f"shapes names {sorted(used)} and sizes {sorted(named)}; the same names are accepted")
+    return [tuple(named[size] if isinstance(size, str) else size for size in shape) for shape in each]
+
+
+def _shape_of_each(x: Inputs, shapes: Shapes) -> list[Shape]:
+    count = len(as_tuple(x))
+    if isinstance(shapes, Mapping):
+        names = list(x) if isinstance(x, Mapping) else []
+        if set(shapes) != set(names):
+            raise InvalidInputError(f"shapes names {list(shapes)}; the inputs are {names}")
+        return [shapes[name] for name in names]
+    given: list[Any] = list(shapes)
+    if not isinstance(x, tuple | Mapping) and not any(isinstance(one, list | tuple) for one in given):
+        given = [given]
+    if len(given) != count or any(isinstance(one, str | int) for one in given):
+        raise InvalidInputError(f"shapes is {shapes!r}; the shape of a row for each of {count} inputs is accepted")
+    return given
+
+
+def _named(name: str, given: object) -> Named:
+    if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+        raise InvalidInputError(
+            f"the sizes of {name!r} are {given!r}; the least and the most, as (1, 64), are accepted"
+        )
+    named = Named(name, *given)
+    named.check()
+    return named

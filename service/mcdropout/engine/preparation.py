@@ -1,5 +1,6 @@
 """Preparation: of the ways to run a network, the fastest that passes its checks."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,8 +14,10 @@ from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.program import Graphs, Outline, Program
 from mcdropout.engine.reading import Reading
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
+from mcdropout.engine.runtimes.protocol import runtime_at
 from mcdropout.engine.settling import settle
 from mcdropout.engine.sites import SiteOff
+from mcdropout.engine.sizes import Sizes, Sizing, told
 from mcdropout.engine.statistics import TASKS
 from mcdropout.engine.subject import Subject
 from mcdropout.engine.trials import Trial
@@ -27,6 +30,14 @@ from mcdropout.engine.verify import (
     run_pairs,
     take_reference,
 )
+
+
+@dataclass(frozen=True)
+class Sized:
+    """What a network itself answers for some rows of other sizes than those of the examples."""
+
+    sizes: dict[str, int]
+    reference: Reference
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,8 @@ class Prepared:
         program: what there is to know of it.
         outline: of the program.
         reference: what the network itself answers, against which programs are checked.
+        sizing: which sizes of the inputs may differ; None where none may.
+        others: what the network itself answers at some other sizes.
         network_checks: those of its `program.checks` that are of the network, whatever runs it.
     """
 
@@ -60,11 +73,32 @@ class Prepared:
     outline: Outline
     reference: Reference
     network_checks: tuple[Check, ...]
+    sizing: Sizing | None = None
+    others: tuple[Sized, ...] = ()
 
     @property
     def pair_bytes(self) -> int:
         """The memory that one pass of one row takes, in bytes."""
         return self.source.bytes_per_pass + self.outline.suffix_bytes
+
+    def at(self, sizes: Sizes) -> "Prepared":
+        """The same for inputs of these sizes alone, where they may differ."""
+        assert self.sizing is not None
+        sites = self.sizing.sites_at(self.source.sites, sizes)
+        shapes = self.sizing.shapes_at(sizes)
+        baseline = runtime_at(self.baseline, sites if self.baseline is self.runtime else ())
+        grown = math.prod(sizes[name] / base for name, base in self.sizing.base.items())
+        return replace(
+            self,
+            source=MaskSource(sites),
+            runtime=runtime_at(self.runtime, sites),
+            baseline=baseline,
+            inputs=tuple(replace(spec, shape=shape) for spec, shape in zip(self.inputs, shapes, strict=True)),
+            # Attention takes the square of a size.
+            outline=replace(self.outline, suffix_bytes=round(self.outline.suffix_bytes * max(grown, grown**2))),
+            sizing=None,
+            others=(),
+        )
 
 
 @dataclass(frozen=True)
@@ -114,8 +148,11 @@ def prepare(reading: Reading, subject: Subject, target: Target) -> Prepared:
 
     reading = settle(reading, subject.evidence, arrays, [wanted, *reference.under_masks], run)
     raise_if_failed([_check_readable(reading, wanted)])
+    others = () if subject.sizing is None else tuple(_sized(subject, sizes) for sizes in subject.sizing.tried())
     plain = subject.baseline_programs(target) if source.has_raw_sites else None
-    chosen, baseline = choose(subject.programs(target), plain, target, source, reference, subject.trials)
+    chosen, baseline = choose(
+        subject.programs(target), plain, target, source, reference, subject.trials, subject.sizing, others
+    )
     of_network += subject.own_checks()
     raise_if_failed(of_network)
     outline = chosen.candidate.program.outline
@@ -143,7 +180,21 @@ def prepare(reading: Reading, subject: Subject, target: Target) -> Prepared:
         outline=outline,
         reference=reference,
         network_checks=tuple(of_network),
+        sizing=subject.sizing,
+        others=others,
     )
+
+
+def _sized(subject: Subject, sizes: dict[str, int]) -> Sized:
+    """What a network answers for rows of some sizes; there too nothing but dropout may tell it from its eval mode."""
+    other = subject.at(sizes)
+    source, rows = MaskSource(other.sites), len(other.arrays[0])
+    kept = [] if source.has_raw_sites else source.keep_everything(rows)
+    with refusing(f"the network does not run at {told(sizes)}", "sizes at which it does are accepted"):
+        wanted = other.eval_outputs()
+        check = check_network(other.plain, kept, other.arrays, wanted)
+        raise_if_failed([replace(check, name=f"at {told(sizes)} {check.name}")])
+        return Sized(sizes, take_reference(other.eager, source, other.arrays, wanted, other.tolerance))
 
 
 def choose(
@@ -153,6 +204,8 @@ def choose(
     source: MaskSource,
     reference: Reference,
     trials: Sequence[Trial] = (),
+    sizing: Sizing | None = None,
+    others: Sequence[Sized] = (),
 ) -> tuple[Passed, Passed]:
     """The first way to run a network that passes its checks, and the first to run it with nothing dropped.
 
@@ -163,6 +216,8 @@ def choose(
         source: draws the masks.
         reference: what the network itself answers.
         trials: and what to rows unlike the examples.
+        sizing: which sizes of the inputs may differ, if any.
+        others: what it answers at some other sizes.
 
     Raises:
         UnsupportedModelError: the last could not be built; or there is none.
@@ -179,7 +234,19 @@ def choose(
         baseline = _first_that_passes(baseline_programs, target, check_plain)
 
     def check(found: Runtime) -> list[Check]:
-        return check_program(found, baseline.runtime if baseline else found, source, reference, trials)
+        checks = check_program(found, baseline.runtime if baseline else found, source, reference, trials)
+        for other in others:
+            assert sizing is not None
+            sites = sizing.sites_at(source.sites, other.sizes)
+            there = runtime_at(found, sites)
+            plain = baseline.runtime if baseline else there
+            try:
+                check_program(there, plain, MaskSource(sites), other.reference)
+            except VerificationError as error:
+                raise VerificationError(f"at {told(other.sizes)} {error}") from error
+            except Exception as error:  # whatever a program raises that holds at one size alone
+                raise UnsupportedModelError(f"it does not run at {told(other.sizes)}: {described(error)}") from error
+        return checks
 
     chosen = _first_that_passes(programs, target, check)
     return chosen, baseline or chosen

@@ -10,6 +10,7 @@ from mcdropout.engine.inputs import InputSpec
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
 from mcdropout.engine.settling import Evidence
 from mcdropout.engine.sites import Site, SiteOff
+from mcdropout.engine.sizes import Sizes, Sizing
 from mcdropout.engine.trials import Trial
 
 EXAMPLE_ROWS = 3
@@ -28,6 +29,7 @@ class Subject(Protocol):
         eager: the network itself under masks, run in the plainest way there is.
         plain: the same with nothing dropped; `eager` itself where there are masks that keep everything.
         tolerance: how far a program may be from the network itself under the same masks.
+        sizing: which sizes of the inputs may differ from row to row; None where none may.
         evidence: what it says of its output, but for its answers.
         advice: what may mend it, where with nothing dropped it is not what it is in inference.
     """
@@ -40,8 +42,12 @@ class Subject(Protocol):
     eager: Runtime
     plain: Runtime
     tolerance: float
+    sizing: Sizing | None
     evidence: Evidence
     advice: str | None
+
+    def at(self, sizes: Sizes) -> "Subject":
+        """The same network with examples of other sizes, where these may differ; to be compared with, no more."""
 
     def eval_outputs(self) -> tuple[Array, ...]:
         """What the network as its owner has it answers to `arrays` in inference, `[EXAMPLE_ROWS, ...]` each."""

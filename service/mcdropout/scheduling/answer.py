@@ -46,6 +46,37 @@ class Answer:
     queue_seconds: float
     compute_seconds: float
 
+    @property
+    def parts(self) -> "tuple[tuple[npt.NDArray[np.int64], Answer], ...]":
+        """Its rows' indices in the request, and itself."""
+        return ((np.arange(len(self.prediction.passes), dtype=np.int64), self),)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What a request gets whose rows are of several sizes, so that they were run apart.
+
+    Attributes:
+        parts: for the rows of each size, their indices in the request, and the answer to them.
+    """
+
+    parts: tuple[tuple[npt.NDArray[np.int64], Answer], ...]
+
+    @property
+    def plan(self) -> Plan:
+        """As of an `Answer`."""
+        return self.parts[0][1].plan
+
+    @property
+    def queue_seconds(self) -> float:
+        """How long the first of its rows waited for a step."""
+        return min(answer.queue_seconds for _, answer in self.parts)
+
+    @property
+    def compute_seconds(self) -> float:
+        """From then to the end of the last step."""
+        return max(answer.queue_seconds + answer.compute_seconds for _, answer in self.parts) - self.queue_seconds
+
 
 def joined(parts: Sequence[Part]) -> Part:
     """One part that holds the rows of all parts of a request, in the order of the request."""

@@ -20,6 +20,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from mcdropout.engine import Engine, NonFiniteOutputError
 from mcdropout.engine.arrays import Array
@@ -90,6 +91,7 @@ class Request:
         seed: what its masks are drawn from.
         plan: how many passes it gets.
         future: where its answer is awaited.
+        indices: `[rows]`, the index of each row in what was asked for; None where this is all of it.
         submitted: when it came, by `time.perf_counter()`.
         state: how far it has come.
         started: when its first step began; None while it is WAITING, and where it ended without one.
@@ -104,6 +106,7 @@ class Request:
     plan: Plan
     future: Future
     submitted: float
+    indices: npt.NDArray[np.int64] | None = None
     state: State = field(default=State.WAITING, init=False)
     started: float | None = field(default=None, init=False)
     admitted: int = field(default=0, init=False)
@@ -144,6 +147,10 @@ class Request:
         first, self.admitted = self.admitted, self.admitted + rows
         return first, self.admitted
 
+    def indices_of(self, first: int, end: int) -> npt.NDArray[np.int64]:
+        """The indices of some of its rows, by which their masks are drawn and they are put in order."""
+        return np.arange(first, end, dtype=np.int64) if self.indices is None else self.indices[first:end]
+
     def add(self, part: Part) -> bool:
         """Take in what was found of some rows; True where these were the last."""
         self._parts.append(part)
@@ -163,7 +170,7 @@ class Request:
         """
         whole = joined(self._parts)
         if whole.failed.any():
-            failed = np.flatnonzero(whole.failed).tolist()
+            failed = whole.rows[whole.failed].tolist()
             raise NonFiniteOutputError(f"the network answered NaN or infinity for row {failed[0]}", failed)
         started = now if self.started is None else self.started
         seed = None if self.plan.passes == 0 else self.seed

@@ -7,6 +7,8 @@ from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import InvalidStateError
 from contextlib import suppress
 
+import numpy as np
+import numpy.typing as npt
 import structlog
 
 from mcdropout.engine.arrays import Array
@@ -92,7 +94,14 @@ class Scheduler:
         return self._backlog.refusal(coming)
 
     def submit(
-        self, model: Served, inputs: tuple[Array, ...], *, seed: int, plan: Plan, future: Future | None = None
+        self,
+        model: Served,
+        inputs: tuple[Array, ...],
+        *,
+        seed: int,
+        plan: Plan,
+        future: Future | None = None,
+        indices: npt.NDArray[np.int64] | None = None,
     ) -> Future:
         """Take a request in; returns at once.
 
@@ -102,6 +111,7 @@ class Scheduler:
             seed: what its masks are drawn from.
             plan: how many passes it gets.
             future: where its answer is awaited; a future of threads where not given.
+            indices: `[rows]`, the index of each row in what was asked for, where these are not all of it.
 
         Returns:
             The future. It raises `NonFiniteOutputError` where the network answers NaN or infinity, and
@@ -110,7 +120,8 @@ class Scheduler:
         Raises:
             OverloadedError: too much waits already.
         """
-        request = Request(model, inputs, seed, plan, ThreadFuture() if future is None else future, time.perf_counter())
+        awaited = ThreadFuture() if future is None else future
+        request = Request(model, inputs, seed, plan, awaited, time.perf_counter(), indices)
         with self._changed:
             if self._stopping:
                 raise OverloadedError("the server is stopping", reason="stopping")
@@ -160,14 +171,14 @@ class Scheduler:
         return True
 
     def _lane_of(self, model: Served) -> Lane:
-        """A model's lane. One that had nothing to do has no credit for that."""
-        lane = self._lanes.get(id(model))
+        """A model's lane, of rows of one size. One that had nothing to do has no credit for that."""
+        lane = self._lanes.get(id(model.engine))
         if lane is None:
             steps = model.engine.steps
             sizes = self._sizes.get(model.name)
             if sizes is None or not sizes.suit(steps):
                 sizes = StepSizes.of(steps, self._max_batch_rows)
-            lane = self._lanes[id(model)] = Lane(model, self._step_seconds, sizes, self._virtual_time)
+            lane = self._lanes[id(model.engine)] = Lane(model, self._step_seconds, sizes, self._virtual_time)
         return lane
 
     def _drop_idle(self) -> None:

@@ -45,10 +45,12 @@ class Beginning:
         ]
 
     def members(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Which of the requests each row belongs to, and its index there, `[rows]` each."""
+        """Which of the requests each row belongs to, and its index in what was asked for, `[rows]` each."""
         counts = [end - first for first, end in self.slices]
         owners = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
-        return owners, np.concatenate([np.arange(first, end, dtype=np.int64) for first, end in self.slices])
+        return owners, np.concatenate(
+            [request.indices_of(*part) for request, part in zip(self.requests, self.slices, strict=True)]
+        )
 
 
 @dataclass(eq=False)

@@ -3,13 +3,14 @@
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from mcdropout.api.formats.format import Format
 from mcdropout.api.schemas import PredictRequest
 from mcdropout.catalogue.model import Model
 from mcdropout.catalogue.rows import read_many_rows
-from mcdropout.engine.statistics import TASKS
+from mcdropout.engine.statistics import TASKS, Prediction, Task
 from mcdropout.predictions import Answered, Pause
 
 
@@ -36,19 +37,25 @@ def write(answered: Answered, pause: Pause) -> bytes:
 
 def _rows(answered: Answered, which: slice) -> list[dict[str, Any]]:
     """Some rows, each as `schemas.py` describes a row of the model's task."""
-    prediction, samples = answered.shown, answered.answer.samples
-    fields = [field for field in TASKS[prediction.task].fields if field.name in prediction.values]
-    leading = {field.name: prediction.values[field.name] for field in fields if field.leads}
-    columns = {**leading, "passes": prediction.passes, **prediction.values}
-    classes = [field.name for field in fields if field.is_class]
+    task, shown = TASKS[answered.shown[0].prediction.task], answered.shown
+    columns = [_columns(one.prediction, task) for one in shown]
+    classes = [field.name for field in task.fields if field.is_class and field.name in columns[0]]
     rows: list[dict[str, Any]] = []
-    for index in range(*which.indices(answered.rows)):
-        row = {name: None if value is None else value[index] for name, value in columns.items()}
+    for share, place in answered.places[which]:
+        row = {name: None if value is None else value[place] for name, value in columns[share].items()}
         row |= {name: _label(answered.model, row[name]) for name in classes if row[name] is not None}
+        samples = shown[share].samples
         if samples is not None:
-            row["samples"] = np.ascontiguousarray(samples[index])
+            row["samples"] = np.ascontiguousarray(samples[place])
         rows.append(row)
     return rows
+
+
+def _columns(prediction: Prediction, task: Task) -> dict[str, npt.NDArray[Any] | None]:
+    """The columns of a row, in their order: those that lead, the passes, and the others."""
+    fields = [field for field in task.fields if field.name in prediction.values]
+    leading = {field.name: prediction.values[field.name] for field in fields if field.leads}
+    return {**leading, "passes": prediction.passes, **prediction.values}
 
 
 def _label(model: Model, label: Any) -> Any:

@@ -5,9 +5,10 @@ crosses a cut is brought out by `rows_first` and back by `as_it_was`. A mask, `[
 what crosses does, and goes the same way: into the dimensions of what it multiplies.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mcdropout.engine.cutting.layout import Layout
+from mcdropout.engine.cutting.layout import Layout, layout_between
+from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.sites import Site
 
 
@@ -88,6 +89,21 @@ def site_at(layout: Layout, path: str, call: int, kind: str, p: float | None, *,
     """The site of a call whose mask has a layout; the other arguments are as a `Site` has them."""
     scope = "pass" if layout.axis is None else "row"
     return Site(path, call, kind, p, scope, layout.row_shape, layout.axis, layout.times, in_eval, layout.interleaved)
+
+
+def site_like(site: Site, two: tuple[int, ...], three: tuple[int, ...]) -> Site:
+    """A site as it is for inputs of other sizes, from the shapes of its call with two rows and with three.
+
+    Raises:
+        UnsupportedModelError: its rows lie elsewhere there.
+    """
+    layout = layout_between(two, three)
+    if not layout.known or layout.axis != site.row_axis:
+        raise UnsupportedModelError(
+            f"the mask of {site.name} has the shape {list(two)} with 2 rows and {list(three)} with 3 at other sizes; "
+            "rows in the same dimension at all sizes are accepted"
+        )
+    return replace(site, shape=layout.row_shape, rows_per_row=layout.times)
 
 
 def layout_of(site: Site) -> Layout:

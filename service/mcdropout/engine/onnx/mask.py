@@ -21,10 +21,11 @@ from mcdropout.engine.sites import Site
 
 @dataclass(frozen=True)
 class Masked:
-    """A site, and the draw that it is."""
+    """A site, the draw that it is, and which dimensions of its shape follow sizes of the inputs that differ."""
 
     site: Site
     draw: Draw
+    varying: tuple[bool, ...] = ()
 
 
 def substituted(flow: Dataflow, draws: Sequence[Draw], masked: Sequence[Masked], types: Mapping[str, int]) -> Dataflow:
@@ -48,6 +49,7 @@ class _Substitution:
         self._names = self._draft.names
         self._draws = {draw.node: draw for draw in draws}
         self._sites = {one.draw.node: one.site for one in masked}
+        self._varying = {one.draw.node: one.varying for one in masked}
         self._masks = {one.draw.node: self._names.fresh(f"mask_{index}") for index, one in enumerate(masked)}
         self._cuts: dict[str, tuple[Draw, Cut]] = {cut.value: (draw, cut) for draw in draws for cut in draw.cuts}
         self._placed: dict[tuple[str, int, int], str] = {}
@@ -58,12 +60,19 @@ class _Substitution:
             value_info(
                 self._masks[node],
                 TensorProto.FLOAT,
-                [*(["rows"] if site.scope == "row" else []), *site.mask_shape],
+                [*(["rows"] if site.scope == "row" else []), *self._declared(node, site)],
             )
             for node, site in self._sites.items()
         ]
         inputs = (*self._flow.inputs, *masks)
         return pruned(replace(self._flow, nodes=tuple(nodes), inputs=inputs, weights=self._draft.weights))
+
+    def _declared(self, node: str, site: Site) -> list[int | str]:
+        """The sizes of a mask, with names for those that differ."""
+        sizes: list[int | str] = list(site.shape)
+        for axis in (axis for axis, follows in enumerate(self._varying[node]) if follows):
+            sizes[axis] = f"{self._masks[node]}_{axis}"
+        return [2, *sizes] if site.shifted else sizes
 
     def _instead_of(self, node: NodeProto) -> list[NodeProto]:
         draw = self._draws.get(key(node))

@@ -6,7 +6,7 @@ more with one row changed: the dimension that grows is the one with the rows, an
 
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import onnxruntime
 from onnx import TensorProto, numpy_helper
 
 from mcdropout.engine.arrays import Array, with_rows
-from mcdropout.engine.cutting.layout import ROWS, Layout, is_interleaved, layout_between
+from mcdropout.engine.cutting.layout import ROWS, Layout, growing, is_interleaved, layout_between
 from mcdropout.engine.errors import UnsupportedModelError, first_line
 from mcdropout.engine.onnx.dataflow import DATA, Dataflow, is_op, key, levels, sizes_alone, sources, to_model
 from mcdropout.engine.onnx.write import write_graph
@@ -72,10 +72,20 @@ class Value:
     Attributes:
         type: its ONNX element type; 0 where it is no tensor, or of a type that arrays do not have.
         layout: where it has its rows; its shape is that with three.
+        varying: the dimensions that follow sizes of the inputs which differ from row to row.
     """
 
     type: int
     layout: Layout
+    varying: tuple[int, ...] = ()
+
+    @property
+    def row_sizes(self) -> tuple[int | str, ...]:
+        """The sizes of one row, the rows aside, for a graph to declare; names for those that differ."""
+        if self.layout.merged or not self.varying:
+            return self.layout.row_shape
+        axes = (axis for axis in range(len(self.layout.shape)) if axis != self.layout.axis)
+        return tuple(f"size_{axis}" if axis in self.varying else self.layout.shape[axis] for axis in axes)
 
     @property
     def row_bytes(self) -> int:
@@ -195,6 +205,25 @@ def measure(probe: Probe, arrays: Sequence[Array]) -> dict[str, Value]:
     layouts.update((given.name, Layout(x.shape, 0)) for given, x in zip(flow.inputs, more, strict=True))
     layouts.update((name, Layout(tuple(weight.dims))) for name, weight in flow.weights.items())
     return {name: Value(probe.types[name], layout) for name, layout in layouts.items()}
+
+
+def with_varying(values: Mapping[str, Value], others: Mapping[str, Value]) -> dict[str, Value]:
+    """What is known of values, with the dimensions that follow sizes, from what they are at other sizes.
+
+    Where a row is several entries of a dimension, and one of the others follows a size, a value is brought elsewhere by
+    sizes that no graph can have written down: it cannot cross.
+    """
+    found: dict[str, Value] = {}
+    for name, value in values.items():
+        here, there = value.layout, others[name].layout if name in others else value.layout
+        alike = len(here.shape) == len(there.shape) and (here.axis, here.times) == (there.axis, there.times)
+        if not alike:
+            found[name] = replace(value, layout=replace(here, known=False), varying=tuple(range(len(here.shape))))
+            continue
+        varying = growing(here.shape, there.shape)
+        known = here.known and there.known and not (here.merged and varying)
+        found[name] = replace(value, layout=replace(here, known=known), varying=varying)
+    return found
 
 
 def _told_apart(layout: Layout, before: Array, after: Array) -> Layout:

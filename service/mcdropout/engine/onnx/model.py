@@ -1,5 +1,6 @@
 """ONNX models as subjects of preparation."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -15,11 +16,11 @@ from mcdropout.engine.cutting.layout import Layout
 from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError
 from mcdropout.engine.faults import refusing
 from mcdropout.engine.findings import Finding
-from mcdropout.engine.inputs import Inputs, as_axis
+from mcdropout.engine.inputs import Bounds, Inputs, Shapes, as_axis, dimensions_of
 from mcdropout.engine.kinds import CHANNEL, ELEMENT
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.onnx.cut.cost import cost_of
-from mcdropout.engine.onnx.cut.split import Cut, split
+from mcdropout.engine.onnx.cut.split import CannotSplitError, Cut, split
 from mcdropout.engine.onnx.dataflow import DRAWS, Dataflow, every_node, from_model, is_op, key, pruned
 from mcdropout.engine.onnx.eager import GraphRuntime, session_of, session_of_file
 from mcdropout.engine.onnx.find.draws import Draw, check_ratios, nested, paths
@@ -27,16 +28,17 @@ from mcdropout.engine.onnx.find.dropout import Found, find_draws, site_of
 from mcdropout.engine.onnx.find.ends import EndNode, ends_of, without_ends
 from mcdropout.engine.onnx.inference import batch_norm_in_inference, branches_inlined, modes_apart, silenced
 from mcdropout.engine.onnx.mask import Masked, substituted
-from mcdropout.engine.onnx.measuring import Probe, Value, measure
+from mcdropout.engine.onnx.measuring import Probe, Value, measure, with_varying
 from mcdropout.engine.onnx.read.batches import for_any_rows
 from mcdropout.engine.onnx.read.binding import Bound, bind
 from mcdropout.engine.onnx.read.file import read_model
-from mcdropout.engine.program import Graph, Graphs, Outline
+from mcdropout.engine.program import Cost, Graph, Graphs, Outline
 from mcdropout.engine.reading import Entries, Entry, Reading, in_entries
 from mcdropout.engine.runtimes import Form, Refusal, Runnable, Runtime, Target
 from mcdropout.engine.selection import Selection, select, site_off
 from mcdropout.engine.settling import Evidence, reads_below
 from mcdropout.engine.sites import Site, SiteOff
+from mcdropout.engine.sizes import Dimension, Sizes, Sizing, extents_of, told
 from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.trials import Trial, steady, varied
 from mcdropout.engine.verify import HALF_TOLERANCE, PROGRAM_TOLERANCE, run_pairs, telling_passes, tried
@@ -69,6 +71,7 @@ class _Understood:
         as_it_is: whether the file itself is in inference mode.
         path: the file.
         digest: of it.
+        sizing: which sizes of the inputs may differ; None where none may.
     """
 
     bound: Bound
@@ -82,6 +85,7 @@ class _Understood:
     as_it_is: bool
     path: Path
     digest: str
+    sizing: Sizing | None
 
 
 class GraphSubject:
@@ -102,6 +106,7 @@ class GraphSubject:
         self.ends = tuple(node.name for node in understood.ends.values())
         self.evidence = _evidence(understood)
         self.off, self.inputs, self.arrays = understood.off, understood.bound.specs, understood.bound.arrays
+        self.sizing = understood.sizing
         self.flow = substituted(found.flow, found.draws, understood.masked, types)
         self._quiet = substituted(found.flow, found.draws, (), types)
         self.eager: Runtime = GraphRuntime(self.flow)
@@ -109,6 +114,14 @@ class GraphSubject:
         half = any(value.type in _HALVES for value in understood.values.values())
         self.tolerance = HALF_TOLERANCE if half else PROGRAM_TOLERANCE
         self.trials, self._mixed = self._tried()
+
+    def at(self, sizes: Sizes) -> "GraphSubject":
+        """The same graph with examples of other sizes; of no use but to be compared with."""
+        assert self.sizing is not None
+        other = copy.copy(self)
+        other.arrays = self.sizing.examples_at(self.arrays, sizes)
+        other.sites = self.sizing.sites_at(self.sites, sizes)
+        return other
 
     def _tried(self) -> tuple[tuple[Trial, ...], tuple[Check, ...]]:
         """What the graph answers to variants of the examples, and those of them in which rows influence one another."""
@@ -134,7 +147,7 @@ class GraphSubject:
         """What the file itself answers, where it is in inference mode; else the graph with nothing dropped."""
         if not self._is.as_it_is:
             return session_of(self._quiet).run(self.arrays)
-        return _run_file(self._is.path, self._is.bound)
+        return _run_file(self._is.path, self._is.bound, self.arrays)
 
     def own_checks(self) -> list[Check]:
         """Whether the file is the one that was read, and what of it was brought into inference form."""
@@ -161,7 +174,7 @@ class GraphSubject:
     def baseline_programs(self, target: Target) -> Iterator[Runnable | Refusal]:
         return self._programs(self._quiet, (), target)
 
-    def _programs(self, flow: Dataflow, sites: Sequence[Site], target: Target) -> Iterator[Runnable]:
+    def _programs(self, flow: Dataflow, sites: Sequence[Site], target: Target) -> Iterator[Runnable | Refusal]:
         if target.device != "cpu" or not target.forms & {Form.GRAPHS, Form.EAGER}:
             raise UnsupportedModelError(
                 f'an ONNX model runs on ONNX Runtime, not on the runtime "{target.runtime}" of the device '
@@ -171,10 +184,13 @@ class GraphSubject:
         cut = partial(split, flow, len(self.inputs), values)
         if Form.GRAPHS in target.forms:
             for strategy, program in _cuts(cut):
+                if isinstance(program, CannotSplitError):
+                    yield Refusal(f"{strategy} program: {program}")
+                    continue
                 graphs = cache(partial(_written, program, sites))
                 yield Runnable(strategy, program.outline, partial(cost_of, program, values), {Form.GRAPHS: graphs})
         if Form.EAGER in target.forms:
-            cost = partial(cost_of, cut(whole=True), values)
+            cost = partial(_cost_of_whole, cut, values)
             yield Runnable("whole", Outline(), cost, {Form.EAGER: lambda: lambda _device: GraphRuntime(flow)})
 
 
@@ -182,13 +198,26 @@ def _written(program: Cut, sites: Sequence[Site]) -> Graphs:
     return program.halves().write(sites)
 
 
-def _cuts(cut: "partial[Cut]") -> Iterator[tuple[str, Cut]]:
-    """The programs that a graph can be cut into, that with the most in its prefix first."""
-    first = cut()
-    yield "split", first
-    if any(value.merged for value in first.outline.frontier):
-        yield "split", cut(merged=False)
-    yield "whole", cut(whole=True)
+def _cost_of_whole(cut: "partial[Cut]", values: Mapping[str, Value]) -> Cost:
+    try:
+        return cost_of(cut(whole=True), values)
+    except CannotSplitError:
+        return Cost(0, 0)
+
+
+def _cuts(cut: "partial[Cut]") -> Iterator[tuple[str, Cut | CannotSplitError]]:
+    """The programs that a graph can be cut into, that with the most in its prefix first, or why it cannot."""
+    try:
+        first = cut()
+        yield "split", first
+        if any(value.merged for value in first.outline.frontier):
+            yield "split", cut(merged=False)
+    except CannotSplitError as error:
+        yield "split", error
+    try:
+        yield "whole", cut(whole=True)
+    except CannotSplitError as error:
+        yield "whole", error
 
 
 def understand(
@@ -201,6 +230,8 @@ def understand(
     missing: bool = False,
     selection: Selection | None = None,
     reading: Reading | None = None,
+    shapes: Shapes | None = None,
+    sizes: Bounds | None = None,
 ) -> GraphSubject:
     """Find out what an ONNX model takes and what in it is random.
 
@@ -214,6 +245,7 @@ def understand(
         selection: which sites are on, by patterns of node names, and with which p; all where not given.
         reading: what its outputs are to mean, as far as that is given; where it leaves open whether they are logits,
             what a softmax or sigmoid at the end takes is read instead of what it makes.
+        shapes, sizes: which sizes of the inputs differ from row to row, and which are accepted.
 
     Raises:
         UnsupportedModelError: it cannot be read, nothing in it is random, or what is cannot be replaced by masks.
@@ -221,7 +253,10 @@ def understand(
     """
     with refusing(f"{path.name} cannot be understood"):  # whatever a graph that contradicts itself leads to
         entries = in_entries(outputs)[0]
-        found = _find_out(path, example_inputs, row_axis, entries, output_row_axis, selection or Selection(), reading)
+        dimensions = dimensions_of(example_inputs, shapes, sizes)
+        found = _find_out(
+            path, example_inputs, row_axis, entries, output_row_axis, selection or Selection(), reading, dimensions
+        )
         found.inputs = tuple(replace(spec, missing=missing) for spec in found.inputs)
         return found
 
@@ -234,6 +269,7 @@ def _find_out(
     output_row_axis: int,
     selection: Selection,
     reading: Reading | None,
+    dimensions: Sequence[tuple[Dimension, ...]] | None,
 ) -> GraphSubject:
     if selection.add:
         raise InvalidInputError(
@@ -247,7 +283,7 @@ def _find_out(
     check_ratios(flow)
     as_it_is = not _draws(flow)
     axis = as_axis("output_row_axis", output_row_axis)
-    bound = bind(modes_apart(flow), declared, example_inputs, row_axis, outputs, axis)
+    bound = bind(modes_apart(flow), declared, example_inputs, row_axis, outputs, axis, dimensions)
     ends = ends_of(bound.flow)
     below = len(ends) == len(bound.flow.outputs) == 1 and all(reads_below(reading, node.end) for node in ends.values())
     flow, normalized = batch_norm_in_inference(without_ends(bound.flow) if below else bound.flow)
@@ -267,13 +303,38 @@ def _find_out(
     on = [draw for draw in on if draw.node not in found.idle]
     if not on:
         raise UnsupportedModelError(_nothing_to_switch_on(off))
-    values = measure(Probe(substituted(found.flow, found.draws, (), found.types)), bound.arrays)
-    masked = tuple(Masked(_site(draw, found, values, bound.batch), draw) for draw in on)
+    probe = Probe(substituted(found.flow, found.draws, (), found.types))
+    values = measure(probe, bound.arrays)
+    sites = tuple(_site(draw, found, values, bound.batch) for draw in on)
+    masked = tuple(Masked(site, draw) for site, draw in zip(sites, on, strict=True))
+    sizing = bound.sizing
+    if sizing is not None:
+        known = sizing
+
+        def look(sizes: dict[str, int]) -> Sequence[Site]:
+            with refusing(f"the graph does not run at {told(sizes)}", "sizes at which it does are accepted"):
+                there = measure(probe, known.examples_at(bound.arrays, sizes))
+            return [_site(draw, found, there, bound.batch) for draw in on]
+
+        sizing = replace(sizing, extents=extents_of(sizing, sites, look))
+        values = with_varying(values, measure(probe, sizing.examples_at(bound.arrays, _unlike(sizing))))
+        masked = tuple(
+            replace(one, varying=tuple(bool(extent.growths) for extent in extents))
+            for one, extents in zip(masked, sizing.extents, strict=True)
+        )
     given_anew = set(bound.names) & {value.name for value in model.graph.initializer}
     as_it_is = as_it_is and not normalized and not given_anew and not below
     return GraphSubject(
-        _Understood(bound, found, masked, tuple(off), values, normalized, ends, below, as_it_is, path, digest)
+        _Understood(bound, found, masked, tuple(off), values, normalized, ends, below, as_it_is, path, digest, sizing)
     )
+
+
+def _unlike(sizing: Sizing) -> dict[str, int]:
+    """Sizes each of which is another than that of the examples."""
+    return {
+        x.name: next((size for size in (x.most, x.least) if size != sizing.base[x.name]), x.most)
+        for x in sizing.dimensions
+    }
 
 
 def _evidence(understood: _Understood) -> Evidence:
@@ -321,13 +382,13 @@ def _site(draw: Draw, found: Found, values: Mapping[str, Value], batch: int | No
     return site_of(draw, layout)
 
 
-def _run_file(path: Path, bound: Bound) -> tuple[Array, ...]:
-    """The answers of a file to the example inputs, in batches of as many rows as it takes."""
+def _run_file(path: Path, bound: Bound, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    """The answers of a file to inputs `[EXAMPLE_ROWS, ...]`, in batches of as many rows as it takes."""
     session = session_of_file(Graph(path, bound.names))
     batch = bound.batch or EXAMPLE_ROWS
     answers: list[list[Array]] = []
     for first in range(0, EXAMPLE_ROWS, batch):
-        rows = [with_rows(x[first:], batch) for x in bound.arrays]
+        rows = [with_rows(x[first:], batch) for x in arrays]
         fed = (np.moveaxis(x, 0, axis) for x, axis in zip(rows, bound.axes, strict=True))
         given = dict(zip(bound.file_outputs, session.run(tuple(map(np.ascontiguousarray, fed))), strict=True))
         answers.append([np.moveaxis(given[name], bound.output_row_axis, 0) for name in bound.outputs])

@@ -2,6 +2,7 @@
 against, and what serves where there is no program.
 """
 
+import copy
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -14,6 +15,7 @@ from mcdropout.engine.arrays import Array, Frontier
 from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.runtimes.batches import Batches
 from mcdropout.engine.runtimes.tensors import joined, take_rows
+from mcdropout.engine.sites import Site
 
 MOST_REPEATED = 16
 """How many passes of a row are one batch at most, where rows influence one another: PyTorch's sort leaves so many equal
@@ -37,6 +39,12 @@ class EagerRuntime:
             if not any(x.is_meta for x in module.parameters()):  # which stand for others
                 module.to(device)
         self._lock = threading.Lock()
+
+    def at(self, sites: Sequence[Site]) -> "EagerRuntime":
+        """The same for inputs of other sizes, at which the sites are as given; one of them runs at a time."""
+        runtime = copy.copy(self)
+        runtime._network = self._network.at(sites)
+        return runtime
 
     def prefix(self, inputs: tuple[Array, ...]) -> Frontier:
         return tuple(torch.from_numpy(x).to(self.device) for x in inputs)

@@ -1,5 +1,6 @@
 """PyTorch networks as subjects of preparation."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -9,17 +10,20 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from mcdropout.engine.arrays import Array
+from mcdropout.engine.arrays import Array, with_rows
 from mcdropout.engine.checks import Check
 from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError, first_line
 from mcdropout.engine.faults import refusing
 from mcdropout.engine.findings import Finding, findings_of_sites
 from mcdropout.engine.inputs import (
+    Bounds,
     Inputs,
     InputSpec,
+    Shapes,
     as_axis,
     as_examples,
     as_tuple,
+    dimensions_of,
     is_bfloat16,
     row_axes,
 )
@@ -36,10 +40,12 @@ from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.pytorch.tracked import in_eval_mode
 from mcdropout.engine.reading import Entries, Reading, in_entries
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
+from mcdropout.engine.runtimes.protocol import runtime_at
 from mcdropout.engine.runtimes.tensors import to_array
 from mcdropout.engine.selection import Selection
 from mcdropout.engine.settling import Evidence, reads_below
-from mcdropout.engine.sites import SiteOff
+from mcdropout.engine.sites import Site, SiteOff
+from mcdropout.engine.sizes import Extent, Sizes, Sizing, extents_of, sizing_of, told
 from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.trials import Trial, Variant, steady, varied
 from mcdropout.engine.verify import (
@@ -69,9 +75,10 @@ class ModuleSubject:
         inputs: tuple[InputSpec, ...],
         arrays: tuple[Array, ...],
         reading: Reading | None,
+        sizing: Sizing | None = None,
     ) -> None:
         """`understand` makes one."""
-        self.network = network
+        self.network, self.sizing = network, sizing
         self.evidence = _leave_out_the_ending(network, arrays, reading)
         self.sites, self.off, self.inputs, self.arrays = network.sites, off, inputs, arrays
         self.source = MaskSource(network.sites)
@@ -88,6 +95,19 @@ class ModuleSubject:
             if padded
             else None
         )
+
+    def at(self, sizes: Sizes) -> "ModuleSubject":
+        """The same network with examples of other sizes; of no use but to be compared with."""
+        assert self.sizing is not None
+        other = copy.copy(self)
+        other.arrays = self.sizing.examples_at(self.arrays, sizes)
+        other.sites = self.sizing.sites_at(self.sites, sizes)
+        other.source = MaskSource(other.sites)
+        other.network = self.network.at(other.sites)
+        other.eager = runtime_at(self.eager, other.sites)
+        if self.plain is self.eager:
+            other.plain = other.eager
+        return other
 
     def _tried(self) -> tuple[Trial, ...]:
         """What it answers to variants of the examples; every row by itself from then on, where rows mix in some, or can
@@ -187,18 +207,19 @@ class ModuleSubject:
         }
 
     def programs(self, target: Target) -> Iterator[Runnable | Refusal]:
-        return programs(self.network, self.source, self._tensors, target)
+        return programs(self.network, self.source, self._tensors, target, self.sizing)
 
     def baseline_programs(self, target: Target) -> Iterator[Runnable | Refusal]:
         assert self._baseline is not None
-        return programs(self._baseline, MaskSource(()), self._tensors, target)
+        sizing = self.sizing and replace(self.sizing, extents=())
+        return programs(self._baseline, MaskSource(()), self._tensors, target, sizing)
 
     def findings(self) -> tuple[list[Finding], str | None]:
         found = findings_of_sites(self.sites, self.off)
         if self.network.alone:
             return found, "its dropout mixes rows"
         try:
-            graph = export(self.network, self._tensors, self.source)
+            graph = export(self.network, self._tensors, self.source, self.sizing)
         except Exception as error:  # whatever the exporter raises
             return found, f"torch.export cannot follow the network: {first_line(error)}"
         return found + findings_of_graph(graph, len(self.arrays), self.sites), None
@@ -225,6 +246,8 @@ def understand(
     missing: bool = False,
     selection: Selection | None = None,
     reading: Reading | None = None,
+    shapes: Shapes | None = None,
+    sizes: Bounds | None = None,
 ) -> ModuleSubject:
     """Find out what a network takes and what in it is random; arguments and errors as for `Engine.from_module`.
 
@@ -233,6 +256,10 @@ def understand(
     """
     axes = row_axes(example_inputs, row_axis)
     arrays = as_examples(example_inputs, axes, EXAMPLE_ROWS)
+    dimensions = dimensions_of(example_inputs, shapes, sizes)
+    sizing = None if dimensions is None else sizing_of(arrays, dimensions)
+    if sizing is not None:
+        arrays = sizing.examples_at(arrays, sizing.base)
     names = tuple(example_inputs) if isinstance(example_inputs, Mapping) else None
     tensors = [torch.from_numpy(x) for x in arrays]
     halves = frozenset(index for index, x in enumerate(as_tuple(example_inputs)) if is_bfloat16(x))
@@ -242,11 +269,31 @@ def understand(
     if not isinstance(network, nn.Module):
         raise InvalidInputError(f"the network is a {type(module).__name__}; a torch.nn.Module is accepted")
     found = discover(network, tensors, signature, selection)
+    if sizing is not None:
+        sizing = replace(sizing, extents=_extents(found.network, sizing, arrays))
     specs = tuple(
-        InputSpec(x.shape[1:], x.dtype, names[index] if names else None, axes[index], missing)
+        InputSpec(
+            x.shape[1:] if sizing is None else sizing.shapes[index],
+            x.dtype,
+            names[index] if names else None,
+            axes[index],
+            missing,
+        )
         for index, x in enumerate(arrays)
     )
-    return ModuleSubject(found.network, found.off, specs, arrays, reading)
+    return ModuleSubject(found.network, found.off, specs, arrays, reading, sizing)
+
+
+def _extents(network: Network, sizing: Sizing, arrays: tuple[Array, ...]) -> tuple[tuple[Extent, ...], ...]:
+    """How the shapes of masks follow the sizes of the inputs, found by running the network at many of them."""
+
+    def look(sizes: dict[str, int]) -> Sequence[Site]:
+        tensors = [torch.from_numpy(x) for x in sizing.examples_at(arrays, sizes)]
+        three, two = ([with_rows(x, rows) for x in tensors] for rows in (3, 2))
+        with refusing(f"the network does not run at {told(sizes)}", "sizes at which it does are accepted"):
+            return network.sites_like(three, two)
+
+    return extents_of(sizing, network.sites, look)
 
 
 def _leave_out_the_ending(network: Network, arrays: tuple[Array, ...], reading: Reading | None) -> Evidence:

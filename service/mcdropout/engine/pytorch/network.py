@@ -1,5 +1,6 @@
 """Networks: a private copy of a user's module, whose random calls take masks: `f(x, masks)`."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mcdropout.engine.cutting.placement import Move, mask_moves, parts_axis
+from mcdropout.engine.cutting.placement import Move, mask_moves, parts_axis, site_like
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.pytorch.added import Added
 from mcdropout.engine.pytorch.calls import Call, Mask, ModuleStack, RandomCalls
@@ -62,10 +63,7 @@ class Network:
             self.awake
         )
         self._known, self._known_in_eval = dict(known or {}), dict(known_in_eval or {})
-        self._places = {
-            (site.path, site.call): _Place(index, mask_moves(site), parts_axis(site))
-            for index, site in enumerate(self.sites)
-        }
+        self._places = _places_of(self.sites)
         self._maps = True
 
     @property
@@ -104,6 +102,37 @@ class Network:
     def copy(self) -> "Network":
         """Another copy."""
         return self.variant(self.sites, self.awake)
+
+    def at(self, sites: Sequence[Site]) -> "Network":
+        """The same network, with the same copy in it, for inputs of other sizes, where its sites are as given."""
+        network = copy.copy(self)
+        network.sites, network._places = tuple(sites), _places_of(sites)
+        return network
+
+    def sites_like(self, inputs: Sequence[Tensor], fewer: Sequence[Tensor]) -> tuple[Site, ...]:
+        """Its sites as they are for inputs of other sizes, of three rows and of two.
+
+        Raises:
+            UnsupportedModelError: it makes other random calls for them.
+        """
+        three, two = (
+            {call.key: call for call in self._tracked.record(self.signature, x).calls} for x in (inputs, fewer)
+        )
+        found: list[Site] = []
+        for site in self.sites:
+            key = (site.path, site.call)
+            if key not in two or key not in three or two[key].form != self._known.get(key):
+                raise UnsupportedModelError(
+                    f"the network makes other random calls than at the sizes of the examples: {site.name} is not among "
+                    "them; the same calls at all sizes are accepted"
+                )
+            found.append(site_like(site, two[key].mask_shape, three[key].mask_shape))
+        if extra := [key for key in two if key not in self._known]:
+            raise UnsupportedModelError(
+                f"{site_name(*extra[0])} makes a random call that it does not make at the sizes of the examples; the "
+                "same calls at all sizes are accepted"
+            )
+        return tuple(found)
 
     def baseline(self) -> "Network":
         """The same network with no site: all in eval mode, nothing dropped."""
@@ -214,6 +243,12 @@ class Network:
     def maps(self) -> bool:
         """Whether rows that are run alone are mapped over all at once, as far as is known."""
         return self._maps
+
+
+def _places_of(sites: Sequence[Site]) -> "dict[tuple[str, int], _Place]":
+    return {
+        (site.path, site.call): _Place(index, mask_moves(site), parts_axis(site)) for index, site in enumerate(sites)
+    }
 
 
 def _fits(mask: Mask, shape: Sequence[int]) -> bool:

@@ -1,13 +1,14 @@
 """What every runtime does: run a program's two halves, and pick rows of what passes between them."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array, Frontier
 from mcdropout.engine.masks import Undrawn
+from mcdropout.engine.sites import Site
 
 SuffixDrawing = Callable[[Frontier, npt.NDArray[np.int64], Undrawn], tuple[Array, ...]]
 
@@ -16,7 +17,8 @@ class Runtime(Protocol):
     """Runs a program that is split into prefix and suffix, with NumPy arrays at its borders. Thread-safe.
 
     It may have `suffix_drawing` besides, which draws the masks while it runs, where that is faster than to be given
-    them: `suffix_drawing(frontier, rows, undrawn)` returns, to the bit, what `suffix` does under these masks.
+    them: `suffix_drawing(frontier, rows, undrawn)` returns, to the bit, what `suffix` does under these masks. Where it
+    has to know the shapes of masks, `at(sites)` returns what runs the same for inputs of other sizes.
 
     Attributes:
         device: where it computes.
@@ -37,7 +39,17 @@ class Runtime(Protocol):
         """Values `[rows, ...]` of several frontiers, one behind another, in the form that the runtime keeps them in."""
 
 
+RuntimeT = TypeVar("RuntimeT", bound=Runtime)
+
+
 def drawing_of(runtime: Runtime) -> SuffixDrawing | None:
     """A runtime's `suffix_drawing`; None where it has none."""
     found: SuffixDrawing | None = getattr(runtime, "suffix_drawing", None)
+    return found
+
+
+def runtime_at(runtime: RuntimeT, sites: Sequence[Site]) -> RuntimeT:
+    """What runs the same for inputs of other sizes, at which its sites are as given."""
+    at = getattr(runtime, "at", None)
+    found: RuntimeT = runtime if at is None else at(sites)
     return found

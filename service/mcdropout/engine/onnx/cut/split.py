@@ -15,11 +15,15 @@ from mcdropout.engine.cutting.graph import Operation
 from mcdropout.engine.cutting.layout import Layout
 from mcdropout.engine.cutting.placement import as_it_was, rows_first
 from mcdropout.engine.onnx.cut.graph import MaskedGraph
-from mcdropout.engine.onnx.dataflow import Dataflow, attribute, is_op, pruned, to_model, value_info
+from mcdropout.engine.onnx.dataflow import Dataflow, attribute, is_op, pruned, sources, to_model, value_info
 from mcdropout.engine.onnx.draft import Draft
 from mcdropout.engine.onnx.measuring import Value
 from mcdropout.engine.onnx.write import Halves
 from mcdropout.engine.program import Outline
+
+
+class CannotSplitError(Exception):
+    """The graph cannot be cut there; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,9 @@ def split(flow: Dataflow, inputs: int, values: Mapping[str, Value], *, whole: bo
         inputs: how many of its inputs are the network's; the others are masks.
         values: what is known of its values.
         whole, merged: as `cut` takes them.
+
+    Raises:
+        CannotSplitError: a part needs a size of a value that is not there, and that follows the sizes of the inputs.
     """
     graph = MaskedGraph(flow, inputs, values)
     cutting = cut(graph, whole=whole, merged=merged)
@@ -76,13 +83,13 @@ def _prefix(graph: MaskedGraph, cutting: Cutting[str]) -> Dataflow | None:
     if not cutting.outline.has_prefix:
         return None
     draft, values = Draft(graph.flow), graph.values
-    nodes = _counted(graph, draft, graph.inputs[0], cutting.masked)
+    nodes = _counted(graph, draft, graph.inputs[0], cutting.masked, there=())
     outputs = [draft.names.fresh(f"frontier_{index}") for index in range(len(cutting.crossing))]
     for name, output in zip(cutting.crossing, outputs, strict=True):
         moved, last = draft.moved(name, rows_first(graph.layout(name)))
         nodes += [*moved, helper.make_node("Identity", [last], [output])]
     types = {output: values[name].type for name, output in zip(cutting.crossing, outputs, strict=True)}
-    return pruned(
+    return _complete(
         replace(
             graph.flow,
             nodes=tuple(nodes),
@@ -94,6 +101,16 @@ def _prefix(graph: MaskedGraph, cutting: Cutting[str]) -> Dataflow | None:
     )
 
 
+def _complete(flow: Dataflow) -> Dataflow:
+    """A part of a graph without what it does not need; raises where it lacks what it needs."""
+    part = pruned(flow)
+    there = {*part.weights, *(value.name for value in part.inputs), *part.producers, ""}
+    for node in part.nodes:
+        if missing := [name for name in sources(node) if name not in there]:
+            raise CannotSplitError(f"the size of {missing[0]} follows the sizes of the inputs, and is not there")
+    return part
+
+
 def _suffix(graph: MaskedGraph, cutting: Cutting[str]) -> Dataflow:
     draft, flow, values = Draft(graph.flow), graph.flow, graph.values
     rows = draft.names.fresh("rows")
@@ -101,7 +118,9 @@ def _suffix(graph: MaskedGraph, cutting: Cutting[str]) -> Dataflow:
     nodes: list[NodeProto] = []
     for index, (name, crosses) in enumerate(zip(cutting.crossing, cutting.outline.frontier, strict=True)):
         place = draft.names.fresh(f"frontier_{index}")
-        inputs.append(value_info(place, values[name].type, [*(["rows"] if crosses.per_row else []), *crosses.shape]))
+        inputs.append(
+            value_info(place, values[name].type, [*(["rows"] if crosses.per_row else []), *_named(values[name], place)])
+        )
         if crosses.per_row:
             taken = draft.names.fresh(f"{place}_gather")
             nodes.append(helper.make_node("Gather", [place, rows], [taken], axis=0))
@@ -109,19 +128,32 @@ def _suffix(graph: MaskedGraph, cutting: Cutting[str]) -> Dataflow:
         moved, last = draft.moved(place, as_it_was(graph.layout(name)))
         nodes += [*moved, helper.make_node("Identity", [last], [name])]
     arrived = {name for node in nodes for name in node.output}
-    nodes += [node for node in _counted(graph, draft, rows, values) if not arrived.intersection(node.output)]
+    there = {*arrived, *graph.masks, *(name for operation in cutting.after for name in operation.gives)}
+    nodes += [node for node in _counted(graph, draft, rows, values, there) if not arrived.intersection(node.output)]
     types = {name: values[name].type for name in flow.outputs if name in values}
     masks = flow.inputs[len(graph.inputs) :]
-    return pruned(replace(flow, nodes=tuple(nodes), inputs=(*inputs, *masks), weights=draft.weights, types=types))
+    return _complete(replace(flow, nodes=tuple(nodes), inputs=(*inputs, *masks), weights=draft.weights, types=types))
 
 
-def _counted(graph: MaskedGraph, draft: Draft, counter: str, of: Collection[str]) -> list[NodeProto]:
-    """The nodes, with the sizes of the values `of` counted in the entries of the value `counter`."""
+def _named(value: Value, place: str) -> list[int | str]:
+    """The sizes of a row of a value that crosses, with names of its own for those that differ."""
+    return [f"{place}_{size}" if isinstance(size, str) else size for size in value.row_sizes]
+
+
+def _counted(
+    graph: MaskedGraph, draft: Draft, counter: str, of: Collection[str], there: Collection[str]
+) -> list[NodeProto]:
+    """The nodes, with the sizes of the values `of` counted in the entries of the value `counter`.
+
+    What follows the sizes of the inputs is read off the values that are `there`, and left out of others.
+    """
     count, zero = draft.names.fresh("count"), draft.whole_numbers([0])
     shape = draft.names.fresh("count_shape")
     nodes = [helper.make_node("Shape", [counter], [shape]), helper.make_node("Gather", [shape, zero], [count])]
     for node, operation in zip(graph.flow.nodes, graph.operations, strict=True):
-        if operation.sized and node.input[0] in of:
+        if operation.sized and node.input[0] in of and graph.values[node.input[0]].varying:
+            nodes += [node] if node.input[0] in there else []
+        elif operation.sized and node.input[0] in of:
             nodes += _size(draft, node, graph.layout(node.input[0]), count)
         else:
             nodes.append(node)

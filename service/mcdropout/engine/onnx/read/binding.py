@@ -12,6 +12,7 @@ from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError
 from mcdropout.engine.inputs import Inputs, InputSpec, as_examples, as_tuple, row_axes
 from mcdropout.engine.onnx.dataflow import Dataflow, Names, value_info
 from mcdropout.engine.reading import Entry
+from mcdropout.engine.sizes import Dimension, Named, Sizing, sizing_of
 from mcdropout.engine.subject import EXAMPLE_ROWS
 
 _TYPES = {
@@ -34,6 +35,7 @@ class Bound:
         output_row_axis: where they have their rows in the file.
         specs: what it takes.
         arrays: example inputs, `[EXAMPLE_ROWS, ...]` each, whose rows differ.
+        sizing: which sizes of the inputs may differ from row to row; None where none may.
     """
 
     flow: Dataflow
@@ -45,6 +47,7 @@ class Bound:
     output_row_axis: int
     specs: tuple[InputSpec, ...]
     arrays: tuple[Array, ...]
+    sizing: Sizing | None = None
 
 
 def bind(
@@ -54,6 +57,7 @@ def bind(
     row_axis: int | Sequence[int] | Mapping[str, int],
     outputs: Entry | Sequence[Entry] | None,
     output_row_axis: int,
+    dimensions: Sequence[tuple[Dimension, ...]] | None = None,
 ) -> Bound:
     """Fit a graph to example inputs.
 
@@ -61,6 +65,7 @@ def bind(
         flow: the graph as the file has it.
         declared: what the file says of its inputs and outputs.
         example_inputs, row_axis, outputs, output_row_axis: as `understand` takes them.
+        dimensions: of one row of each input, where some have names.
 
     Raises:
         InvalidInputError: the examples, or the outputs, are not those of the graph.
@@ -72,6 +77,10 @@ def bind(
     for name, value, axis in zip(names, as_tuple(example_inputs), axes, strict=True):
         given.append(_as_declared(value, declared[name], axis))
     arrays = as_examples(tuple(given), axes, EXAMPLE_ROWS)
+    sizing = None if dimensions is None else sizing_of(arrays, dimensions)
+    if sizing is not None:
+        _check_any_size(sizing, declared, names, axes)
+        arrays = sizing.examples_at(arrays, sizing.base)
     batches = {_batch(declared[name], axis) for name, axis in zip(names, axes, strict=True)} - {None}
     if len(batches) > 1:
         raise UnsupportedModelError(
@@ -80,11 +89,28 @@ def bind(
         )
     chosen = _outputs(flow, declared, outputs)
     specs = tuple(
-        InputSpec(x.shape[1:], x.dtype, name, axis) for x, name, axis in zip(arrays, names, axes, strict=True)
+        InputSpec(shape, x.dtype, name, axis)
+        for x, name, axis, shape in zip(
+            arrays, names, axes, [x.shape[1:] for x in arrays] if sizing is None else sizing.shapes, strict=True
+        )
     )
-    bound = _rows_first(flow, declared, names, axes, arrays, chosen, output_row_axis)
+    bound = _rows_first(flow, declared, names, axes, specs, chosen, output_row_axis)
     batch = next(iter(batches), None)
-    return Bound(bound, names, axes, batch, chosen, flow.outputs, output_row_axis, specs, arrays)
+    return Bound(bound, names, axes, batch, chosen, flow.outputs, output_row_axis, specs, arrays, sizing)
+
+
+def _check_any_size(
+    sizing: Sizing, declared: Mapping[str, ValueInfoProto], names: Sequence[str], axes: Sequence[int]
+) -> None:
+    """Raise where the graph itself fixes a size that is to be any."""
+    for name, axis, shape in zip(names, axes, sizing.shapes, strict=True):
+        dims = [dim for place, dim in enumerate(declared[name].type.tensor_type.shape.dim) if place != axis]
+        for dim, dimension in zip(dims, shape, strict=False):
+            if isinstance(dimension, Named) and dim.HasField("dim_value"):
+                raise UnsupportedModelError(
+                    f"the input {name!r} is declared with {dim.dim_value} for {dimension}; a graph exported with any "
+                    "size there is accepted (dynamic_shapes, or dynamic_axes)"
+                )
 
 
 def _names(flow: Dataflow, given: Inputs) -> tuple[str, ...]:
@@ -161,22 +187,27 @@ def _outputs(
     return tuple(found)
 
 
+def sizes_of(spec: InputSpec) -> list[int | str]:
+    """The sizes of an input as a graph declares them, with names for those that differ."""
+    return [size.name if isinstance(size, Named) else size for size in spec.shape]
+
+
 def _rows_first(
     flow: Dataflow,
     declared: Mapping[str, ValueInfoProto],
     names: Sequence[str],
     axes: Sequence[int],
-    arrays: Sequence[Array],
+    specs: Sequence[InputSpec],
     outputs: Sequence[str],
     output_row_axis: int,
 ) -> Dataflow:
     new, nodes = Names(flow.names), []
     inputs: list[ValueInfoProto] = []
-    for name, axis, x in zip(names, axes, arrays, strict=True):
+    for name, axis, spec in zip(names, axes, specs, strict=True):
         fed = new.fresh(f"{name}_rows_first") if axis else name
-        inputs.append(value_info(fed, declared[name].type.tensor_type.elem_type, ["rows", *x.shape[1:]]))
+        inputs.append(value_info(fed, declared[name].type.tensor_type.elem_type, ["rows", *sizes_of(spec)]))
         if axis:
-            order = range(1, x.ndim)
+            order = range(1, 1 + len(spec.shape))
             nodes.append(helper.make_node("Transpose", [fed], [name], perm=[*order[:axis], 0, *order[axis:]]))
     nodes += flow.nodes
     made = {name for node in nodes for name in node.output}

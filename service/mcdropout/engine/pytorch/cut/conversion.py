@@ -1,5 +1,8 @@
 """Conversion: a split network as ONNX."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import onnx
 import torch
 from torch import Tensor, fx
@@ -11,10 +14,16 @@ from mcdropout.engine.pytorch.cut.torchlib import read_once
 from mcdropout.engine.pytorch.quiet import quiet
 from mcdropout.engine.subject import EXAMPLE_ROWS
 
-_Shapes = list[dict[int, torch.export.Dim] | None]
+_Shapes = list[dict[int, Any] | None]
 
 
-def convert(split: Split, inputs: tuple[Tensor, ...], masks: tuple[Tensor, ...], per_pair: list[bool]) -> Halves:
+def convert(
+    split: Split,
+    inputs: tuple[Tensor, ...],
+    masks: tuple[Tensor, ...],
+    per_pair: list[bool],
+    axes: Sequence[tuple[int, ...]],
+) -> Halves:
     """Both halves of a program as ONNX.
 
     Args:
@@ -22,6 +31,7 @@ def convert(split: Split, inputs: tuple[Tensor, ...], masks: tuple[Tensor, ...],
         inputs: example inputs, `[EXAMPLE_ROWS, ...]` each.
         masks: example masks, `[EXAMPLE_PAIRS, ...]` each where `per_pair` says so.
         per_pair: for each mask, whether its first dimension is the pair.
+        axes: for each input, and then for each mask, the dimensions that follow sizes of the inputs.
 
     Raises whatever `torch.onnx.export` raises for a graph that it cannot write.
     """
@@ -30,12 +40,19 @@ def convert(split: Split, inputs: tuple[Tensor, ...], masks: tuple[Tensor, ...],
         frontier = tuple(split.prefix(*inputs))
     prefix = None
     if split.outline.has_prefix:
-        prefix = _converted(split.prefix, inputs, [{0: rows}] * len(inputs))
-    shapes: _Shapes = [{0: pairs}, *({0: rows} if value.per_row else None for value in split.frontier)]
-    shapes += [{0: pairs} if own else None for own in per_pair]
+        prefix = _converted(split.prefix, inputs, [{0: rows, **_auto(own)} for own in axes[: len(inputs)]])
+    shapes: _Shapes = [{0: pairs}]
+    for value, own in zip(split.frontier, split.named_axes, strict=True):
+        shapes.append(({0: rows} if value.per_row else {}) | _auto(own) or None)
+    for is_own, own in zip(per_pair, axes[len(inputs) :], strict=True):
+        shapes.append(({0: pairs} if is_own else {}) | _auto(own) or None)
     taken = torch.arange(EXAMPLE_PAIRS) % EXAMPLE_ROWS
     suffix = _converted(split.suffix, (taken, *frontier, *masks), shapes)
     return Halves(prefix, suffix, _placeholders(split.prefix), _placeholders(split.suffix), split.outline)
+
+
+def _auto(axes: tuple[int, ...]) -> dict[int, Any]:
+    return dict.fromkeys(axes, torch.export.Dim.AUTO)
 
 
 def _placeholders(graph: fx.GraphModule) -> tuple[str, ...]:

@@ -1,16 +1,19 @@
 """Export: a network as one graph `f(*inputs, *masks)`, with the masks among its inputs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from mcdropout.engine.arrays import with_rows
+from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.pytorch.mapping import unwound
 from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.pytorch.quiet import quiet
+from mcdropout.engine.sites import Site
+from mcdropout.engine.sizes import Named, Sizing
 from mcdropout.engine.subject import EXAMPLE_ROWS
 
 _aten = torch.ops.aten
@@ -36,25 +39,54 @@ def example_masks(source: MaskSource, rows: int) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(mask) for mask in source.keep_everything(rows))
 
 
-def export(network: Network, inputs: tuple[Tensor, ...], source: MaskSource) -> fx.GraphModule:
-    """The graph of `f(*inputs, *masks)`, free of in-place operations, with any number of rows.
+def export(
+    network: Network, inputs: tuple[Tensor, ...], source: MaskSource, sizing: Sizing | None = None
+) -> fx.GraphModule:
+    """The graph of `f(*inputs, *masks)`, free of in-place operations, with any number of rows, and of any sizes.
 
     Raises whatever `torch.export` raises for a module that it cannot follow.
     """
     examples = tuple(with_rows(x, EXAMPLE_ROWS) for x in inputs)
     arguments = (*examples, *example_masks(source, EXAMPLE_ROWS))
     rows = torch.export.Dim("rows")
-    row_first = [True] * len(inputs) + [site.scope == "row" for site in network.sites]
-    shapes = tuple({0: rows} if first else None for first in row_first)
+    shapes = [*({0: rows} for _ in inputs), *({0: rows} if site.scope == "row" else {} for site in network.sites)]
+    for shape, axes in zip(shapes, axes_of(sizing, network.sites, len(inputs)), strict=True):
+        shape.update(dict.fromkeys(axes, torch.export.Dim.AUTO))
     masked = _Masked(network, len(inputs))
     masked.training = False  # not `eval()`, which would reach the modules whose dropout calls are gone in eval mode
     with torch.no_grad(), quiet(), unwound():
-        program = torch.export.export(masked, arguments, dynamic_shapes=(shapes,), strict=False)
+        program = torch.export.export(
+            masked, arguments, dynamic_shapes=(tuple(shape or None for shape in shapes),), strict=False
+        )
         module = program.run_decompositions({}).module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
+    _check_sizes(module, sizing)
     _keep_single_rows(module.graph)
     module.recompile()
     return module
+
+
+def axes_of(sizing: Sizing | None, sites: Sequence[Site], inputs: int) -> list[tuple[int, ...]]:
+    """For each input, and then for each site's mask, `[rows, ...]` or not, the dimensions that follow sizes."""
+    if sizing is None:
+        return [()] * (inputs + len(sites))
+    named = [tuple(axis for axis, x in enumerate(shape, 1) if isinstance(x, Named)) for shape in sizing.shapes]
+    masks: list[tuple[int, ...]] = []
+    for site, extents in zip(sites, sizing.extents, strict=True):
+        first = (site.scope == "row") + site.shifted
+        masks.append(tuple(axis for axis, extent in enumerate(extents, first) if extent.growths))
+    return [*named, *masks]
+
+
+def _check_sizes(module: fx.GraphModule, sizing: Sizing | None) -> None:
+    """Raise where the exporter has taken a size of the examples for the only one."""
+    if sizing is None:
+        return
+    placeholders = (node for node in module.graph.nodes if node.op == "placeholder")
+    for node, shape in zip(placeholders, sizing.shapes, strict=False):
+        for size, dimension in zip(node.meta["val"].shape[1:], shape, strict=True):
+            if isinstance(dimension, Named) and not isinstance(size, torch.SymInt):
+                raise UnsupportedModelError(f"it fixes {dimension.name} at {size}")
 
 
 def _keep_single_rows(graph: fx.Graph) -> None:

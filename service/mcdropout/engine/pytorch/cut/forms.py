@@ -1,6 +1,6 @@
 """Forms: the programs that a PyTorch network is made into, as graphs of PyTorch, as ONNX, and as the module itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache, partial
 
 from torch import Tensor
@@ -10,16 +10,21 @@ from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.program import Graphs, Outline
 from mcdropout.engine.pytorch.cut.conversion import convert
 from mcdropout.engine.pytorch.cut.cost import cost_of_split, cost_of_whole
-from mcdropout.engine.pytorch.cut.export import EXAMPLE_PAIRS, example_masks, export
+from mcdropout.engine.pytorch.cut.export import EXAMPLE_PAIRS, axes_of, example_masks, export
 from mcdropout.engine.pytorch.cut.split import CannotSplitError, Split, split
 from mcdropout.engine.pytorch.eager import EagerRuntime
 from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.runtimes import Form, FormError, Refusal, Runnable, Runtime, Target
 from mcdropout.engine.runtimes.batches import Batches
+from mcdropout.engine.sizes import Sizing
 
 
 def programs(
-    network: Network, source: MaskSource, examples: tuple[Tensor, ...], target: Target
+    network: Network,
+    source: MaskSource,
+    examples: tuple[Tensor, ...],
+    target: Target,
+    sizing: Sizing | None = None,
 ) -> Iterator[Runnable | Refusal]:
     """The programs that a network can be made into, and why there are no others.
 
@@ -28,14 +33,16 @@ def programs(
         source: draws its masks.
         examples: example inputs, `[EXAMPLE_ROWS, ...]` each.
         target: where it is to run; what none of its runtimes takes is not made.
+        sizing: which sizes of the inputs may differ; None where none may.
     """
     if network.alone:
         yield Refusal("rows would influence one another, so that each is run as a batch of its own")
     elif target.forms & {Form.MODULES, Form.GRAPHS}:
-        cuts = list(_cuts(network, source, examples))
+        cuts = list(_cuts(network, source, examples, sizing))
         # Why there are not more of them comes before what becomes of each.
         yield from (cut for cut in cuts if isinstance(cut, Refusal))
-        yield from (_runnable(*cut, source, examples) for cut in cuts if not isinstance(cut, Refusal))
+        axes = axes_of(sizing, source.sites, len(examples))
+        yield from (_runnable(*cut, source, examples, axes) for cut in cuts if not isinstance(cut, Refusal))
     if Form.EAGER in target.forms:
         strategy = "whole"
         if network.alone:
@@ -44,10 +51,12 @@ def programs(
         yield Runnable(strategy, Outline(), cost, {Form.EAGER: lambda: partial(_eager, network, source, examples)})
 
 
-def _cuts(network: Network, source: MaskSource, examples: tuple[Tensor, ...]) -> Iterator[tuple[str, Split] | Refusal]:
+def _cuts(
+    network: Network, source: MaskSource, examples: tuple[Tensor, ...], sizing: Sizing | None
+) -> Iterator[tuple[str, Split] | Refusal]:
     """The programs that an exported network can be cut into, with their strategies, the most in the prefix first."""
     try:
-        graph = export(network, examples, source)
+        graph = export(network, examples, source, sizing)
     except Exception as error:  # whatever the exporter raises
         yield Refusal(f"torch.export cannot follow the network: {first_line(error)}")
         return
@@ -64,19 +73,21 @@ def _cuts(network: Network, source: MaskSource, examples: tuple[Tensor, ...]) ->
         yield Refusal(f"whole program: {error}")
 
 
-def _runnable(strategy: str, cut: Split, source: MaskSource, examples: tuple[Tensor, ...]) -> Runnable:
+def _runnable(
+    strategy: str, cut: Split, source: MaskSource, examples: tuple[Tensor, ...], axes: Sequence[tuple[int, ...]]
+) -> Runnable:
     return Runnable(
         strategy,
         cut.outline,
         partial(cost_of_split, cut, source, examples),
-        {Form.MODULES: lambda: cut, Form.GRAPHS: cache(partial(_as_onnx, cut, source, examples))},
+        {Form.MODULES: lambda: cut, Form.GRAPHS: cache(partial(_as_onnx, cut, source, examples, axes))},
     )
 
 
-def _as_onnx(cut: Split, source: MaskSource, examples: tuple[Tensor, ...]) -> Graphs:
+def _as_onnx(cut: Split, source: MaskSource, examples: tuple[Tensor, ...], axes: Sequence[tuple[int, ...]]) -> Graphs:
     per_pair = [site.scope == "row" for site in source.sites]
     try:
-        halves = convert(cut, examples, example_masks(source, EXAMPLE_PAIRS), per_pair)
+        halves = convert(cut, examples, example_masks(source, EXAMPLE_PAIRS), per_pair, axes)
     except Exception as error:  # whatever the exporter raises
         raise FormError(f"torch.onnx.export cannot write it: {first_line(error)}") from error
     return halves.write(source.sites)

@@ -1,5 +1,6 @@
 """Exported graphs as the cut sees them: each node is a value, and each call an operation."""
 
+import math
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +33,9 @@ class ExportedGraph:
         leaves = torch.utils._pytree.tree_leaves(self.nodes[-1].args[0])
         self.outputs: tuple[fx.Node, ...] = tuple(out for out in leaves if isinstance(out, fx.Node))
         self._row_symbol = self.inputs[0].meta["val"].shape[0].node.expr
+        given = [size for node in placeholders for size in node.meta["val"].shape if isinstance(size, torch.SymInt)]
+        self._hints = {size.node.expr: size.node.hint for size in given if size.node.expr.is_Symbol}
+        self._hints[self._row_symbol] = 1
 
     @cached_property
     def operations(self) -> tuple[Operation[fx.Node], ...]:
@@ -48,25 +52,48 @@ class ExportedGraph:
 
     def layout(self, value: fx.Node) -> Layout:
         """Where a tensor has its rows; its shape is that with one row."""
-        shape = tuple(value.meta["val"].shape)
-        grows = [axis for axis, size in enumerate(shape) if isinstance(size, torch.SymInt)]
+        sizes = tuple(value.meta["val"].shape)
+        shape = tuple(map(self._of_one_row, sizes))
+        grows = [axis for axis, size in enumerate(sizes) if self._follows_rows(size)]
         if not grows:
             return Layout(shape)
         (axis, *others) = grows
-        times = self.times_rows(shape[axis])
-        if others or times is None:
+        times = self.times_rows(sizes[axis])
+        # Where a row is several entries of a dimension, it is brought elsewhere by sizes that are known here.
+        varies = times != 1 and any(isinstance(size, torch.SymInt) for size in (*sizes[:axis], *sizes[axis + 1 :]))
+        if others or times is None or varies:
             return Layout(shape, known=False)
-        return Layout((*shape[:axis], times, *shape[axis + 1 :]), axis, times)
+        return Layout(shape, axis, times)
+
+    def named_axes(self, value: fx.Node) -> tuple[int, ...]:
+        """The dimensions of a tensor, its rows first, that follow the sizes of the inputs."""
+        axis = self.layout(value).axis
+        sizes = list(value.meta["val"].shape)
+        if axis is not None:
+            sizes.insert(0, sizes.pop(axis))
+        first = 0 if axis is None else 1
+        return tuple(place for place in range(first, len(sizes)) if isinstance(sizes[place], torch.SymInt))
 
     def times_rows(self, size: Any) -> int | None:
         """How many times the number of rows a size is; None where it is no multiple of it."""
         times = size.node.expr / self._row_symbol
         return int(times) if times.is_Integer else None
 
+    @property
+    def row_symbol(self) -> Any:
+        """What the number of rows is called in sizes."""
+        return self._row_symbol
+
+    def _follows_rows(self, size: Any) -> bool:
+        return isinstance(size, torch.SymInt) and self._row_symbol in size.node.expr.free_symbols
+
+    def _of_one_row(self, size: Any) -> int:
+        """A size where there is one row, and the inputs are of the sizes of the examples."""
+        return int(size.node.expr.subs(self._hints)) if isinstance(size, torch.SymInt) else int(size)
+
     def row_bytes(self, value: fx.Node) -> int:
         """The memory that one row of a tensor takes, in bytes; 0 where it has none, or is no tensor."""
         found = value.meta["val"]
-        if not isinstance(found, Tensor) or not isinstance(elements := found.numel(), torch.SymInt):
+        if not isinstance(found, Tensor) or not any(map(self._follows_rows, found.shape)):
             return 0
-        count = elements.node.expr
-        return int(count.subs(dict.fromkeys(count.free_symbols, 1))) * found.element_size()
+        return math.prod(map(self._of_one_row, found.shape)) * found.element_size()

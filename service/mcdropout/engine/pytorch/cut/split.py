@@ -4,7 +4,9 @@ The suffix works on pairs: each (row, pass) is one row of its batch, and `rows` 
 pair takes its values.
 """
 
+import functools
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,11 +34,13 @@ class Split:
         prefix: `(*inputs) -> frontier`; each frontier value `[rows, ...]`.
         suffix: `(rows, *frontier, *masks) -> outputs`; `rows` is `[pairs]` int64, outputs are `[pairs, ...]`.
         outline: what crosses, and what it costs.
+        named_axes: for each value that crosses, the dimensions that follow the sizes of the inputs.
     """
 
     prefix: fx.GraphModule
     suffix: fx.GraphModule
     outline: Outline
+    named_axes: tuple[tuple[int, ...], ...]
 
     @property
     def frontier(self) -> tuple[FrontierValue, ...]:
@@ -58,7 +62,8 @@ def split(graph_module: fx.GraphModule, inputs: int, *, whole: bool = False, mer
     """
     graph = ExportedGraph(graph_module, inputs)
     cutting = cut(graph, whole=whole, merged=merged)
-    return Split(_prefix(graph, cutting), _suffix(graph, cutting), cutting.outline)
+    axes = tuple(map(graph.named_axes, cutting.crossing))
+    return Split(_prefix(graph, cutting), _suffix(graph, cutting), cutting.outline, axes)
 
 
 def _prefix(graph: ExportedGraph, cutting: Cutting[fx.Node]) -> fx.GraphModule:
@@ -82,12 +87,17 @@ def _suffix(graph: ExportedGraph, cutting: Cutting[fx.Node]) -> fx.GraphModule:
     arrived = [written.placeholder(f"frontier_{index}") for index in range(len(cutting.crossing))]
     for index, mask in enumerate(graph.masks):
         copies[mask] = written.placeholder(f"mask_{index}")
-    pairs = written.call_function(_aten.sym_size.int, (rows, 0))
+    sizes = _Sizes(graph, written, written.call_function(_aten.sym_size.int, (rows, 0)))
+    for mask in graph.masks:
+        sizes.found(copies[mask], mask.meta["val"].shape, 1)
     for node, place in zip(cutting.crossing, arrived, strict=True):
         copies[node] = place
         layout = graph.layout(node)
         if layout.axis is not None:
             taken = written.call_function(_aten.index_select.default, (place, 0, rows))
+            if not layout.merged:
+                shape = list(node.meta["val"].shape)
+                sizes.found(taken, [shape.pop(layout.axis), *shape], 1)
             copies[node] = write_moves(written, taken, as_it_was(layout))
 
     def copy(node: fx.Node) -> fx.Node:
@@ -95,7 +105,7 @@ def _suffix(graph: ExportedGraph, cutting: Cutting[fx.Node]) -> fx.GraphModule:
             return copies[node]
         copied: fx.Node
         if node.target is _aten.sym_size.int:
-            copied = _size(graph, node, written, pairs)
+            copied = sizes.written(node.meta["val"])
         else:
             for source in node.all_input_nodes:
                 copy(source)
@@ -114,9 +124,51 @@ def _suffix(graph: ExportedGraph, cutting: Cutting[fx.Node]) -> fx.GraphModule:
     return fx.GraphModule(graph.module, written)
 
 
-def _size(graph: ExportedGraph, node: fx.Node, written: fx.Graph, pairs: fx.Node) -> Any:
-    """A size that was counted in rows, counted in pairs."""
-    times = graph.times_rows(node.meta["val"])
-    if times is None:
-        raise CannotSplitError(f"the size {node.meta['val']} is no multiple of the rows")
-    return pairs if times == 1 else written.call_function(operator.mul, (pairs, times))
+class _Sizes:
+    """Sizes in a suffix: those that were counted in rows are counted in pairs, and named ones are read off what is
+    there."""
+
+    def __init__(self, graph: ExportedGraph, written: fx.Graph, pairs: fx.Node) -> None:
+        self._graph, self._written = graph, written
+        self._places: dict[Any, tuple[fx.Node, int]] = {}  # where a size can be read
+        self._symbols: dict[Any, Any] = {graph.row_symbol: pairs}
+
+    def found(self, node: fx.Node, shape: Sequence[Any], first: int) -> None:
+        """A tensor is there, of a shape; what its dimensions from `first` on hold can be read off it."""
+        for axis, size in enumerate(shape):
+            if axis >= first and isinstance(size, torch.SymInt):
+                self._places.setdefault(size.node.expr, (node, axis))
+
+    def written(self, size: Any) -> Any:
+        """A size, written into the suffix."""
+        if not isinstance(size, torch.SymInt):
+            return size
+        times = self._graph.times_rows(size)
+        pairs = self._symbols[self._graph.row_symbol]
+        if times is not None:
+            return pairs if times == 1 else self._written.call_function(operator.mul, (pairs, times))
+        return self._expression(size.node.expr)
+
+    def _expression(self, expression: Any) -> Any:
+        if expression.is_Integer:
+            return int(expression)
+        if expression not in self._symbols and expression in self._places:
+            node, axis = self._places[expression]
+            self._symbols[expression] = self._written.call_function(_aten.sym_size.int, (node, axis))
+        if expression in self._symbols:
+            return self._symbols[expression]
+        how = _OPERATORS.get(type(expression).__name__)
+        if how is None:
+            raise CannotSplitError(
+                f"the size {expression} is no multiple of the rows, and follows from none behind the cut"
+            )
+        terms = [self._expression(term) for term in expression.args]
+        return functools.reduce(lambda a, b: self._written.call_function(how, (a, b)), terms)
+
+
+_OPERATORS: dict[str, Any] = {
+    "Add": operator.add,
+    "Mul": operator.mul,
+    "FloorDiv": operator.floordiv,
+    "Mod": operator.mod,
+}

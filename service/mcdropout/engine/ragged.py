@@ -1,0 +1,105 @@
+"""Ragged rows: rows of different sizes, sorted into batches of one size each, so that no row is padded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mcdropout.engine.arrays import Array
+from mcdropout.engine.errors import InvalidInputError
+from mcdropout.engine.inputs import InputSpec, OneInput, as_array
+from mcdropout.engine.sizes import Named, Sizing, told
+
+Rows = Array | Sequence[Array]
+"""Of an input: `[rows, ...]` where all have one size, or else a row after another, without that dimension."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one size.
+
+    Attributes:
+        sizes: the size of each named dimension.
+        rows: `[rows]`, which rows of all they are, in order.
+        inputs: `[rows, ...]` each.
+    """
+
+    sizes: dict[str, int]
+    rows: npt.NDArray[np.int64]
+    inputs: tuple[Array, ...]
+
+
+def as_rows(x: OneInput, spec: InputSpec) -> Rows:
+    """An input, checked and in its dtype, whose rows may be of different sizes where its spec has named ones.
+
+    Raises:
+        InvalidInputError: naming what was given and what would be accepted.
+    """
+    if not isinstance(x, list | tuple) or not any(isinstance(size, Named) for size in spec.shape) or not _ragged(x):
+        return as_array(x, spec)
+    found: list[Array] = []
+    for index, row in enumerate(x):
+        try:
+            array = np.asarray(row.detach().cpu() if hasattr(row, "detach") else row)
+        except ValueError as error:
+            raise InvalidInputError(f"row {index} of {spec.label} is no array ({error})") from error
+        place = min(spec.row_axis, array.ndim)
+        try:
+            found.append(as_array(np.expand_dims(array, place), spec)[0])
+        except InvalidInputError as error:
+            raise InvalidInputError(f"row {index}: {error}") from error
+    return found
+
+
+def _ragged(x: Sequence[Any]) -> bool:
+    """Whether the rows of a sequence have different shapes."""
+    try:
+        return len({np.shape(row) for row in x}) > 1
+    except ValueError:  # a row is ragged itself
+        return True
+
+
+def batches_of(inputs: Sequence[Rows], sizing: Sizing) -> list[Batch]:
+    """The rows of all inputs, those of one size together, in the order in which the sizes come.
+
+    Args:
+        inputs: as many rows of each.
+        sizing: which dimensions have which names.
+
+    Raises:
+        InvalidInputError: dimensions of one name have several sizes in a row.
+    """
+    keys = (
+        [_sizes_of_row(inputs, row, sizing) for row in range(len(inputs[0]))]
+        if _differ(inputs)
+        else [_sizes_of_row(inputs, 0, sizing)]
+    )
+    if len(keys) == 1:
+        rows = np.arange(len(inputs[0]), dtype=np.int64)
+        arrays = tuple(x if isinstance(x, np.ndarray) else np.stack(list(x)) for x in inputs)
+        return [Batch(keys[0], rows, arrays)]
+    members: dict[tuple[int, ...], list[int]] = {}
+    for row, key in enumerate(keys):
+        members.setdefault(tuple(key.values()), []).append(row)
+    return [
+        Batch(keys[taken[0]], np.array(taken, np.int64), tuple(np.stack([x[row] for row in taken]) for x in inputs))
+        for taken in members.values()
+    ]
+
+
+def _differ(inputs: Sequence[Rows]) -> bool:
+    return any(not isinstance(x, np.ndarray) for x in inputs)
+
+
+def _sizes_of_row(inputs: Sequence[Rows], row: int, sizing: Sizing) -> dict[str, int]:
+    shapes = [x[row].shape for x in inputs]
+    sizes = sizing.sizes_of(shapes)
+    for found, wanted in zip(shapes, sizing.shapes_at(sizes), strict=True):
+        if found != wanted:
+            raise InvalidInputError(
+                f"row {row} has the shapes {[list(shape) for shape in shapes]}, which are not all of {told(sizes)}; "
+                "one size for each name is accepted"
+            )
+    return sizes
