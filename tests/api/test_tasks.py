@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,10 @@ BUNDLES: dict[str, tuple[str, dict[str, Any]]] = {
     "variance": (
         layers(2, "(y[:, :1], torch.exp(y[:, 1:]))"),
         {"task": "regression", "output": {"mean": 0, "variance": 1}},
+    ),
+    "quantiles": (
+        layers(3, "torch.stack([y[:, 0] - y[:, 1].exp(), y[:, 0], y[:, 0] + 2 * y[:, 2].exp()], 1)"),
+        {"task": "regression", "output": {"quantiles": [0.1, 0.5, 0.9]}},
     ),
     "map": (DENSE, IMAGE),
     "map-of-labels": (DENSE, {**IMAGE, "task": "multilabel"}),
@@ -136,9 +141,33 @@ def h(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return -(p * np.log(p) + (1 - p) * np.log(1 - p))
 
 
+def distributions_of(quantiles: npt.NDArray[np.float64], levels: list[float]) -> Any:
+    """Mean and variance of what goes straight from quantile to quantile over a Gaussian's, by adding up its density."""
+    scores = np.array([NormalDist().inv_cdf(level) for level in levels])
+    z = np.linspace(-10, 10, 40_001)
+    density = np.exp(-z * z / 2) / np.sqrt(2 * np.pi) * (z[1] - z[0])
+    piece = np.clip(np.searchsorted(scores, z) - 1, 0, len(levels) - 2)
+    part = (z - scores[piece]) / (scores[piece + 1] - scores[piece])
+    found = quantiles[..., piece] * (1 - part) + quantiles[..., piece + 1] * part
+    mean = found @ density
+    return mean, np.square(found - mean[..., None]) @ density
+
+
 def wanted(name: str, outputs: list[npt.NDArray[np.float64]]) -> dict[str, npt.NDArray[Any]]:
     """Every field, from all outputs at once, in plain NumPy."""
     task = BUNDLES[name][1].get("task", "classification")
+    if name == "quantiles":
+        means, noises = distributions_of(np.sort(outputs[0]), [0.1, 0.5, 0.9])
+        epistemic, noise = means.var(axis=1, ddof=1), noises.mean(axis=1)
+        return {
+            "mean": means.mean(axis=1),
+            "quantiles": outputs[0].mean(axis=1),
+            "epistemic_variance": epistemic,
+            "std_error": np.sqrt(epistemic / PASSES),
+            "aleatoric_variance": noise,
+            "variance": noise + epistemic,
+            "entropy": 0.5 * np.log(2 * np.pi * np.e * (noise + epistemic)),
+        }
     if task == "regression":
         mean, epistemic = outputs[0].mean(axis=1), outputs[0].var(axis=1, ddof=1)
         found = {"mean": mean, "epistemic_variance": epistemic, "std_error": np.sqrt(epistemic / PASSES)}
@@ -213,6 +242,9 @@ def test_a_model_tells_how_its_outputs_are_read(server: Server, name: str) -> No
         assert output["classes"] == 2
     if name in ("std", "variance"):
         assert output["noise"] == name
+    if name == "quantiles":
+        assert output["quantiles"] == [0.1, 0.5, 0.9]
+        assert output["along"] == 1
     if task in ("binary", "multilabel"):
         assert output["threshold"] == (0.4 if name == "binary" else 0.5)
 

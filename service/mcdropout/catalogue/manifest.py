@@ -88,6 +88,8 @@ class Output(Record):
         form: (`as`) whether these are logits, probabilities or their logarithms; found out where not given.
         classes: the dimension that holds the classes or labels, the rows being 0, -1 the last; found out where not
             given.
+        quantiles: for a regression that predicts quantiles in place of a mean, their levels, ascending.
+        along: the dimension that holds these, where one entry holds them all; found out where not given.
         mean: for a regression that predicts its noise, the entry of the mean,
         log_variance, variance, std, log_scale, scale: and one of these, of the noise; the scale is the likelihood's
             own, of a Gaussian the standard deviation.
@@ -96,6 +98,8 @@ class Output(Record):
     entry: Entry | None = None
     form: Form | None = Field(default=None, alias="as")
     classes: Annotated[int, Field(strict=True)] | None = None
+    quantiles: Annotated[list[Annotated[Number, Field(gt=0, lt=1)]], Field(min_length=2)] | None = None
+    along: Annotated[int, Field(strict=True)] | None = None
     mean: Entry | None = None
     log_variance: Entry | None = None
     variance: Entry | None = None
@@ -120,6 +124,12 @@ class Output(Record):
             )
         if self.mean is not None and (self.entry is not None or self.form or self.classes is not None):
             raise ValueError("mean is given with entry, as or classes; those are accepted without it")
+        if self.quantiles is not None and (self.mean is not None or self.form or self.classes is not None):
+            raise ValueError("quantiles are given with mean, as or classes; those are accepted without them")
+        if self.quantiles is not None and self.quantiles != sorted(set(self.quantiles)):
+            raise ValueError(f"quantiles is {self.quantiles}; levels that ascend are accepted")
+        if self.along is not None and self.quantiles is None:
+            raise ValueError(f"along is {self.along} without quantiles, which it is for; both are accepted together")
         return self
 
     @property
@@ -235,11 +245,17 @@ class Manifest(Record):
             df=self.df,
             noise_variance=self.noise_variance,
             interval=self.interval,
+            quantiles=None if output.quantiles is None else tuple(output.quantiles),
+            quantile_axis=output.along,
         )
 
     @model_validator(mode="after")
     def _output_fits_the_task(self) -> "Manifest":
         is_regression = self.task == "regression"
+        if not is_regression and self.output.quantiles is not None:
+            raise ValueError(f"output has quantiles, which are of a regression; none are for {self.task}")
+        if self.output.quantiles is not None and (self.noise_variance is not None or self.likelihood != "gaussian"):
+            raise ValueError("output has quantiles beside noise_variance or likelihood, which they are in place of")
         if not is_regression and self.output.mean is not None:
             raise ValueError(f"output has mean, which is for a regression; entry, as and classes are for {self.task}")
         if is_regression and (self.output.form or self.output.classes is not None):

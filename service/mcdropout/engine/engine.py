@@ -83,6 +83,8 @@ class Engine:
         df: float | None = None,
         noise_variance: float | None = None,
         interval: float | None = 0.95,
+        quantiles: Sequence[float] | None = None,
+        quantile_axis: int | None = None,
         step_bytes: int = STEP_BYTES,
         row_axis: int | Sequence[int] | Mapping[str, int] = 0,
         outputs: Entries = None,
@@ -118,6 +120,10 @@ class Engine:
             noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
             interval: for regression, the share of the predictive distribution that `interval` holds; None for none,
                 which saves its time and memory.
+            quantiles: for regression, the levels, ascending, of the quantiles that the network predicts in place of
+                a mean: `(0.05, 0.5, 0.95)`. It gives them in one output, or one for each.
+            quantile_axis: the dimension of that one output that holds them, the rows being 0; found out where not
+                given.
             step_bytes: the memory that one step may take, in bytes; passes are cut into steps that fit.
             row_axis: the dimension of the inputs that holds the rows; for all, or for each.
             outputs: which of what the network returns counts: a key, an attribute or a position ("logits"), or, for a
@@ -152,6 +158,8 @@ class Engine:
             df=df,
             noise_variance=noise_variance,
             interval=interval,
+            quantiles=None if quantiles is None else tuple(quantiles),
+            quantile_axis=quantile_axis,
         )
         reading.check()
         target = Target(device, runtime, sessions or SessionOptions())
@@ -187,6 +195,8 @@ class Engine:
         df: float | None = None,
         noise_variance: float | None = None,
         interval: float | None = 0.95,
+        quantiles: Sequence[float] | None = None,
+        quantile_axis: int | None = None,
         step_bytes: int = STEP_BYTES,
         row_axis: int | Sequence[int] | Mapping[str, int] = 0,
         outputs: Entries = None,
@@ -218,6 +228,8 @@ class Engine:
             df=df,
             noise_variance=noise_variance,
             interval=interval,
+            quantiles=None if quantiles is None else tuple(quantiles),
+            quantile_axis=quantile_axis,
         )
         reading.check()
         target = Target("cpu", runtime, sessions or SessionOptions())

@@ -21,7 +21,7 @@ Entries = Entry | Sequence[Entry] | Mapping[str, Entry] | None
 """What counts of the things that a network returns: one, some, those of a regression by what they are, or all."""
 
 
-_SETTLED = ("form", "class_axis", "noise", "because")
+_SETTLED = ("form", "class_axis", "noise", "quantiles", "quantile_axis", "because")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,10 @@ class Reading:
         df: for "student_t", its degrees of freedom, more than 2.
         noise_variance: for regression, the variance of the noise (`1 / tau`) where the network predicts none.
         interval: for regression, the share of the predictive distribution that `interval` holds; None for no interval.
+        quantiles: for regression, the levels, ascending, of the quantiles that the outputs are; None where they are
+            none.
+        quantile_axis: the dimension of the output that holds them, the rows being 0, negative ones from the end; None
+            to be found out, or that there is an output for each.
         because: how what was left open was found, in words; None where nothing was.
     """
 
@@ -58,6 +62,8 @@ class Reading:
     df: float | None = None
     noise_variance: float | None = None
     interval: float | None = 0.95
+    quantiles: tuple[float, ...] | None = None
+    quantile_axis: int | None = None
     because: str | None = None
 
     def check(self) -> None:
@@ -88,10 +94,32 @@ class Reading:
             raise InvalidInputError(f"df is {self.df!r}; a number above 2, which have a variance, is accepted")
         if self.interval is not None and not _lies_between(self.interval, 0.0, 1.0):
             raise InvalidInputError(f"interval is {self.interval!r}; a number between 0 and 1, or None, is accepted")
-        for name in ("form", "class_axis", "noise"):
+        self._check_quantiles()
+        for name in ("form", "class_axis", "noise", "quantiles", "quantile_axis"):
             value = getattr(self, name)
-            if value is not None and (self.task == "regression") != (name == "noise"):
+            if value is not None and (self.task == "regression") != (name not in ("form", "class_axis")):
                 raise InvalidInputError(f"{name} is {value!r}, which a {self.task} does not have; None is accepted")
+
+    def _check_quantiles(self) -> None:
+        levels, axis = self.quantiles, self.quantile_axis
+        if axis is not None and (type(axis) is not int or levels is None):
+            raise InvalidInputError(f"quantile_axis is {axis!r}; an integer is accepted, with quantiles")
+        if levels is None:
+            return
+        if (
+            not isinstance(levels, tuple)
+            or len(levels) < 2
+            or not all(_lies_between(level, 0.0, 1.0) for level in levels)
+            or list(levels) != sorted(set(levels))
+        ):
+            raise InvalidInputError(
+                f"quantiles is {levels!r}; two levels or more, between 0 and 1 and ascending, are accepted"
+            )
+        if self.noise is not None or self.noise_variance is not None or self.likelihood != "gaussian":
+            raise InvalidInputError(
+                "quantiles are given with a noise, a noise_variance or a likelihood, which they are in place of; "
+                "quantiles alone are accepted"
+            )
 
     def filled_from(self, settled: "Reading", dimensions: int) -> "Reading":
         """This reading, with what it leaves open as another has it, which was settled for the same network.
@@ -104,6 +132,8 @@ class Reading:
         filled = replace(self, **{name: getattr(settled, name) for name in missing})
         if filled.class_axis is not None and filled.class_axis < 0:
             filled = replace(filled, class_axis=filled.class_axis + dimensions)
+        if filled.quantile_axis is not None and filled.quantile_axis < 0:
+            filled = replace(filled, quantile_axis=filled.quantile_axis + dimensions)
         return filled
 
 

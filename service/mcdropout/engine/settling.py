@@ -178,6 +178,8 @@ def _binary(seen: _Seen) -> Reading:
 
 def _regression(seen: _Seen) -> Reading:
     shapes, noise = seen.shapes, seen.reading.noise
+    if seen.reading.quantiles is not None:
+        return _quantiles(seen, len(seen.reading.quantiles))
     if len(shapes) > 2 or shapes[0] != shapes[-1]:
         raise _refused(seen, "regression takes the mean, or the mean and its noise in the same shape")
     if len(shapes) == 1:
@@ -235,6 +237,30 @@ def _form_of_classes(seen: _Seen, axis: int) -> tuple[Form, str | None]:
             "probability of its own for each, or output: {as: logits} where they are logits all the same",
         )
     return "logits", None
+
+
+def _quantiles(seen: _Seen, levels: int) -> Reading:
+    """Where the quantiles of a regression are."""
+    shape, given = seen.shape, seen.reading.quantile_axis
+    if len(seen.shapes) == levels and given is None and all(other == list(shape) for other in seen.shapes):
+        return seen.reading
+    if len(seen.shapes) != 1:
+        raise _refused(
+            seen, f"{levels} quantiles are one output that holds them all, or one for each in the same shape"
+        )
+    if given is not None:
+        axis = _within(seen, given)
+        if shape[axis] != levels:
+            raise _refused(seen, f"of which dimension {axis} is to hold the {levels} quantiles")
+        return replace(seen.reading, quantile_axis=axis)
+    fitting = [axis for axis in range(1, len(shape)) if shape[axis] == levels]
+    if len(fitting) != 1:
+        raise _refused(
+            seen,
+            f"of which {'none has' if not fitting else 'more than one dimension has'} as many entries as there are "
+            f"quantiles, {levels}; output: {{quantiles: [...], along: {len(shape) - 1}}} says where they are",
+        )
+    return replace(seen.reading, quantile_axis=fitting[0])
 
 
 def _form_of_labels(seen: _Seen) -> tuple[Form, str | None]:

@@ -5,19 +5,28 @@ import numpy as np
 from mcdropout.engine.statistics.block import Floats, Rows
 from mcdropout.engine.statistics.field import Field, Summary
 from mcdropout.engine.statistics.likelihoods import likelihood_of
+from mcdropout.engine.statistics.quantile_heads import heads_of
 from mcdropout.engine.statistics.quantiles import MixtureQuantiles
 from mcdropout.engine.statistics.value_block import ValueBlock
 
 
 class Mixture:
-    """The predictive mixture of the passes so far: a noise around each mean, or a point where none is known."""
+    """The predictive mixture of the passes so far: a noise around each mean, or a point where none is known.
+
+    What a pass predicts by quantiles is as many points, equally likely, as `Heads.points` has.
+    """
 
     def __init__(self) -> None:
         self.quantiles = MixtureQuantiles()
 
     def update(self, block: ValueBlock) -> None:
-        """Take in the mean and the noise of each pass."""
-        if block.given is not None or block.noise is None:
+        """Take in what each pass predicts."""
+        if block.quantiles is not None:
+            assert block.levels is not None
+            points = block.quantiles @ heads_of(block.levels).points.T
+            rows, passes, *_ = points.shape
+            self.quantiles.update(np.moveaxis(points, -1, 2).reshape(rows, -1, *block.samples.shape[2:]))
+        elif block.given is not None or block.noise is None:
             self.quantiles.update(block.samples, block.given or 0.0)
         else:
             self.quantiles.update(block.samples, block.noise)
@@ -40,6 +49,10 @@ def _of_mixture(summary: Summary) -> Floats:
 
 
 def _of_one_pass(summary: Summary) -> Floats | None:
+    levels = summary.reading.quantiles
+    if levels is not None:
+        heads, quantiles = heads_of(levels), summary.block.quantiles[:, 0]
+        return np.stack([quantiles @ heads.at(level) for level in _levels(summary)], axis=-1)
     mean, variance = summary["mean"], summary["variance"]
     if variance is None:
         return None

@@ -33,6 +33,7 @@ from mcdropout.engine.statistics.moments import (
 )
 from mcdropout.engine.statistics.mutual_information import MUTUAL_INFORMATION
 from mcdropout.engine.statistics.noise import ALEATORIC_VARIANCE, TOTAL_VARIANCE
+from mcdropout.engine.statistics.predicted_quantiles import PREDICTED_QUANTILES
 from mcdropout.engine.statistics.value_block import read_values, unusable_values
 from mcdropout.engine.statistics.variation_ratio import LABEL_VARIATION_RATIO, VARIATION_RATIO
 
@@ -171,6 +172,7 @@ TASKS = {
                 ALEATORIC_VARIANCE,
                 GAUSSIAN_ENTROPY,
                 INTERVAL,
+                PREDICTED_QUANTILES,
             ),
             {
                 "noise": "noise",
@@ -178,6 +180,8 @@ TASKS = {
                 "df": "df",
                 "noise_variance": "noise_variance",
                 "interval": "interval",
+                "quantiles": "quantiles",
+                "along": "quantile_axis",
             },
         ),
     )

@@ -1,4 +1,4 @@
-"""What passes say of values. A network gives one output, the mean, or two: its noise too."""
+"""What passes say of values. A network gives one output, the mean, or two: its noise too; or quantiles."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from mcdropout.engine.arrays import Array
 from mcdropout.engine.reading import Reading
 from mcdropout.engine.statistics.block import Floats, not_finite
 from mcdropout.engine.statistics.likelihoods import likelihood_of
+from mcdropout.engine.statistics.quantile_heads import ascending, heads_of, mean_and_variance
 
 _MOST_LOG_VARIANCE = 700.0  # beyond it exp overflows
 
@@ -22,15 +23,24 @@ class ValueBlock(NamedTuple):
         noise: `[rows, passes, ...]`, the variance of the noise as the network predicts it, else as it is given; None
             where it is unknown.
         given: the noise's variance where it is given, and so the same in all of `noise`.
+        quantiles: `[rows, passes, ..., levels]`, ascending, where the network predicts them.
+        levels: theirs.
     """
 
     samples: Floats
     noise: Floats | None
     given: float | None = None
+    quantiles: Floats | None = None
+    levels: tuple[float, ...] | None = None
 
 
 def read_values(outputs: Sequence[Array], reading: Reading) -> ValueBlock:
-    """The block of one output or two, `[rows, passes, ...]` each."""
+    """The block of one output, two, or one for each quantile, `[rows, passes, ...]` each."""
+    if reading.quantiles is not None:
+        quantiles = ascending(outputs, reading.quantile_axis)
+        return ValueBlock(
+            *mean_and_variance(quantiles, heads_of(reading.quantiles)), None, quantiles, reading.quantiles
+        )
     means = outputs[0].astype(np.float64)
     if len(outputs) > 1:
         return ValueBlock(means, _variance(outputs[1].astype(np.float64), reading))
@@ -58,7 +68,7 @@ def _variance(noise: Floats, reading: Reading) -> Floats:
 def unusable_values(outputs: Sequence[Array], reading: Reading) -> npt.NDArray[np.bool_]:
     """`[rows]`, whether an output is NaN or infinite, or a noise is none: negative, or beyond what float64 holds."""
     wrong = not_finite(outputs)
-    if len(outputs) == 2:
+    if len(outputs) == 2 and reading.quantiles is None:
         noise = outputs[1]
         is_log = reading.noise not in ("variance", "std", "scale")
         most = _MOST_LOG_VARIANCE / 2.0 if reading.noise == "log_scale" else _MOST_LOG_VARIANCE

@@ -65,5 +65,5 @@ def _is_reducible(field: Field) -> bool:
 
 def places_of(shape: Sequence[int], reading: Reading) -> tuple[int, ...]:
     """The sizes of the dimensions of an output's places, beside its rows and classes; empty where it has one a row."""
-    kept = [0] if reading.class_axis is None else [0, reading.class_axis]
+    kept = [0, *(axis for axis in (reading.class_axis, reading.quantile_axis) if axis is not None)]
     return tuple(size for axis, size in enumerate(shape) if axis not in kept)
