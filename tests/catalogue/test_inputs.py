@@ -13,6 +13,7 @@ from torch import nn
 
 from mcdropout.catalogue.bundle import Bundle
 from mcdropout.catalogue.code import load_network
+from mcdropout.catalogue.provenance import stale_parts
 from mcdropout.engine import Program, Site, SiteOff
 from tests.api.test_http import JSON, assert_problem, difference
 from tests.bundles import TOKEN_FIELDS, TOKENS, write_bundle
@@ -306,3 +307,17 @@ def test_a_bundle_that_does_not_fit_its_network_is_refused_with_the_reason(
     assert described["state"] == "failed"
     for words in said:
         assert words in described["error"]
+
+
+def test_sizes_that_are_accepted_now_want_a_program_that_was_checked_at_them(tmp_path: Path) -> None:
+    network = TOKENS.replace("attention_mask, input_ids", "input_ids").replace("attention_mask", "(input_ids > 0)")
+    fields = {
+        "inputs_by": "keyword",
+        "output": "logits",
+        "input": {"name": "input_ids", "shape": ["tokens"], "dtype": "int64", "minimum": 0, "maximum": 19},
+        "sizes": {"tokens": [1, 6]},
+    }
+    folder = compiled(write_bundle(tmp_path, "tokens", network, **fields))
+    path = folder / "model.yaml"
+    path.write_text(path.read_text().replace("- 6", "- 60"))
+    assert stale_parts(Bundle(folder)) == ["model.yaml changed"]

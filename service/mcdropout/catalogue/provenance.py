@@ -20,7 +20,7 @@ SOURCES = "sources.json"
 _VERSION = version("mcdropout")
 # Fields of model.yaml that a program depends on; others, such as labels, may change without compiling anew.
 _FIELDS = frozenset(
-    {"task", "inputs_by", "output", "output_row_axis", "dropout", "model", "network", "arguments", "weights"}
+    {"task", "inputs_by", "sizes", "output", "output_row_axis", "dropout", "model", "network", "arguments", "weights"}
 )
 _INPUT_FIELDS = frozenset({"name", "shape", "dtype", "row_axis"})
 
@@ -85,8 +85,11 @@ def _names_in(bundle: Bundle, name: str) -> str | None:
 
 
 def _digest_of_fields(bundle: Bundle) -> str:
-    fields = bundle.manifest.model_dump(mode="json", include=set(_FIELDS))
-    if not bundle.manifest.dropout.add:  # as those were compiled that could not have any
-        del fields["dropout"]["add"]
-    fields["takes"] = [spec.model_dump(mode="json", include=set(_INPUT_FIELDS)) for spec in bundle.manifest.takes]
+    # What a manifest leaves at its default counts no more than a field that there was not when it was compiled.
+    fields = bundle.manifest.model_dump(mode="json", include=set(_FIELDS), exclude_defaults=True)
+    taken = [
+        spec.model_dump(mode="json", include=set(_INPUT_FIELDS), exclude_defaults=True)
+        for spec in bundle.manifest.takes
+    ]
+    fields["takes"] = taken
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

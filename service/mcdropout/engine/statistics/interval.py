@@ -24,8 +24,7 @@ class Mixture:
         if block.quantiles is not None:
             assert block.levels is not None
             points = block.quantiles @ heads_of(block.levels).points.T
-            rows, passes, *_ = points.shape
-            self.quantiles.update(np.moveaxis(points, -1, 2).reshape(rows, -1, *block.samples.shape[2:]))
+            self.quantiles.update(np.moveaxis(points, -1, 2).reshape(len(points), -1, *block.samples.shape[2:]))
         elif block.given is not None or block.noise is None:
             self.quantiles.update(block.samples, block.given or 0.0)
         else:

@@ -8,6 +8,7 @@ Predicted quantiles that cross are sorted (Chernozhukov et al. 2010, "Quantile a
 crossing").
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -49,7 +50,7 @@ def heads_of(levels: tuple[float, ...]) -> Heads:
     scores = np.array([gaussian_quantile(level) for level in levels])
     mean, square = np.zeros(len(levels)), np.zeros((len(levels), len(levels)))
     bounds = np.concatenate([[-np.inf], scores[1:-1], [np.inf]])  # of the straight pieces
-    for piece, (low, high) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for piece, (low, high) in enumerate(itertools.pairwise(bounds.tolist())):
         left, right = scores[piece], scores[piece + 1]
         # On this piece the quantile at score z is (right - z) / (right - left) of the one, and the rest of the other.
         constant = np.array([right, -left]) / (right - left)
