@@ -150,6 +150,23 @@ class TestProbabilities:
         engine = engine_of(ending(lambda y: 0.01 * y + 0.5), X)
         assert engine.reading.form == "logits"
 
+    @pytest.mark.parametrize("most", [50, 1e6])
+    def test_of_a_softmax_that_is_not_always_the_end_are_never_read_below_it(self, most):
+        def sure_of_nothing_beyond(self, x):
+            p = self.rest(x).softmax(1)
+            return torch.full_like(p, 1 / p.shape[1]) if x.abs().max() > most else p
+
+        network = Custom(sure_of_nothing_beyond, rest=mlp())
+        engine, far = engine_of(network, X), 1e8 * np.abs(X)
+        np.testing.assert_allclose(
+            engine.predict(X, 0).mean, network.eval()(torch.from_numpy(X)).detach(), rtol=0, atol=1e-6
+        )
+        if most == 50:  # which the trials go beyond
+            assert np.allclose(engine.predict(far, 5, 1).mean, 1 / engine.predict(X, 0).mean.shape[1])
+        else:
+            with pytest.raises(UnsupportedModelError, match="is not its end for these inputs"):
+                engine.predict(far, 5, 1)
+
     def test_of_a_softmax_elsewhere_are_not_looked_at(self):
         gate = Custom(lambda self, x: self.rest(x.softmax(1)) * x.sigmoid().mean(1, keepdim=True), rest=mlp())
         assert engine_of(gate, X).reading.form == "logits"

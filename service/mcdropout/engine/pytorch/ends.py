@@ -3,7 +3,8 @@
 Whether a network ends in one is seen by running it: the last calls of such functions are kept, and one of them made the
 output, if the output is what it made, or another shape of that. From then on the output is replaced by what the call
 took, each time the network runs, and where it is exported too. Equal values alone would not do: what multiplies them
-may be 1 for the example only.
+may be 1 for the example only. Nor would one example: code may return something else where it is sure, or in doubt. So
+this is looked at for varied rows, and again whenever the network itself runs.
 """
 
 from collections import deque
@@ -16,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.pytorch.mapping import is_mapped
 from mcdropout.engine.settling import End
 
 _SOFTMAX: End = "softmax"
@@ -71,8 +74,18 @@ class Ending:
     last: int
 
     def below(self, calls: Sequence[EndCall], output: Tensor) -> Tensor:
-        """In the shape of an output, what its call took: the logits of a sigmoid; logarithms of a softmax."""
-        call = calls[-1 - self.last]
+        """In the shape of an output, what its call took: the logits of a sigmoid; logarithms of a softmax.
+
+        Raises:
+            UnsupportedModelError: for these inputs that call did not make the output.
+        """
+        call = calls[-1 - self.last] if self.last < len(calls) else None
+        # What an exporter or a map runs has no branch that depends on values.
+        if call is None or (type(output) is Tensor and not is_mapped(output) and not _made(call, output)):
+            raise UnsupportedModelError(
+                f"the {self.end} that makes the output for the examples is not its end for these inputs; output: "
+                "{as: probabilities} reads what it makes, whatever it is"
+            )
         taken = call.taken if call.axis is None else F.log_softmax(call.taken, call.axis)
         return taken.reshape(output.shape).to(output.dtype)
 
@@ -111,18 +124,23 @@ class EndCalls(TorchFunctionMode):
 def ending_of(calls: Sequence[EndCall], output: Tensor) -> Ending | None:
     """The call that made an output, or another shape of it; None where none of them did."""
     for last, call in enumerate(reversed(calls)):
-        if _is_shape_of(output, call.made) and call.version == _version(call.made):
+        if _made(call, output) and (output is call.made or _equal(output, call.made)):
             return Ending(call.end, call.axis if call.made.shape == output.shape else None, last)
     return None
 
 
-def _is_shape_of(x: Tensor, other: Tensor) -> bool:
-    """Whether a tensor is another, or the same entries of the same memory in the same order."""
-    return x is other or (
-        x.numel() == other.numel()
-        and x.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
-        and torch.equal(x.reshape(-1), other.reshape(-1))
+def _made(call: EndCall, output: Tensor) -> bool:
+    """Whether an output is what a call made, or as many entries of the same memory, and nobody has written to it."""
+    made = call.made
+    alike = output is made or (
+        output.numel() == made.numel() and output.untyped_storage().data_ptr() == made.untyped_storage().data_ptr()
     )
+    return alike and call.version == _version(made)
+
+
+def _equal(x: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same entries in the same order, whatever their shapes."""
+    return torch.equal(x.reshape(-1), other.reshape(-1))
 
 
 def _version(x: Tensor) -> int | None:

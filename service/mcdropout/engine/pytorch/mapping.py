@@ -19,6 +19,11 @@ def depth() -> int:
     return len(retrieve_all_functorch_interpreters())
 
 
+def is_mapped(x: Tensor) -> bool:
+    """Whether a tensor is one of those that a map is run over, or stands for one in another transform."""
+    return bool(_functorch.is_functorch_wrapped_tensor(x))
+
+
 def maps(outside: int) -> list[VmapInterpreter]:
     """The maps that are running, outermost first, but for those of the first `outside` transforms."""
     running = retrieve_all_functorch_interpreters()[outside:]

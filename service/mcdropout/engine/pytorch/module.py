@@ -31,6 +31,7 @@ from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.pytorch.cut.export import export
 from mcdropout.engine.pytorch.cut.forms import programs
 from mcdropout.engine.pytorch.eager import MOST_REPEATED, EagerRuntime
+from mcdropout.engine.pytorch.ends import Ending
 from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.pytorch.find.findings import findings_of_graph
 from mcdropout.engine.pytorch.network import Network
@@ -303,11 +304,25 @@ def _leave_out_the_ending(network: Network, arrays: tuple[Array, ...], reading: 
     classes = _configured_classes(network.origin)
     if ending is None:
         return Evidence(classes=classes)
-    below = reads_below(reading, ending.end)
+    below = reads_below(reading, ending.end) and _always_ends_so(network, ending, arrays)
     if below:
         network.signature = replace(network.signature, ending=ending)
     axis = None if network.signature.output_row_axis else ending.axis
     return Evidence(ending.end, axis, below, classes)
+
+
+def _always_ends_so(network: Network, ending: Ending, arrays: tuple[Array, ...]) -> bool:
+    """Whether varied rows, as far as the network takes them, come out of the same end."""
+    for variant in varied(arrays, _padding(network.origin)):
+        masks = MaskSource(network.sites).keep_everything(len(variant.inputs[0]))
+        tensors = [[torch.from_numpy(value) for value in values] for values in (variant.inputs, masks)]
+        try:
+            found = network.find_ending(*tensors)
+        except Exception:  # whatever it raises for rows that it does not take
+            continue
+        if found != ending:
+            return False
+    return True
 
 
 def _state_of(module: nn.Module) -> dict[str, torch.Tensor]:
