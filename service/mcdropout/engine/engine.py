@@ -1,10 +1,9 @@
 """Engine: a network, made ready to answer with its uncertainty. What a Python user imports."""
 
 import dataclasses
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,14 +14,15 @@ from mcdropout.engine.compiled import read_compiled, write_compiled
 from mcdropout.engine.errors import InvalidInputError, NonFiniteOutputError
 from mcdropout.engine.inputs import Bounds, Inputs, Shapes, as_array, in_order
 from mcdropout.engine.masks import MAX_SEED, Masks, drawn_seed
+from mcdropout.engine.members import Members
 from mcdropout.engine.preparation import Prepared, prepare
-from mcdropout.engine.ragged import Batch, Rows, as_rows, batches_of
+from mcdropout.engine.ragged import Batch, Rows, as_rows, batches_of, in_order_of_rows
 from mcdropout.engine.reading import Entries, Form, LikelihoodName, Reading, Task, in_entries, is_number
 from mcdropout.engine.runtimes import Target
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.engine.selection import Selection
 from mcdropout.engine.sizes import Sizes, resized
-from mcdropout.engine.statistics import Prediction, Statistics, concatenate, places_of, take
+from mcdropout.engine.statistics import Prediction, Statistics, concatenate, places_of
 from mcdropout.engine.steps import STEP_BYTES, Outcome, Steps
 from mcdropout.engine.subject import Subject
 from mcdropout.engine.verify import run_pairs
@@ -30,8 +30,6 @@ from mcdropout.engine.verify import run_pairs
 if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
-
-_MOST_MEMBERS = 256  # engines of one size each, that are kept for the next rows of that size
 
 
 class Engine:
@@ -62,9 +60,7 @@ class Engine:
         self.sizing = prepared.sizing
         self._places: tuple[int, ...] | None = places_of(prepared.reference.deterministic[0].shape, prepared.reading)
         self.steps = Steps(prepared, step_bytes)
-        self._step_bytes = step_bytes
-        self._members: OrderedDict[tuple[int, ...], Engine] = OrderedDict()
-        self._members_lock = Lock()
+        self._members = None if self.sizing is None else Members(self.sizing, partial(_member, prepared, step_bytes))
 
     @classmethod
     def from_module(
@@ -339,22 +335,7 @@ class Engine:
         Raises:
             InvalidInputError: a size is not accepted.
         """
-        if self.sizing is None:
-            return self
-        for dimension in self.sizing.dimensions:
-            if sizes[dimension.name] not in dimension:
-                raise InvalidInputError(f"{dimension.name} is {sizes[dimension.name]}; {dimension} is accepted")
-        key = tuple(sizes[dimension.name] for dimension in self.sizing.dimensions)
-        with self._members_lock:
-            member = self._members.pop(key, None)
-            if member is None:
-                member = Engine(self._prepared.at(sizes), self._step_bytes)
-                if self.places:  # it has others
-                    member._places = None
-            self._members[key] = member  # the last is the one used last
-            while len(self._members) > _MOST_MEMBERS:
-                self._members.popitem(last=False)
-        return member
+        return self if self._members is None else self._members.at(sizes)
 
     def predict(self, x: Inputs, passes: int = 50, seed: int | None = None) -> Prediction:
         """The prediction for each row, and how far to trust it.
@@ -482,7 +463,9 @@ class Engine:
             )
             for batch in batches
         ]
-        outcome = outcomes[0] if len(outcomes) == 1 else _in_order(outcomes, np.concatenate([x.rows for x in batches]))
+        outcome = (
+            outcomes[0] if len(outcomes) == 1 else in_order_of_rows(outcomes, np.concatenate([x.rows for x in batches]))
+        )
         if outcome.failed.any():
             rows = np.flatnonzero(outcome.failed).tolist()
             raise NonFiniteOutputError(f"the network answered NaN or infinity for row {rows[0]}", rows)
@@ -505,29 +488,17 @@ class Engine:
         return Outcome(cohort.prediction(), cohort.all_samples(), cohort.failed)
 
 
+def _member(prepared: Prepared, step_bytes: int, sizes: Sizes) -> Engine:
+    """The engine for rows of some sizes, of one for many."""
+    member = Engine(prepared.at(sizes), step_bytes)
+    if member._places:  # those of the examples, and it has others
+        member._places = None
+    return member
+
+
 def _check_as_many(inputs: Sequence[Rows]) -> None:
     if len(counts := {len(x) for x in inputs}) > 1:
         raise InvalidInputError(f"the inputs have {sorted(counts)} rows; the same number in each is accepted")
-
-
-def _in_order(outcomes: Sequence[Outcome], rows: npt.NDArray[np.int64]) -> Outcome:
-    """One outcome of several, whose rows are these of all."""
-    shapes = [
-        {name: value.shape[1:] for name, value in one.prediction.values.items() if value is not None}
-        for one in outcomes
-    ]
-    if any(shape != shapes[0] for shape in shapes):
-        raise InvalidInputError(
-            "these rows have answers of different shapes, because they have different sizes; rows of one size at a "
-            "time are accepted"
-        )
-    order = np.argsort(rows)
-    samples = [one.samples for one in outcomes if one.samples is not None]
-    return Outcome(
-        take(concatenate([one.prediction for one in outcomes]), order),
-        np.concatenate(samples)[order] if samples else None,
-        np.concatenate([one.failed for one in outcomes])[order],
-    )
 
 
 def _check_step_bytes(step_bytes: object) -> None:

@@ -11,6 +11,8 @@ from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import InvalidInputError
 from mcdropout.engine.inputs import InputSpec, OneInput, as_array
 from mcdropout.engine.sizes import Named, Sizing, told
+from mcdropout.engine.statistics import concatenate, take
+from mcdropout.engine.steps import Outcome
 
 Rows = Array | Sequence[Array]
 """Of an input: `[rows, ...]` where all have one size, or else a row after another, without that dimension."""
@@ -103,3 +105,23 @@ def _sizes_of_row(inputs: Sequence[Rows], row: int, sizing: Sizing) -> dict[str,
                 "one size for each name is accepted"
             )
     return sizes
+
+
+def in_order_of_rows(outcomes: Sequence[Outcome], rows: npt.NDArray[np.int64]) -> Outcome:
+    """One outcome of several, whose rows are these of all."""
+    shapes = [
+        {name: value.shape[1:] for name, value in one.prediction.values.items() if value is not None}
+        for one in outcomes
+    ]
+    if any(shape != shapes[0] for shape in shapes):
+        raise InvalidInputError(
+            "these rows have answers of different shapes, because they have different sizes; rows of one size at a "
+            "time are accepted"
+        )
+    order = np.argsort(rows)
+    samples = [one.samples for one in outcomes if one.samples is not None]
+    return Outcome(
+        take(concatenate([one.prediction for one in outcomes]), order),
+        np.concatenate(samples)[order] if samples else None,
+        np.concatenate([one.failed for one in outcomes])[order],
+    )
