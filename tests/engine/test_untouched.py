@@ -360,8 +360,8 @@ SERVED = {
     "a transformer": (transformer, torch.rand(3, 5, 8)),
     **{f"functions: {build.__name__}": (build, closures.X) for build in closures.HELD},
 }
-# These are converted to ONNX too. The others are exported and split, after which no code of the user's runs: ONNX is made
-# of the split program.
+# These are converted to ONNX too. The others are exported and split, after which no code of the user's runs: ONNX is
+# made of the split program.
 CONVERTED = {"mlp", "conv net after a training step", "drop connect", "counts in globals", "a hook into a closure"}
 
 
