@@ -26,6 +26,11 @@ def _same_weights_every_time():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _timed_once(monkeypatch):
+    monkeypatch.setattr(inspection, "_TIMED_SECONDS", 0.0)
+
+
 def nested():
     """A classifier of `[rows, 4]` without dropout, with modules in modules."""
     backbone = nn.ModuleDict(

@@ -19,6 +19,11 @@ from mcdropout.layers import DropConnectLinear, StochasticDepth, VariationalDrop
 from tests.engine.networks import Custom, conv_net, mlp
 
 
+@pytest.fixture(autouse=True)
+def _timed_once(monkeypatch):
+    monkeypatch.setattr(inspection, "_TIMED_SECONDS", 0.0)
+
+
 def inspect(module, x, passes=50, row_axis=0):
     understanding = partial(understand, module, x, row_axis=row_axis)
     return inspection.inspect(understanding, Reading("classification"), Target(runtime="auto"), passes=passes)
