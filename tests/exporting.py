@@ -42,14 +42,15 @@ def _parse_once() -> None:
 
 
 def _look_up_once() -> None:
-    look_up, known = utils._materialize_cpp_cia_ops, 0
+    look_up = utils._materialize_cpp_cia_ops
+    known: tuple[frozenset[str], frozenset[str]] | None = None
 
     def look_up_new() -> None:
         nonlocal known
-        registered = len(torch._C._dispatch_get_registrations_for_dispatch_key(_COMPOSITE.name))
-        if registered != known:  # a test may register operators of its own
+        defined = frozenset(torch.library._defs), frozenset(torch.ops.loaded_libraries)
+        if defined != known:  # a test may register operators of its own
             look_up()
-            known = registered
+            known = defined
 
     utils._materialize_cpp_cia_ops = look_up_new
 
