@@ -39,6 +39,7 @@ from tests.api.documented import strict_validator
 from tests.bundles import write_bundle
 from tests.compilations import compiled
 from tests.conftest import MODELS
+from tests.exporting import export_quickly
 from tests.patience import wait_until
 
 DIGIT = json.loads((MODELS / "mnist-cnn" / "example.json").read_text())
@@ -149,6 +150,12 @@ RESIDUAL = """
             hidden = torch.ops.house.dropout_add(self.branch(hidden), hidden, 0.25, self.training)
             return self.last(hidden)
 """
+
+
+@pytest.fixture(autouse=True)
+def _inspected_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    export_quickly()
+    monkeypatch.setattr("mcdropout.engine.inspection._TIMED_SECONDS", 0.0)  # each is timed once
 
 
 @pytest.fixture(autouse=True)

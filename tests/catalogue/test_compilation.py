@@ -19,6 +19,7 @@ from mcdropout.catalogue.loading import Loading, load
 from mcdropout.catalogue.manifest import BundleError
 from mcdropout.catalogue.provenance import stale_parts
 from mcdropout.cli import app
+from mcdropout.engine import UnsupportedModelError
 from tests.bundles import CLASSIFIER, manifest, network_of, write_bundle
 from tests.compilations import compile_here
 from tests.compilations import compiled as compiled_already
@@ -61,6 +62,15 @@ def compiled_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "mcdropout.catalogue.loading.compile_bundle", lambda bundle, into, *_: compile_here(bundle.folder, into)
     )
+
+
+def compile_or_refuse_here(bundle: Bundle, into: Path, *_: object) -> None:
+    """What `compile_bundle` does, in this process."""
+    outcome, error = compile_in_this_process(bundle.folder, into)
+    if outcome == "needs_pytorch":
+        raise UnsupportedModelError(str(error))
+    if outcome != "compiled":
+        raise BundleError(error)
 
 
 def change(field: str, value: object, **others: object) -> Callable[[Path], None]:
@@ -155,13 +165,8 @@ def test_values_may_be_missing_as_the_manifest_says_now_without_compiling_anew(t
 def test_labels_that_do_not_fit_are_refused_alike_by_who_compiles_and_by_who_serves(
     bundle: Path, misfit: Callable[[Path], None], told: str, compiled_before: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def here(bundle: Bundle, into: Path, *_: object) -> None:
-        outcome, error = compile_in_this_process(bundle.folder, into)
-        if outcome != "compiled":
-            raise BundleError(error)
-
-    monkeypatch.setattr("mcdropout.catalogue.loading.compile_bundle", here)
-    monkeypatch.setattr("mcdropout.catalogue.compilation.compile_bundle", here)
+    monkeypatch.setattr("mcdropout.catalogue.loading.compile_bundle", compile_or_refuse_here)
+    monkeypatch.setattr("mcdropout.catalogue.compilation.compile_bundle", compile_or_refuse_here)
     monkeypatch.setattr("mcdropout.log.configure", lambda *_: None)
     if not compiled_before:
         shutil.rmtree(bundle / "compiled")
@@ -199,7 +204,7 @@ def test_a_damaged_one_is_compiled_anew_and_kept(bundle: Path) -> None:
 
 
 def test_compiling_twice_writes_the_same_files(bundle: Path, tmp_path: Path) -> None:
-    compile_bundle(Bundle(bundle), tmp_path / "again")
+    compile_here(bundle, tmp_path / "again")  # the first was by `mcdropout compile`, in a process of its own
     names = sorted(path.name for path in (bundle / "compiled").iterdir())
     assert names == sorted(path.name for path in (tmp_path / "again").iterdir())
     for name in names:
@@ -261,7 +266,10 @@ def test_a_server_compiles_what_it_finds_and_is_quicker_the_next_time(tmp_path: 
         assert "model is compiled" not in server.log
 
 
-def test_a_network_that_cannot_be_compiled_is_served_by_pytorch_and_says_so(tmp_path: Path) -> None:
+def test_a_network_that_cannot_be_compiled_is_served_by_pytorch_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcdropout.catalogue.loading.compile_bundle", compile_or_refuse_here)
     branching = CLASSIFIER.replace("return self.layers(x)", "return self.layers(x) if x.sum() > -1e9 else x")
     folder = write_bundle(tmp_path, "branching", branching)
     assert load(folder, Loading()).engine.program.runtime == "eager"

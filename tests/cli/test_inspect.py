@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mcdropout.cli import app
+from tests.exporting import export_quickly
 from tests.patience import patience
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -19,9 +20,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def inspect_here(folder, monkeypatch):
     """The same in this process, where PyTorch is imported already."""
+    export_quickly()
     monkeypatch.chdir(folder)
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setattr("mcdropout.log.configure", lambda *_: None)  # which is for a whole process
+    monkeypatch.setattr("mcdropout.engine.inspection._TIMED_SECONDS", 0.0)  # each is timed once
     return lambda *arguments: CliRunner().invoke(app, ["inspect", *arguments])
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -194,6 +195,20 @@ def make(kind):
     return network.eval(), x
 
 
+@cache
+def known(kind):
+    """The same, and what is found in it, once for all forms that it is saved in; it is left as it is."""
+    network, x = make(kind)
+    return network, x, find(network, x)
+
+
+@cache
+def split(kind):
+    """An engine of the network itself, which PyTorch runs split."""
+    network, x = make(kind)
+    return Engine.from_module(network, x.numpy(), runtime="torch")
+
+
 def save(network, x, form, folder):
     """The network, saved in this form; it is left as it is."""
     how, _, mode = form.partition(" ")
@@ -230,9 +245,9 @@ SAME = [(kind, form) for kind in KINDS for form in FORMS if (kind, form) not in 
 
 @pytest.mark.parametrize(("kind", "form"), SAME)
 def test_a_saved_network_has_the_sites_of_the_network_and_answers_the_same_under_the_same_masks(kind, form, tmp_path):
-    network, x = make(kind)
+    network, x, original = known(kind)
     module = load_archive(save(network, x, form, tmp_path))
-    original, loaded = find(network, x), find(module, x)
+    loaded = find(module, x)
     assert described(loaded.sites) == described(original.sites)
     for number in range(2):
         masks = drawn(original, len(x), number)
@@ -243,8 +258,8 @@ def test_a_saved_network_has_the_sites_of_the_network_and_answers_the_same_under
 
 @pytest.mark.parametrize(("kind", "form"), sorted(WITHOUT_ATTENTION))
 def test_a_network_exported_or_traced_in_eval_mode_has_lost_the_dropout_of_attention_alone(kind, form, tmp_path):
-    network, x = make(kind)
-    original, loaded = find(network, x), find(load_archive(save(network, x, form, tmp_path)), x)
+    network, x, original = known(kind)
+    loaded = find(load_archive(save(network, x, form, tmp_path)), x)
     others = [site for site in original.sites if site.kind != ATTENTION]
     assert described(loaded.sites) == described(others)
     masks = dict(zip(names(original), kept(original, len(x)), strict=True))
@@ -312,7 +327,7 @@ class TestAnEngine:
     @pytest.mark.parametrize("form", FORMS)
     def test_serves_it_cut_where_the_network_is_cut(self, form, tmp_path):
         network, x = make("convolutions")
-        original = Engine.from_module(network, x.numpy(), runtime="torch")
+        original = split("convolutions")
         engine = Engine.from_module(load_archive(save(network, x, form, tmp_path)), x.numpy(), runtime="torch")
         assert engine.program.strategy == original.program.strategy == "split"
         assert engine.program.frontier == original.program.frontier

@@ -19,9 +19,14 @@ from mcdropout.layers import DropConnectLinear, StochasticDepth, VariationalDrop
 from tests.engine.networks import Custom, conv_net, mlp
 
 
-def inspect(module, x, passes=50, row_axis=0):
+@pytest.fixture(autouse=True)
+def _timed_once(monkeypatch):
+    monkeypatch.setattr(inspection, "_TIMED_SECONDS", 0.0)
+
+
+def inspect(module, x, passes=50, row_axis=0, runtime="auto"):
     understanding = partial(understand, module, x, row_axis=row_axis)
-    return inspection.inspect(understanding, Reading("classification"), Target(runtime="auto"), passes=passes)
+    return inspection.inspect(understanding, Reading("classification"), Target(runtime=runtime), passes=passes)
 
 
 def found(module, *shape):
@@ -162,7 +167,7 @@ def test_inspection_counts_recurrent_layers(batch_first):
     lstm = nn.LSTM(4, 8, 2, dropout=0.5, batch_first=batch_first)
     module = Custom(lambda self, x: self.lstm(x)[0].mean(1 if batch_first else 0)[:, :3], lstm=lstm)
     shape = (3, 5, 4) if batch_first else (5, 3, 4)
-    told = inspect(module, torch.rand(shape), row_axis=0 if batch_first else 1)
+    told = inspect(module, torch.rand(shape), row_axis=0 if batch_first else 1, runtime="torch")
     cost = told.engine.program.cost
     assert cost.prefix == 5 * 2 * 4 * 8 * (4 + 8)
     assert cost.suffix == 5 * 2 * 4 * 8 * (8 + 8)

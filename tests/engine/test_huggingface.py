@@ -68,7 +68,7 @@ def gpt2(attention):
         n_positions=16,
         n_embd=WIDTH,
         n_inner=INNER,
-        n_layer=2,
+        n_layer=LAYERS["num_hidden_layers"],
         n_head=HEADS,
         num_labels=LABELS,
         pad_token_id=0,
@@ -203,7 +203,8 @@ class TestTheFiveBestKnown:
 
 
 @pytest.mark.parametrize("make", [bert, gpt2, llama])
-def test_examples_without_padding_are_good_for_requests_with_it(make):
+def test_examples_without_padding_are_good_for_requests_with_it(make, monkeypatch):
+    monkeypatch.setitem(LAYERS, "num_hidden_layers", 1)
     model, inputs = make("sdpa")
     whole = {**inputs, "attention_mask": torch.ones_like(inputs["attention_mask"])}
     engine, plain = engine_of(model, whole), engine_of(model, whole, "eager")

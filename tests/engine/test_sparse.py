@@ -92,6 +92,16 @@ def conv_then_chain():
     )
 
 
+@cache
+def both_of_conv_then_chain():
+    return both(conv_then_chain(), torch.from_numpy(random(EXAMPLE_ROWS, 1, 8, 8)))
+
+
+@cache
+def engine_of(widths, rates):
+    return Engine.from_module(chain(widths, rates), random(2, widths[0]))
+
+
 @needs_extension
 class TestOutputs:
     @pytest.mark.parametrize(
@@ -114,8 +124,8 @@ class TestOutputs:
         np.testing.assert_allclose(outputs(sparse, x, rows, masks), wanted, rtol=1e-5, atol=1e-5)
 
     def test_do_not_depend_on_how_many_pairs_are_taken_at_a_time(self, monkeypatch):
-        x, module = random(3, 90), chain([90, 200, 5], [0.5, 0.5])
-        sparse, _, source = both(module, torch.from_numpy(x))
+        x = random(3, 90)
+        sparse, _, source = both_of((90, 200, 5), (0.5, 0.5))
         rows, masks = np.arange(100) % 3, draw(source, 100)
         wanted = outputs(sparse, x, rows, masks)
         taken: list[int] = []
@@ -128,15 +138,15 @@ class TestOutputs:
         assert 1 < taken[-1] < 100 // thread_count()
 
     def test_are_right_where_rows_are_repeated_skipped_and_out_of_order(self):
-        x = random(5, 40)
-        sparse, eager, source = both(chain([40, 80, 3], [0.5, 0.5]), torch.from_numpy(x))
+        x = random(5, 90)
+        sparse, eager, source = both_of((90, 200, 5), (0.5, 0.5))
         rows, masks = np.array([4, 0, 0, 3, 4, 4, 1]), draw(source, 7)
         wanted = outputs(eager, x, rows, masks)
         np.testing.assert_allclose(outputs(sparse, x, rows, masks), wanted, rtol=1e-5, atol=1e-5)
 
     def test_are_right_behind_a_prefix(self):
         x = random(3, 1, 8, 8)
-        sparse, eager, source = both(conv_then_chain(), torch.from_numpy(x))
+        sparse, eager, source = both_of_conv_then_chain()
         rows, masks = np.repeat(np.arange(3), 20), draw(source, 60)
         wanted = outputs(eager, x, rows, masks)
         np.testing.assert_allclose(outputs(sparse, x, rows, masks), wanted, rtol=1e-5, atol=1e-5)
@@ -152,8 +162,8 @@ class TestOutputs:
         np.testing.assert_allclose(outputs(sparse, x, rows, masks), wanted, rtol=1e-5, atol=1e-5)
 
     def test_are_the_biases_where_everything_is_dropped(self):
-        x, module = random(2, 70), chain([70, 70, 3], [0.5, 0.5])
-        sparse, _, source = both(module, torch.from_numpy(x))
+        x, module = random(2, 90), chain([90, 200, 5], [0.5, 0.5])
+        sparse, _, source = both_of((90, 200, 5), (0.5, 0.5))
         out = outputs(sparse, x, np.arange(2), [np.zeros_like(mask) for mask in draw(source, 2)])
         assert np.array_equal(out, np.tile(module[-1].bias.detach().numpy(), (2, 1)))
 
@@ -221,12 +231,12 @@ class TestDrawing:
 
     def test_gives_the_same_behind_a_prefix(self):
         x = random(3, 1, 8, 8)
-        sparse, _, source = both(conv_then_chain(), torch.from_numpy(x))
+        sparse, _, source = both_of_conv_then_chain()
         self.check(sparse, source, x, [9, 30, 1])
 
     def test_gives_the_same_without_what_draws_natively(self, monkeypatch):
         x = random(3, 90)
-        sparse, _, source = both(chain([90, 200, 5], [0.5, 0.25]), torch.from_numpy(x))
+        sparse, _, source = both_of((90, 200, 5), (0.5, 0.5))
         monkeypatch.setattr(library, "available", lambda: False)
         self.check(sparse, source, x, [9, 30, 1])
         self.check(sparse, source, x, [9, 0, 1])
@@ -421,7 +431,7 @@ class TestChoice:
         ],
     )
     def test_is_by_the_expected_work(self, widths, rates, runtime):
-        assert Engine.from_module(chain(widths, rates), random(2, widths[0])).program.runtime == runtime
+        assert engine_of(tuple(widths), tuple(rates)).program.runtime == runtime
 
     def test_counts_outputs_as_they_are_padded(self):
         x = torch.rand(2, 2000)
@@ -431,7 +441,7 @@ class TestChoice:
 
     def test_an_engine_of_it_predicts_what_another_does(self):
         module, x = chain([300, 512, 512, 10], [0.2, 0.5, 0.5]), random(3, 300)
-        engine = Engine.from_module(module, x)
+        engine = engine_of((300, 512, 512, 10), (0.2, 0.5, 0.5))
         eager = Engine.from_module(module, x, runtime="eager")
         assert (engine.program.runtime, engine.program.device, engine.program.strategy) == ("sparse", "cpu", "split")
         assert engine.program.reason is None

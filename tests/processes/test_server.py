@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mcdropout.settings import Settings
-from tests.bundles import CLASSIFIER, NOISE, REGRESSION, write_bundle, write_ten_words
+from tests.bundles import CLASSIFIER, NOISE, REGRESSION, manifest, write_bundle, write_ten_words
 from tests.compilations import compiled
 from tests.patience import patience
 from tests.servers import MCDROPOUT, Server, serving
@@ -28,7 +29,8 @@ def test_ready_is_503_until_the_models_are_loaded_and_a_bad_one_harms_no_other(t
             models, "values", REGRESSION, task="regression", output=NOISE, passes={"default": 20, "maximum": 100}
         )
     )
-    compiled(write_bundle(models, "mislabelled", labels=["a", "b"]))
+    mislabelled = compiled(write_bundle(models, "mislabelled"))
+    (mislabelled / "model.yaml").write_text(yaml.safe_dump(manifest("mislabelled", labels=["a", "b"])))
     with serving(models, tmp_path, "--default", "good") as server:
         server.wait_until_listening()
         early = server.client.get("/health/ready")
