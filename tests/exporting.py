@@ -1,13 +1,11 @@
 """PyTorch's exporters without what they do anew for each graph, though it comes to the same each time.
 
-For each call of `torch.onnx.export` the source of a thousand functions of its own is parsed, and for each decomposition
-a thousand operators are looked up once a namespace, and hundreds given twenty kernels each, twice: most of what the
-compilation of a small network takes, and most networks of these tests are small.
+For each decomposition a thousand operators are looked up once a namespace, and hundreds given twenty kernels each, twice:
+most of what the compilation of a small network takes, and most networks of these tests are small.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import copy
 from functools import cache
 from typing import Any
 
@@ -16,29 +14,15 @@ from torch._export import utils
 from torch._ops import OperatorBase
 from torch._subclasses import fake_impls
 from torch.export import exported_program
-from torch.onnx._internal.exporter import _registration
 
-_Registry = _registration.ONNXRegistry
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
 @cache
 def export_quickly() -> None:
     """Have this process do that once."""
-    _parse_once()
     _look_up_once()
     _override_once()
-
-
-def _parse_once() -> None:
-    parsed = cache(_Registry.from_torchlib)
-
-    def registry(_: object, *given: Any, **named: Any) -> _Registry:
-        own = copy(parsed(*given, **named))
-        own.functions = {target: list(functions) for target, functions in own.functions.items()}
-        return own
-
-    _Registry.from_torchlib = classmethod(registry)
 
 
 def _look_up_once() -> None:
