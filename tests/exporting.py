@@ -1,7 +1,7 @@
 """PyTorch's exporters without what they do anew for each graph, though it comes to the same each time.
 
-For each decomposition a thousand operators are looked up once a namespace, and hundreds given twenty kernels each, twice:
-most of what the compilation of a small network takes, and most networks of these tests are small.
+For each decomposition a thousand operators are looked up once a namespace, and hundreds given twenty kernels each,
+twice: most of what the compilation of a small network takes, and most networks of these tests are small.
 """
 
 from collections.abc import Callable, Iterator, Mapping

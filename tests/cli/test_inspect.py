@@ -98,7 +98,7 @@ def test_findings_and_settings_of_a_users_function_are_told_as_json(inspect_here
     }
     assert sound["measured"]["seconds"] > 0
     assert sound["statistics"][0] == {"name": "label", "description": "The most probable class.", "unit": None}
-    assert [statistic["name"] for statistic in doubtful["statistics"]][-1] == "interval"
+    assert [statistic["name"] for statistic in doubtful["statistics"]][-1] == "quantiles"
     assert all(check["passed"] for check in sound["program"]["checks"])
     assert [(site["path"], site["p"], site["on"]) for site in doubtful["sites"]] == [
         ("1", 0.25, True),

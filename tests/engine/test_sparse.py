@@ -17,7 +17,7 @@ from mcdropout.engine.native import chains, library
 from mcdropout.engine.native.chains import Linear, MaskedChain
 from mcdropout.engine.native.masks import MaskTable, Passes, UnitLayout
 from mcdropout.engine.pytorch.cut.conversion import convert
-from mcdropout.engine.pytorch.cut.export import EXAMPLE_PAIRS, example_masks, export
+from mcdropout.engine.pytorch.cut.export import EXAMPLE_PAIRS, axes_of, example_masks, export
 from mcdropout.engine.pytorch.cut.split import split
 from mcdropout.engine.pytorch.eager import EagerRuntime
 from mcdropout.engine.pytorch.find.discovery import discover
@@ -50,7 +50,8 @@ def converted(module, x, whole=False):
     source = MaskSource(network.sites)
     cut = split(export(network, (x,), source), 1, whole=whole)
     per_pair = [site.scope == "row" for site in network.sites]
-    return network, source, convert(cut, (x,), example_masks(source, EXAMPLE_PAIRS), per_pair)
+    axes = axes_of(None, network.sites, 1)
+    return network, source, convert(cut, (x,), example_masks(source, EXAMPLE_PAIRS), per_pair, axes)
 
 
 def found(module, x, whole=False):
