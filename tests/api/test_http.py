@@ -98,7 +98,8 @@ def test_an_answer_that_lacks_a_field_or_has_another_is_not_what_the_documentati
 def test_an_answer_has_its_fields_in_order(server: Server) -> None:
     orders = {
         "mnist-cnn": "label passes mean variance std_error entropy expected_entropy mutual_information variation_ratio",
-        "concrete-mlp": "passes mean variance std_error epistemic_variance aleatoric_variance entropy interval",
+        "concrete-mlp": "passes mean variance std_error epistemic_variance aleatoric_variance entropy interval "
+        "quantiles",
     }
     for model, order in orders.items():
         body = (MODELS / model / "example.json").read_bytes()

@@ -107,6 +107,7 @@ class TestAnswers:
         with torch.no_grad():
             own = network(self.x).double().numpy()
         np.testing.assert_allclose(found.quantiles, own, atol=1e-6)
+        assert engine.predict(self.x, passes=4).quantiles.shape == (3, 3)
         assert found.epistemic_variance is None
         for row in range(3):
             wanted = [value_at(own[row], (0.1, 0.5, 0.9), level) for level in (0.025, 0.975)]

@@ -58,6 +58,7 @@ def test_ready_is_503_until_the_models_are_loaded_and_a_bad_one_harms_no_other(t
                 "variance",
                 "std_error",
                 "epistemic_variance",
+                "quantiles",
                 "aleatoric_variance",
                 "entropy",
                 "interval",

@@ -52,7 +52,8 @@ class Prediction:
         joint_expected_entropy: `[rows, ...]`, the mean entropy of a pass's labels together: the sum of theirs.
         joint_mutual_information: `[rows, ...]`, `joint_entropy - joint_expected_entropy`, never below 0.
 
-    A regression has, where None also stands for what takes a noise that is not known:
+    A regression has, where None also stands for what takes a noise that is not known, or quantiles that are not
+    predicted:
         mean: `[rows, ...]`.
         variance: `[rows, ...]`, epistemic and aleatoric variance together.
         std_error: `[rows, ...]`, the standard error of `mean`.
@@ -61,6 +62,7 @@ class Prediction:
         entropy: `[rows, ...]`, of the Gaussian with `variance`.
         interval: `[rows, ..., 2]`, the quantiles of the predictive mixture that leave out the same share on each side.
             Exact but for many values or many passes: `quantiles.MixtureQuantiles` says how close they are.
+        quantiles: `[rows, ..., levels]`, the mean over passes of the quantiles that the network predicts.
 
     Attributes:
         task: what it answers, "classification" for instance.

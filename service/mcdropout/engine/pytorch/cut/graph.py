@@ -55,6 +55,8 @@ class ExportedGraph:
         sizes = tuple(value.meta["val"].shape)
         shape = tuple(map(self._of_one_row, sizes))
         grows = [axis for axis, size in enumerate(sizes) if self._follows_rows(size)]
+        if not all(map(self._is_known, sizes)):
+            return Layout(shape, known=False)
         if not grows:
             return Layout(shape)
         (axis, *others) = grows
@@ -88,12 +90,20 @@ class ExportedGraph:
         return isinstance(size, torch.SymInt) and self._row_symbol in size.node.expr.free_symbols
 
     def _of_one_row(self, size: Any) -> int:
-        """A size where there is one row, and the inputs are of the sizes of the examples."""
+        """A size where there is one row, and the inputs are of the sizes of the examples; 1 where values decide."""
+        if not self._is_known(size):
+            return 1
         return int(size.node.expr.subs(self._hints)) if isinstance(size, torch.SymInt) else int(size)
+
+    def _is_known(self, size: Any) -> bool:
+        """Whether a size follows from those of the inputs, and not from what they hold."""
+        return not isinstance(size, torch.SymInt) or size.node.expr.free_symbols <= self._hints.keys()
 
     def row_bytes(self, value: fx.Node) -> int:
         """The memory that one row of a tensor takes, in bytes; 0 where it has none, or is no tensor."""
         found = value.meta["val"]
-        if not isinstance(found, Tensor) or not any(map(self._follows_rows, found.shape)):
+        if not isinstance(found, Tensor):
+            return 0
+        if all(self._is_known(size) and not self._follows_rows(size) for size in found.shape):
             return 0
         return math.prod(map(self._of_one_row, found.shape)) * found.element_size()
