@@ -17,7 +17,8 @@ from mcdropout.catalogue.code import load_network
 from mcdropout.catalogue.inputs import Input
 from mcdropout.catalogue.manifest import BundleError
 from mcdropout.catalogue.network import subject_of
-from mcdropout.engine import InvalidInputError
+from mcdropout.engine import Engine, InvalidInputError
+from mcdropout.engine.runtimes import Target
 from tests.bundles import TOKEN_FIELDS, TOKENS, manifest, network_of, write_bundle
 
 
@@ -342,6 +343,26 @@ def test_the_network_gets_its_inputs_by_keyword_or_position_with_the_rows_where_
     by_keyword = Bundle(write_bundle(tmp_path, "two", **changes)).manifest.for_network(rows)
     assert isinstance(by_keyword, dict)
     assert {name: np.shape(x) for name, x in by_keyword.items()} == {"x": (4, 3, 2), "age": (3,)}
+
+
+def test_inputs_that_are_named_by_paths_reach_the_network_in_its_dict(tmp_path: Path) -> None:
+    network = """
+        from torch import nn
+
+        class Network(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.drop, self.head = nn.Dropout(0.5), nn.Linear(4, 3)
+
+            def forward(self, batch):
+                return self.head(self.drop(batch["x"] + batch["more"][0]))
+    """
+    inputs = [{"name": "batch.x", "shape": [4]}, {"name": "batch.more.0", "shape": [4]}]
+    bundle = Bundle(write_bundle(tmp_path, "dict", network, input=None, inputs=inputs, inputs_by="keyword"))
+    engine = Engine.prepare(subject_of(bundle), bundle.manifest.reading, Target(runtime="eager"))
+    rows = bundle.examples(3)
+    by_path = engine.predict(bundle.manifest.for_network(rows), 9, 1)
+    np.testing.assert_array_equal(engine.predict({"batch": {"x": rows[0], "more": [rows[1]]}}, 9, 1).mean, by_path.mean)
 
 
 def test_a_folder_without_bundles_is_refused(tmp_path: Path) -> None:

@@ -100,8 +100,9 @@ class Engine:
                 probabilities, `[rows, classes, ...]`; for binary one a row, `[rows]` or `[rows, 1]`; for multilabel one
                 for each label, `[rows, labels, ...]`; for regression the mean `[rows, ...]`, or the mean and its noise.
             example_inputs: an input, a tuple of them, or, for a network that takes keywords, a dict of them:
-                `[rows, ...]` each, of whatever dtype the network takes; one row is enough, and is varied where the
-                checks need more. A network that takes only some numbers needs as many rows: three.
+                `[rows, ...]` each, of whatever dtype the network takes; in lists, tuples and dicts, where it takes them
+                so. One row is enough, and is varied where the checks need more. A network that takes only some numbers
+                needs as many rows: three.
             task: "classification", "binary", "multilabel" or "regression".
             device: "cpu", "cuda" or "cuda:1".
             runtime: "sparse" (CPU, chains of linear layers with ReLU and dropout), "onnx" (CPU), "torch", "eager"
@@ -341,8 +342,9 @@ class Engine:
         """The prediction for each row, and how far to trust it.
 
         Args:
-            x: `[rows, ...]`, or a tuple of such. Where sizes may differ from row to row, rows of different sizes come
-                as a list of them. They are run as batches of one size each, and answered in their order.
+            x: `[rows, ...]`, or several as the examples were given. Where sizes may differ from row to row, rows of
+                different sizes come as a list of them. They are run as batches of one size each, and answered in their
+                order.
             passes: how many stochastic passes; 0 for the deterministic baseline, in which nothing is dropped.
             seed: 0 to 2**64 - 1; drawn where none is given. The prediction says which.
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array, with_rows
 from mcdropout.engine.errors import InvalidInputError, first_line
+from mcdropout.engine.nesting import flattened, is_path
 from mcdropout.engine.sizes import Dimension, Named
 from mcdropout.engine.trials import unlike_rows
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OneInput = Union[npt.ArrayLike, "Tensor"]
-Inputs = OneInput | tuple[OneInput, ...] | Mapping[str, OneInput]
+Inputs = OneInput | tuple[Any, ...] | Mapping[str, Any]
+"""One, a tuple by position, or a mapping by keyword; each an array, or arrays in lists, tuples and dicts."""
 Shape = Sequence[int | str]
 """Of one row: sizes, and names of sizes that may differ from row to row."""
 Shapes = Shape | Sequence[Shape] | Mapping[str, Shape]
@@ -51,6 +53,8 @@ def as_tuple(x: Inputs) -> tuple[OneInput, ...]:
 def in_order(x: Inputs, specs: Sequence[InputSpec]) -> tuple[OneInput, ...]:
     """The inputs in the order of `specs`, whether they are given by position or by name."""
     names = [spec.name for spec in specs]
+    if any(name is not None and is_path(name) for name in names):
+        x = flattened(x)
     if isinstance(x, Mapping):
         if set(x) != set(names):
             wanted = f"{names} are accepted" if names[0] is not None else "inputs by position are accepted"
@@ -127,8 +131,7 @@ def _check_not_nested(x: object) -> None:
     held = list(x.values()) if isinstance(x, Mapping) else list(x) if isinstance(x, list | tuple) else []
     if isinstance(x, Mapping) or any(hasattr(each, "shape") for each in held):
         raise InvalidInputError(
-            f"an example input is a {type(x).__name__} of {len(held)}; an array for each argument of the network is "
-            "accepted, and a network that takes several in a list or a dict behind one with an argument for each"
+            f"an example input is a {type(x).__name__} of {len(held)}; an array for each input of the graph is accepted"
         )
 
 

@@ -28,6 +28,7 @@ from mcdropout.engine.inputs import (
     row_axes,
 )
 from mcdropout.engine.masks import MaskSource
+from mcdropout.engine.nesting import flattened
 from mcdropout.engine.pytorch.cut.export import export
 from mcdropout.engine.pytorch.cut.forms import programs
 from mcdropout.engine.pytorch.eager import MOST_REPEATED, EagerRuntime
@@ -255,6 +256,7 @@ def understand(
     Where `reading` leaves open whether its outputs are logits, what a softmax or sigmoid at the end takes is read
     instead of what it makes.
     """
+    example_inputs = flattened(example_inputs)
     axes = row_axes(example_inputs, row_axis)
     arrays = as_examples(example_inputs, axes, EXAMPLE_ROWS)
     dimensions = dimensions_of(example_inputs, shapes, sizes)

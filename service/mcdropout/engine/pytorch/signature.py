@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.nesting import nested
 from mcdropout.engine.pytorch.ends import EndCalls, Ending, ending_of
 from mcdropout.engine.reading import Entry
 
@@ -19,7 +20,8 @@ class Signature:
     """How a network is called.
 
     Attributes:
-        names: the keyword of each input; None where they are given by position.
+        names: the keyword of each input, or the path to it in what the network takes; None where they are given by
+            position.
         row_axes: for each input, the dimension that holds the rows; 0 for those beyond the end.
         outputs: which entries of what it returns count: keys, attributes or positions; None for all its tensors.
         output_row_axis: the dimension of the outputs that holds the rows.
@@ -75,7 +77,7 @@ class Signature:
         placed = [x.to(torch.bfloat16) if index in self.halves else x for index, x in enumerate(placed)]
         if self.names is None:
             return tuple(placed), {}
-        return (), dict(zip(self.names, placed, strict=True))
+        return nested(self.names, placed)
 
     def _take(self, returned: Any) -> tuple[Tensor, ...]:
         if self.outputs is None:

@@ -15,6 +15,7 @@ from torch.export._unlift import _StatefulGraphModule
 
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.faults import described
+from mcdropout.engine.nesting import nested
 from mcdropout.engine.pytorch.private.copies import private_copy
 from mcdropout.engine.pytorch.quiet import quiet
 from mcdropout.engine.pytorch.saved.exported import exported_module, exported_network
@@ -110,7 +111,7 @@ def _exported_again(network: UnflattenedModule, inputs: Sequence[Tensor], signat
     axes = [{signature.row_axis(index): rows} for index in range(len(inputs))]
     shapes: dict[str, Any] = {"args": tuple(axes)}
     if signature.names is not None:
-        shapes = {"kwargs": dict(zip(signature.names, axes, strict=True))}
+        shapes["args"], shapes["kwargs"] = nested(signature.names, axes)
     try:
         return torch.export.export(network, by_position, by_name, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # whatever the exporter raises
