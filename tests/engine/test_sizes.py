@@ -234,6 +234,13 @@ class TestOfAnyLength:
             for name, value in alone.values.items():
                 np.testing.assert_allclose(together.values[name][index], value[0], atol=1e-6, err_msg=name)
 
+    def test_recurrent_layers_which_exporters_say_are_of_one_length_are_converted_for_any(self):
+        network = Recurrent()
+        engine = of_text(network)
+        assert (engine.program.runtime, engine.program.strategy, engine.program.reason) == ("onnx", "split", None)
+        x = tokens(2, 33)
+        np.testing.assert_allclose(engine.predict(x, passes=0).mean, eval_answer(network, x), atol=1e-6)
+
     def test_what_differs_in_length_runs_once_a_row_where_no_mask_touches_it(self):
         engine = of_text(Pooled())
         assert engine.program.strategy == "split"

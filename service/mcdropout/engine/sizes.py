@@ -176,6 +176,13 @@ class Sizing:
                     sizes.setdefault(dimension.name, int(size))
         return sizes
 
+    def unlike(self) -> dict[str, int]:
+        """Sizes each of which is another than that of the examples, where there is another."""
+        return {
+            x.name: next((size for size in (x.most, x.least) if size != self.base[x.name]), x.most)
+            for x in self.dimensions
+        }
+
     def tried(self) -> list[dict[str, int]]:
         """Sizes unlike those of the examples, at which programs are checked: the least, the most, and in between."""
         least = {x.name: x.least for x in self.dimensions}

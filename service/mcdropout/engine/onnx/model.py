@@ -317,7 +317,7 @@ def _find_out(
             return [_site(draw, found, there, bound.batch) for draw in on]
 
         sizing = replace(sizing, extents=extents_of(sizing, sites, look))
-        values = with_varying(values, measure(probe, sizing.examples_at(bound.arrays, _unlike(sizing))))
+        values = with_varying(values, measure(probe, sizing.examples_at(bound.arrays, sizing.unlike())))
         masked = tuple(
             replace(one, varying=tuple(bool(extent.growths) for extent in extents))
             for one, extents in zip(masked, sizing.extents, strict=True)
@@ -327,14 +327,6 @@ def _find_out(
     return GraphSubject(
         _Understood(bound, found, masked, tuple(off), values, normalized, ends, below, as_it_is, path, digest, sizing)
     )
-
-
-def _unlike(sizing: Sizing) -> dict[str, int]:
-    """Sizes each of which is another than that of the examples."""
-    return {
-        x.name: next((size for size in (x.most, x.least) if size != sizing.base[x.name]), x.most)
-        for x in sizing.dimensions
-    }
 
 
 def _evidence(understood: _Understood) -> Evidence:

@@ -41,6 +41,7 @@ def convert(
     prefix = None
     if split.outline.has_prefix:
         prefix = _converted(split.prefix, inputs, [{0: rows, **_auto(own)} for own in axes[: len(inputs)]])
+        _open(prefix, split.named_axes)
     shapes: _Shapes = [{0: pairs}]
     for value, own in zip(split.frontier, split.named_axes, strict=True):
         shapes.append(({0: rows} if value.per_row else {}) | _auto(own) or None)
@@ -49,6 +50,20 @@ def convert(
     taken = torch.arange(EXAMPLE_PAIRS) % EXAMPLE_ROWS
     suffix = _converted(split.suffix, (taken, *frontier, *masks), shapes)
     return Halves(prefix, suffix, _placeholders(split.prefix), _placeholders(split.suffix), split.outline)
+
+
+def _open(model: onnx.ModelProto, axes: Sequence[tuple[int, ...]]) -> None:
+    """Have a graph's outputs declared with any size along some dimensions, whatever an exporter says of them.
+
+    Of recurrent layers PyTorch says that they give as many steps as in the example; with what else it says of values in
+    between, ONNX Runtime would make that so.
+    """
+    if not any(axes):
+        return
+    for index, (output, own) in enumerate(zip(model.graph.output, axes, strict=True)):
+        for axis in own:
+            output.type.tensor_type.shape.dim[axis].dim_param = f"frontier_{index}_{axis}"
+    model.graph.ClearField("value_info")
 
 
 def _auto(axes: tuple[int, ...]) -> dict[int, Any]:

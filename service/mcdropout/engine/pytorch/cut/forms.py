@@ -1,8 +1,10 @@
 """Forms: the programs that a PyTorch network is made into, as graphs of PyTorch, as ONNX, and as the module itself."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache, partial
 
+import torch
 from torch import Tensor
 
 from mcdropout.engine.errors import first_line
@@ -62,15 +64,30 @@ def _cuts(
         return
     try:
         cut = split(graph, len(examples))
-        yield "split", cut
+        yield "split", _with_sizes(cut, examples, sizing)
         if any(value.merged for value in cut.frontier):
-            yield "split", split(graph, len(examples), merged=False)
+            yield "split", _with_sizes(split(graph, len(examples), merged=False), examples, sizing)
     except CannotSplitError as error:
         yield Refusal(f"split program: {error}")
     try:
-        yield "whole", split(graph, len(examples), whole=True)
+        yield "whole", _with_sizes(split(graph, len(examples), whole=True), examples, sizing)
     except CannotSplitError as error:
         yield Refusal(f"whole program: {error}")
+
+
+def _with_sizes(cut: Split, examples: tuple[Tensor, ...], sizing: Sizing | None) -> Split:
+    """A program with the dimensions that follow sizes where they do: what is said of recurrent layers is not so."""
+    if sizing is None:
+        return cut
+    others = sizing.examples_at([x.numpy() for x in examples], sizing.unlike())
+    with torch.no_grad():
+        try:
+            here, there = cut.prefix(*examples), cut.prefix(*map(torch.from_numpy, others))
+        except Exception:  # it runs at the examples' sizes alone, which its checks will say
+            return cut
+    pairs = zip(here, there, strict=True)
+    axes = tuple(tuple(axis for axis in range(1, a.ndim) if a.shape[axis] != b.shape[axis]) for a, b in pairs)
+    return replace(cut, named_axes=axes)
 
 
 def _runnable(
