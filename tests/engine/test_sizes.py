@@ -245,6 +245,8 @@ class TestOfAnyLength:
         engine = of_text(Pooled())
         assert engine.program.strategy == "split"
         assert engine.program.frontier[0].shape in ((8,), (16,))
+        at = [check.name for check in engine.program.checks if "holds at" in check.name]
+        assert [name.split(" at ")[1] for name in at] == ["tokens 1 too", "tokens 12 too", "tokens 40 too"]
         assert engine.site_shapes == [[16]]
         assert of_text(Convolved()).site_shapes == [["tokens", 8], [6, "f(tokens)"]]
 

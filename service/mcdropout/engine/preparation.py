@@ -241,7 +241,8 @@ def choose(
             there = runtime_at(found, sites)
             plain = baseline.runtime if baseline else there
             try:
-                check_program(there, plain, MaskSource(sites), other.reference)
+                _, under_masks, *_ = check_program(there, plain, MaskSource(sites), other.reference)
+                checks.append(Check(f"all of this holds at {told(other.sizes)} too", True, under_masks.detail))
             except VerificationError as error:
                 raise VerificationError(f"at {told(other.sizes)} {error}") from error
             except Exception as error:  # whatever a program raises that holds at one size alone
