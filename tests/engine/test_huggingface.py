@@ -162,9 +162,10 @@ def engine_of(model, inputs, runtime="torch", **options):
     return Engine.from_module(model, inputs, outputs="logits", runtime=runtime, **options)
 
 
-@BOTH
-@pytest.mark.parametrize("make", [bert, distilbert, gpt2, vit, llama])
 class TestTheFiveBestKnown:
+    @pytest.mark.parametrize(
+        ("make", "attention"), [(bert, "eager"), *((make, "sdpa") for make in (bert, distilbert, gpt2, vit, llama))]
+    )
     def test_have_the_sites_of_their_configuration_and_run_split(self, make, attention):
         model, inputs = make(attention)
         engine = engine_of(model, inputs)
@@ -183,6 +184,8 @@ class TestTheFiveBestKnown:
         np.testing.assert_allclose(together[:, :1], alone, atol=1e-6)
         assert engine.predict(inputs, 20, 1).variance.min() > 0
 
+    @BOTH
+    @pytest.mark.parametrize("make", [bert, distilbert, gpt2, vit, llama])
     def test_have_sites_of_which_each_has_another_effect(self, make, attention):
         model, inputs = make(attention)
         for parameter in model.parameters():  # weights as small as they begin hardly let attention count
