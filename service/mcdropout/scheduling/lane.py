@@ -43,16 +43,22 @@ class Lane:
         waiting: requests none of whose rows have begun, in the order in which they came.
         partial: requests some of whose rows have begun and some have not, by their tickets.
         running: groups that are to go on, by their tickets; those of the step under way are not among them.
+        apart: whether its requests are run one after another, and share no step.
     """
 
-    def __init__(self, model: Served, step_seconds: float, sizes: StepSizes, since: float = 0.0) -> None:
+    def __init__(
+        self, model: Served, step_seconds: float, sizes: StepSizes, since: float = 0.0, *, apart: bool = False
+    ) -> None:
         """
         Args:
             model: which model.
             step_seconds: how long a step should take.
             sizes: how large a step may be.
             since: what `virtual_time` begins with.
+            apart: whether its requests are to share no step.
         """
+        self.apart = apart
+        self._kept_back: deque[Request] = deque()  # where they are, those whose turn it is not yet
         self.model = model
         self.sizes = sizes
         self.virtual_time = since
@@ -69,7 +75,7 @@ class Lane:
     @property
     def busy(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self.waiting or self.partial or self.running)
+        return bool(self.waiting or self.partial or self.running or self._kept_back)
 
     @property
     def hurries(self) -> bool:
@@ -78,12 +84,14 @@ class Lane:
 
     def submit(self, request: Request) -> None:
         """Take a request in."""
-        self.waiting.append(request)
+        (self._kept_back if self.apart else self.waiting).append(request)
         if request.plan.deadline is not None:
             self._deadlines.add(request.plan.deadline, request)
 
     def plan(self) -> Step:
         """Say whose turns it is in the next step. Where that fails, all requests are to fail: see `fail`."""
+        if self._kept_back and not (self.waiting or self.partial or self.running):
+            self.waiting.append(self._kept_back.popleft())
         step = Step()
         try:
             self._plan(step)
@@ -294,9 +302,9 @@ class Lane:
     def _all_leave(self) -> list[Request]:
         """All requests, which leave."""
         groups = chain.from_iterable(group.requests for group in self.running)
-        found = list(dict.fromkeys([*self._half_planned, *self.waiting, *self.partial, *groups]))
+        found = list(dict.fromkeys([*self._half_planned, *self.waiting, *self.partial, *groups, *self._kept_back]))
         self._half_planned = []
-        for queue in (self.waiting, self.partial, self.running):
+        for queue in (self.waiting, self.partial, self.running, self._kept_back):
             queue.clear()
         return found
 

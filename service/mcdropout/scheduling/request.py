@@ -3,7 +3,8 @@
     WAITING     none of its rows has begun
     RUNNING     its first step has begun
     ANSWERED    each of its rows is done
-    FAILED      its step failed, or the network answered NaN or infinity
+    FAILED      its step failed, or the network answered NaN or infinity; where it shared the step with others, each of
+                them lives once more, in a step of its own
     LATE        its deadline came before each row had the fewest passes
     CANCELLED   nobody awaits it any more
 
@@ -127,6 +128,10 @@ class Request:
             names = ", ".join(sorted(one.value for one in TRANSITIONS[self.state])) or "no other state"
             raise RuntimeError(f"a request that is {self.state.value} becomes {state.value}; {names} may come after it")
         self.state = state
+
+    def again(self) -> "Request":
+        """The same, of which nothing has begun."""
+        return Request(self.model, self.inputs, self.seed, self.plan, self.future, self.submitted, self.indices)
 
     @property
     def awaited(self) -> bool:

@@ -66,7 +66,7 @@ class Scheduler:
         self._inbox: list[tuple[Request, Claim]] = []
         self._stopping = False
         self._active: dict[Request, Claim] = {}  # what was taken out of the inbox and has not ended
-        self._lanes: dict[int, Lane] = {}
+        self._lanes: dict[tuple[int, bool], Lane] = {}  # by engine, and whether its requests are run apart
         self._sizes: dict[str, StepSizes] = {}  # of each model's steps, which its next lane begins with
         self._virtual_time = 0.0  # that of the lane that was next when it was: what a new lane begins with
         self._last_end = 0.0  # of a step, behind which there was more to do
@@ -170,21 +170,23 @@ class Scheduler:
             self._lane_of(request.model).submit(request)
         return True
 
-    def _lane_of(self, model: Served) -> Lane:
+    def _lane_of(self, model: Served, *, apart: bool = False) -> Lane:
         """A model's lane, of rows of one size. One that had nothing to do has no credit for that."""
-        lane = self._lanes.get(id(model.engine))
+        key = id(model.engine), apart
+        lane = self._lanes.get(key)
         if lane is None:
             steps = model.engine.steps
-            sizes = self._sizes.get(model.name)
+            sizes = None if apart else self._sizes.get(model.name)
             if sizes is None or not sizes.suit(steps):
                 sizes = StepSizes.of(steps, self._max_batch_rows)
-            lane = self._lanes[id(model.engine)] = Lane(model, self._step_seconds, sizes, self._virtual_time)
+            lane = self._lanes[key] = Lane(model, self._step_seconds, sizes, self._virtual_time, apart=apart)
         return lane
 
     def _drop_idle(self) -> None:
         """Let go of lanes that have nothing to do, and of their models."""
         for key, lane in [(key, lane) for key, lane in self._lanes.items() if not lane.busy]:
-            self._sizes[lane.model.name] = lane.sizes
+            if not lane.apart:
+                self._sizes[lane.model.name] = lane.sizes
             del self._lanes[key]
 
     def _look_for_cancelled(self) -> None:
@@ -231,7 +233,21 @@ class Scheduler:
             failed = lane.fail(step)
             # or it would be next again and again
             lane.virtual_time = max(lane.virtual_time, before + time.perf_counter() - began)
-            self._end([(request, State.FAILED, error) for request in failed])
+            if step is not None and len(failed) > 1:
+                self._run_apart(failed)
+            else:
+                self._end([(request, State.FAILED, error) for request in failed])
+
+    def _run_apart(self, failed: list[Request]) -> None:
+        """Run requests again, each by itself: of those that shared a step, one may have made it fail for all.
+
+        They begin anew, and answer the same: what is drawn for a row depends on no other.
+        """
+        for request in failed:
+            again = request.again()
+            self._active[again] = self._active.pop(request)
+            request.become(State.FAILED)  # which nobody is told: the other has its future
+            self._lane_of(request.model, apart=True).submit(again)
 
     def _run(self, lane: Lane, step: Step) -> None:
         """Run a step, and end the requests that it finished or that are late."""
