@@ -96,8 +96,9 @@ def test_a_model_is_loaded_where_it_is_asked_for_and_asked_for_where_it_is_loade
     others = ("mnist-lstm", "mnist-resnet", "mnist-dropconnect")
     for model in others:
         predicted(ray.client, model, mc=2)
-    # Two replicas hold no more than one each beside the default; which of them each came to is not said.
-    wait_until(lambda: sum("ready" in states(ray, model) for model in ("mnist-spatial", *others)) == 2)
+    # Two replicas hold no more than one each beside the default; which of them each came to is not said: maybe one to
+    # which all did.
+    wait_until(lambda: sum("ready" in states(ray, model) for model in ("mnist-spatial", *others)) in (1, 2))
     assert states(ray, "mnist-cnn") == {"ready"}
 
 
