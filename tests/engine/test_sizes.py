@@ -397,6 +397,20 @@ class TestRefusals:
         ):
             of_text(Wide(), "eager")
 
+    def test_one_that_takes_another_way_at_some_sizes_in_between_is_not_exported(self):
+        class InBetween(Pooled):
+            def forward(self, tokens):
+                out = self.head(self.embedding(tokens).mean(1))
+                return 3.0 * out if 20 < tokens.shape[1] < 25 else out
+
+        network = InBetween()
+        engine = of_text(network)
+        assert engine.program.runtime == "eager"
+        assert "up to 20 alone" in engine.program.reason
+        for length in (9, 22, 30):
+            x = tokens(2, length)
+            np.testing.assert_allclose(engine.predict(x, passes=0).mean, eval_answer(network, x), atol=1e-6)
+
     def test_one_that_the_exporter_fixes_runs_as_it_is_and_says_why(self):
         class Fixed(Pooled):
             def forward(self, tokens):

@@ -1,6 +1,6 @@
 """Export: a network as one graph `f(*inputs, *masks)`, with the masks among its inputs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,9 +58,10 @@ def export(
         program = torch.export.export(
             masked, arguments, dynamic_shapes=(tuple(shape or None for shape in shapes),), strict=False
         )
-        module = program.run_decompositions({}).module(check_guards=False)
+        program = program.run_decompositions({})
+        module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
-    _check_sizes(module, sizing)
+    _check_sizes(module, sizing, program.range_constraints)
     _keep_single_rows(module.graph)
     module.recompile()
     return module
@@ -78,8 +79,12 @@ def axes_of(sizing: Sizing | None, sites: Sequence[Site], inputs: int) -> list[t
     return [*named, *masks]
 
 
-def _check_sizes(module: fx.GraphModule, sizing: Sizing | None) -> None:
-    """Raise where the exporter has taken a size of the examples for the only one."""
+def _check_sizes(module: fx.GraphModule, sizing: Sizing | None, ranges: Mapping[Any, Any]) -> None:
+    """Raise where the exporter has taken a size of the examples for the only one, or followed a branch that
+    others leave.
+
+    What it says of the least size is more than what is so: it takes a kernel that is longer than a row for an error.
+    """
     if sizing is None:
         return
     placeholders = (node for node in module.graph.nodes if node.op == "placeholder")
@@ -87,6 +92,10 @@ def _check_sizes(module: fx.GraphModule, sizing: Sizing | None) -> None:
         for size, dimension in zip(node.meta["val"].shape[1:], shape, strict=True):
             if isinstance(dimension, Named) and not isinstance(size, torch.SymInt):
                 raise UnsupportedModelError(f"it fixes {dimension.name} at {size}")
+            if isinstance(dimension, Named) and size.node.expr in ranges:
+                most = ranges[size.node.expr].upper
+                if most < dimension.most:
+                    raise UnsupportedModelError(f"it follows the network for {dimension.name} up to {most} alone")
 
 
 def _keep_single_rows(graph: fx.Graph) -> None:
