@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from mcdropout.engine import Engine, InvalidInputError
+from mcdropout.engine.inputs import as_examples
 from mcdropout.engine.nesting import flattened, nested
 from tests.engine.networks import Custom
 
@@ -93,3 +94,9 @@ def test_paths_and_what_they_are_of_are_the_same_thing():
     assert nested(list(paths), paths.values()) == (({"a": X, "b": [IDS, {"c": MASK}]}, X), {})
     for flat in ((X, IDS), {"x": X}, X, [X, X], ([[1.0, 2.0]], X)):
         assert flattened(flat) is flat
+
+
+@pytest.mark.parametrize("given", [([X, X],), ({"x": X},), {"batch": [X.numpy(), X.numpy()]}])
+def test_a_graph_which_takes_arrays_alone_refuses_them(given):
+    with pytest.raises(InvalidInputError, match=r"is a (list|dict) of \d; an array for each input of the graph"):
+        as_examples(given, (0,), 3)

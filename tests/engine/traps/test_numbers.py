@@ -352,26 +352,6 @@ class TestInputsOfBfloat16:
         assert engine.predict(inputs, 9, 1).mean.shape == (3, 3)
 
 
-@pytest.mark.parametrize(
-    "inputs",
-    [
-        ([torch.rand(3, 4), torch.rand(3, 2)],),
-        ({"ids": torch.rand(3, 4), "mask": torch.rand(3, 4)},),
-        ((torch.rand(3, 4), torch.rand(3, 4)), torch.rand(3, 4)),
-        {"batch": {"ids": torch.rand(3, 4)}},
-        {"batch": [np.ones((3, 4)), np.ones((3, 4))]},
-    ],
-    ids=["a list", "a dict", "a tuple beside another", "a dict by name", "a list of arrays by name"],
-)
-def test_several_tensors_in_one_argument_are_refused_with_what_is_accepted(inputs):
-    class Nested(nn.Module):
-        def forward(self, *_, **__):
-            raise AssertionError
-
-    with pytest.raises(InvalidInputError, match=r"an example input is a (list|dict|tuple) of \d; an array for each"):
-        Engine.from_module(Nested(), inputs)
-
-
 def test_a_sparse_tensor_is_refused():
     with pytest.raises(InvalidInputError, match="an example input is no array of numbers"):
         Engine.from_module(mlp(), torch.eye(4).to_sparse())
