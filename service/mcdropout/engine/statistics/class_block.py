@@ -64,8 +64,10 @@ def unusable_classes(outputs: Sequence[Array], reading: Reading) -> npt.NDArray[
     axis = _class_axis(reading) + 1
     if reading.form == "probabilities":
         return not_finite(outputs) | outside(given, 0.0, 1.0) | outside(given.sum(axis=axis), 1.0, 1.0)
-    most = given.max(axis=axis)
-    wrong: npt.NDArray[np.bool_] = ~np.isfinite(most).all(axis=tuple(range(1, most.ndim)))
+    wrong = np.zeros(len(given), bool)
+    if not np.isfinite(given).all():  # almost never; to find the largest of ten at a time takes as long as a softmax
+        most = given.max(axis=axis)
+        wrong = ~np.isfinite(most).all(axis=tuple(range(1, most.ndim)))
     if reading.form == "log_probabilities":
         wrong |= outside(given, -np.inf, 0.0)
     return wrong
