@@ -7,7 +7,9 @@ import numpy as np
 from mcdropout.catalogue.manifest import MANIFEST, BundleError, read_manifest
 from mcdropout.catalogue.rows import RowsError, read_rows
 from mcdropout.engine.arrays import Array
-from mcdropout.engine.ragged import Rows
+from mcdropout.engine.errors import InvalidInputError
+from mcdropout.engine.ragged import batches_of
+from mcdropout.engine.sizes import Sizing
 
 EXAMPLE = "example.json"
 COMPILED = "compiled"
@@ -43,7 +45,7 @@ class Bundle:
             count: how many random ones; `example.json`, a body as clients send it, says itself how many it has.
 
         Returns:
-            For each input `[rows, *shape]`, as the network takes them, all of one size.
+            For each input `[rows, *shape]`, as the network takes them, those that are as large as the first.
 
         Raises:
             BundleError: `example.json` cannot be used, or there is none and no rows can be drawn.
@@ -51,8 +53,10 @@ class Bundle:
         path = self.folder / EXAMPLE
         if path.exists():
             try:
-                return _of_one_size(read_rows(path.read_bytes(), self.manifest.takes))
-            except (OSError, RowsError) as error:
+                takes = self.manifest.takes
+                rows = read_rows(path.read_bytes(), takes)
+                return batches_of(rows, Sizing(tuple(spec.dimensions for spec in takes), {}))[0].inputs
+            except (OSError, RowsError, InvalidInputError) as error:
                 raise BundleError(f"{path}: {error}") from error
         generator = np.random.default_rng(0)
         try:
@@ -72,15 +76,6 @@ class Bundle:
         if not path.resolve().is_relative_to(self.folder.resolve()) or not path.is_file():
             raise BundleError(f"{self.folder / MANIFEST}: {field} is {file!r}; a file inside the bundle is accepted")
         return path
-
-
-def _of_one_size(inputs: tuple[Rows, ...]) -> tuple[Array, ...]:
-    """The rows that are as large as the first."""
-    if all(isinstance(x, np.ndarray) for x in inputs):
-        return tuple(np.asarray(x) for x in inputs)
-    first = [x[0].shape for x in inputs]
-    taken = [row for row in range(len(inputs[0])) if [x[row].shape for x in inputs] == first]
-    return tuple(np.stack([x[row] for row in taken]) for x in inputs)
 
 
 def find_bundles(folder: Path) -> list[Path]:

@@ -13,7 +13,7 @@ import orjson
 from mcdropout.catalogue.inputs import Input
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.ragged import Rows
-from mcdropout.engine.sizes import Dimension, Named
+from mcdropout.engine.sizes import accepts
 
 _WORDS = (b"true", b"false")
 _SPACE = rb"[ \t\n\r]*"  # JSON's, which is not Python's
@@ -186,7 +186,7 @@ def _take_of_any_size(label: str, value: Any, spec: Input, words: bool, accepted
             values = _as_values(row, spec)
         except ValueError as error:
             raise RowsError(f"{called} is ragged: its lists differ in length; {accepted}") from error
-        if len(values.shape) != len(spec.shape) or not all(map(_is_accepted, values.shape, spec.dimensions)):
+        if len(values.shape) != len(spec.shape) or not all(map(accepts, spec.dimensions, values.shape)):
             raise RowsError(f"{called} has the shape {list(values.shape)}; {accepted}")
         _check_values(called, row, values, spec, words)
         rows.append(values)
@@ -201,10 +201,6 @@ def _depth(value: Any) -> int:
         depth += 1
         value = value[0] if value else None
     return depth
-
-
-def _is_accepted(size: int, dimension: Dimension) -> bool:
-    return size in dimension if isinstance(dimension, Named) else size == dimension
 
 
 def _as_values(value: Any, spec: Input) -> npt.NDArray[Any]:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from mcdropout.engine.arrays import Array, with_rows
 from mcdropout.engine.errors import InvalidInputError, first_line
 from mcdropout.engine.nesting import flattened, is_path
-from mcdropout.engine.sizes import Dimension, Named
+from mcdropout.engine.sizes import Dimension, Named, accepts
 from mcdropout.engine.trials import unlike_rows
 
 if TYPE_CHECKING:
@@ -178,10 +178,8 @@ def as_array(x: OneInput, spec: InputSpec) -> Array:
 
 
 def _is_of(size: int, want: Any) -> bool:
-    """Whether a size is the one that is wanted, one of those that are, or, of rows, at least one."""
-    if want == "rows":
-        return size >= 1
-    return size in want if isinstance(want, Named) else bool(size == want)
+    """Whether a size is one that is wanted; of rows, at least one is."""
+    return size >= 1 if want == "rows" else accepts(want, size)
 
 
 def dimensions_of(x: Inputs, shapes: Shapes | None, sizes: Bounds | None) -> list[tuple[Dimension, ...]] | None:

@@ -73,26 +73,17 @@ def batches_of(inputs: Sequence[Rows], sizing: Sizing) -> list[Batch]:
     Raises:
         InvalidInputError: dimensions of one name have several sizes in a row.
     """
-    keys = (
-        [_sizes_of_row(inputs, row, sizing) for row in range(len(inputs[0]))]
-        if _differ(inputs)
-        else [_sizes_of_row(inputs, 0, sizing)]
-    )
-    if len(keys) == 1:
+    if all(isinstance(x, np.ndarray) for x in inputs):
         rows = np.arange(len(inputs[0]), dtype=np.int64)
-        arrays = tuple(x if isinstance(x, np.ndarray) else np.stack(list(x)) for x in inputs)
-        return [Batch(keys[0], rows, arrays)]
-    members: dict[tuple[int, ...], list[int]] = {}
-    for row, key in enumerate(keys):
-        members.setdefault(tuple(key.values()), []).append(row)
+        return [Batch(_sizes_of_row(inputs, 0, sizing), rows, tuple(np.asarray(x) for x in inputs))]
+    found: dict[tuple[int, ...], tuple[dict[str, int], list[int]]] = {}
+    for row in range(len(inputs[0])):
+        sizes = _sizes_of_row(inputs, row, sizing)
+        found.setdefault(tuple(sizes.values()), (sizes, []))[1].append(row)
     return [
-        Batch(keys[taken[0]], np.array(taken, np.int64), tuple(np.stack([x[row] for row in taken]) for x in inputs))
-        for taken in members.values()
+        Batch(sizes, np.array(taken, np.int64), tuple(np.stack([x[row] for row in taken]) for x in inputs))
+        for sizes, taken in found.values()
     ]
-
-
-def _differ(inputs: Sequence[Rows]) -> bool:
-    return any(not isinstance(x, np.ndarray) for x in inputs)
 
 
 def _sizes_of_row(inputs: Sequence[Rows], row: int, sizing: Sizing) -> dict[str, int]:

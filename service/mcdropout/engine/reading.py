@@ -130,11 +130,10 @@ class Reading:
         """
         missing = [name for name in _SETTLED if getattr(self, name) is None]
         filled = replace(self, **{name: getattr(settled, name) for name in missing})
-        if filled.class_axis is not None and filled.class_axis < 0:
-            filled = replace(filled, class_axis=filled.class_axis + dimensions)
-        if filled.quantile_axis is not None and filled.quantile_axis < 0:
-            filled = replace(filled, quantile_axis=filled.quantile_axis + dimensions)
-        return filled
+        axes = {name: getattr(filled, name) for name in ("class_axis", "quantile_axis")}
+        return replace(
+            filled, **{name: axis + dimensions for name, axis in axes.items() if axis is not None and axis < 0}
+        )
 
 
 def in_entries(outputs: object) -> tuple[tuple[Entry, ...] | None, Noise | None]:

@@ -72,6 +72,11 @@ class Named:
 Dimension = int | Named
 
 
+def accepts(dimension: Dimension, size: int) -> bool:
+    """Whether a size is that of a dimension, or one of those that it may have."""
+    return size in dimension if isinstance(dimension, Named) else size == dimension
+
+
 @dataclass(frozen=True)
 class Growth:
     """How a number follows one size: by `step` more every so many sizes, whatever it is in between.
@@ -218,8 +223,7 @@ def sizing_of(arrays: Sequence[Array], shapes: Sequence[Sequence[Dimension]]) ->
     base: dict[str, int] = {}
     for x, shape in zip(arrays, shapes, strict=True):
         if len(shape) != x.ndim - 1 or any(
-            size not in want if isinstance(want, Named) else size != want
-            for size, want in zip(x.shape[1:], shape, strict=True)
+            not accepts(want, size) for size, want in zip(x.shape[1:], shape, strict=True)
         ):
             accepted = ", ".join(map(str, shape))
             raise InvalidInputError(f"an example row has the shape {list(x.shape[1:])}; [{accepted}] is accepted")

@@ -17,9 +17,8 @@ class Format:
         name: what it is called.
         media_types: what it is known by; answers are sent with the first.
         read: from a body to `[rows, ...]` for each input, as the network takes them, or, where rows are of several
-            sizes, a row after another. Called with the body, what the
-            model takes, how many rows are accepted (None for any number), and a pause between parts. It raises
-            `RowsError` where the body holds something else.
+            sizes, a row after another. Called with the body, what the model takes, how many rows are accepted (None for
+            any number), and a pause between parts. It raises `RowsError` where the body holds something else.
         write: from an answer to a body. Called with the answer, and a pause between parts.
         body_schema: of a request's body, as OpenAPI has it.
         answer_schema: of an answer's.

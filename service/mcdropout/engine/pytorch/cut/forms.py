@@ -76,7 +76,7 @@ def _cuts(
 
 
 def _with_sizes(cut: Split, examples: tuple[Tensor, ...], sizing: Sizing | None) -> Split:
-    """A program with the dimensions that follow sizes where they do: what is said of recurrent layers is not so."""
+    """A program with the dimensions that follow sizes, found by running it: of recurrent layers a graph says others."""
     if sizing is None:
         return cut
     others = sizing.examples_at([x.numpy() for x in examples], sizing.unlike())

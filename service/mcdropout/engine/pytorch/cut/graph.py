@@ -20,6 +20,7 @@ class ExportedGraph:
     Attributes:
         module: as `export` returns it.
         nodes: all its nodes, in order.
+        row_symbol: what the number of rows is called in sizes.
     """
 
     counts_sizes = False
@@ -32,10 +33,10 @@ class ExportedGraph:
         self.inputs, self.masks = placeholders[:inputs], placeholders[inputs:]
         leaves = torch.utils._pytree.tree_leaves(self.nodes[-1].args[0])
         self.outputs: tuple[fx.Node, ...] = tuple(out for out in leaves if isinstance(out, fx.Node))
-        self._row_symbol = self.inputs[0].meta["val"].shape[0].node.expr
+        self.row_symbol = self.inputs[0].meta["val"].shape[0].node.expr
         given = [size for node in placeholders for size in node.meta["val"].shape if isinstance(size, torch.SymInt)]
         self._hints = {size.node.expr: size.node.hint for size in given if size.node.expr.is_Symbol}
-        self._hints[self._row_symbol] = 1
+        self._hints[self.row_symbol] = 1
 
     @cached_property
     def operations(self) -> tuple[Operation[fx.Node], ...]:
@@ -67,27 +68,13 @@ class ExportedGraph:
             return Layout(shape, known=False)
         return Layout(shape, axis, times)
 
-    def named_axes(self, value: fx.Node) -> tuple[int, ...]:
-        """The dimensions of a tensor, its rows first, that follow the sizes of the inputs."""
-        axis = self.layout(value).axis
-        sizes = list(value.meta["val"].shape)
-        if axis is not None:
-            sizes.insert(0, sizes.pop(axis))
-        first = 0 if axis is None else 1
-        return tuple(place for place in range(first, len(sizes)) if isinstance(sizes[place], torch.SymInt))
-
     def times_rows(self, size: Any) -> int | None:
         """How many times the number of rows a size is; None where it is no multiple of it."""
-        times = size.node.expr / self._row_symbol
+        times = size.node.expr / self.row_symbol
         return int(times) if times.is_Integer else None
 
-    @property
-    def row_symbol(self) -> Any:
-        """What the number of rows is called in sizes."""
-        return self._row_symbol
-
     def _follows_rows(self, size: Any) -> bool:
-        return isinstance(size, torch.SymInt) and self._row_symbol in size.node.expr.free_symbols
+        return isinstance(size, torch.SymInt) and self.row_symbol in size.node.expr.free_symbols
 
     def _of_one_row(self, size: Any) -> int:
         """A size where there is one row, and the inputs are of the sizes of the examples; 1 where values decide."""

@@ -34,7 +34,8 @@ class Split:
         prefix: `(*inputs) -> frontier`; each frontier value `[rows, ...]`.
         suffix: `(rows, *frontier, *masks) -> outputs`; `rows` is `[pairs]` int64, outputs are `[pairs, ...]`.
         outline: what crosses, and what it costs.
-        named_axes: for each value that crosses, the dimensions that follow the sizes of the inputs.
+        named_axes: for each value that crosses, the dimensions that follow the sizes of the inputs: none until somebody
+            has looked.
     """
 
     prefix: fx.GraphModule
@@ -62,8 +63,7 @@ def split(graph_module: fx.GraphModule, inputs: int, *, whole: bool = False, mer
     """
     graph = ExportedGraph(graph_module, inputs)
     cutting = cut(graph, whole=whole, merged=merged)
-    axes = tuple(map(graph.named_axes, cutting.crossing))
-    return Split(_prefix(graph, cutting), _suffix(graph, cutting), cutting.outline, axes)
+    return Split(_prefix(graph, cutting), _suffix(graph, cutting), cutting.outline, ((),) * len(cutting.crossing))
 
 
 def _prefix(graph: ExportedGraph, cutting: Cutting[fx.Node]) -> fx.GraphModule:
