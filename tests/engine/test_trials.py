@@ -66,6 +66,13 @@ def ignored(self, ids, mask):
     return unpadded(self, ids, 1 - mask.long())
 
 
+def without_steps_of_zeros(self, x):
+    kept = x.abs().sum(-1) > 0
+    hidden = torch.zeros(*kept.shape, 16)
+    hidden[kept] = self.drop(F.relu(self.steps(x[kept])))
+    return self.out(hidden.sum(1) / kept.sum(1, keepdim=True))
+
+
 def trimmed(self, ids, mask):
     steps = int(mask.sum(1).max())
     ids, mask = ids[:, :steps], mask[:, :steps]
@@ -128,7 +135,12 @@ def sorted_by_padding_of_ones(self, ids):
 
 
 def recurrent():
-    return {"rnn": nn.GRU(4, 16, batch_first=True), "drop": nn.Dropout(0.3), "out": nn.Linear(16, 3)}
+    return {
+        "rnn": nn.GRU(4, 16, batch_first=True),
+        "steps": nn.Linear(4, 16),
+        "drop": nn.Dropout(0.3),
+        "out": nn.Linear(16, 3),
+    }
 
 
 def padded_with_ones():
@@ -166,6 +178,12 @@ MIXING = {
     "unpadded": (unpadded, embedded, (words(3), FULL), (words(6, 1), masks_of(LENGTHS))),
     "unpadded by truth": (unpadded, embedded, (words(3), FULL > 0), (words(6, 1), masks_of(LENGTHS) > 0)),
     "unpadded by what is ignored": (ignored, embedded, (words(3), FULL < 1), (words(6, 1), masks_of(LENGTHS) < 1)),
+    "unpadded by zeros": (
+        without_steps_of_zeros,
+        recurrent,
+        (random(3, STEPS, 4),),
+        (random(6, STEPS, 4, seed=1) * masks_of(LENGTHS)[..., None].astype(np.float32),),
+    ),
     "trimmed": (trimmed, embedded, (words(3), FULL), (words(6, 1), masks_of(LENGTHS))),
     "trimmed by a mask of floats": (
         trimmed,
@@ -232,6 +250,23 @@ def test_the_baseline_of_such_a_row_is_the_network_on_it_alone(case):
     with torch.no_grad():
         wanted = torch.cat([module(*(torch.from_numpy(x[row : row + 1]) for x in rows)) for row in range(len(rows[0]))])
     np.testing.assert_allclose(found, wanted.softmax(-1), atol=1e-5)
+
+
+MIXED_BY_THE_EXAMPLES = [case for case in MIXING if case.startswith(("leaves early on", "scaled by"))]
+
+
+@pytest.mark.parametrize("case", MIXED_BY_THE_EXAMPLES)
+def test_rows_that_mix_in_the_examples_with_nothing_dropped_are_refused(case):
+    module, _, rows = built(case)
+    with pytest.raises((VerificationError, UnsupportedModelError), match=r"rows beside it|drop#1 makes a random call"):
+        Engine.from_module(module, given(tuple(x[:3] for x in rows)))
+
+
+@pytest.mark.parametrize("case", [case for case in MIXING if case not in MIXED_BY_THE_EXAMPLES])
+def test_it_does_not_matter_whether_the_examples_are_alike(case):
+    module, engine, rows = built(case)
+    found = Engine.from_module(module, given(tuple(x[:3] for x in rows)))
+    np.testing.assert_allclose(found.samples(given(rows), 5, seed=1), engine.samples(given(rows), 5, seed=1), atol=1e-5)
 
 
 @pytest.mark.parametrize("case", ["unpadded", "leaves early row by row"])

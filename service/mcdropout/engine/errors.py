@@ -9,6 +9,10 @@ class UnsupportedModelError(EngineError):
     """The network cannot be served by Monte Carlo dropout; the message says why."""
 
 
+class UnevenRowsError(UnsupportedModelError):
+    """The network draws more numbers for some of the example rows than for others."""
+
+
 class VerificationError(EngineError):
     """The network was prepared, but failed a check that it must pass before it may serve."""
 

@@ -75,6 +75,36 @@ def unlike_rows(x: Array, given: int) -> Array:
     return x
 
 
+def unpadded(arrays: tuple[Array, ...], padding: int = 0) -> Iterator[tuple[Array, ...]]:
+    """Examples in which a network that takes padding out finds none: masks that keep all, lengths that are the
+    largest, other tokens in the place of padding, and other numbers in that of zeros and NaN.
+
+    Args:
+        arrays: the examples, `[rows, ...]` each.
+        padding: the token that stands behind the last of a row.
+    """
+    for kept in (1, 0):  # in a mask
+        yield tuple(_unpadded(x, padding, kept) for x in arrays)
+
+
+def alike(arrays: tuple[Array, ...]) -> Iterator[tuple[Array, ...]]:
+    """Examples that are all much like one of them, for each."""
+    for row in range(len(arrays[0])):
+        yield tuple(unlike_rows(np.repeat(x[row : row + 1], len(x), axis=0), 1) for x in arrays)
+
+
+def _unpadded(x: Array, padding: int, kept: int) -> Array:
+    if _can_be_padded_mask(x):
+        return np.full_like(x, kept)
+    if _can_be_lengths(x):
+        return np.full_like(x, x.max())
+    if _can_be_padded_tokens(x):
+        return np.where(x == padding, x.max(axis=1, keepdims=True), x)
+    if np.issubdtype(x.dtype, np.floating):
+        return np.where(np.isnan(x) | (x == 0), np.ones_like(x), x)
+    return x
+
+
 def varied(arrays: tuple[Array, ...], padding: int = 0) -> list[Variant]:
     """Examples in other orders, numbers, lengths, paddings and sizes, each unlike the examples and the others.
 
@@ -99,6 +129,7 @@ def _all(arrays: tuple[Array, ...], padding: int) -> Iterator[Variant]:
             ("lengths", (_lengths,)),
             ("masks", (_padded_mask,)),
             ("tokens", (padded_tokens,)),
+            ("steps", (_zero_steps,)),
             ("lengths, masks and tokens", (_lengths, _padded_mask, padded_tokens)),
         ):
             yield Variant(f"{what} that get {end}", _shortened(arrays, shares, shorten))
@@ -129,15 +160,23 @@ def _share(shares: Sequence[float], row: int) -> float:
 
 def _lengths(x: Array, shares: Sequence[float]) -> Array | None:
     """Of one whole number a row, others from 1 to the largest; None of anything else."""
-    if not np.issubdtype(x.dtype, np.integer) or x[0].size != 1 or x.max() < 2:
+    if not _can_be_lengths(x):
         return None
     least, most = min(1, int(x.min())), int(x.max())
     values = [least + round(_share(shares, row) * (most - least)) for row in range(len(x))]
     return np.array(values, x.dtype).reshape(x.shape)
 
 
+def _can_be_lengths(x: Array) -> bool:
+    return np.issubdtype(x.dtype, np.integer) and x[0].size == 1 and x.max() >= 2
+
+
 def _is_mask(x: Array) -> bool:
     return bool(np.isin(x, (0, 1)).all())
+
+
+def _can_be_padded_mask(x: Array) -> bool:
+    return x.ndim >= 2 and x.shape[-1] >= 2 and _is_mask(x)
 
 
 def _padded_mask(x: Array, shares: Sequence[float]) -> Array | None:
@@ -145,7 +184,7 @@ def _padded_mask(x: Array, shares: Sequence[float]) -> Array | None:
 
     Where all is 0, as in a mask that says what to leave out, ends become 1.
     """
-    if x.ndim < 2 or x.shape[-1] < 2 or not _is_mask(x):
+    if not _can_be_padded_mask(x):
         return None
     first = x[..., :1]
     other = 1 - first.astype(np.int64) if (first == first.flat[0]).all() else np.zeros_like(first)
@@ -154,9 +193,25 @@ def _padded_mask(x: Array, shares: Sequence[float]) -> Array | None:
 
 def _padded_tokens(x: Array, shares: Sequence[float], padding: int) -> Array | None:
     """Of whole numbers in a row, rows that end in padding; None of anything else."""
-    if x.ndim != 2 or x.shape[1] < 2 or not np.issubdtype(x.dtype, np.integer) or x.min() < 0 or x.max() < 2:
+    if not _can_be_padded_tokens(x):
         return None
     return _with_ends(x, shares, np.full((len(x), 1), padding, x.dtype))
+
+
+def _can_be_padded_tokens(x: Array) -> bool:
+    return x.ndim == 2 and x.shape[1] >= 2 and np.issubdtype(x.dtype, np.integer) and x.min() >= 0 and x.max() >= 2
+
+
+def _zero_steps(x: Array, shares: Sequence[float]) -> Array | None:
+    """Of floats a step, rows that end in steps of zeros; None of anything else."""
+    if not _has_steps(x):
+        return None
+    steps = _with_ends(np.ones(x.shape[:2], bool), shares, np.zeros((len(x), 1), bool))
+    return np.where(steps[..., None], x, np.zeros_like(x))
+
+
+def _has_steps(x: Array) -> bool:
+    return x.ndim == 3 and x.shape[1] >= 2 and np.issubdtype(x.dtype, np.floating) and not _is_mask(x)
 
 
 def _with_ends(x: Array, shares: Sequence[float], other: Array) -> Array:
@@ -212,6 +267,8 @@ def _shaken(x: Array, share: float) -> Array:
         return x
     noise: npt.NDArray[np.float64] = np.random.default_rng(_SEED).uniform(-share, share, x.shape)
     shaken: Array = (x * (1.0 + noise) + noise * 1e-3).astype(x.dtype)
+    if _has_steps(x):  # of which those of zeros are padding
+        shaken[~x.any(-1) & x.any((1, 2))[:, None]] = 0.0
     return shaken
 
 

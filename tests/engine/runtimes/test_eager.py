@@ -184,7 +184,7 @@ def test_passes_of_a_row_are_one_batch_only_where_that_answers_as_each_alone(mod
         lambda part, given: sizes.append(len(given[0])) or call(part, given),
     )
     found = engine.predict(x, 50, seed=3)
-    assert max(sizes) == (1 if strategy == "loop" else 16)
+    assert max(sizes) == (1 if strategy == "loop" else 50)
     engine.steps.most_pairs = 1
     alone = engine.samples(x, 50, seed=3)
     assert sizes[-1] == 1

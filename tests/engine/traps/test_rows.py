@@ -186,9 +186,25 @@ def unpadded(before):
     return Custom(forward, first=nn.Linear(4, 8), drop=nn.Dropout(0.3), last=nn.Linear(8, 3))
 
 
-def test_dropout_of_as_many_steps_as_a_mask_keeps_is_refused_with_what_is_accepted():
-    with pytest.raises(UnsupportedModelError, match=r"drop has 6 entries for 2 rows and 12 for 3; .*x\[mask\].*padded"):
-        Engine.from_module(unpadded(before=False), (STEPS, KEPT))
+def test_dropout_of_as_many_steps_as_a_mask_keeps_takes_the_beginning_of_a_mask_for_all():
+    module = unpadded(before=False)
+    engine = Engine.from_module(module, (STEPS, KEPT))
+    (mask,) = engine.masks(3, 1, 0, 3)
+    (found,) = engine.outputs((STEPS, KEPT), [mask])
+    for row, kept in enumerate(KEPT.sum(1).tolist()):
+        hidden = module.first(STEPS[row, :kept]) * torch.from_numpy(mask[row, :kept])
+        np.testing.assert_allclose(found[row], module.last(hidden.mean(0)).detach(), atol=1e-6)
+
+
+def test_dropout_of_as_many_numbers_as_are_positive_is_refused_with_what_is_accepted():
+    def forward(self, x):
+        hidden = torch.zeros_like(x)
+        hidden[x > 0] = self.drop(x[x > 0])
+        return self.last(hidden)
+
+    module = Custom(forward, drop=nn.Dropout(0.3), last=nn.Linear(4, 3))
+    with pytest.raises(UnsupportedModelError, match=r"drop has 3 entries for 2 rows and 4 for 3; .*x\[mask\].*padded"):
+        Engine.from_module(module, torch.tensor([[1.0, -1, -1, -1], [1, 1, -1, -1], [1, -1, -1, -1]]))
 
 
 def test_steps_that_a_mask_leaves_out_behind_dropout_are_as_good_as_any():

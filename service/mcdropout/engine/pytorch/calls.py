@@ -9,7 +9,7 @@ import types
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +35,7 @@ from mcdropout.engine.pytorch.attention import attention, weights_shape
 from mcdropout.engine.pytorch.mapping import depth, mapped, maps, sizes
 
 
-@dataclass(frozen=True)
-class ModuleStack:
+class ModuleStack(NamedTuple):
     """The modules of a network that are running.
 
     Attributes:
@@ -333,13 +332,24 @@ def _pack(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     return func(*args, **kwargs)
 
 
+@handles(torch.sort, Tensor.sort, torch.argsort, Tensor.argsort)
+def _sort(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Equal numbers stay in their order, so that passes of one row keep their masks where a network sorts its rows."""
+    x, *places = args or (kwargs["input"],)
+    given = {**dict(zip(("dim", "descending"), places, strict=False)), **kwargs}
+    if len(places) > 2 or "stable" in given or "out" in given or torch.compiler.is_exporting():
+        return func(*args, **kwargs)
+    given.pop("input", None)
+    return func(x, **given, stable=True)
+
+
 def _numbers(mode: RandomCalls, kind: str, p: float | None, like: Tensor) -> Tensor:
     """Numbers of the kind, in the shape and dtype of `like`, which the network may overwrite."""
     numbers = mode.ask(kind, p, True, like.shape)
     assert isinstance(numbers, Tensor)
     if numbers.dtype != like.dtype:
         numbers = numbers.to(like.dtype)
-    return numbers.expand(like.shape).clone()
+    return (numbers if numbers.shape == like.shape else numbers.expand(like.shape)).clone()
 
 
 def _into(kwargs: dict[str, Any], numbers: Tensor) -> Tensor:

@@ -17,10 +17,6 @@ from mcdropout.engine.runtimes.batches import Batches
 from mcdropout.engine.runtimes.tensors import joined, take_rows
 from mcdropout.engine.sites import Site
 
-MOST_REPEATED = 16
-"""How many passes of a row are one batch at most, where rows influence one another: PyTorch's sort leaves so many equal
-numbers in their order, and not more."""
-
 
 class EagerRuntime:
     """Runs the module on the inputs of each pair.
@@ -51,14 +47,13 @@ class EagerRuntime:
 
     def suffix(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: list[Array]) -> tuple[Array, ...]:
         network, placed = self._network, [self._placed(mask) for mask in masks]
-        run, cut = (network.run_as_one, _row_by_row) if network.repeats else (network.run, self.batches.cut)
+        taken = self._placed(rows)
+        if network.repeats > 1:
+            run, parts = network.run_as_one, _row_by_row(taken, placed, network.repeats)
+        else:
+            run, parts = network.run, self.batches.cut(taken, placed)
         with self._lock:
-            return joined(
-                [
-                    run([x.index_select(0, taken) for x in frontier], own)
-                    for taken, own in cut(self._placed(rows), placed)
-                ]
-            )
+            return joined([run([x.index_select(0, each) for x in frontier], own) for each, own in parts])
 
     def take(self, value: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
         return take_rows(value, rows)
@@ -71,10 +66,10 @@ class EagerRuntime:
         return placed if self.device == "cpu" else placed.to(self.device)
 
 
-def _row_by_row(rows: Tensor, masks: list[Tensor]) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """Pairs of the same row that follow one another, and their masks; each mask is a pair's own."""
-    first = 0
-    for end in range(1, len(rows) + 1):
-        if end == len(rows) or rows[end] != rows[first] or end - first == MOST_REPEATED:
+def _row_by_row(rows: Tensor, masks: list[Tensor], most: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Pairs of the same row that follow one another, so many at most, and their masks; each mask is a pair's own."""
+    first, numbers = 0, rows.tolist()
+    for end in range(1, len(numbers) + 1):
+        if end == len(numbers) or numbers[end] != numbers[first] or end - first == most:
             yield rows[first:end], [mask[first:end] for mask in masks]
             first = end

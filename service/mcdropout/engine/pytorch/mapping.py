@@ -26,6 +26,8 @@ def is_mapped(x: Tensor) -> bool:
 
 def maps(outside: int) -> list[VmapInterpreter]:
     """The maps that are running, outermost first, but for those of the first `outside` transforms."""
+    if _functorch.peek_interpreter_stack() is None:
+        return []
     running = retrieve_all_functorch_interpreters()[outside:]
     return [each for each in running if isinstance(each, VmapInterpreter)]
 

@@ -3,16 +3,14 @@
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
 
-import numpy as np
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 
 from mcdropout.engine.arrays import Array, with_rows
 from mcdropout.engine.checks import Check
-from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError, first_line
+from mcdropout.engine.errors import InvalidInputError, UnevenRowsError, UnsupportedModelError, first_line
 from mcdropout.engine.faults import refusing
 from mcdropout.engine.findings import Finding, findings_of_sites
 from mcdropout.engine.inputs import (
@@ -31,10 +29,11 @@ from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.nesting import flattened
 from mcdropout.engine.pytorch.cut.export import export
 from mcdropout.engine.pytorch.cut.forms import programs
-from mcdropout.engine.pytorch.eager import MOST_REPEATED, EagerRuntime
+from mcdropout.engine.pytorch.eager import EagerRuntime
 from mcdropout.engine.pytorch.ends import Ending
-from mcdropout.engine.pytorch.find.discovery import discover
 from mcdropout.engine.pytorch.find.findings import findings_of_graph
+from mcdropout.engine.pytorch.find.unpadding import discover_in_examples, padding_of
+from mcdropout.engine.pytorch.mixing import passes_in_a_batch, rows_mix, scales_by_batch
 from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.pytorch.private.copies import private_copy
 from mcdropout.engine.pytorch.saved.programs import with_its_code
@@ -51,13 +50,9 @@ from mcdropout.engine.sizes import Extent, Sizes, Sizing, extents_of, sizing_of,
 from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.trials import Trial, Variant, steady, varied
 from mcdropout.engine.verify import (
-    EVAL_TOLERANCE,
     HALF_TOLERANCE,
     PROGRAM_TOLERANCE,
-    close,
-    each_alone,
     run_pairs,
-    telling_masks,
     telling_passes,
     tried,
 )
@@ -78,8 +73,15 @@ class ModuleSubject:
         arrays: tuple[Array, ...],
         reading: Reading | None,
         sizing: Sizing | None = None,
+        given: tuple[Array, ...] | None = None,
+        uneven: UnevenRowsError | None = None,
     ) -> None:
-        """`understand` makes one."""
+        """`understand` makes one.
+
+        Args:
+            given: the examples that were given, where others stand for them in `arrays`.
+            uneven: why they do; raised where rows that the network takes are not answered all the same.
+        """
         self.network, self.sizing = network, sizing
         self.evidence = _leave_out_the_ending(network, arrays, reading)
         self.sites, self.off, self.inputs, self.arrays = network.sites, off, inputs, arrays
@@ -90,7 +92,10 @@ class ModuleSubject:
         self._state = {name: value.clone() for name, value in _state_of(network.origin).items()}
         half = any(value.dtype in (torch.float16, torch.bfloat16) for value in self._state.values())
         self.tolerance = HALF_TOLERANCE if half else PROGRAM_TOLERANCE
-        self.trials = self._tried()
+        self._unanswered = False
+        self.trials = self._tried(given)
+        if uneven is not None and self._unanswered:
+            raise uneven
         padded = [path for path, part in network.origin.named_modules() if getattr(part, "use_nested_tensor", False)]
         self.advice = (
             f"{padded[0] or 'the network'} writes 0 at padded places in eval mode; enable_nested_tensor=False mends it"
@@ -111,21 +116,25 @@ class ModuleSubject:
             other.plain = other.eager
         return other
 
-    def _tried(self) -> tuple[Trial, ...]:
-        """What it answers to variants of the examples; every row by itself from then on, where rows mix in some, or can
-        be given masks only so."""
+    def _tried(self, given: tuple[Array, ...] | None) -> tuple[Trial, ...]:
+        """What it answers to variants of the examples, and to those that were given.
+
+        From then on every row is run by itself, where rows mix in some, or can be given masks only so.
+        """
         rows = len(self.arrays[0])
         kept = self.source.keep_everything(rows)
         like = run_pairs(self.eager, self.arrays, kept)
         if not all(out.ndim and len(out) == rows for out in like):
             return ()
-        if _scales_by_batch(self.network):
+        if scales_by_batch(self.network):
             self._run_alone(True)
             return ()
         mixes = rows_mix(self.network, self.eager, self.source, self.arrays)
         if mixes == "always":
             return ()
-        variants = [each for each in varied(self.arrays, _padding(self.network.origin)) if self._takes(each, like)]
+        variants = [each for each in varied(self.arrays, padding_of(self.network.origin)) if self._takes(each, like)]
+        if given is not None:
+            variants.insert(0, Variant("the examples that were given", given))
         number = telling_passes(self.source, rows)[-1]
         found = [self._try(each, number) for each in variants]
         mix = mixes is not None or any(not alike.passed for _, alike in filter(None, found))
@@ -136,18 +145,18 @@ class ModuleSubject:
                 found = by_itself
             else:  # no row is answered that was not before
                 self._run_alone(False)
+        self._unanswered = None in found
         return tuple(trial for trial, _ in filter(None, found))
 
     def _run_alone(self, alone: bool) -> None:
         """Run each row as a batch of its own from now on, or all together."""
         for network in filter(None, (self.network, self._baseline)):
             network.alone = alone
-        self.network.repeats = False
+        self.network.repeats = 1
         if alone:  # finds out whether it can be mapped
             run_pairs(self.eager, self.arrays, self.source.keep_everything(len(self.arrays[0])))
-            self.network.repeats = not self.network.maps and _passes_share_batches(
-                self.network, self.source, self.arrays
-            )
+            if not self.network.maps and self.source.shares_rows:
+                self.network.repeats = passes_in_a_batch(self.network, self.source, self.arrays)
 
     def _takes(self, variant: Variant, like: tuple[Array, ...]) -> bool:
         """Whether the network itself answers some rows, with nothing dropped."""
@@ -231,12 +240,6 @@ class ModuleSubject:
         return tuple(map(torch.from_numpy, self.arrays))
 
 
-def _padding(module: nn.Module) -> int:
-    """The token that a network has its padding made of; 0 where it does not say."""
-    known = (part.padding_idx for part in module.modules() if isinstance(part, nn.Embedding))
-    return next((index for index in known if index is not None), 0)
-
-
 @refusing("the network fails while what is random in it is looked for")
 def understand(
     module: nn.Module | ExportedProgram,
@@ -271,7 +274,8 @@ def understand(
     network = with_its_code(module, tensors, signature, bare=bool(selection and selection.add))
     if not isinstance(network, nn.Module):
         raise InvalidInputError(f"the network is a {type(module).__name__}; a torch.nn.Module is accepted")
-    found = discover(network, tensors, signature, selection)
+    found, rows, uneven = discover_in_examples(network, arrays, signature, selection)
+    given, arrays = (None if rows is arrays else arrays), rows
     if sizing is not None:
         sizing = replace(sizing, extents=_extents(found.network, sizing, arrays))
     specs = tuple(
@@ -284,7 +288,7 @@ def understand(
         )
         for index, x in enumerate(arrays)
     )
-    return ModuleSubject(found.network, found.off, specs, arrays, reading, sizing)
+    return ModuleSubject(found.network, found.off, specs, arrays, reading, sizing, given, uneven)
 
 
 def _extents(network: Network, sizing: Sizing, arrays: tuple[Array, ...]) -> tuple[tuple[Extent, ...], ...]:
@@ -315,7 +319,7 @@ def _leave_out_the_ending(network: Network, arrays: tuple[Array, ...], reading: 
 
 def _always_ends_so(network: Network, ending: Ending, arrays: tuple[Array, ...]) -> bool:
     """Whether varied rows, as far as the network takes them, come out of the same end."""
-    for variant in varied(arrays, _padding(network.origin)):
+    for variant in varied(arrays, padding_of(network.origin)):
         masks = MaskSource(network.sites).keep_everything(len(variant.inputs[0]))
         tensors = [[torch.from_numpy(value) for value in values] for values in (variant.inputs, masks)]
         try:
@@ -338,11 +342,6 @@ def _tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(parameters), **dict(module.named_buffers(remove_duplicate=False))}
 
 
-def _scales_by_batch(network: Network) -> bool:
-    """Whether layers quantize what they are given by its extremes, so that a row changes with those beside it."""
-    return any(type(part).__module__.startswith("torch.ao.nn.quantized.dynamic") for part in network.module.modules())
-
-
 _CLASS_COUNTS = ("num_classes", "num_labels", "vocab_size")
 
 
@@ -350,51 +349,6 @@ def _configured_classes(module: nn.Module) -> tuple[int, ...]:
     """How many classes a network says that it has, or its configuration, as those of libraries do."""
     said = [getattr(place, name, None) for place in (module, getattr(module, "config", None)) for name in _CLASS_COUNTS]
     return tuple(dict.fromkeys(count for count in said if type(count) is int))
-
-
-def rows_mix(
-    network: Network, eager: Runtime, source: MaskSource, inputs: tuple[Array, ...]
-) -> Literal["always", "under masks"] | None:
-    """When a row's outputs change with the rows beside it.
-
-    Under masks they do where a dropout is scaled by what it left of the whole batch. Each row then has an answer of its
-    own when it is run alone. Where eval mode mixes rows too, none has, and the checks will say so.
-    """
-    rows = len(inputs[0])
-    for masks in telling_masks(source, rows):
-        together = run_pairs(eager, inputs, masks)
-        if not close("", each_alone(eager, source, inputs, masks), together, PROGRAM_TOLERANCE).passed:
-            break
-    else:
-        return None
-    tensors = [torch.from_numpy(x) for x in inputs]
-    single = [network.eval_outputs([x[row : row + 1] for x in tensors]) for row in range(rows)]
-    alone = tuple(to_array(torch.cat(outputs)) for outputs in zip(*single, strict=True))
-    beside = tuple(map(to_array, network.eval_outputs(tensors)))
-    return "under masks" if close("", alone, beside, EVAL_TOLERANCE).passed else "always"
-
-
-def _passes_share_batches(network: Network, source: MaskSource, inputs: tuple[Array, ...]) -> bool:
-    """Whether passes of one row answer in one batch, of whatever size, as each alone.
-
-    So they do where rows are sorted: equal ones stay in their order.
-    """
-    if not source.shares_rows:
-        return False
-    for row, x in enumerate(zip(*inputs, strict=True)):
-        repeated = [torch.from_numpy(np.stack([value] * MOST_REPEATED)) for value in x]
-        masks = [torch.from_numpy(mask) for mask in source.draw([row], [row], 0, MOST_REPEATED)]
-        try:
-            with torch.no_grad():
-                wanted = network.run(repeated, masks)
-                for passes in range(2, MOST_REPEATED + 1):
-                    found = network.run_as_one([x[:passes] for x in repeated], [mask[:passes] for mask in masks])
-                    answers = tuple(map(to_array, found)), tuple(to_array(out[:passes]) for out in wanted)
-                    if not close("", *answers, PROGRAM_TOLERANCE).passed:
-                        return False
-        except Exception:  # whatever the network raises: each is run alone
-            return False
-    return True
 
 
 def _stayed_in_eval(network: Network) -> Check:

@@ -35,7 +35,7 @@ class Network:
         signature: how it is called.
         always_on: whether some of its dropout does not heed eval mode.
         alone: whether each row is run as a batch of its own, because rows would influence one another.
-        repeats: whether then passes of one row may be one batch: equal rows do not influence one another.
+        repeats: how many passes of one row may be one batch then: so many equal rows do not influence one another.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Network:
         self.awake = frozenset(awake)
         self.signature = signature
         self.always_on = False
-        self.alone = self.repeats = False
+        self.alone, self.repeats = False, 1
         self._origin, self._added = module, dict(added or {})
         self._tracked = Tracked(module, gradients=signature.gradients, added=self._added, those_that_draw=True).wake(
             self.awake
@@ -195,6 +195,7 @@ class Network:
         """
         return self._run_alone(inputs, masks) if self.alone else self.run_as_one(inputs, masks)
 
+    @torch.no_grad()
     def run_as_one(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The same with all rows in one batch, even where they influence one another; arguments as for `run`."""
         return self._call(self.module, inputs, masks)

@@ -244,7 +244,7 @@ class Tracked:
 
         def kept(call: Call) -> Mask:
             data = call.data.clone() if keep_data and call.data is not None else None
-            calls.append(replace(call, data=data, stack=replace(call.stack, inputs=())))
+            calls.append(replace(call, data=data, stack=call.stack._replace(inputs=())))
             if self._watch is not None:
                 self._watch.drawn()
             if answer is not None:

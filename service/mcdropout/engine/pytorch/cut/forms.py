@@ -48,7 +48,7 @@ def programs(
     if Form.EAGER in target.forms:
         strategy = "whole"
         if network.alone:
-            strategy = "mapped" if network.maps else "repeated" if network.repeats else "loop"
+            strategy = "mapped" if network.maps else "repeated" if network.repeats > 1 else "loop"
         cost = partial(cost_of_whole, network, source, examples)
         yield Runnable(strategy, Outline(), cost, {Form.EAGER: lambda: partial(_eager, network, source, examples)})
 

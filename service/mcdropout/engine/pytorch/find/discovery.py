@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from mcdropout.engine.arrays import with_rows
 from mcdropout.engine.cutting.layout import ROWS, growing, is_interleaved, layout_between
 from mcdropout.engine.cutting.placement import site_at
-from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.errors import UnevenRowsError, UnsupportedModelError
 from mcdropout.engine.faults import described, refusing
 from mcdropout.engine.pytorch.added import Added, added_to, not_called
 from mcdropout.engine.pytorch.calls import Call
@@ -67,6 +67,7 @@ def discover(
         selection: which sites to switch on; all, where not given.
 
     Raises:
+        UnevenRowsError: it draws more numbers for some of the rows than for others.
         UnsupportedModelError: nothing is random, what is cannot be replaced by masks, or the network cannot be copied
             or run.
         InvalidInputError: the selection names what does not exist.
@@ -406,7 +407,7 @@ def _same_call(call: Call, twin: Call | None) -> bool:
 
 
 def _changed_every_third(before: Tensor, after: Tensor, axis: int) -> bool:
-    changed = (before != after).movedim(axis, 0).flatten(1).any(1).nonzero().flatten()
+    changed = (before != after).movedim(axis, 0).reshape(before.shape[axis], -1).any(1).nonzero().flatten()
     return is_interleaved(changed.numpy(), before.shape[axis] // ROWS[1]) is True
 
 
@@ -446,7 +447,7 @@ def _site(call: Call, shape_of_three: tuple[int, ...], in_eval: bool, interleave
                 "dimension may follow the rows"
             )
         (axis,) = axes
-        raise UnsupportedModelError(
+        raise UnevenRowsError(
             f"{where} has {two[axis]} entries for 2 rows and {shape_of_three[axis]} for 3; the same number for each "
             "row, whatever its values, is accepted: where x[mask] leaves out padding, dropout on the padded x"
         )
