@@ -23,7 +23,7 @@ from mcdropout.settings import Settings
 
 _log = structlog.get_logger("server")
 
-_LINGER_SECONDS = 0.5
+_LINGER_SECONDS, _LONGEST_LINGER_SECONDS = 0.5, 2.0  # the latter where connections are left
 # What dozens of requests hold is no garbage; by Python's own number it is looked through all the time.
 _COLLECTED_AFTER = 20_000
 
@@ -107,6 +107,9 @@ class Leaving:
 async def linger(server: uvicorn.Server, leaving: Leaving) -> None:
     """Answer requests in flight, and close their connections: uvicorn drops those that it has no request of yet."""
     leaving.all = True
-    deadline = asyncio.get_running_loop().time() + _LINGER_SECONDS
-    while asyncio.get_running_loop().time() < deadline and not server.force_exit:
+    begun = asyncio.get_running_loop().time()
+    while not server.force_exit:
+        lingered = asyncio.get_running_loop().time() - begun
+        if lingered >= (_LONGEST_LINGER_SECONDS if server.server_state.connections else _LINGER_SECONDS):
+            return
         await asyncio.sleep(0.02)

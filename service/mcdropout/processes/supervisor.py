@@ -227,9 +227,10 @@ class _Supervisor:
                 else:
                     self._selector.unregister(listener)
 
-    def _accept(self, listener: socket.socket, most: int = _MOST_ACCEPTED) -> None:
+    def _accept(self, listener: socket.socket, most: int = _MOST_ACCEPTED, last: bool = False) -> None:
+        """Accept connections and hand them over; `last` ones whether or not a worker has many to take already."""
         for _ in range(most):
-            if not any(worker.takes for worker in self._workers):
+            if not last and not any(worker.takes for worker in self._workers):
                 return
             try:
                 connection, _ = listener.accept()
@@ -241,12 +242,13 @@ class _Supervisor:
                 _log.error("a connection cannot be accepted", error=str(error))
                 time.sleep(0.01)  # there may be too many open files, on the machine; then there is no hurry
                 return
-            self._hand_over(connection)
+            self._hand_over(connection, last)
 
-    def _hand_over(self, connection: socket.socket) -> None:
+    def _hand_over(self, connection: socket.socket, last: bool = False) -> None:
         """Hand a connection to a worker, and keep it until that has it: one that ends before has not read from it."""
         now = time.monotonic()
-        for worker in sorted((x for x in self._workers if x.takes), key=lambda x: x.rank(now)):
+        takers = [worker for worker in self._workers if worker.takes or (last and worker.stage is not None)]
+        for worker in sorted(takers, key=lambda x: x.rank(now)):
             if worker.send(CONNECTION, connection):
                 worker.connections += 1
                 worker.untaken.append((now, connection))
@@ -313,17 +315,17 @@ class _Supervisor:
             return
         _log.info("stopping", signal=signal.Signals(number).name)
         for listener in self._listeners:  # these clients have been let in already
-            self._accept(listener, BACKLOG)
+            self._accept(listener, BACKLOG, last=True)
+            self._forget(listener)
         self._end(0)
 
     def _end(self, status: int) -> None:
         """Let all workers end; `status` is to be the supervisor's own."""
-        if self._accepting:
-            for listener in self._listeners:
-                self._selector.unregister(listener)
-            self._accepting = False
-        for listening in (*self._listeners, *self._waiting):
-            listening.close()
+        for listener in self._listeners:
+            self._forget(listener)
+        self._accepting = False
+        for connection in self._waiting:
+            connection.close()
         self._waiting.clear()
         self._status = status
         self._deadline = time.monotonic() + self._settings.grace_seconds + _LEFT_SECONDS
@@ -333,6 +335,13 @@ class _Supervisor:
                 with suppress(OSError):
                     worker.channel.shutdown(socket.SHUT_WR)
         self._signal(signal.SIGTERM)
+
+    def _forget(self, listener: socket.socket) -> None:
+        """Listen no more, at once: who comes between the last that was accepted and this is reset."""
+        if listener.fileno() >= 0:
+            if self._accepting:
+                self._selector.unregister(listener)
+            listener.close()
 
     def _signal(self, number: int) -> None:
         for worker in self._workers:
