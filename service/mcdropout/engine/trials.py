@@ -268,7 +268,8 @@ def _shaken(x: Array, share: float) -> Array:
     noise: npt.NDArray[np.float64] = np.random.default_rng(_SEED).uniform(-share, share, x.shape)
     shaken: Array = (x * (1.0 + noise) + noise * 1e-3).astype(x.dtype)
     if _has_steps(x):  # of which those of zeros are padding
-        shaken[~x.any(-1) & x.any((1, 2))[:, None]] = 0.0
+        padded: npt.NDArray[np.bool_] = ~np.any(x, axis=2) & np.any(x, axis=(1, 2), keepdims=True)[..., 0]
+        shaken[padded] = 0.0
     return shaken
 
 
