@@ -45,6 +45,10 @@ from tests.bundles import TOKEN_FIELDS, TOKENS, manifest, network_of, write_bund
             ["mean", "1 entries", "['n']"],
         ),
         ({"input": {"shape": [4], "dtype": "int7"}}, ["input.dtype", "int7", "float32"]),
+        (
+            {"input": {"shape": [4], "dtype": "bfloat16"}, "network": None, "weights": None, "model": "m.onnx"},
+            ["'input'", "bfloat16", "PyTorch", "float16, float32 and float64"],
+        ),
         ({"input": {"shape": [4], "preprocessing": {"std": 0.0}}}, ["std", "0"]),
         ({"input": {"shape": [4], "preprocessing": {"mean": [1.0, 2.0]}}}, ["mean", "2 entries", "[4]"]),
         ({"input": {"shape": [4], "minimum": 3, "maximum": 2.5}}, ["input", "minimum is 3", "maximum is 2.5"]),
@@ -392,3 +396,28 @@ def test_code_is_what_its_files_hold_now_whatever_bytecode_is_kept(
         (folder / file).write_text("RATE = 0.1\n")
         os.utime(folder / file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert rate() == pytest.approx(0.01)
+
+
+HALF = """
+    import torch
+    from torch import nn
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)).bfloat16()
+            self.age = nn.Linear(1, 3)
+
+        def forward(self, x, age):
+            return self.layers(x).float() + self.age(age)
+"""
+
+
+def test_a_network_of_bfloat16_gets_its_inputs_in_it(tmp_path: Path) -> None:
+    inputs = [{"name": "x", "shape": [4], "dtype": "bfloat16"}, {"name": "age", "shape": [1]}]
+    bundle = Bundle(write_bundle(tmp_path, "half", HALF, input=None, inputs=inputs))
+    engine = Engine.prepare(subject_of(bundle), bundle.manifest.reading)
+    x, age = torch.rand(5, 4), torch.rand(5, 1)
+    of_module = Engine.from_module(load_network(bundle), (x.bfloat16(), age))
+    found, wanted = (one.samples((first, age), 5, seed=1) for one, first in ((engine, x), (of_module, x.bfloat16())))
+    np.testing.assert_array_equal(found, wanted)

@@ -90,6 +90,9 @@ class Preprocessing(Record):
         return value
 
 
+_FLOATS = "float16, bfloat16, float32 and float64"
+
+
 class Input(Record):
     """What a client sends for one row.
 
@@ -97,7 +100,7 @@ class Input(Record):
         name: what a client calls it and, where the network takes its inputs by keyword, the network too.
         shape: of one row, without the row dimension; empty for one number a row. A name in place of a size is of one
             that differs from row to row; the manifest's `sizes` say which are accepted.
-        dtype: what the network takes.
+        dtype: what the network takes. bfloat16, for a PyTorch network, is float32 until it gets there.
         minimum, maximum: the values accepted; None for any.
         missing: whether null, which the network gets as NaN, is "allowed" or "refused".
         preprocessing: what is done to the values before the network sees them.
@@ -106,7 +109,7 @@ class Input(Record):
 
     name: Annotated[str, Field(min_length=1, max_length=100)] = "input"
     shape: list[Annotated[int | str, BeforeValidator(_size_or_name)]]
-    dtype: Literal["float32", "float64", "float16", "int64", "int32", "bool"] = "float32"
+    dtype: Literal["float32", "float64", "float16", "bfloat16", "int64", "int32", "bool"] = "float32"
     minimum: Annotated[int | Number | None, NotTruth] = None
     maximum: Annotated[int | Number | None, NotTruth] = None
     missing: Literal["refused", "allowed"] = "refused"
@@ -140,13 +143,10 @@ class Input(Record):
     def _fields_fit_the_dtype(self) -> "Input":
         if self.kind != "f" and self.takes_missing:
             raise ValueError(
-                f"missing is allowed for the dtype {self.dtype}, which has no NaN; it is accepted for float16, "
-                "float32 and float64"
+                f"missing is allowed for the dtype {self.dtype}, which has no NaN; it is accepted for {_FLOATS}"
             )
         if self.kind != "f" and self.preprocessing != Preprocessing():
-            raise ValueError(
-                f"preprocessing is given for the dtype {self.dtype}; it is accepted for float16, float32 and float64"
-            )
+            raise ValueError(f"preprocessing is given for the dtype {self.dtype}; it is accepted for {_FLOATS}")
         for name in ("minimum", "maximum"):
             value = getattr(self, name)
             if value is None or self.kind == "f":
@@ -178,7 +178,12 @@ class Input(Record):
     @property
     def kind(self) -> str:
         """The kind of the dtype: "f", "i" or "b", as NumPy has it."""
-        return np.dtype(self.dtype).kind
+        return self.array_dtype.kind
+
+    @property
+    def array_dtype(self) -> np.dtype[Any]:
+        """The dtype of its rows as arrays; NumPy has no bfloat16, whose numbers float32 holds."""
+        return np.dtype("float32" if self.dtype == "bfloat16" else self.dtype)
 
     @property
     def takes_missing(self) -> bool:
@@ -194,7 +199,7 @@ class Input(Record):
     def prepare(self, rows: npt.NDArray[Any]) -> Array:
         """Rows `[rows, *shape]` as sent, to the network's values and dtype; infinite where they do not fit it."""
         if self.kind != "f":
-            return rows.astype(self.dtype)
+            return rows.astype(self.array_dtype)
         steps = self.preprocessing
         with np.errstate(over="ignore"):
             scaled: npt.NDArray[np.float64] = np.multiply(rows, steps.scale, dtype=np.float64)
@@ -205,7 +210,7 @@ class Input(Record):
                     for value in (steps.mean, steps.std)
                 )
                 scaled = (scaled - mean) / std
-            return scaled.astype(self.dtype)
+            return scaled.astype(self.array_dtype)
 
     def random(self, rows: int, generator: np.random.Generator) -> Array:
         """Rows `[rows, *shape]` of values that are accepted, as the network takes them.
@@ -226,7 +231,7 @@ class Input(Record):
                     f"the input {self.name!r} takes {self.dtype} and lacks a minimum or a maximum, so that no example "
                     "rows can be drawn for it; both are accepted"
                 )
-            return generator.integers(int(low), int(high), shape, self.dtype, endpoint=True)
+            return generator.integers(int(low), int(high), shape, self.array_dtype, endpoint=True)
         low = min(0.0, 0.0 if high is None else high - 1.0) if low is None else low
         high = max(1.0, low + 1.0) if high is None else high
         return self.prepare(generator.uniform(low, high, shape))

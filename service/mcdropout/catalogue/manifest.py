@@ -303,6 +303,20 @@ class Manifest(Record):
             spec.name_sizes(named)
         return self
 
+    @model_validator(mode="after")
+    def _bfloat16_is_for_pytorch(self) -> "Manifest":
+        if self.is_onnx and self.halves:
+            raise ValueError(
+                f"the input {self.takes[min(self.halves)].name!r} has the dtype bfloat16, which is for PyTorch "
+                "networks; float16, float32 and float64 are accepted for an ONNX file"
+            )
+        return self
+
+    @property
+    def halves(self) -> frozenset[int]:
+        """The inputs, by position, that the network takes in bfloat16."""
+        return frozenset(index for index, spec in enumerate(self.takes) if spec.dtype == "bfloat16")
+
     @property
     def takes(self) -> tuple[Input, ...]:
         """What a client sends, whether it is one input or several."""

@@ -44,6 +44,7 @@ def subject_of(bundle: Bundle) -> Subject:
         reading=manifest.reading,
         shapes=manifest.shapes,
         sizes=manifest.bounds,
+        halves=manifest.halves,
     )
 
 

@@ -1,7 +1,7 @@
 """PyTorch networks as subjects of preparation."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -253,9 +253,11 @@ def understand(
     reading: Reading | None = None,
     shapes: Shapes | None = None,
     sizes: Bounds | None = None,
+    halves: Collection[int] = (),
 ) -> ModuleSubject:
     """Find out what a network takes and what in it is random; arguments and errors as for `Engine.from_module`.
 
+    `halves` are the inputs, by position, that the network takes in bfloat16, beside those whose examples are of it.
     Where `reading` leaves open whether its outputs are logits, what a softmax or sigmoid at the end takes is read
     instead of what it makes.
     """
@@ -268,9 +270,9 @@ def understand(
         arrays = sizing.examples_at(arrays, sizing.base)
     names = tuple(example_inputs) if isinstance(example_inputs, Mapping) else None
     tensors = [torch.from_numpy(x) for x in arrays]
-    halves = frozenset(index for index, x in enumerate(as_tuple(example_inputs)) if is_bfloat16(x))
+    of_bfloat16 = {index for index, x in enumerate(as_tuple(example_inputs)) if is_bfloat16(x)}
     entries, output_axis = in_entries(outputs)[0], as_axis("output_row_axis", output_row_axis)
-    signature = Signature(names, axes, entries, output_axis, halves=halves)
+    signature = Signature(names, axes, entries, output_axis, halves=frozenset(of_bfloat16.union(halves)))
     network = with_its_code(module, tensors, signature, bare=bool(selection and selection.add))
     if not isinstance(network, nn.Module):
         raise InvalidInputError(f"the network is a {type(module).__name__}; a torch.nn.Module is accepted")
