@@ -14,7 +14,9 @@ def weights_shape(
     others = [x.shape[:end] + query.shape[end:-2] for x in (key, value)]
     if attn_mask is not None:
         others.append(attn_mask.shape[:-2])
-    leading: Any = torch.broadcast_shapes(query.shape[:-2], *others)  # type: ignore[no-untyped-call]
+    leading: Any = query.shape[:-2]
+    if not all(type(size) is int for size in leading) or any(other != leading for other in others):
+        leading = torch.broadcast_shapes(leading, *others)  # type: ignore[no-untyped-call]
     return (*leading, query.shape[-2], key.shape[-2])
 
 
