@@ -208,7 +208,8 @@ class TestLayersThatAreDroppedAsAWhole:
         assert {site.scope for site in engine.sites if site.raw} == {"pass"}
         assert engine.predict(np.ones((2, 4), np.float32), 20, 1).variance.min() > 0
 
-    def test_by_a_module_that_drops_units_itself_too_are_refused(self):
+    @pytest.mark.parametrize("dropped", [(), (0,), (1,), (0, 2), (0, 1, 2)])
+    def test_by_a_module_that_drops_units_itself_too_leave_the_masks_of_the_others_where_they_are(self, dropped):
         def forward(self, x):
             for layer in self.layers:
                 if self.training and torch.rand(1) < 0.5:
@@ -217,8 +218,16 @@ class TestLayersThatAreDroppedAsAWhole:
             return x
 
         module = Custom(forward, layers=nn.ModuleList(nn.Linear(4, 4) for _ in range(3)))
-        with pytest.raises(UnsupportedModelError, match=r"another random call.*for other numbers"):
-            find(module, torch.randn(2, 4))
+        network, x = find(module, torch.randn(2, 4)), torch.randn(3, 4)
+        assert [site.kind for site in network.sites] == ["uniform", "element"] * 3
+        masks = list(drawn(network, 3))
+        for layer in range(3):
+            masks[2 * layer].fill_(0.1 if layer in dropped else 0.9)
+        wanted = x
+        for layer in range(3):
+            if layer not in dropped:
+                wanted = module.layers[layer](wanted) * masks[2 * layer + 1]
+        same(ran(network, x, masks=masks), wanted)
 
 
 class TestBranchesThatDependOnTheData:

@@ -8,8 +8,7 @@ own. It asks for a mask and does the rest of the call's work itself; nothing is 
 import types
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -27,73 +26,12 @@ from mcdropout.engine.kinds import (
     DROPCONNECT,
     ELEMENT,
     FEATURE_ALPHA,
-    KINDS,
     NORMAL,
     UNIFORM,
 )
 from mcdropout.engine.pytorch.attention import attention, weights_shape
 from mcdropout.engine.pytorch.mapping import depth, mapped, maps, sizes
-
-
-class ModuleStack(NamedTuple):
-    """The modules of a network that are running.
-
-    Attributes:
-        paths: theirs, outermost first.
-        inputs: what the innermost was called with.
-    """
-
-    paths: tuple[str, ...] = ()
-    inputs: tuple[Any, ...] = ()
-
-
-@dataclass(frozen=True)
-class Call:
-    """A random call that was seen.
-
-    Attributes:
-        stack: the modules that it is made in.
-        number: which of its module's random calls in this pass.
-        kind, p: as a `Site` has them.
-        active: whether it would draw.
-        mask_shape: the shape of what it draws.
-        data: the tensor that it drops from; None where it only draws.
-        injected: whether it is none of the network's own, but added by the selection.
-    """
-
-    stack: ModuleStack
-    number: int
-    kind: str
-    p: float | None
-    active: bool
-    mask_shape: tuple[int, ...]
-    data: Tensor | None = None
-    injected: bool = False
-
-    @property
-    def path(self) -> str:
-        """The module that makes the call."""
-        return self.stack.paths[-1] if self.stack.paths else ""
-
-    @property
-    def key(self) -> tuple[str, int]:
-        """What tells it from the other calls of a pass."""
-        return self.path, self.number
-
-    @property
-    def form(self) -> tuple[str, float | None, int]:
-        """What is the same each time it is made: its kind, its p, and the number of its dimensions."""
-        return self.kind, self.p, len(self.mask_shape)
-
-    @property
-    def raw(self) -> bool:
-        """Whether it draws numbers for the network's own code, which a mask must always give it."""
-        return KINDS[self.kind].raw
-
-
-Mask = Tensor | tuple[Tensor, Tensor] | None
-"""What stands for a draw, in the shape of the call: factors; factors and summands; the numbers themselves; or None for
-nothing dropped."""
+from mcdropout.engine.pytorch.random_call import Call, Mask, ModuleStack, Order
 
 _Handler = Callable[["RandomCalls", Any, tuple[Any, ...], dict[str, Any]], Any]
 _HANDLERS: dict[Any, _Handler] = {}
@@ -102,11 +40,14 @@ _HANDLERS: dict[Any, _Handler] = {}
 class RandomCalls(TorchFunctionMode):
     """While it is entered, `answer` gives the mask of every random call."""
 
-    def __init__(self, stack: Callable[[], ModuleStack], answer: Callable[[Call], Mask]) -> None:
+    def __init__(
+        self, stack: Callable[[], ModuleStack], answer: Callable[[Call], Mask], order: Order | None = None
+    ) -> None:
         super().__init__()
         self._stack = stack
         self._answer = answer
-        self._numbers: Counter[str] = Counter()
+        self._order = order
+        self._following: Counter[str] = Counter()  # of each module, the number of the next call
         self._outside: int | None = None
         self.in_attention = False
         self.padded_steps = 0
@@ -142,8 +83,11 @@ class RandomCalls(TorchFunctionMode):
         path = stack.paths[-1] if stack.paths else ""
         running = maps(self._outside or 0)
         whole = (*sizes(running), *shape)
-        call = Call(stack, self._numbers[path], kind, p, active, whole, None if running else data, injected)
-        self._numbers[path] += 1
+        number = self._following[path]
+        if self._order is not None:
+            number = self._order.number(path, number, (kind, p, len(whole)))
+        call = Call(stack, number, kind, p, active, whole, None if running else data, injected)
+        self._following[path] = number + 1
         mask = self._answer(call)
         if isinstance(mask, tuple):
             factor, summand = mask

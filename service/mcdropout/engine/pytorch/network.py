@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from mcdropout.engine.cutting.placement import Move, mask_moves, parts_axis, site_like
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.pytorch.added import Added
-from mcdropout.engine.pytorch.calls import Call, Mask, ModuleStack, RandomCalls
+from mcdropout.engine.pytorch.calls import RandomCalls
 from mcdropout.engine.pytorch.ends import Ending
 from mcdropout.engine.pytorch.moves import moved
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
+from mcdropout.engine.pytorch.random_call import Call, Form, Mask, ModuleStack, Order
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.pytorch.tracked import Tracked, in_eval_mode
 from mcdropout.engine.sites import Site, site_name
 
-Known = Mapping[tuple[str, int], tuple[str, float | None, int]]
+Known = Mapping[tuple[str, int], Form]
 """Random calls that may be made: the key and the form of each."""
 
 
@@ -63,6 +64,7 @@ class Network:
             self.awake
         )
         self._known, self._known_in_eval = dict(known or {}), dict(known_in_eval or {})
+        self._tracked.order = Order(self._known)
         self._places = _places_of(self.sites)
         self._maps = True
 

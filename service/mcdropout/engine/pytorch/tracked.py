@@ -13,12 +13,13 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mcdropout.engine.kinds import NORMAL
+from mcdropout.engine.kinds import BERNOULLI, NORMAL
 from mcdropout.engine.pytorch.added import Added, put_behind
-from mcdropout.engine.pytorch.calls import Call, Mask, ModuleStack, RandomCalls
+from mcdropout.engine.pytorch.calls import RandomCalls
 from mcdropout.engine.pytorch.elsewhere import Elsewhere, seeded
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
 from mcdropout.engine.pytorch.private.outside import Watch
+from mcdropout.engine.pytorch.random_call import Call, Mask, ModuleStack, Order
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.pytorch.silent import never_draws
 
@@ -96,6 +97,7 @@ class Tracked:
         parts: its modules by their paths, those that are not registered too.
         failed: the path of the innermost module that raised, where the last run ended so.
         stuck: the paths of modules that stay in a mode whatever they are put into.
+        order: that of the random calls, where it is known.
         restless: whether modules were found in train mode that were put into eval mode: its own code had done it.
     """
 
@@ -128,6 +130,7 @@ class Tracked:
         self.copied, self._watch = copied, watch
         self.failed: str | None = None
         self.restless = False
+        self.order: Order | None = None
         self._paths: list[str] = []  # of the modules that are running, and what each was called with
         self._inputs: list[tuple[Any, ...]] = []
         self._elsewhere: Elsewhere | None = None
@@ -192,7 +195,7 @@ class Tracked:
         self.failed = None
         modes = [(part, part.training) for part in self.parts.values()]
         try:
-            with RandomCalls(self._stack, answer):
+            with RandomCalls(self._stack, answer, self.order):
                 yield
         finally:
             for part, training in modes:
@@ -273,8 +276,15 @@ class Tracked:
         return Recording(tuple(calls), outputs, (*draws.seen, *self._drawn_elsewhere))
 
 
+KEEPING = -1
+"""The variant of numbers with which most code that draws its own leaves nothing out."""
+
+
 def numbers(call: Call, variant: int) -> Tensor:
     """Some numbers of a raw call's kind, always the same for a call and a variant."""
+    if variant == KEEPING:
+        kept = {NORMAL: 0.0, BERNOULLI: 1.0}.get(call.kind, 0.999)
+        return torch.full([int(size) for size in call.mask_shape], kept)
     generator = np.random.default_rng([variant, zlib.crc32(call.path.encode()), call.number])
     shape = [int(size) for size in call.mask_shape]
     if call.kind == NORMAL:

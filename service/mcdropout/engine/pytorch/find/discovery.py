@@ -18,15 +18,15 @@ from mcdropout.engine.cutting.placement import site_at
 from mcdropout.engine.errors import UnevenRowsError, UnsupportedModelError
 from mcdropout.engine.faults import described, refusing
 from mcdropout.engine.pytorch.added import Added, added_to, not_called
-from mcdropout.engine.pytorch.calls import Call
 from mcdropout.engine.pytorch.elsewhere import NUMPY, PYTHON
 from mcdropout.engine.pytorch.find.reach import reached, same_outputs
 from mcdropout.engine.pytorch.network import Known, Network
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
 from mcdropout.engine.pytorch.private.outside import Watch
 from mcdropout.engine.pytorch.private.untouched import while_copied
+from mcdropout.engine.pytorch.random_call import Call, Form, Order, joined
 from mcdropout.engine.pytorch.signature import Signature
-from mcdropout.engine.pytorch.tracked import Draw, Recording, Tracked
+from mcdropout.engine.pytorch.tracked import KEEPING, Draw, Recording, Tracked
 from mcdropout.engine.selection import Selection, select, site_off
 from mcdropout.engine.sites import Site, SiteOff, site_name
 
@@ -125,6 +125,8 @@ class _Explorer:
                 "the network makes other dropout calls with 3 rows than with 2; its calls must not depend on the rows"
             )
         on, off = self._select(selection, small)
+        self._tracked.order = order = Order({key: call.form for key, call in small.items()})
+        quiet = replace(quiet, calls=order.numbered(quiet.calls))
         still = {call.key: call for call in quiet.calls}
         gone = {call.key for call in on if not _same_call(call, still.get(call.key))}
         needs = self._needs(on, gone, quiet)
@@ -235,12 +237,10 @@ class _Explorer:
                 "PyTorch, and uniform, normal and Bernoulli numbers, are accepted, and modules that the selection "
                 "excludes, which stay off"
             )
-        found = {call.key: call for call in first.calls}
-        if any(call.raw for call in first.calls):
-            for variant in _VARIANTS[1:]:
-                for call in self._trained(inputs, 0, variant).calls:
-                    _check_form(call, found.setdefault(call.key, call).form)
-        return found
+        if not any(call.raw for call in first.calls):
+            return {call.key: call for call in first.calls}
+        others = [self._trained(inputs, 0, variant) for variant in (KEEPING, *_VARIANTS[1:])]
+        return joined(sorted((each.calls for each in (first, *others)), key=len, reverse=True))
 
     def _trained(self, inputs: Sequence[Tensor], seed: int, variant: int = 0) -> Recording:
         """One pass of a fresh copy in train mode, but for modules that cannot run in it (they may want targets)."""
@@ -301,7 +301,9 @@ class _Explorer:
         try:
             records = [tracked.record(self._signature, self._two)]
             if any(call.raw for call in records[0].calls):
-                records += [tracked.record(self._signature, self._two, variant=variant) for variant in _VARIANTS[1:]]
+                records += [
+                    tracked.record(self._signature, self._two, variant=variant) for variant in (KEEPING, *_VARIANTS[1:])
+                ]
         except MemoryError:
             raise
         except Exception as error:  # a module that is not made to be in train mode alone
@@ -322,8 +324,8 @@ class _Explorer:
     def _known(self, awake: Iterable[str], taken: Sequence[Call]) -> Known:
         """All random calls that are made while the modules `awake` are out of eval mode."""
         tracked = self._tracked.wake(awake)
-        known: dict[Key, tuple[str, float | None, int]] = {}
-        for variant in _VARIANTS:
+        known: dict[Key, Form] = {}
+        for variant in (*_VARIANTS, KEEPING):
             recording = tracked.record(self._signature, self._two, variant=variant)
             calls = recording.calls
             draws = [draw for draw in recording.draws if _is_pytorchs(draw) or draw.path in self._drawing]
@@ -389,7 +391,7 @@ def _name(call: Call) -> str:
     return site_name(call.path, call.number)
 
 
-def _check_form(call: Call, form: tuple[str, float | None, int]) -> None:
+def _check_form(call: Call, form: Form) -> None:
     if call.form != form:
         raise UnsupportedModelError(
             f"{_name(call)} is another random call ({call.kind}) for other numbers that the network draws; calls of a "

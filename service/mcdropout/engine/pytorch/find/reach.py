@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mcdropout.engine.kinds import KINDS
-from mcdropout.engine.pytorch.calls import Call, Mask
+from mcdropout.engine.pytorch.random_call import Call, Mask
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.pytorch.tracked import Tracked, numbers
 
