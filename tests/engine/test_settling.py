@@ -63,6 +63,30 @@ SIGMOIDS = {
 }
 
 
+def words(size=3):
+    """A network of ids, with one of them."""
+    torch.manual_seed(0)
+    parts = {"words": nn.Embedding(50, 16), "drop": nn.Dropout(0.3), "out": nn.Linear(16, size)}
+    return Custom(lambda self, ids: self.out(self.drop(self.words(ids)).mean(1)), **parts), ids()
+
+
+BOUNDED = {
+    "ids": words,
+    "normalized": lambda: (nn.Sequential(nn.LayerNorm(4), mlp()), X),
+    "squashed": lambda: (nn.Sequential(nn.Tanh(), mlp()), X),
+}
+# Probabilities that no graph shows, by their task.
+UNTOLD = {
+    "clamped": ("multilabel", lambda y: y.sigmoid().clamp(1e-6, 1 - 1e-6)),
+    "by hand": ("multilabel", lambda y: 1 / (1 + torch.exp(-y))),
+    "against": ("multilabel", lambda y: 1 - y.sigmoid()),
+    "of a tanh": ("multilabel", lambda y: (torch.tanh(y) + 1) / 2),
+    "one of a softmax": ("binary", lambda y: y.softmax(1)[:, 1]),
+    "a mean": ("binary", lambda y: y.sigmoid().mean(1)),
+    "of no classes": ("classification", lambda y: y.sigmoid() * 1),
+}
+
+
 class TestProbabilities:
     @pytest.mark.parametrize("end", SOFTMAXES.values(), ids=SOFTMAXES)
     def test_of_a_softmax_are_not_softmaxed_again(self, end):
@@ -166,6 +190,53 @@ class TestProbabilities:
         else:
             with pytest.raises(UnsupportedModelError, match="is not its end for these inputs"):
                 engine.predict(far, 5, 1)
+
+    @pytest.mark.parametrize("network", BOUNDED.values(), ids=BOUNDED)
+    @pytest.mark.parametrize("end", UNTOLD.values(), ids=UNTOLD)
+    def test_that_nothing_tells_from_logits_are_asked_about(self, network, end):
+        """The inputs are of no size, or their size makes no difference, so that no sigmoid shows at its ends."""
+        (task, of_logits), (module, x) = end, network()
+        with pytest.raises(UnsupportedModelError, match=r"they never leave 0 to 1"):
+            engine_of(ending(of_logits, lambda: module), x, task)
+        told = engine_of(
+            ending(of_logits, lambda: module), x, task, form="probabilities" if task != "classification" else "logits"
+        )
+        assert told.reading.because is None
+
+    @pytest.mark.parametrize("shape", [lambda y: y, lambda y: y.view(-1, 3)], ids=["as it is", "reshaped"])
+    @pytest.mark.parametrize("end", [F.logsigmoid, nn.LogSigmoid(), lambda y: torch.ops.aten.log_sigmoid(y)])
+    def test_of_a_log_sigmoid_are_not_taken_for_logits(self, end, shape):
+        engine = engine_of(ending(lambda y: shape(end(y))), X, "multilabel")
+        logits = engine_of(ending(shape), X, "multilabel", form="logits")
+        assert_same_statistics(engine.predict(X, PASSES, 1), logits.predict(X, PASSES, 1))
+        assert engine.reading.because == "the log_sigmoid at its end is left out"
+
+    @pytest.mark.parametrize(
+        ("task", "end", "why"),
+        [
+            ("classification", lambda y: F.dropout(y.softmax(1), 0.3), "with nothing dropped they sum to one"),
+            ("classification", lambda y: 100.0 * y.softmax(1), "always sum to 100"),
+            ("classification", lambda y: -y.log_softmax(1), "negatives of logarithms"),
+            ("multilabel", lambda y: torch.log(torch.sigmoid(y) + 1e-9), "never above 0"),
+            ("multilabel", lambda y: -F.softplus(-y), "never above 0"),
+            ("multilabel", lambda y: y.log_softmax(1), "a log_softmax makes them"),
+            ("multilabel", lambda y: y.log_softmax(1)[:, :2], "never above 0"),
+            ("multilabel", lambda y: 100.0 * y.sigmoid(), "never negative"),
+            ("multilabel", torch.tanh, "a tanh makes them"),
+            ("multilabel", lambda y: 0.4 * y.sigmoid() + 0.3, "never leave 0 to 1"),
+            ("multilabel", lambda y: F.dropout(y.sigmoid(), 0.8), "only where something is dropped"),
+        ],
+    )
+    def test_that_are_bounded_otherwise_are_asked_about(self, task, end, why):
+        with pytest.raises(UnsupportedModelError, match=rf"hardly logits: .*{why}.*as: logits"):
+            engine_of(ending(end), X, task)
+        assert engine_of(ending(end), X, task, form="logits").reading.form == "logits"
+
+    @pytest.mark.parametrize("end", [torch.softmax, torch.log_softmax])
+    def test_of_a_softmax_along_another_dimension_than_is_told_are_asked_about(self, end):
+        network = Custom(lambda self, x: end(self.rest(x), 2), rest=Steps())
+        with pytest.raises(UnsupportedModelError, match=r"hardly logits: a .*softmax makes them, .* dimension 1"):
+            engine_of(network, ids(), class_axis=1)
 
     def test_of_a_softmax_elsewhere_are_not_looked_at(self):
         gate = Custom(lambda self, x: self.rest(x.softmax(1)) * x.sigmoid().mean(1, keepdim=True), rest=mlp())

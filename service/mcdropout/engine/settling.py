@@ -1,13 +1,15 @@
 """Settling: what a reading leaves open, found in what the network answers; or a question, where that is not certain.
 
 Nothing is guessed. A softmax at the end is known by the graph, or by outputs that are never negative and sum to one; a
-sigmoid by the graph, or by outputs that never leave 0 to 1 and go to its ends where inputs are large. Of several
+sigmoid by the graph, or by outputs that never leave 0 to 1 and go to its ends where inputs are large. Logits may be any
+numbers: of outputs that keep within bounds without being known for probabilities it is asked what they are. Of several
 dimensions, the classes lie along the one that the softmax ran along, or that sums to one, or has as many entries as
 there are labels, or is left over where the others are those of an input.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -16,8 +18,8 @@ from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.reading import Form, Reading
 
-End = Literal["softmax", "log_softmax", "sigmoid"]
-"""The function at the end of a network that makes probabilities of logits."""
+End = Literal["softmax", "log_softmax", "sigmoid", "log_sigmoid", "tanh"]
+"""The function at the end of a network that makes probabilities of logits, or what looks like them."""
 
 _SUM_TOLERANCE = 1e-3
 _HALF_SUM_TOLERANCE = 2e-2
@@ -51,7 +53,9 @@ def reads_below(reading: Reading | None, end: End | None) -> bool:
     return (reading.task, end) in (
         ("classification", "softmax"),
         ("binary", "sigmoid"),
+        ("binary", "log_sigmoid"),
         ("multilabel", "sigmoid"),
+        ("multilabel", "log_sigmoid"),
     )
 
 
@@ -73,6 +77,11 @@ class _Seen:
     inputs: tuple[tuple[int, ...], ...]
     answers: Sequence[tuple[Array, ...]]
     scaled: Callable[[float], Array | None]
+
+    @cached_property
+    def large(self) -> list[Array]:
+        """What it answers, with nothing dropped, to much larger examples; none where these hold no floats."""
+        return [values for factor in _LARGE if (values := self.scaled(factor)) is not None]
 
     @property
     def shapes(self) -> list[list[int]]:
@@ -229,14 +238,32 @@ def _form_of_classes(seen: _Seen, axis: int) -> tuple[Form, str | None]:
         return "log_probabilities", (
             "the softmax at its end is taken as its logarithm" if below else "their exponentials sum to one"
         )
-    if end == "sigmoid" or _is_bounded(seen):
+    if end in ("softmax", "log_softmax"):
+        raise _doubted(seen, f"a {end} makes them, and they do not sum to one along dimension {axis}")
+    plain = replace(seen, answers=seen.answers[:1])
+    if _sums_to_one(plain, axis) or _sums_to_one(plain, axis, logarithm=True):
+        raise _doubted(seen, "with nothing dropped they sum to one, and not where something is, behind a softmax")
+    if end == "sigmoid" or _are_within(seen, 0.0, 1.0):
         why = "a sigmoid makes them" if end == "sigmoid" else "they never leave 0 to 1"
         raise _refused(
             seen,
             f"which are no logits of classes: {why}, and they do not sum to one; task: multilabel is accepted for a "
             "probability of its own for each, or output: {as: logits} where they are logits all the same",
         )
+    total = seen.values.sum(axis=axis)
+    if seen.values.min() >= 0.0 and np.ptp(total) <= seen.tolerance * np.abs(total).max():
+        raise _doubted(seen, f"they are never negative and always sum to {total.flat[0]:.4g}")
+    if _sums_to_one(seen, axis, sign=-1.0, logarithm=True):
+        raise _doubted(seen, "they are the negatives of logarithms of probabilities")
     return "logits", None
+
+
+def _doubted(seen: _Seen, why: str) -> UnsupportedModelError:
+    return _refused(
+        seen,
+        f"which are hardly logits: {why}; what they are is not certain, and output: {{as: logits}}, {{as: "
+        "probabilities} or {as: log_probabilities} says it",
+    )
 
 
 def _quantiles(seen: _Seen, levels: int) -> Reading:
@@ -274,32 +301,36 @@ def _form_of_labels(seen: _Seen) -> tuple[Form, str | None]:
         return given, None
     if end == "softmax":
         raise _refused(seen, "which a softmax makes; task: classification is accepted for one class of several")
-    if end == "sigmoid" and seen.evidence.below:
-        return "logits", "the sigmoid at its end is left out"
+    if end in ("sigmoid", "log_sigmoid") and seen.evidence.below:
+        return "logits", f"the {end} at its end is left out"
     if end == "sigmoid":
         return "probabilities", "a sigmoid makes the outputs"
-    if _is_bounded(seen):
-        return "probabilities", "the outputs never leave 0 to 1"
+    if end == "log_sigmoid":
+        return "log_probabilities", "a log_sigmoid makes the outputs"
+    if end in ("log_softmax", "tanh"):
+        raise _doubted(seen, f"a {end} makes them")
+    if _are_within(seen, 0.0, 1.0):
+        large = seen.large
+        ends = np.concatenate(large[-2:]) if large else np.array([0.5])
+        if np.mean((ends < _AT_AN_END) | (ends > 1.0 - _AT_AN_END)) > 0.5:
+            return "probabilities", "the outputs never leave 0 to 1"
+        raise _doubted(seen, "they never leave 0 to 1")
+    if _are_within(replace(seen, answers=seen.answers[:1]), 0.0, 1.0):
+        raise _doubted(seen, "they leave 0 to 1 only where something is dropped, behind a sigmoid")
+    if seen.large and _are_within(seen, -np.inf, 0.0):
+        raise _doubted(seen, "they are never above 0")
+    if seen.large and _are_within(seen, 0.0, np.inf):
+        raise _doubted(seen, "they are never negative")
     return "logits", None
 
 
-def _is_bounded(seen: _Seen) -> bool:
-    """Whether outputs are those of a sigmoid by their values alone."""
-
-    def within(values: Array) -> bool:
-        return bool(((values >= 0.0) & (values <= 1.0)).all())
-
-    if not within(seen.values):
-        return False
-    large = [values for factor in _LARGE if (values := seen.scaled(factor)) is not None]
-    if not large or not all(map(within, large)):
-        return False
-    ends = np.concatenate(large[-2:])
-    return bool(np.mean((ends < _AT_AN_END) | (ends > 1.0 - _AT_AN_END)) > 0.5)
+def _are_within(seen: _Seen, low: float, high: float) -> bool:
+    """Whether all outputs lie between two numbers, those for large inputs too, where there are such."""
+    return all(bool(((values >= low) & (values <= high)).all()) for values in (seen.values, *seen.large))
 
 
-def _sums_to_one(seen: _Seen, axis: int, *, logarithm: bool = False) -> bool:
-    values = seen.values
+def _sums_to_one(seen: _Seen, axis: int, *, sign: float = 1.0, logarithm: bool = False) -> bool:
+    values = sign * seen.values
     if logarithm:
         if (values > seen.tolerance).any():
             return False

@@ -502,3 +502,19 @@ def test_a_sigmoid_at_the_end_is_of_no_classes(tmp_path):
     subject = understood(model(nodes, INPUT, OUTPUT, **W), tmp_path, X, reading=Reading("classification"))
     with pytest.raises(UnsupportedModelError, match="a sigmoid makes them"):
         Engine.prepare(subject, Reading("classification"))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        [node("Sigmoid", ["z"], ["p"]), node("Log", ["p"], ["y"], name="last")],
+        [node("Neg", ["z"], ["n"]), node("Softplus", ["n"], ["s"]), node("Neg", ["s"], ["y"], name="last")],
+    ],
+    ids=["the logarithm of a sigmoid", "a softplus"],
+)
+def test_a_logarithm_of_a_sigmoid_at_the_end_is_that_of_a_probability(tmp_path, end):
+    nodes = [dropout("x", "d"), node("MatMul", ["d", "w"], ["z"])]
+    subject = understood(model([*nodes, *end], INPUT, OUTPUT, **W), tmp_path, X, reading=Reading("multilabel"))
+    engine = Engine.prepare(subject, Reading("multilabel"))
+    assert engine.reading.form == "log_probabilities"
+    np.testing.assert_allclose(engine.predict(X, 0).mean, np.exp(subject.eval_outputs()[0]), atol=1e-6)

@@ -25,7 +25,7 @@ from mcdropout.engine.onnx.dataflow import DRAWS, Dataflow, every_node, from_mod
 from mcdropout.engine.onnx.eager import GraphRuntime, session_of, session_of_file
 from mcdropout.engine.onnx.find.draws import Draw, check_ratios, nested, paths
 from mcdropout.engine.onnx.find.dropout import Found, find_draws, site_of
-from mcdropout.engine.onnx.find.ends import EndNode, ends_of, without_ends
+from mcdropout.engine.onnx.find.ends import EndNode, can_be_left_out, ends_of, without_ends
 from mcdropout.engine.onnx.inference import batch_norm_in_inference, branches_inlined, modes_apart, silenced
 from mcdropout.engine.onnx.mask import Masked, substituted
 from mcdropout.engine.onnx.measuring import Probe, Value, measure, with_varying
@@ -285,7 +285,9 @@ def _find_out(
     axis = as_axis("output_row_axis", output_row_axis)
     bound = bind(modes_apart(flow), declared, example_inputs, row_axis, outputs, axis, dimensions)
     ends = ends_of(bound.flow)
-    below = len(ends) == len(bound.flow.outputs) == 1 and all(reads_below(reading, node.end) for node in ends.values())
+    below = len(ends) == len(bound.flow.outputs) == 1 and all(
+        can_be_left_out(node.end) and reads_below(reading, node.end) for node in ends.values()
+    )
     flow, normalized = batch_norm_in_inference(without_ends(bound.flow) if below else bound.flow)
     dead = _dead(flow)
     flow = branches_inlined(for_any_rows(pruned(flow), bound.arrays), bound.arrays)

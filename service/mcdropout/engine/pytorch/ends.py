@@ -1,4 +1,4 @@
-"""Ends: the functions that make probabilities of logits at the end of a network, and what they take instead.
+"""Ends: the functions that make probabilities of logits, or the like, at the end of a network, and what they take.
 
 Whether a network ends in one is seen by running it: the last calls of such functions are kept, and one of them made the
 output, if the output is what it made, or another shape of that. From then on the output is replaced by what the call
@@ -24,6 +24,8 @@ from mcdropout.engine.settling import End
 _SOFTMAX: End = "softmax"
 _LOG_SOFTMAX: End = "log_softmax"
 _SIGMOID: End = "sigmoid"
+_LOG_SIGMOID: End = "log_sigmoid"
+_TANH: End = "tanh"
 _FUNCTIONS: dict[Any, End] = {
     **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax), _SOFTMAX),
     **dict.fromkeys((F.log_softmax, torch.log_softmax, Tensor.log_softmax, torch.special.log_softmax), _LOG_SOFTMAX),
@@ -36,7 +38,10 @@ _FUNCTIONS: dict[Any, End] = {
     torch.ops.aten._log_softmax: _LOG_SOFTMAX,
     torch.ops.aten.sigmoid: _SIGMOID,
     torch.ops.aten.sigmoid_: _SIGMOID,
+    **dict.fromkeys((F.logsigmoid, torch.ops.aten.log_sigmoid), _LOG_SIGMOID),
+    **dict.fromkeys((F.tanh, torch.tanh, torch.tanh_, Tensor.tanh, Tensor.tanh_, torch.ops.aten.tanh), _TANH),
 }
+_EACH_ALONE = (_SIGMOID, _LOG_SIGMOID, _TANH)
 _KEPT = 8  # calls; what comes after the one that makes the output is of other outputs, and few
 
 
@@ -46,7 +51,7 @@ class EndCall:
 
     Attributes:
         end: which function.
-        axis: the dimension that it runs along; None for a sigmoid.
+        axis: the dimension that it runs along; None for those that take each number alone.
         taken: what it took.
         made: what it made.
         version: of what it made, which changes when that is written to.
@@ -65,7 +70,7 @@ class Ending:
 
     Attributes:
         end: which function.
-        axis: the dimension of the output that it runs along; None where that is not known, or for a sigmoid.
+        axis: the dimension of the output that it runs along; None where that is not known, or there is none.
         last: which call it is of all such calls, counted from the last one, 0.
     """
 
@@ -115,8 +120,8 @@ class EndCalls(TorchFunctionMode):
         taken = x.clone() if in_place else x
         made = func(*args, **named)
         dim = args[1] if len(args) > 1 else named.get("dim")
-        if end == _SIGMOID or isinstance(dim, int):
-            axis = dim % x.dim() if isinstance(dim, int) and end != _SIGMOID else None
+        if end in _EACH_ALONE or isinstance(dim, int):
+            axis = dim % x.dim() if isinstance(dim, int) and end not in _EACH_ALONE else None
             self.seen.append(EndCall(end, axis, taken, made, _version(made)))
         return made
 

@@ -8,7 +8,8 @@ from mcdropout.engine.onnx.dataflow import Dataflow, Names, attribute, is_op, re
 from mcdropout.engine.onnx.inference import label
 from mcdropout.engine.settling import End
 
-_ENDS: dict[str, End] = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
+_ENDS: dict[str, End] = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid", "Tanh": "tanh"}
+_ALONG_A_DIMENSION = ("Softmax", "LogSoftmax")
 # What takes its place: of the logarithm of probabilities a softmax makes these again, as of the logits.
 _BELOW = {"Softmax": "LogSoftmax", "Sigmoid": "Identity"}
 _AS_THEY_ARE = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Transpose")
@@ -36,10 +37,12 @@ def ends_of(flow: Dataflow) -> dict[str, EndNode]:
     found: dict[str, EndNode] = {}
     for output in flow.outputs:
         path = _back(output, flow)
+        if path and _is_log_sigmoid(path[-1], flow):
+            found[output] = EndNode(label(path[-1]), "log_sigmoid", None)
         if not path or not is_op(path[-1], *_ENDS):
             continue
         node, axis = path[-1], None
-        if node.op_type != "Sigmoid" and flow.opset >= _ALONG_ONE_DIMENSION:
+        if node.op_type in _ALONG_A_DIMENSION and flow.opset >= _ALONG_ONE_DIMENSION:
             same = all(is_op(other, *_SHAPE_KEPT) for other in path[:-1])
             axis = int(attribute(node, "axis", -1)) if same else None
         found[output] = EndNode(label(node), _ENDS[node.op_type], axis)
@@ -61,6 +64,22 @@ def without_ends(flow: Dataflow) -> Dataflow:
                 nodes[-1].op_type = _BELOW[node.op_type]
         outputs.append(new.get(output, output))
     return replace(flow, nodes=tuple(nodes), outputs=tuple(outputs))
+
+
+def _is_log_sigmoid(node: NodeProto, flow: Dataflow) -> bool:
+    """Whether a node makes `log(sigmoid(x))`, or `-softplus(-x)`, which is the same."""
+    below = flow.producers.get(node.input[0]) if node.input else None
+    if below is None:
+        return False
+    if is_op(node, "Log"):
+        return is_op(below, "Sigmoid")
+    under = flow.producers.get(below.input[0])
+    return is_op(node, "Neg") and is_op(below, "Softplus") and under is not None and is_op(under, "Neg")
+
+
+def can_be_left_out(end: End) -> bool:
+    """Whether `without_ends` leaves it out."""
+    return any(_ENDS[operator] == end for operator in _BELOW)
 
 
 def _back(name: str, flow: Dataflow) -> list[NodeProto]:
