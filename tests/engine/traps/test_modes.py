@@ -229,6 +229,18 @@ class TestLayersThatAreDroppedAsAWhole:
                 wanted = module.layers[layer](wanted) * masks[2 * layer + 1]
         same(ran(network, x, masks=masks), wanted)
 
+    @pytest.mark.parametrize("ends", [lambda: torch.rand(1).item() < 0.5, lambda: torch.rand(1).item() > 0.5])
+    def test_in_a_loop_that_nothing_but_chance_ends_are_refused(self, ends):
+        def forward(self, x):
+            while True:
+                x = x + self.drop(torch.tanh(self.layer(x)))
+                if not self.training or ends():
+                    return x
+
+        module = Custom(forward, layer=nn.Linear(4, 4), drop=nn.Dropout(0.25))
+        with pytest.raises(UnsupportedModelError, match=r"makes more than 10000 random calls in a pass .* is accepted"):
+            find(module, torch.randn(2, 4))
+
 
 class TestBranchesThatDependOnTheData:
     def test_dropout_that_no_example_met_is_an_error_for_the_request_that_meets_it(self):

@@ -31,7 +31,7 @@ from mcdropout.engine.kinds import (
 )
 from mcdropout.engine.pytorch.attention import attention, weights_shape
 from mcdropout.engine.pytorch.mapping import depth, mapped, maps, sizes
-from mcdropout.engine.pytorch.random_call import Call, Mask, ModuleStack, Order
+from mcdropout.engine.pytorch.random_call import MOST_CALLS, Call, EndlessCallsError, Mask, ModuleStack, Order
 
 _Handler = Callable[["RandomCalls", Any, tuple[Any, ...], dict[str, Any]], Any]
 _HANDLERS: dict[Any, _Handler] = {}
@@ -84,6 +84,11 @@ class RandomCalls(TorchFunctionMode):
         running = maps(self._outside or 0)
         whole = (*sizes(running), *shape)
         number = self._following[path]
+        if number == MOST_CALLS:
+            raise EndlessCallsError(
+                f"{path or '(network)'} makes more than {MOST_CALLS} random calls in a pass for some of the numbers "
+                "that it may draw; a loop that ends whatever is drawn is accepted"
+            )
         if self._order is not None:
             number = self._order.number(path, number, (kind, p, len(whole)))
         call = Call(stack, number, kind, p, active, whole, None if running else data, injected)

@@ -1,5 +1,6 @@
 """Random calls: one that was seen, the order of those of a network, and what stands for what they draw."""
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.kinds import KINDS
 
 
@@ -70,6 +72,14 @@ class Call:
         return KINDS[self.kind].raw
 
 
+MOST_CALLS = 10_000
+"""So many random calls of one module in a pass are without end."""
+
+
+class EndlessCallsError(UnsupportedModelError):
+    """A module makes random calls without end."""
+
+
 class Order:
     """The random calls of each module in the order in which they are made, of which a pass may leave some out.
 
@@ -78,13 +88,18 @@ class Order:
 
     def __init__(self, forms: Mapping[tuple[str, int], Form]) -> None:
         """From the form of each call, by its key."""
-        self._calls: dict[str, list[tuple[int, Form]]] = {}
+        self._numbers: dict[str, list[int]] = {}
         for path, number in sorted(forms):
-            self._calls.setdefault(path, []).append((number, forms[path, number]))
+            self._numbers.setdefault(path, []).append(number)
+        self._forms = forms
 
     def number(self, path: str, first: int, form: Form) -> int:
         """Which call of a module it is that has this form, not before `first`; `first` itself where there is none."""
-        return next((number for number, known in self._calls.get(path, ()) if number >= first and known == form), first)
+        if self._forms.get((path, first)) == form:  # almost always
+            return first
+        numbers = self._numbers.get(path, [])
+        later = numbers[bisect_left(numbers, first) :]
+        return next((number for number in later if self._forms[path, number] == form), first)
 
     def numbered(self, calls: Iterable[Call]) -> tuple[Call, ...]:
         """Calls of one pass, with their numbers in this order."""

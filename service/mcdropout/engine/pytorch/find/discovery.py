@@ -24,7 +24,7 @@ from mcdropout.engine.pytorch.network import Known, Network
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
 from mcdropout.engine.pytorch.private.outside import Watch
 from mcdropout.engine.pytorch.private.untouched import while_copied
-from mcdropout.engine.pytorch.random_call import Call, Form, Order, joined
+from mcdropout.engine.pytorch.random_call import Call, EndlessCallsError, Form, Order, joined
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.pytorch.tracked import KEEPING, Draw, Recording, Tracked
 from mcdropout.engine.selection import Selection, select, site_off
@@ -249,7 +249,7 @@ class _Explorer:
             tracked = self._in_train_mode()
             try:
                 return tracked.record(self._signature, inputs, seed=seed, variant=variant, whatever=True)
-            except MemoryError:
+            except (MemoryError, EndlessCallsError):
                 raise
             except Exception as error:
                 failure = failure or error
