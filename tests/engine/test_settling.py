@@ -1,5 +1,7 @@
 """Settling: what a network's outputs are, found in its graph and its answers; or a question, where not certain."""
 
+from collections import namedtuple
+
 import numpy as np
 import pytest
 import torch
@@ -402,6 +404,43 @@ class TestTheSecondOutputOfARegression:
         engine = engine_of(pair(lambda v: v - 3.0), X, "regression")
         assert engine.reading.noise == "log_variance"
         assert "negative somewhere" in engine.reading.because
+
+    @pytest.mark.parametrize(
+        ("name", "change", "noise"),
+        [
+            ("logvar", torch.sub, "log_variance"),
+            ("log_variance", torch.add, "log_variance"),
+            ("log_std", torch.sub, "log_scale"),
+            ("LogSigma", torch.add, "log_scale"),
+            ("variance", torch.add, "variance"),
+            ("sigma", torch.add, "std"),
+        ],
+    )
+    @pytest.mark.parametrize("make", [dict, lambda **named: namedtuple("Found", named)(**named)], ids=["dict", "tuple"])
+    def test_is_what_its_name_says(self, make, name, change, noise):
+        network = Custom(lambda self, x: make(mu=(z := self.rest(x))[:, 0], **{name: change(z[:, 1], 9.0)}), rest=mlp())
+        engine = engine_of(network, X, "regression")
+        assert (engine.reading.noise, engine.reading.because) == (noise, f"the network calls its second output {name}")
+        told = engine_of(network, X, "regression", outputs={"mean": "mu", noise: name}).predict(X, 20, 1)
+        for statistic in ("mean", "variance", "aleatoric_variance"):
+            np.testing.assert_array_equal(engine.predict(X, 20, 1).values[statistic], told.values[statistic])
+
+    @pytest.mark.parametrize(
+        ("names", "change"),
+        [
+            (("lat", "lon"), torch.sub),
+            (("mean", "spread"), torch.sub),
+            (("logvar", "mean"), torch.sub),
+            (("mean", "variance"), torch.sub),
+            (("mean", "log_scale"), torch.sub),
+        ],
+    )
+    def test_that_its_name_leaves_open_is_asked_for_whatever_its_sign(self, names, change):
+        network = Custom(
+            lambda self, x: dict(zip(names, ((z := self.rest(x))[:, 0], change(z[:, 1], 9.0)), strict=True)), rest=mlp()
+        )
+        with pytest.raises(UnsupportedModelError, match=rf"named '{names[0]}' and '{names[1]}', .*mean: {names[0]}, "):
+            engine_of(network, X, "regression")
 
     @pytest.mark.parametrize("noise", ["variance", "std"])
     def test_that_is_negative_is_no_variance(self, noise):

@@ -16,7 +16,7 @@ import numpy as np
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import UnsupportedModelError
-from mcdropout.engine.reading import Form, Reading
+from mcdropout.engine.reading import Form, Noise, Reading
 
 End = Literal["softmax", "log_softmax", "sigmoid", "log_sigmoid", "tanh"]
 """The function at the end of a network that makes probabilities of logits, or what looks like them."""
@@ -38,12 +38,14 @@ class Evidence:
         below: whether the engine reads what that function takes instead: logits for a sigmoid, logarithms of
             probabilities for a softmax.
         classes: how many classes its configuration names; None where it names none.
+        names: of its outputs, where it returns them by name.
     """
 
     end: End | None = None
     axis: int | None = None
     below: bool = False
     classes: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 def reads_below(reading: Reading | None, end: End | None) -> bool:
@@ -197,6 +199,8 @@ def _regression(seen: _Seen) -> Reading:
         return seen.reading
     second = np.concatenate([outputs[1] for outputs in seen.answers])
     negative = bool((second < 0.0).any())
+    if noise is None and len(seen.evidence.names) == 2:
+        return _regression_by_names(seen, negative)
     if noise is None:
         if not negative:
             raise _refused(
@@ -212,6 +216,35 @@ def _regression(seen: _Seen) -> Reading:
             seen, f"of which the second is negative somewhere, and so is no {noise}; log_variance is accepted"
         )
     return seen.reading
+
+
+_NOISES: dict[str, Noise] = {
+    **dict.fromkeys(("logvar", "logvariance", "logsigma2", "logsigmasq", "logsigmasquared"), "log_variance"),
+    **dict.fromkeys(("var", "variance", "sigma2", "sigmasq", "sigmasquared"), "variance"),
+    **dict.fromkeys(("logstd", "logsigma", "logstddev", "logstdev"), "log_scale"),  # of a Gaussian
+    **dict.fromkeys(("std", "sigma", "stddev", "stdev"), "std"),
+}
+"""What a second output is by its name, in small letters and without what parts them."""
+
+
+def _regression_by_names(seen: _Seen, negative: bool) -> Reading:
+    """The mean and its noise where the network gives both a name."""
+    first, second = seen.evidence.names
+    noise = _NOISES.get(_plain(second))
+    if noise == "log_scale" and seen.reading.likelihood != "gaussian":
+        noise = None
+    if noise is None or _plain(first) in _NOISES or (negative and not noise.startswith("log_")):
+        raise _refused(
+            seen,
+            f"named {first!r} and {second!r}, which leave open what is the mean and what its noise; output: {{mean: "
+            f"{first}, log_variance: {second}}} says it, or variance, std, log_scale or scale in its place; or output: "
+            f"{first} for it alone",
+        )
+    return replace(seen.reading, noise=noise, because=f"the network calls its second output {second}")
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 _SETTLED: dict[str, Callable[[_Seen], Reading]] = {

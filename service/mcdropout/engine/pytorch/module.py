@@ -308,15 +308,16 @@ def _extents(network: Network, sizing: Sizing, arrays: tuple[Array, ...]) -> tup
 def _leave_out_the_ending(network: Network, arrays: tuple[Array, ...], reading: Reading | None) -> Evidence:
     """See what makes a network's output, and have what that takes read instead, where that is right."""
     masks = MaskSource(network.sites).keep_everything(len(arrays[0]))
-    ending = network.find_ending([torch.from_numpy(x) for x in arrays], [torch.from_numpy(mask) for mask in masks])
+    tensors = [[torch.from_numpy(value) for value in values] for values in (arrays, masks)]
+    ending, names = network.find_ending(*tensors), network.output_names(*tensors)
     classes = _configured_classes(network.origin)
     if ending is None:
-        return Evidence(classes=classes)
+        return Evidence(classes=classes, names=names)
     below = reads_below(reading, ending.end) and _always_ends_so(network, ending, arrays)
     if below:
         network.signature = replace(network.signature, ending=ending)
     axis = None if network.signature.output_row_axis else ending.axis
-    return Evidence(ending.end, axis, below, classes)
+    return Evidence(ending.end, axis, below, classes, names)
 
 
 def _always_ends_so(network: Network, ending: Ending, arrays: tuple[Array, ...]) -> bool:

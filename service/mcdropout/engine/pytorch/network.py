@@ -164,6 +164,11 @@ class Network:
         with torch.no_grad(), self.substitution(masks):
             return self.signature.find_ending(self.module, inputs)
 
+    def output_names(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[str, ...]:
+        """The names that it gives its outputs; none where they are chosen. Arguments as for `run`."""
+        with torch.no_grad(), self.substitution(masks):
+            return self.signature.output_names(self.module, inputs)
+
     def substitution(self, masks: Sequence[Tensor]) -> AbstractContextManager[Any]:
         """While it is entered, each site takes its mask, and no other random call draws.
 
