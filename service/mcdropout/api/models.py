@@ -123,7 +123,7 @@ def _describe(model: Model) -> dict[str, Any]:
     return {
         "description": manifest.description,
         "task": manifest.task,
-        "inputs": [spec.model_dump() for spec in manifest.takes],
+        "inputs": [spec.model_dump() for spec in model.takes],
         "sizes": {name: one.model_dump() for name, one in manifest.sizes.items()},
         "output": output,
         "passes": manifest.passes.model_dump(),

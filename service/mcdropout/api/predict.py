@@ -87,7 +87,7 @@ async def predict(services: Services, request: Request, name: str) -> Response:
         predictions.admit(planned)
     given = formats.of_content(request.headers.get("content-type", ""))
     body = await _body(request, settings.max_body_bytes)
-    takes = planned.model.bundle.manifest.takes
+    takes = planned.model.takes
     inputs = await _where_it_belongs(len(body), given.read, body, takes, settings.max_rows)
     future: asyncio.Future[Answer | Shares] = asyncio.get_running_loop().create_future()
     seed = predictions.submit(planned, inputs, future)

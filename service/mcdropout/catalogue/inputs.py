@@ -161,6 +161,21 @@ class Input(Record):
                 )
         return self
 
+    def within(self, lowest: int | None, highest: int | None) -> "Input":
+        """The same where the network takes whole numbers between these alone.
+
+        Raises:
+            ValueError: a minimum or a maximum is accepted that the network does not take.
+        """
+        low, high = self.minimum, self.maximum
+        if lowest is not None and low is not None and low < lowest:
+            raise ValueError(f"the input {self.name!r} has the minimum {low}; the network takes {lowest} or more")
+        if highest is not None and high is not None and high > highest:
+            raise ValueError(f"the input {self.name!r} has the maximum {high}; the network takes {highest} or less")
+        return self.model_copy(
+            update={"minimum": lowest if low is None else low, "maximum": highest if high is None else high}
+        )
+
     def name_sizes(self, named: dict[str, Named]) -> None:
         """Take in what is accepted for the names in the shape, which the manifest says for all inputs."""
         self._named = named

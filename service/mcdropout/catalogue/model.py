@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from mcdropout.catalogue.bundle import Bundle
+from mcdropout.catalogue.inputs import Input
 from mcdropout.catalogue.manifest import MANIFEST, BundleError
 from mcdropout.engine import Engine
 from mcdropout.engine.arrays import with_rows
@@ -12,10 +13,17 @@ _WARM_ROWS = (1, 8)
 
 @dataclass(frozen=True)
 class Model:
-    """A model that may serve: a bundle, and the engine that was made of it and verified."""
+    """A model that may serve.
+
+    Attributes:
+        bundle: what it is made of.
+        engine: made of that, and verified.
+        takes: what a client sends: what the manifest says, and of whole numbers at most those that the network takes.
+    """
 
     bundle: Bundle
     engine: Engine
+    takes: tuple[Input, ...]
 
     @property
     def name(self) -> str:
@@ -47,8 +55,12 @@ def model_of(bundle: Bundle, engine: Engine) -> Model:
     """
     manifest = bundle.manifest
     # Of the manifest, as it is now: nothing has to be compiled anew for it.
-    takes = zip(engine.inputs, manifest.takes, strict=True)
-    engine.inputs = tuple(replace(spec, missing=given.takes_missing) for spec, given in takes)
+    pairs = list(zip(engine.inputs, manifest.takes, strict=True))
+    engine.inputs = tuple(replace(spec, missing=given.takes_missing) for spec, given in pairs)
+    try:
+        takes = tuple(given.within(spec.lowest, spec.highest) for spec, given in pairs)
+    except ValueError as error:
+        raise BundleError(f"{bundle.folder / MANIFEST}: {error}") from error
     examples = bundle.examples(max(_WARM_ROWS))
     for count in _WARM_ROWS:
         rows = [with_rows(x, count) for x in examples]
@@ -61,4 +73,4 @@ def model_of(bundle: Bundle, engine: Engine) -> Model:
                 f"{bundle.folder / MANIFEST}: labels has {reading.classes} entries; the network's {found} classes are "
                 "accepted"
             )
-    return Model(bundle, engine)
+    return Model(bundle, engine, takes)

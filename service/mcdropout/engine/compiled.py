@@ -45,6 +45,8 @@ class _Input:
     name: str | None
     row_axis: int
     missing: bool = False
+    lowest: int | None = None
+    highest: int | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def write_compiled(prepared: Prepared, folder: Path) -> None:
         sites=prepared.source.sites,
         off=prepared.off,
         inputs=tuple(
-            _Input(spec.shape, spec.dtype.name, spec.name, spec.row_axis, spec.missing) for spec in prepared.inputs
+            _Input(x.shape, x.dtype.name, x.name, x.row_axis, x.missing, x.lowest, x.highest) for x in prepared.inputs
         ),
         program=replace(prepared.program, checks=()),
         network_checks=prepared.network_checks,
@@ -187,7 +189,10 @@ def read_compiled(folder: Path, target: Target) -> Prepared:
         reading=record.reading,
         source=source,
         off=record.off,
-        inputs=tuple(InputSpec(x.shape, np.dtype(x.dtype), x.name, x.row_axis, x.missing) for x in record.inputs),
+        inputs=tuple(
+            InputSpec(x.shape, np.dtype(x.dtype), x.name, x.row_axis, x.missing, x.lowest, x.highest)
+            for x in record.inputs
+        ),
         runtime=chosen.runtime,
         baseline=baseline.runtime,
         graphs=chosen.candidate.graphs,

@@ -28,14 +28,31 @@ Bounds = Mapping[str, tuple[int, int] | tuple[int, int, int]]
 
 @dataclass(frozen=True)
 class InputSpec:
-    """One input of a network: its shape without the rows, its NumPy dtype, its keyword, where it has its rows, and
-    whether NaN may stand for what is missing."""
+    """One input of a network.
+
+    Attributes:
+        shape: without the rows.
+        dtype: as NumPy has it.
+        name: its keyword; None where it is given by position.
+        row_axis: the dimension that holds the rows.
+        missing: whether NaN may stand for what is missing.
+        lowest, highest: the whole numbers that it takes lie between these; None for any.
+    """
 
     shape: tuple[Dimension, ...]
     dtype: np.dtype[Any]
     name: str | None = None
     row_axis: int = 0
     missing: bool = False
+    lowest: int | None = None
+    highest: int | None = None
+
+    @property
+    def range(self) -> str:
+        """The whole numbers that it takes, in words."""
+        if self.highest is None:
+            return f"{self.lowest} or more"
+        return f"{self.highest} or less" if self.lowest is None else f"{self.lowest} to {self.highest}"
 
     @property
     def label(self) -> str:
@@ -174,7 +191,19 @@ def as_array(x: OneInput, spec: InputSpec) -> Array:
         raise InvalidInputError(
             f"{spec.label} holds {array[tuple(position)]} at {position}; numbers of {spec.dtype} are accepted"
         )
+    if spec.lowest is not None or spec.highest is not None:
+        _check_range(taken, spec)
     return taken
+
+
+def _check_range(array: Array, spec: InputSpec) -> None:
+    low = -np.inf if spec.lowest is None else spec.lowest
+    high = np.inf if spec.highest is None else spec.highest
+    if (wrong := (array < low) | (array > high)).any():
+        position = np.argwhere(wrong)[0].tolist()
+        raise InvalidInputError(
+            f"{spec.label} holds {array[tuple(position)]} at {position}; {spec.range} is what the network takes"
+        )
 
 
 def _is_of(size: int, want: Any) -> bool:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.candidates import Candidate, candidates
@@ -12,6 +13,7 @@ from mcdropout.engine.faults import described, refusing
 from mcdropout.engine.inputs import InputSpec
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.program import Graphs, Outline, Program
+from mcdropout.engine.ranges import with_ranges
 from mcdropout.engine.reading import Reading
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
 from mcdropout.engine.runtimes.protocol import runtime_at
@@ -147,6 +149,7 @@ def prepare(reading: Reading, subject: Subject, target: Target) -> Prepared:
         return run_pairs(subject.plain, inputs, kept)
 
     reading = settle(reading, subject.evidence, arrays, [wanted, *reference.under_masks], run)
+    inputs = _with_ranges(subject)
     raise_if_failed([_check_readable(reading, wanted)])
     others = () if subject.sizing is None else tuple(_sized(subject, sizes) for sizes in subject.sizing.tried())
     plain = subject.baseline_programs(target) if source.has_raw_sites else None
@@ -171,7 +174,7 @@ def prepare(reading: Reading, subject: Subject, target: Target) -> Prepared:
         reading=reading,
         source=source,
         off=subject.off,
-        inputs=subject.inputs,
+        inputs=inputs,
         runtime=chosen.runtime,
         baseline=baseline.runtime,
         graphs=chosen.candidate.graphs,
@@ -182,6 +185,24 @@ def prepare(reading: Reading, subject: Subject, target: Target) -> Prepared:
         network_checks=tuple(of_network),
         sizing=subject.sizing,
         others=others,
+    )
+
+
+def _with_ranges(subject: Subject) -> tuple[InputSpec, ...]:
+    """Its inputs with the whole numbers that each takes; where sizes differ from row to row, at all that are tried."""
+    sizing, found = subject.sizing, []
+    for place in [subject] if sizing is None else [subject, *(subject.at(sizes) for sizes in sizing.tried())]:
+        source = MaskSource(place.sites)
+        kept = [] if source.has_raw_sites else source.keep_everything(len(place.arrays[0]))
+        found.append(with_ranges(subject.inputs, place.arrays, partial(run_pairs, place.plain, masks=kept)))
+    # A length, say, may be larger where there are more steps.
+    return tuple(
+        replace(
+            spec,
+            lowest=spec.lowest if len({other.lowest for other in others}) == 1 else None,
+            highest=spec.highest if len({other.highest for other in others}) == 1 else None,
+        )
+        for spec, *others in zip(found[0], *found, strict=True)
     )
 
 

@@ -1,0 +1,69 @@
+"""Ranges: which whole numbers a network takes, such as the tokens that it has an embedding of, found by trying.
+
+A program may answer what the network itself refuses: to ONNX, -1 is the last row of a table. So what the network raises
+an error for is refused before any program runs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from mcdropout.engine.arrays import Array
+from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.inputs import InputSpec
+
+_MOST = 2**20  # numbers beyond are not tried: of a length, say, code may make as many entries
+
+Run = Callable[[tuple[Array, ...]], object]
+
+
+def with_ranges(specs: Sequence[InputSpec], arrays: Sequence[Array], run: Run) -> tuple[InputSpec, ...]:
+    """Inputs with the least and the largest whole number that each takes, where there are such.
+
+    Args:
+        specs: the inputs.
+        arrays: examples, `[rows, ...]` each.
+        run: the network itself, with nothing dropped.
+    """
+    return tuple(
+        _with_range(spec, index, tuple(arrays), run) if np.issubdtype(spec.dtype, np.integer) else spec
+        for index, spec in enumerate(specs)
+    )
+
+
+def _with_range(spec: InputSpec, index: int, arrays: tuple[Array, ...], run: Run) -> InputSpec:
+    x = arrays[index]
+
+    def takes(number: int) -> bool:
+        other = x.copy()
+        other[0] = number
+        try:
+            run((*arrays[:index], other, *arrays[index + 1 :]))
+        except UnsupportedModelError:  # no mask fits what its dropout gets, which says nothing of the number
+            return True
+        except MemoryError:
+            raise
+        except Exception:  # whatever the network's code raises
+            return False
+        return True
+
+    least, most = int(x.min()), int(x.max())
+    if not (takes(least) and takes(most)):  # a row of equal numbers is not for it
+        return spec
+    limits = np.iinfo(spec.dtype)
+    lowest = None if limits.min == 0 or takes(-1) else _last(takes, least, -1)
+    end = min(_MOST, int(limits.max))
+    highest = None if most >= end or takes(end) else _last(takes, most, end)
+    return replace(spec, lowest=lowest, highest=highest)
+
+
+def _last(takes: Callable[[int], bool], taken: int, refused: int) -> int:
+    """The last number that is taken on the way from one that is to one that is not."""
+    while abs(refused - taken) > 1:
+        middle = (taken + refused) // 2
+        if takes(middle):
+            taken = middle
+        else:
+            refused = middle
+    return taken

@@ -1,0 +1,100 @@
+"""Whole numbers that a network refuses are refused before a program that would answer them runs."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mcdropout.engine import Engine, InvalidInputError
+from tests.engine.networks import Custom
+
+IDS = np.array([[1, 2, 3, 4], [5, 6, 7, 8], [2, 2, 9, 3]])
+ONES = np.ones((3, 4), np.int64)
+STEPS = np.random.default_rng(0).normal(size=(3, 4, 2)).astype(np.float32)
+
+
+def embedded(self, ids):
+    return self.out(self.drop(self.words(ids)).sum(1))
+
+
+def one_hot(self, ids):
+    return self.out(self.drop(F.one_hot(ids, 10).float() @ self.words.weight[:10]).sum(1))
+
+
+def of_positions(self, ids):
+    """A table without a module."""
+    return self.out(self.drop(self.words.weight[ids]).sum(1))
+
+
+def masked(self, ids, mask):
+    return self.out((self.drop(self.words(ids)) * mask.unsqueeze(-1)).sum(1))
+
+
+def packed(self, steps, lengths):
+    packed = nn.utils.rnn.pack_padded_sequence(steps, lengths, batch_first=True, enforce_sorted=False)
+    return self.out(self.drop(self.rnn(packed)[1][-1]))
+
+
+def chosen(self, steps, step):
+    hidden = self.drop(steps.repeat(1, 1, 4))
+    return self.out(hidden.gather(1, step.unsqueeze(-1).expand(-1, -1, 8))[:, 0])
+
+
+def network(forward):
+    torch.manual_seed(0)
+    parts = {"words": nn.Embedding(12, 8), "rnn": nn.GRU(2, 8, batch_first=True)}
+    return Custom(forward, **parts, drop=nn.Dropout(0.3), out=nn.Linear(8, 3))
+
+
+def ranges(engine):
+    return [(spec.lowest, spec.highest) for spec in engine.inputs]
+
+
+@pytest.mark.parametrize(
+    ("forward", "inputs", "wanted"),
+    [
+        (embedded, (IDS,), [(0, 11)]),
+        (one_hot, (IDS,), [(0, 9)]),
+        (of_positions, (IDS,), [(None, 11)]),
+        (masked, (IDS, ONES), [(0, 11), (None, None)]),
+        (packed, (STEPS, np.array([4, 2, 3])), [(None, None), (1, 4)]),
+    ],
+)
+def test_are_those_that_the_network_itself_takes(forward, inputs, wanted):
+    engine = Engine.from_module(network(forward), inputs if len(inputs) > 1 else inputs[0])
+    assert ranges(engine) == wanted
+
+
+@pytest.mark.parametrize("number", [-1, 12, 2**40])
+def test_others_are_refused_with_what_is_taken(number):
+    engine = Engine.from_module(network(embedded), IDS)
+    x = IDS.copy()
+    x[1, 2] = number
+    with pytest.raises(InvalidInputError, match=rf"holds {number} at \[1, 2\]; 0 to 11 is what the network takes"):
+        engine.predict(x, 5)
+
+
+def test_are_the_same_at_all_sizes_or_not_known():
+    sizes = {"sizes": {"steps": (1, 9)}}
+    assert ranges(Engine.from_module(network(embedded), IDS, shapes=("steps",), **sizes)) == [(0, 11)]
+    of_one_size = Engine.from_module(network(chosen), (STEPS, np.zeros((3, 1), np.int64)))
+    assert ranges(of_one_size) == [(None, None), (0, 3)]
+    engine = Engine.from_module(
+        network(chosen), (STEPS, np.zeros((3, 1), np.int64)), shapes=[("steps", 2), (1,)], **sizes
+    )
+    assert ranges(engine) == [(None, None), (0, None)]
+
+
+def test_are_saved_with_the_engine(tmp_path):
+    Engine.from_module(network(embedded), IDS).save(tmp_path)
+    assert ranges(Engine.load(tmp_path)) == [(0, 11)]
+
+
+def test_numbers_of_a_graph_are_those_that_it_takes(tmp_path):
+    module = network(embedded).train()
+    torch.onnx.export(
+        module, (torch.from_numpy(IDS),), tmp_path / "n.onnx", dynamo=False, training=torch.onnx.TrainingMode.TRAINING
+    )
+    (found,) = ranges(Engine.from_onnx(tmp_path / "n.onnx", IDS))
+    assert found == (None, 11)  # as ONNX has it, -1 is the last
