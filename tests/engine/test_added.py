@@ -226,7 +226,7 @@ class TestAModule:
         module = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), Head(4, 4), nn.ReLU(), nn.Linear(4, 3))
         both = take(module, {"2": 0.25})
         assert listed(both) == [("2", 0.5, False), ("2#1", 0.25, True)]
-        assert not any(site.in_eval for site in both.sites)
+        assert [site.in_eval for site in both.sites] == [False, True]
         added = take(module, {"2": 0.25}, exclude=("2",))
         assert listed(added) == [("2#1", 0.25, True)]
         answers_as_a_loop(added, module)
