@@ -290,7 +290,7 @@ class TestRandomnessThatNoMaskCanStandFor:
         generator = np.random.default_rng(0)
         noisy = Custom(lambda self, x: x * generator.random() if self.training else x)
         message = refusal(UnsupportedModelError, behind_dropout(noisy))
-        assert "state of its own, or numbers of a generator of its own, in 2;" in message
+        assert "no mask can stand for: a generator of its own in 2;" in message
         engine = take(behind_dropout(noisy), selection=Selection(exclude=("2",)))
         assert [site.name for site in engine.sites] == ["1"]
 

@@ -4,6 +4,7 @@ import collections
 import copy
 import functools
 import itertools
+import random
 import types
 import weakref
 from dataclasses import dataclass, field
@@ -678,11 +679,32 @@ def test_a_network_that_has_no_values_yet_is_refused():
         Engine.from_module(module, X, "regression", runtime="eager")
 
 
+class OfNumPy:
+    """The older generator, with the newer one's method."""
+
+    def __init__(self):
+        self.state = np.random.RandomState(0)
+
+    def random(self):
+        return self.state.random_sample()
+
+
+@pytest.mark.parametrize("rng", [np.random.default_rng(0), random.Random(0), OfNumPy()])
+def test_generators_of_the_networks_own_show_however_seldom_it_heeds_them(rng):
+    module = Custom(
+        lambda self, x: self.rest(x) + (1 if self.training and self.rng.random() < 1e-9 else 0),
+        rest=function_over_layers(),
+        rng=rng,
+    )
+    with pytest.raises(UnsupportedModelError, match=r"a generator of its own in \(network\)"):
+        Engine.from_module(module, X, "regression", runtime="eager")
+
+
 def test_generators_of_the_networks_own_are_seeded_apart_in_each_copy():
     module = Custom(
         lambda self, x: self.rest(x) * (1 + self.rng.random() if self.training else 1),
         rest=function_over_layers(),
         rng=np.random.default_rng(0),
     )
-    with pytest.raises(UnsupportedModelError, match="numbers of a generator of its own"):
+    with pytest.raises(UnsupportedModelError, match="a generator of its own in"):
         Engine.from_module(module, X, "regression", runtime="eager")

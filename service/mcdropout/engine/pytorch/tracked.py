@@ -263,7 +263,7 @@ class Tracked:
             torch.manual_seed(seed)
             self.copied.seed(seed)
             self._drawn_elsewhere = []
-            self._elsewhere = entered.enter_context(seeded(seed))
+            self._elsewhere = entered.enter_context(seeded(seed, self.copied.generators))
             entered.callback(setattr, self, "_elsewhere", None)
             entered.enter_context(draws)
             entered.enter_context(self.answering(kept))

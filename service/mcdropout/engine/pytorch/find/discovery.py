@@ -18,7 +18,7 @@ from mcdropout.engine.cutting.placement import site_at
 from mcdropout.engine.errors import UnevenRowsError, UnsupportedModelError
 from mcdropout.engine.faults import described, refusing
 from mcdropout.engine.pytorch.added import Added, added_to, not_called
-from mcdropout.engine.pytorch.elsewhere import NUMPY, PYTHON
+from mcdropout.engine.pytorch.elsewhere import NUMPY, OWN, PYTHON
 from mcdropout.engine.pytorch.find.reach import reached, same_outputs
 from mcdropout.engine.pytorch.network import Known, Network
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
@@ -414,7 +414,7 @@ def _changed_every_third(before: Tensor, after: Tensor, axis: int) -> bool:
 
 
 def _is_pytorchs(draw: Draw) -> bool:
-    return draw.operator not in (PYTHON, NUMPY)
+    return draw.operator not in (PYTHON, NUMPY, OWN)
 
 
 def _certain(one: Recording, another: Recording) -> list[Draw]:
