@@ -1,17 +1,22 @@
 """Networks whose inputs differ in size from row to row: rows of one size together, nobody padded, each as if alone."""
 
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from mcdropout.engine import Engine, InvalidInputError, UnsupportedModelError
+from mcdropout.engine import Engine, InvalidInputError, UnsupportedModelError, VerificationError
 from mcdropout.engine.sites import Site
-from mcdropout.engine.sizes import Named, Sizing, extents_of
+from mcdropout.engine.sizes import Named, Sizing, check_extents, extents_of
 
 TOKENS = {"tokens": (1, 40)}
 WORDS = 30
@@ -197,6 +202,30 @@ class TestRules:
     def test_that_a_size_is_cut_beyond_the_first_few_is_noticed(self):
         with pytest.raises(UnsupportedModelError, match="by no rule"):
             self.extent(lambda n: min(n, 400))
+
+    def test_one_size_that_keeps_to_no_rule_is_found_by_looking_at_each(self):
+        dimension = Named("n", 1, 512)
+        sizing = Sizing(((dimension,),), {"n": 24})
+
+        def look(sizes):
+            return [Site("drop", 0, "element", 0.5, "row", (sizes["n"] + (sizes["n"] == 305), 8), 0)]
+
+        sites = look({"n": 24})
+        ruled = replace(sizing, extents=extents_of(sizing, sites, look))
+        assert ruled.extents[0][0].at({"n": 305}) == 305
+        with pytest.raises(UnsupportedModelError, match=r"mask of drop has the shape \[306, 8\] at n 305"):
+            check_extents(ruled, sites, look)
+
+    def test_of_sizes_too_many_to_be_looked_at_together_each_is_with_the_ends_of_the_others(self):
+        few, many = (Sizing(((Named("n", 1, most), Named("m", 1, most)),), {"n": 7, "m": 8}) for most in (60, 2000))
+        assert few.few
+        assert len(few.each()) == 3600
+        assert not many.few
+        each = many.each()
+        assert {"n": 1234, "m": 1} in each
+        assert {"n": 2000, "m": 1234} in each
+        assert {"n": 1234, "m": 1234} not in each
+        assert many.each(["m"]) == [{"n": 7, "m": size} for size in range(1, 2001)]
 
 
 class TestOfAnyLength:
@@ -406,7 +435,7 @@ class TestRefusals:
         network = InBetween()
         engine = of_text(network)
         assert engine.program.runtime == "eager"
-        assert "up to 20 alone" in engine.program.reason
+        assert "for some sizes alone, tokens 21 not among them" in engine.program.reason
         for length in (9, 22, 30):
             x = tokens(2, length)
             np.testing.assert_allclose(engine.predict(x, passes=0).mean, eval_answer(network, x), atol=1e-6)
@@ -423,6 +452,266 @@ class TestRefusals:
         assert "it does not run at tokens 1" in engine.program.reason
         x = tokens(2, 11)
         np.testing.assert_allclose(engine.predict(x, passes=0).mean, eval_answer(network, x), atol=1e-6)
+
+
+class Branching(nn.Module):
+    """Doubles what it has where its sizes are so; dropout comes before."""
+
+    def __init__(self, doubles: Callable[..., bool]) -> None:
+        super().__init__()
+        self.embedding, self.drop, self.head = nn.Embedding(WORDS, 8), nn.Dropout(0.3), nn.Linear(8, 3)
+        self.doubles = doubles
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        out = self.drop(self.embedding(tokens)).sum(1)
+        return self.head(out * 2 if self.doubles(tokens.shape[1]) else out)
+
+
+class Shaped(nn.Module):
+    """The same of pictures."""
+
+    def __init__(self, doubles: Callable[..., bool]) -> None:
+        super().__init__()
+        self.convolution, self.drop, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Dropout(0.3), nn.Linear(4, 3)
+        self.doubles = doubles
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.drop(self.convolution(x)).mean((2, 3))
+        return self.head(out * 2 if self.doubles(*x.shape[2:]) else out)
+
+
+class Placed(nn.Module):
+    """Brings what it learned of places to the length of the text, but for one length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.drop, self.head = nn.Embedding(WORDS, 8), nn.Dropout(0.3), nn.Linear(8, 3)
+        self.places = nn.Parameter(torch.randn(1, 8, 8))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        length = tokens.shape[1]
+        places = F.interpolate(self.places, length, mode="linear") if length != 8 else self.places * 1.5
+        return self.head(self.drop(self.embedding(tokens) + places.transpose(1, 2)).sum(1))
+
+
+class DropsAtOne(nn.Module):
+    """A second dropout at one length alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.drop, self.head = nn.Embedding(WORDS, 8), nn.Dropout(0.3), nn.Linear(8, 3)
+        self.second = nn.Dropout(0.5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        out = self.drop(self.embedding(tokens)).sum(1)
+        return self.head(self.second(out) if tokens.shape[1] == 37 else out)
+
+
+class TestThatBranchOnSizes:
+    """Networks whose code, exported at the size of an example, is another's at some size that is accepted."""
+
+    @pytest.mark.parametrize(
+        ("doubles", "elsewhere"),
+        [
+            (lambda n: n == 7, 7),
+            (lambda n: n != 8, 8),
+            (lambda n: n % 2 == 0, 1),
+            (lambda n: 3 < n < 5, 4),
+            (lambda n: min(n, 4) == 4, 1),
+            (lambda n: n * n == 49, 7),
+        ],
+    )
+    def test_on_a_length_are_answered_right_at_all(self, doubles, elsewhere):
+        self.check(Branching(doubles), f"tokens {elsewhere} not among them")
+
+    def test_between_ways_to_make_a_weight_too(self):
+        self.check(Placed(), "tokens 8 not among them")
+
+    def check(self, network: nn.Module, reason: str) -> None:
+        engine = Engine.from_module(network.eval(), tokens(4, 5), shapes=("tokens",), sizes={"tokens": (1, 12)})
+        assert engine.program.runtime == "eager"
+        assert reason in engine.program.reason
+        for length in range(1, 13):
+            x = tokens(2, length)
+            np.testing.assert_allclose(engine.predict(x, passes=0).mean, eval_answer(network, x), atol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("doubles", "elsewhere"),
+        [(lambda h, w: h == w, "h 3, w 3"), (lambda h, w: h * w == 20, "h 4, w 5")],
+    )
+    def test_on_two_sizes_together_too(self, doubles, elsewhere):
+        network = Shaped(doubles)
+        engine = Engine.from_module(
+            network.eval(), torch.randn(2, 1, 6, 7), shapes=(1, "h", "w"), sizes={"h": (3, 9), "w": (3, 9)}
+        )
+        assert f"{elsewhere} not among them" in engine.program.reason
+        for shape in ((6, 7), (7, 7), (5, 4), (9, 3)):
+            x = torch.randn(2, 1, *shape)
+            np.testing.assert_allclose(engine.predict(x, passes=0).mean, eval_answer(network, x), atol=1e-6)
+
+    def test_that_a_graph_may_be_another_at_more_sizes_than_can_be_looked_at_is_no_way_to_serve(self, monkeypatch):
+        monkeypatch.setattr("mcdropout.engine.pytorch.cut.guards._LONGEST", 0.0)
+        engine = of_text(Recurrent())
+        assert engine.program.runtime == "eager"
+        assert "of 39 others 0 were looked at" in engine.program.reason
+
+    def test_one_that_drops_elsewhere_at_one_length_is_refused(self):
+        with pytest.raises(UnsupportedModelError, match="second makes a random call that it does not make at the"):
+            of_text(DropsAtOne(), "eager")
+
+    def test_where_not_every_length_is_looked_at_it_is_an_error_there_and_no_exported_program_serves(self, monkeypatch):
+        monkeypatch.setattr("mcdropout.engine.sizes._LONGEST", 0.0)
+        engine = of_text(DropsAtOne())
+        assert engine.program.runtime == "eager"
+        assert engine.predict(tokens(2, 36), passes=3).variance.min() > 0
+        for passes in (0, 3):
+            with pytest.raises(UnsupportedModelError, match="second makes a random call"):
+                engine.predict(tokens(2, 37), passes=passes)
+        with pytest.raises(UnsupportedModelError, match="second makes a random call"):
+            of_text(DropsAtOne(), "torch")
+
+
+class TestOnnxGraphsThatBranchOnSizes:
+    """Graphs with an `If` on the length, whose condition may differ from what it is at the length of an example."""
+
+    def branching(self, operator: str, length: int, *, train: bool = True, inside: bool = False) -> onnx.ModelProto:
+        """Twice what the words' sum is where the length is so; dropout of the sum there, where `inside` says so."""
+        node, value = helper.make_node, helper.make_tensor_value_info
+        rng = np.random.default_rng(0)
+        weights = {
+            "E": rng.normal(size=(WORDS, 8)).astype("f"),
+            "W": rng.normal(size=(8, 3)).astype("f"),
+            "ratio": np.float32(0.3),
+            "train": np.bool_(train),
+            "one": np.array(1),
+            "axes": np.array([1]),
+            "length": np.array(length),
+            "two": np.float32(2),
+        }
+        then = [node("Mul", ["s", "two"], ["doubled"])]
+        if inside:
+            then = [*then, node("Dropout", ["doubled", "ratio", "train"], ["dropped"], name="inner")]
+        branches = {
+            "then_branch": (then, "dropped" if inside else "doubled"),
+            "else_branch": ([node("Identity", ["s"], ["as_it_is"])], "as_it_is"),
+        }
+        nodes = [
+            node("Gather", ["E", "x"], ["e"]),
+            node("Dropout", ["e", "ratio", "train"], ["d"], name="drop"),
+            node("ReduceSum", ["d", "axes"], ["s"], keepdims=0),
+            node("Shape", ["x"], ["shape"]),
+            node("Gather", ["shape", "one"], ["n"]),
+            node(operator, ["n", "length"], ["condition"]),
+            node(
+                "If",
+                ["condition"],
+                ["chosen"],
+                name="branch",
+                **{
+                    name: helper.make_graph(inner, name, [], [value(out, TensorProto.FLOAT, None)])
+                    for name, (inner, out) in branches.items()
+                },
+            ),
+            node("MatMul", ["chosen", "W"], ["y"]),
+        ]
+        return self.model(nodes, weights)
+
+    def model(self, nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray]) -> onnx.ModelProto:
+        value = helper.make_tensor_value_info
+        graph = helper.make_graph(
+            nodes,
+            "graph",
+            [value("x", TensorProto.INT64, ["rows", "n"])],
+            [value("y", TensorProto.FLOAT, ["rows", 3])],
+            [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    def engine(self, model: onnx.ModelProto, folder: Path) -> Engine:
+        onnx.save(model, folder / "model.onnx")
+        return Engine.from_onnx(folder / "model.onnx", tokens(4, 5), shapes=("n",), sizes={"n": (1, 12)})
+
+    @pytest.mark.parametrize(("operator", "length"), [("Less", 4), ("Greater", 8), ("Equal", 12), ("Equal", 7)])
+    def test_keep_their_branches(self, operator, length, tmp_path):
+        engine = self.engine(self.branching(operator, length), tmp_path)
+        assert engine.program.runtime == "onnx"
+        wanted = onnxruntime.InferenceSession(self.branching(operator, length, train=False).SerializeToString())
+        for size in range(1, 13):
+            x = tokens(2, size)
+            (logits,) = wanted.run(None, {"x": x.numpy()})
+            found = engine.predict(x, passes=0).mean
+            np.testing.assert_allclose(found, torch.from_numpy(logits).softmax(-1).numpy(), atol=1e-6)
+            assert engine.predict(x, passes=5, seed=1).variance.min() > 0
+
+    def test_whose_condition_is_one_at_all_accepted_sizes_have_no_branch_left(self, tmp_path):
+        engine = self.engine(self.branching("Less", 13, inside=True), tmp_path)
+        assert len(engine.sites) == 2
+        assert engine.predict(tokens(1, 12), passes=5, seed=1).variance.min() > 0
+
+    def test_that_draw_in_a_branch_which_follows_a_size_are_refused_by_node_and_size(self, tmp_path):
+        with pytest.raises(
+            UnsupportedModelError, match=r"inner \(Dropout\) is within the If branch, which follows n \(1 to 12\)"
+        ):
+            self.engine(self.branching("Less", 4, inside=True), tmp_path)
+
+    def test_are_compared_with_the_graph_that_was_given(self, tmp_path, monkeypatch):
+        from mcdropout.engine.onnx import model
+        from mcdropout.engine.onnx.branches import branches_inlined
+
+        monkeypatch.setattr(model, "branches_inlined", lambda flow, arrays, _: branches_inlined(flow, arrays))
+        with pytest.raises(VerificationError, match=r"at n 1 the network with keep-everything masks equals its eval"):
+            self.engine(self.branching("Less", 4), tmp_path)
+
+    def test_whose_ratio_follows_a_size_are_refused(self, tmp_path):
+        model = self.branching("Less", 13)
+        (condition,) = [x for x in model.graph.node if x.op_type == "Less"]
+        condition.input[1] = "four"
+        model.graph.initializer.append(numpy_helper.from_array(np.array(4), "four"))
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(0.1), "tenth"))
+        for index, x in enumerate(model.graph.node):
+            if x.op_type == "Dropout":
+                x.input[1], at = "chosen_ratio", index
+        nodes = list(model.graph.node)
+        counted = [x for x in nodes if x.op_type in ("Shape", "Less") or list(x.output) == ["n"]]
+        where = helper.make_node("Where", ["condition", "tenth", "ratio"], ["chosen_ratio"])
+        del model.graph.node[:]
+        model.graph.node.extend([*counted, where, *(x for x in nodes if x not in counted)])
+        assert at == 1
+        with pytest.raises(UnsupportedModelError, match=r"drop \(Dropout\) takes its ratio from 'chosen_ratio'"):
+            self.engine(model, tmp_path)
+
+    @pytest.mark.parametrize("follows", [True, False])
+    def test_whose_written_out_dropout_has_a_threshold_that_follows_a_size_are_refused(self, follows, tmp_path):
+        node, rng = helper.make_node, np.random.default_rng(0)
+        weights = {
+            "E": rng.normal(size=(WORDS, 8)).astype("f"),
+            "W": rng.normal(size=(8, 3)).astype("f"),
+            "length": np.array(4 if follows else 13),
+            "few": np.float32(0.25),
+            "many": np.float32(0.5),
+            "one": np.array(1),
+            "axes": np.array([1]),
+            "scale": np.float32(1 / 0.75),
+        }
+        nodes = [
+            node("Shape", ["x"], ["shape"]),
+            node("Gather", ["shape", "one"], ["n"]),
+            node("Less", ["n", "length"], ["condition"]),
+            node("Where", ["condition", "few" if not follows else "many", "few"], ["p"]),
+            node("Gather", ["E", "x"], ["e"]),
+            node("RandomUniformLike", ["e"], ["u"], name="uniform"),
+            node("Greater", ["u", "p"], ["kept"]),
+            node("Cast", ["kept"], ["kept_float"], to=TensorProto.FLOAT),
+            node("Mul", ["e", "kept_float"], ["dropped"]),
+            node("Mul", ["dropped", "scale"], ["d"]),
+            node("ReduceSum", ["d", "axes"], ["s"], keepdims=0),
+            node("MatMul", ["s", "W"], ["y"]),
+        ]
+        if follows:
+            with pytest.raises(UnsupportedModelError, match="'p', beside them, follows the sizes of the inputs"):
+                self.engine(self.model(nodes, weights), tmp_path)
+        else:
+            assert [site.p for site in self.engine(self.model(nodes, weights), tmp_path).sites] == [0.25]
 
 
 class TestOnnxFiles:

@@ -3,11 +3,14 @@
 Rows of one size share a batch, and no row is padded to another's size: a network of named sizes is served as a family
 of networks of fixed ones, which share weights and programs. What differs between them is the shapes of their masks. How
 these follow from the sizes is found by looking, a size after another, and is kept as a rule that holds at all that were
-looked at; each program is checked at some of them.
+looked at: at every one that is accepted, where that is soon done. Each program is checked at some of them, and at those
+where it is not known to be the network's.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,6 +26,9 @@ _RUNS = (12, 36, 68, 132)
 """How many sizes in a row are looked at, until a rule is found: rules of a period of half as many can be."""
 _SPREAD = 6  # sizes beyond those, up to the largest
 _MOST_OFFSET = 4  # of what a product of two sizes stands beside, such as the token of a class
+_MOST_TOGETHER = 4096
+"""How many sizes of several dimensions are looked at together, before each dimension is looked at by itself."""
+_LONGEST = 2.0  # seconds in which every size is looked at, once the rules are found
 _TOO_SMALL = 6  # an example as small as this is hardly like larger ones; exporters take 0 and 1 for special
 _TAKEN = (3, 5)  # of which examples have as many rows and pairs, which they are not to be taken for
 
@@ -181,6 +187,30 @@ class Sizing:
                     sizes.setdefault(dimension.name, int(size))
         return sizes
 
+    @property
+    def few(self) -> bool:
+        """Whether there are so few sizes, of all dimensions together, that `each` has them all."""
+        return math.prod(len(x.values) for x in self.dimensions) <= _MOST_TOGETHER
+
+    def each(self, names: Collection[str] | None = None) -> list[dict[str, int]]:
+        """All sizes that are accepted, of dimensions together; thousands at most.
+
+        Where there are more, all of each dimension, with the least, the base's and the most of the others.
+
+        Args:
+            names: the dimensions, whose others have the sizes of the base; all where not given.
+        """
+        chosen = [x for x in self.dimensions if names is None or x.name in names]
+        ways: list[list[Iterable[int]]] = [[x.values for x in chosen]]
+        if math.prod(len(x.values) for x in chosen) > _MOST_TOGETHER:
+            ends = [(x.least, self.base[x.name], x.most) for x in chosen]
+            ways = [[*ends[:at], x.values, *ends[at + 1 :]] for at, x in enumerate(chosen)]
+        return _each_once(
+            {**self.base, **{x.name: size for x, size in zip(chosen, together, strict=True)}}
+            for way in ways
+            for together in itertools.product(*way)
+        )
+
     def unlike(self) -> dict[str, int]:
         """Sizes each of which is another than that of the examples, where there is another."""
         return {
@@ -291,6 +321,30 @@ def extents_of(
         return _combined(base, growths, sizing, lambda sizes: shape(sizes, site)[axis], sites[site])
 
     return tuple(tuple(extent(site, axis) for axis in range(len(one.shape))) for site, one in enumerate(sites))
+
+
+def check_extents(sizing: Sizing, sites: Sequence[Site], look: Callable[[dict[str, int]], Sequence[Site]]) -> None:
+    """Look at every size that is accepted, in any order, or at as many as there is time for.
+
+    Args:
+        sizing: with extents.
+        sites: as they are at its base.
+        look: as `extents_of` takes it, which raises where the network draws otherwise than there.
+
+    Raises:
+        UnsupportedModelError: a mask has another shape at one of them than its rule says.
+    """
+    finish, each = time.monotonic() + _LONGEST, sizing.each()
+    for index in np.random.default_rng(0).permutation(len(each)):
+        if time.monotonic() > finish:
+            return
+        sizes = each[index]
+        for found, expected in zip(look(sizes), sizing.sites_at(sites, sizes), strict=True):
+            if found.shape != expected.shape:
+                raise UnsupportedModelError(
+                    f"the mask of {found.name} has the shape {list(found.shape)} at {told(sizes)}, and "
+                    f"{list(expected.shape)} by the rule that holds at other sizes; one rule for all is accepted"
+                )
 
 
 def _combined(

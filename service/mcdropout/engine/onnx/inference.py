@@ -1,32 +1,25 @@
-"""Inference: a graph without what only training does, apart from its dropout, and without branches that are settled."""
+"""Inference: a graph without what only training does, apart from its dropout."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 from onnx import NodeProto, helper
 
-from mcdropout.engine.arrays import Array, with_rows
-from mcdropout.engine.cutting.layout import ROWS
+from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.onnx.dataflow import (
-    DATA,
     Dataflow,
     Names,
     attribute,
-    constants_apart,
     every_node,
     is_op,
     key,
-    levels,
-    pruned,
     renamed,
-    sizes_alone,
     sources,
     subgraphs,
     tensor,
 )
-from mcdropout.engine.onnx.measuring import Probe
 
 _MODE_SINCE = 14  # the opset from which batch normalization has the attribute `training_mode`
 BOOL_MASK_SINCE = 10
@@ -138,51 +131,3 @@ def filled(like: str, output: str, value: Array, names: Names) -> Iterator[NodeP
     shape = names.fresh(f"{output}_shape")
     yield helper.make_node("Shape", [like], [shape])
     yield helper.make_node("ConstantOfShape", [shape], [output], value=tensor("value", value))
-
-
-def branches_inlined(flow: Dataflow, arrays: Sequence[Array]) -> Dataflow:
-    """The graph with the branches written out whose condition no input decides, other than by its size.
-
-    Args:
-        flow: the graph.
-        arrays: example inputs, `[3, ...]` each.
-    """
-    while True:
-        quiet = silenced(flow)
-        level = levels(quiet, sizes_alone(quiet))
-        decided = [node for node in flow.nodes if is_op(node, "If") and level.get(node.input[0], DATA) < DATA]
-        if not decided:
-            return flow
-        probe = Probe(quiet)
-        taken: dict[str, bool] = {}
-        for node in decided:
-            few = (
-                {bool(probe.array([with_rows(x, rows) for x in arrays], node.input[0]).item())} for rows in (1, *ROWS)
-            )
-            found = set().union(*few)
-            if len(found) == 1:
-                taken[key(node)] = found.pop()
-        if not taken:
-            return flow
-        flow = _without(flow, taken)
-
-
-def _without(flow: Dataflow, taken: dict[str, bool]) -> Dataflow:
-    names, weights = Names(flow.names), dict(flow.weights)
-    nodes: list[NodeProto] = []
-    for node in flow.nodes:
-        if key(node) not in taken or not is_op(node, "If"):
-            nodes.append(node)
-            continue
-        branch = attribute(node, "then_branch" if taken[key(node)] else "else_branch")
-        prefix = label(node)
-        inside = [name for inner in branch.node for name in inner.output if name]
-        inside += [value.name for value in branch.initializer]
-        new = {name: names.fresh(f"{prefix}/{name}") for name in inside}
-        for value in branch.initializer:
-            weights[new[value.name]] = value
-        nodes += [renamed(inner, new) for inner in branch.node]
-        for value, output in zip(branch.output, node.output, strict=True):
-            if output:
-                nodes.append(helper.make_node("Identity", [new.get(value.name, value.name)], [output]))
-    return constants_apart(pruned(replace(flow, nodes=tuple(nodes), weights=weights)))

@@ -43,9 +43,9 @@ _WIDTHS: dict[int, int] = {
     TensorProto.UINT8: 1,
     TensorProto.BOOL: 1,
 }
-# Operators whose result has a size that depends on what they are given, and, of others, the inputs that say a size.
+# Operators whose result has a size that depends on what they are given.
 _SIZED_BY_DATA = ("NonZero", "Compress", "Unique", "NonMaxSuppression", "StringSplit", "If")
-_SIZE_INPUTS = {
+SIZE_INPUTS: dict[str, tuple[int, ...]] = {
     "Reshape": (1,),
     "Expand": (1,),
     "ConstantOfShape": (0,),
@@ -63,6 +63,7 @@ _SIZE_INPUTS = {
     "CenterCropPad": (1,),
     "AffineGrid": (1,),
 }
+"""Of other operators, the inputs that say a size."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ def measure(probe: Probe, arrays: Sequence[Array]) -> dict[str, Value]:
 
 
 def with_varying(values: Mapping[str, Value], others: Mapping[str, Value]) -> dict[str, Value]:
-    """What is known of values, with the dimensions that follow sizes, from what they are at other sizes.
+    """What is known of values, with the dimensions that follow sizes, also from what they are at other sizes.
 
     Where a row is several entries of a dimension, and one of the others follows a size, a value is brought elsewhere by
     sizes that no graph can have written down: it cannot cross.
@@ -220,7 +221,7 @@ def with_varying(values: Mapping[str, Value], others: Mapping[str, Value]) -> di
         if not alike:
             found[name] = replace(value, layout=replace(here, known=False), varying=tuple(range(len(here.shape))))
             continue
-        varying = growing(here.shape, there.shape)
+        varying = tuple(sorted({*value.varying, *growing(here.shape, there.shape)}))
         known = here.known and there.known and not (here.merged and varying)
         found[name] = replace(value, layout=replace(here, known=known), varying=varying)
     return found
@@ -242,11 +243,11 @@ def _sized_by_data(flow: Dataflow) -> set[str]:
     level = levels(flow, sizes_alone(flow))
     found: set[str] = set()
     for node in flow.nodes:
-        sizes = [node.input[at] for at in _SIZE_INPUTS.get(node.op_type, ()) if at < len(node.input) and node.input[at]]
+        sizes = [node.input[at] for at in SIZE_INPUTS.get(node.op_type, ()) if at < len(node.input) and node.input[at]]
         if (
             found.intersection(sources(node))
             or (is_op(node, *_SIZED_BY_DATA) and level[key(node)] == DATA)
-            or (is_op(node, *_SIZE_INPUTS) and any(level.get(name) == DATA for name in sizes))
+            or (is_op(node, *SIZE_INPUTS) and any(level.get(name) == DATA for name in sizes))
         ):
             found.update(name for name in node.output if name)
     return found

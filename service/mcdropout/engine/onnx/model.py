@@ -1,7 +1,7 @@
 """ONNX models as subjects of preparation."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from mcdropout.engine.findings import Finding
 from mcdropout.engine.inputs import Bounds, Inputs, Shapes, as_axis, dimensions_of
 from mcdropout.engine.kinds import CHANNEL, ELEMENT
 from mcdropout.engine.masks import MaskSource
+from mcdropout.engine.onnx.branches import branches_inlined
 from mcdropout.engine.onnx.cut.cost import cost_of
 from mcdropout.engine.onnx.cut.split import CannotSplitError, Cut, split
 from mcdropout.engine.onnx.dataflow import DRAWS, Dataflow, every_node, from_model, is_op, key, pruned
@@ -26,7 +27,7 @@ from mcdropout.engine.onnx.eager import GraphRuntime, session_of, session_of_fil
 from mcdropout.engine.onnx.find.draws import Draw, check_ratios, nested, paths
 from mcdropout.engine.onnx.find.dropout import Found, find_draws, site_of
 from mcdropout.engine.onnx.find.ends import EndNode, can_be_left_out, ends_of, without_ends
-from mcdropout.engine.onnx.inference import batch_norm_in_inference, branches_inlined, modes_apart, silenced
+from mcdropout.engine.onnx.inference import batch_norm_in_inference, modes_apart, silenced
 from mcdropout.engine.onnx.mask import Masked, substituted
 from mcdropout.engine.onnx.measuring import Probe, Value, measure, with_varying
 from mcdropout.engine.onnx.read.batches import for_any_rows
@@ -38,7 +39,7 @@ from mcdropout.engine.runtimes import Form, Refusal, Runnable, Runtime, Target
 from mcdropout.engine.selection import Selection, select, site_off
 from mcdropout.engine.settling import Evidence, reads_below
 from mcdropout.engine.sites import Site, SiteOff
-from mcdropout.engine.sizes import Dimension, Sizes, Sizing, extents_of, told
+from mcdropout.engine.sizes import Dimension, Sizes, Sizing, check_extents, extents_of, told
 from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.trials import Trial, steady, varied
 from mcdropout.engine.verify import HALF_TOLERANCE, PROGRAM_TOLERANCE, run_pairs, telling_passes, tried
@@ -72,6 +73,7 @@ class _Understood:
         path: the file.
         digest: of it.
         sizing: which sizes of the inputs may differ; None where none may.
+        given: the graph as the file has it, with its dropout off; None where numbers drawn otherwise are in it.
     """
 
     bound: Bound
@@ -86,6 +88,7 @@ class _Understood:
     path: Path
     digest: str
     sizing: Sizing | None
+    given: Dataflow | None
 
 
 class GraphSubject:
@@ -144,10 +147,12 @@ class GraphSubject:
         return tuple(trials), tuple(mixed)
 
     def eval_outputs(self) -> tuple[Array, ...]:
-        """What the file itself answers, where it is in inference mode; else the graph with nothing dropped."""
-        if not self._is.as_it_is:
+        """What the file itself answers, where it is in inference mode; else its graph with nothing dropped."""
+        if self._is.as_it_is:
+            return _run_file(self._is.path, self._is.bound, self.arrays)
+        if self._is.given is None:
             return session_of(self._quiet).run(self.arrays)
-        return _run_file(self._is.path, self._is.bound, self.arrays)
+        return _in_batches(session_of(self._is.given).run, self._is.bound, self.arrays)
 
     def own_checks(self) -> list[Check]:
         """Whether the file is the one that was read, and what of it was brought into inference form."""
@@ -290,9 +295,11 @@ def _find_out(
     )
     flow, normalized = batch_norm_in_inference(without_ends(bound.flow) if below else bound.flow)
     dead = _dead(flow)
-    flow = branches_inlined(for_any_rows(pruned(flow), bound.arrays), bound.arrays)
-    inside = nested(flow)
-    found = find_draws(silenced(flow, within=True), bound.arrays)
+    with_rows_open = for_any_rows(pruned(flow), bound.arrays)
+    given = flow if bound.batch else with_rows_open
+    flow, following = branches_inlined(with_rows_open, bound.arrays, bound.sizing)
+    inside = nested(flow, _told_following(following, bound.sizing))
+    found = find_draws(silenced(flow, within=True), bound.arrays, bound.sizing)
     on, off = select(selection, found.draws, drawing={*inside, *dead})
     for name, outer in inside.items():
         if selection.takes(name):
@@ -319,7 +326,9 @@ def _find_out(
             return [_site(draw, found, there, bound.batch) for draw in on]
 
         sizing = replace(sizing, extents=extents_of(sizing, sites, look))
-        values = with_varying(values, measure(probe, sizing.examples_at(bound.arrays, sizing.unlike())))
+        check_extents(sizing, sites, look)
+        for sizes in (sizing.unlike(), *following.values()):
+            values = with_varying(values, measure(probe, sizing.examples_at(bound.arrays, sizes)))
         masked = tuple(
             replace(one, varying=tuple(bool(extent.growths) for extent in extents))
             for one, extents in zip(masked, sizing.extents, strict=True)
@@ -327,8 +336,27 @@ def _find_out(
     given_anew = set(bound.names) & {value.name for value in model.graph.initializer}
     as_it_is = as_it_is and not normalized and not given_anew and not below
     return GraphSubject(
-        _Understood(bound, found, masked, tuple(off), values, normalized, ends, below, as_it_is, path, digest, sizing)
+        _Understood(
+            bound,
+            found,
+            masked,
+            tuple(off),
+            values,
+            normalized,
+            ends,
+            below,
+            as_it_is,
+            path,
+            digest,
+            sizing,
+            None if any(is_op(node, *DRAWS) for node in every_node(given.nodes)) else silenced(given),
+        )
     )
+
+
+def _told_following(following: Collection[str], sizing: Sizing | None) -> dict[str, str]:
+    names = " or ".join(str(x) for x in sizing.dimensions) if sizing else "the number of rows"
+    return dict.fromkeys(following, f", which follows {names}")
 
 
 def _evidence(understood: _Understood) -> Evidence:
@@ -377,15 +405,23 @@ def _site(draw: Draw, found: Found, values: Mapping[str, Value], batch: int | No
 
 
 def _run_file(path: Path, bound: Bound, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-    """The answers of a file to inputs `[EXAMPLE_ROWS, ...]`, in batches of as many rows as it takes."""
+    """The answers of a file to inputs `[EXAMPLE_ROWS, ...]`."""
     session = session_of_file(Graph(path, bound.names))
-    batch = bound.batch or EXAMPLE_ROWS
-    answers: list[list[Array]] = []
-    for first in range(0, EXAMPLE_ROWS, batch):
-        rows = [with_rows(x[first:], batch) for x in arrays]
+
+    def run(rows: tuple[Array, ...]) -> tuple[Array, ...]:
         fed = (np.moveaxis(x, 0, axis) for x, axis in zip(rows, bound.axes, strict=True))
         given = dict(zip(bound.file_outputs, session.run(tuple(map(np.ascontiguousarray, fed))), strict=True))
-        answers.append([np.moveaxis(given[name], bound.output_row_axis, 0) for name in bound.outputs])
+        return tuple(np.moveaxis(given[name], bound.output_row_axis, 0) for name in bound.outputs)
+
+    return _in_batches(run, bound, arrays)
+
+
+def _in_batches(
+    run: Callable[[tuple[Array, ...]], tuple[Array, ...]], bound: Bound, arrays: tuple[Array, ...]
+) -> tuple[Array, ...]:
+    """The answers to inputs `[EXAMPLE_ROWS, ...]`, in batches of as many rows as a file takes."""
+    batch = bound.batch or EXAMPLE_ROWS
+    answers = [run(tuple(with_rows(x[first:], batch) for x in arrays)) for first in range(0, EXAMPLE_ROWS, batch)]
     return tuple(np.concatenate(parts)[:EXAMPLE_ROWS] for parts in zip(*answers, strict=True))
 
 

@@ -46,7 +46,7 @@ from mcdropout.engine.runtimes.tensors import to_array
 from mcdropout.engine.selection import Selection
 from mcdropout.engine.settling import Evidence, reads_below
 from mcdropout.engine.sites import Site, SiteOff
-from mcdropout.engine.sizes import Extent, Sizes, Sizing, extents_of, sizing_of, told
+from mcdropout.engine.sizes import Extent, Sizes, Sizing, check_extents, extents_of, sizing_of, told
 from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.trials import Trial, Variant, steady, varied
 from mcdropout.engine.verify import (
@@ -302,7 +302,9 @@ def _extents(network: Network, sizing: Sizing, arrays: tuple[Array, ...]) -> tup
         with refusing(f"the network does not run at {told(sizes)}", "sizes at which it does are accepted"):
             return network.sites_like(three, two)
 
-    return extents_of(sizing, network.sites, look)
+    extents = extents_of(sizing, network.sites, look)
+    check_extents(replace(sizing, extents=extents), network.sites, look)
+    return extents
 
 
 def _leave_out_the_ending(network: Network, arrays: tuple[Array, ...], reading: Reading | None) -> Evidence:

@@ -4,8 +4,9 @@
 (`written.py`); normal numbers are noise that the graph scales by itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from onnx import NodeProto, numpy_helper
@@ -13,9 +14,11 @@ from onnx import NodeProto, numpy_helper
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.kinds import ATTENTION, DROPCONNECT, ELEMENT, KINDS, NORMAL
-from mcdropout.engine.onnx.dataflow import CONSTANT, DATA, DRAWS, Dataflow, attribute, every_node, is_op, key
+from mcdropout.engine.onnx.branches import look_at
+from mcdropout.engine.onnx.dataflow import CONSTANT, DATA, DRAWS, SIZE, Dataflow, attribute, every_node, is_op, key
 from mcdropout.engine.onnx.inference import label
 from mcdropout.engine.onnx.measuring import Probe
+from mcdropout.engine.sizes import Sizing
 
 _RATIO_IS_INPUT_SINCE = 12  # the opset from which `Dropout` takes its ratio as an input
 _DEFAULT_RATIO = 0.5
@@ -82,10 +85,18 @@ class Facts:
         probe: the same with every `Dropout` silent.
         arrays: example inputs, with two rows.
         level: of each value, as `dataflow.levels` has it.
+        sizing: which sizes of the inputs may differ; None where none may.
     """
 
-    def __init__(self, flow: Dataflow, probe: Probe, arrays: Sequence[Array], level: dict[str, int]) -> None:
-        self.flow, self.probe, self.arrays, self.level = flow, probe, arrays, level
+    def __init__(
+        self,
+        flow: Dataflow,
+        probe: Probe,
+        arrays: Sequence[Array],
+        level: dict[str, int],
+        sizing: Sizing | None = None,
+    ) -> None:
+        self.flow, self.probe, self.arrays, self.level, self.sizing = flow, probe, arrays, level, sizing
         self._seen: dict[str, Array] = {}
         self._shapes = {name: tuple(value.shape()) for name, value in probe.run(arrays).items()}
         self._shapes.update((x.name, a.shape) for x, a in zip(probe.flow.inputs, arrays, strict=True))
@@ -106,12 +117,23 @@ class Facts:
         """Whether no input decides what a value holds, other than by its size."""
         return self.level.get(name, DATA) < DATA
 
+    def follows(self, name: str) -> bool:
+        """Whether what a fixed value holds follows sizes that may differ."""
+        return self.sizing is not None and self.level.get(name) == SIZE and name in self._following
+
+    @cached_property
+    def _following(self) -> frozenset[str]:
+        names = [name for name, level in self.level.items() if level == SIZE and self.probe.types.get(name)]
+        return frozenset(look_at(self.probe.flow, names, self.arrays, self.sizing).following)
+
     def number(self, name: str) -> float | None:
-        """The number that all entries of a fixed value are; None where it is something else."""
+        """The number that all entries of a fixed value are, at all sizes; None where it is something else."""
         if not self.fixed(name):
             return None
         values = self.array(name)
         if values.dtype.kind not in "fiub" or not values.size or (values != values.flat[0]).any():
+            return None
+        if self.follows(name):
             return None
         return shortest(values.flat[0])
 
@@ -178,21 +200,26 @@ def noise(node: NodeProto, path: str) -> Draw:
     return Draw(path, NORMAL, None, True, key(node), key(node))
 
 
-def nested(flow: Dataflow) -> dict[str, str]:
+def nested(flow: Dataflow, following: Mapping[str, str] | None = None) -> dict[str, str]:
     """The names of nodes within subgraphs that draw, each with the operator that the subgraph belongs to.
+
+    Args:
+        flow: the graph.
+        following: the keys of `If` nodes that follow sizes, each with what says so.
 
     Raises:
         UnsupportedModelError: one of them is not `Dropout`, so that nothing can stand for it.
     """
     found: dict[str, str] = {}
     for outer in flow.nodes:
+        where = f"the {outer.op_type} {label(outer)}{(following or {}).get(key(outer), '')}"
         for node in every_node([outer]):
             if node is outer or not is_op(node, "Dropout", *DRAWS):
                 continue
             if not is_op(node, "Dropout"):
                 raise UnsupportedModelError(
-                    f"{label(node)} ({node.op_type}) draws within the {outer.op_type} {label(outer)}; a graph that "
+                    f"{label(node)} ({node.op_type}) draws within {where}; a graph that "
                     "draws outside of loops and branches is accepted"
                 )
-            found[label(node)] = f"the {outer.op_type} {label(outer)}"
+            found[label(node)] = where
     return found

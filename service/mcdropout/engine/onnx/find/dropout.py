@@ -21,6 +21,7 @@ from mcdropout.engine.onnx.find.written import origins, recognise, without_where
 from mcdropout.engine.onnx.inference import FILLED_SINCE, silenced
 from mcdropout.engine.onnx.measuring import Probe
 from mcdropout.engine.sites import Site
+from mcdropout.engine.sizes import Sizing
 
 
 @dataclass(frozen=True)
@@ -40,21 +41,22 @@ class Found:
     types: Mapping[str, int]
 
 
-def find_draws(flow: Dataflow, arrays: Sequence[Array]) -> Found:
+def find_draws(flow: Dataflow, arrays: Sequence[Array], sizing: Sizing | None = None) -> Found:
     """Find what in a graph is random, and what it makes of it.
 
     Args:
         flow: the graph, in inference form but for its dropout.
         arrays: example inputs, `[3, ...]` each.
+        sizing: which sizes of the inputs may differ; None where none may.
 
     Raises:
         UnsupportedModelError: something is random that no mask can stand for.
     """
     few = [with_rows(x, ROWS[0]) for x in arrays]
-    facts = _facts(flow, few)
+    facts = _facts(flow, few, sizing)
     if any(is_op(node, *DRAWS) for node in flow.nodes):
         flow = without_where(flow, facts)
-        facts = _facts(flow, few)
+        facts = _facts(flow, few, sizing)
     origin, called = origins(flow, facts), paths(flow)
     draws: list[Draw] = []
     for node in flow.nodes:
@@ -82,9 +84,9 @@ def find_draws(flow: Dataflow, arrays: Sequence[Array]) -> Found:
     return Found(flow, tuple(draws), frozenset(idle), facts.probe.types)
 
 
-def _facts(flow: Dataflow, few: Sequence[Array]) -> Facts:
+def _facts(flow: Dataflow, few: Sequence[Array], sizing: Sizing | None) -> Facts:
     quiet = silenced(flow)
-    return Facts(flow, Probe(quiet), few, levels(quiet, sizes_alone(quiet)))
+    return Facts(flow, Probe(quiet), few, levels(quiet, sizes_alone(quiet)), sizing)
 
 
 def _starts(draw: Draw, flow: Dataflow) -> list[str]:

@@ -27,7 +27,7 @@ from mcdropout.engine.onnx.dataflow import (
     value_info,
 )
 from mcdropout.engine.onnx.find.draws import Cut, Draw, Facts
-from mcdropout.engine.onnx.measuring import Probe
+from mcdropout.engine.onnx.measuring import SIZE_INPUTS, Probe
 from mcdropout.engine.sites import Site
 
 _TOLERANCE = 1e-3  # of a scale, relative; float16 has three digits
@@ -166,6 +166,9 @@ class _Numbers:
         if given_out := self.made.intersection(facts.flow.outputs):
             raise _unknown(node, path, f"{min(given_out)!r} is an output of the graph")
         outside = {name for x in own for name in sources(x)} - self.made
+        shapes = {x.input[at] for x in own for at in SIZE_INPUTS.get(x.op_type, ()) if at < len(x.input)}
+        if follows := sorted(name for name in outside - shapes if facts.follows(name)):
+            raise _unknown(node, path, f"{follows[0]!r}, beside them, follows the sizes of the inputs")
         self._shape = facts.shape(self._name)
         kind = facts.probe.types[self._name]
         self._dtype = helper.tensor_dtype_to_np_dtype(kind)

@@ -1,6 +1,6 @@
 """Export: a network as one graph `f(*inputs, *masks)`, with the masks among its inputs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from mcdropout.engine.arrays import with_rows
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.masks import MaskSource
+from mcdropout.engine.pytorch.cut.guards import check_guards
 from mcdropout.engine.pytorch.mapping import unwound
 from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.pytorch.quiet import quiet
@@ -61,7 +62,9 @@ def export(
         program = program.run_decompositions({})
         module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
-    _check_sizes(module, sizing, program.range_constraints)
+    if sizing is not None:
+        _check_named(module, sizing)
+        check_guards(module, network, inputs, sizing)
     _keep_single_rows(module.graph)
     module.recompile()
     return module
@@ -79,23 +82,13 @@ def axes_of(sizing: Sizing | None, sites: Sequence[Site], inputs: int) -> list[t
     return [*named, *masks]
 
 
-def _check_sizes(module: fx.GraphModule, sizing: Sizing | None, ranges: Mapping[Any, Any]) -> None:
-    """Raise where the exporter has taken a size of the examples for the only one, or followed a branch that
-    others leave.
-
-    What it says of the least size is more than what is so: it takes a kernel that is longer than a row for an error.
-    """
-    if sizing is None:
-        return
+def _check_named(module: fx.GraphModule, sizing: Sizing) -> None:
+    """Raise where the exporter has taken a size of the examples for the only one."""
     placeholders = (node for node in module.graph.nodes if node.op == "placeholder")
     for node, shape in zip(placeholders, sizing.shapes, strict=False):
         for size, dimension in zip(node.meta["val"].shape[1:], shape, strict=True):
             if isinstance(dimension, Named) and not isinstance(size, torch.SymInt):
                 raise UnsupportedModelError(f"it fixes {dimension.name} at {size}")
-            if isinstance(dimension, Named) and size.node.expr in ranges:
-                most = ranges[size.node.expr].upper
-                if most < dimension.most:
-                    raise UnsupportedModelError(f"it follows the network for {dimension.name} up to {most} alone")
 
 
 def _keep_single_rows(graph: fx.Graph) -> None:
