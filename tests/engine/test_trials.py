@@ -252,7 +252,7 @@ def test_the_baseline_of_such_a_row_is_the_network_on_it_alone(case):
     np.testing.assert_allclose(found, wanted.softmax(-1), atol=1e-5)
 
 
-MIXED_BY_THE_EXAMPLES = [case for case in MIXING if case.startswith(("leaves early on", "scaled by"))]
+MIXED_BY_THE_EXAMPLES = ["leaves early on the mean", "leaves early on the least", "scaled by the largest of all"]
 
 
 @pytest.mark.parametrize("case", MIXED_BY_THE_EXAMPLES)
@@ -416,3 +416,55 @@ class TestSteady:
 
     def test_one_whose_answers_are_made_by_rounding_is_not(self):
         assert not self.is_steady(lambda inputs: (np.sin(1e6 * inputs[0]),))
+
+
+def chosen_by_two_experts(self, x):
+    weights, chosen = self.gate(x).softmax(1).topk(2, 1)
+    out = torch.zeros(len(x), 3)
+    for number, expert in enumerate(self.experts):
+        rows, places = torch.where(chosen == number)
+        if len(rows):
+            out = out.index_add(0, rows, expert(x[rows]) * weights[rows, places, None])
+    return out
+
+
+@pytest.mark.parametrize("examples", [1, 3, 8])
+def test_experts_that_the_examples_do_not_reach_have_masks_too(examples):
+    torch.manual_seed(1)
+    experts = nn.ModuleList(nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.3), nn.Linear(8, 3)) for _ in range(4))
+    module = Custom(chosen_by_two_experts, gate=nn.Linear(6, 4), experts=experts).eval()
+    engine = Engine.from_module(module, random(examples, 6, seed=5))
+    paths = [site.path for site in engine.sites]
+    assert sorted(paths) == [f"experts.{number}.1" for number in range(4)]
+    x, masks = random(40, 6, seed=6), MaskSource(engine.sites).draw([1] * 40, range(40), 0, 1)
+    (found,) = engine.outputs(x, masks)
+    for row in range(40):
+        for number, expert in enumerate(experts):
+            expert[1].forward = lambda hidden, own=masks[paths.index(f"experts.{number}.1")][row]: (
+                hidden * torch.from_numpy(own)
+            )
+        np.testing.assert_allclose(found[row], module(torch.from_numpy(x[row : row + 1]))[0].detach(), atol=1e-5)
+
+
+def test_dropout_whose_p_follows_the_rows_is_refused():
+    def forward(self, x):
+        return self.out(F.dropout(F.relu(self.first(x)), float(x.abs().mean().clamp(0.1, 0.9)), self.training))
+
+    with pytest.raises(UnsupportedModelError, match="calls depend neither on its inputs' values nor on draws"):
+        Engine.from_module(Custom(forward, **layered()), 0.3 * random(3, 8))
+
+
+@pytest.mark.parametrize("step", [0.05, 0.01])
+def test_dropout_whose_p_grows_from_pass_to_pass_is_refused(step):
+    def forward(self, x):
+        if self.training:
+            self.passes += 1
+            self.drop.p = min(0.5, step * self.passes)
+        return self.out(self.drop(F.relu(self.first(x))))
+
+    module = Custom(forward, **layered())
+    module.passes, module.drop.p = 0, 0.0
+    with pytest.raises(
+        UnsupportedModelError, match=rf"drop drops with p {step} in a first pass and {2 * step} in a sec"
+    ):
+        Engine.from_module(module, random(3, 8))

@@ -32,10 +32,17 @@ _SHAKEN, _MOVED = 1 / 40, 1 / 4  # of the tolerance
 
 @dataclass(frozen=True)
 class Variant:
-    """Rows to try a network on: how they differ from the examples, as a phrase, and `[rows, ...]` of each input."""
+    """Rows to try a network on.
+
+    Attributes:
+        name: how they differ from the examples, as a phrase.
+        inputs: `[rows, ...]` each.
+        ordinary: whether they are so much like the examples that a network which is served has to answer them.
+    """
 
     name: str
     inputs: tuple[Array, ...]
+    ordinary: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,9 +127,11 @@ def varied(arrays: tuple[Array, ...], padding: int = 0) -> list[Variant]:
 
 
 def _all(arrays: tuple[Array, ...], padding: int) -> Iterator[Variant]:
-    yield Variant("rows in another order", tuple(np.ascontiguousarray(x[::-1]) for x in arrays))
-    more = (with_rows(x, _MORE_ROWS) for x in arrays)
-    yield Variant("more rows", tuple(x if _is_mask(x) else unlike_rows(x, len(arrays[0])) for x in more))
+    yield Variant("rows in another order", tuple(np.ascontiguousarray(x[::-1]) for x in arrays), ordinary=True)
+    more = [with_rows(x, _MORE_ROWS) for x in arrays]
+    unlike = tuple(x if _is_mask(x) else unlike_rows(x, len(arrays[0])) for x in more)
+    yield Variant("more rows", unlike, ordinary=True)
+    yield Variant("rows made of the examples' numbers", tuple(map(_recombined, more)), ordinary=True)
     padded_tokens = partial(_padded_tokens, padding=padding)
     for end, shares in _LENGTHS.items():
         for what, shorten in (
@@ -152,6 +161,14 @@ def _shortened(
 ) -> tuple[Array, ...]:
     """Examples, each shortened as the first of some ways does that knows what it is."""
     return tuple(next((y for way in shorten if (y := way(x, shares)) is not None), x) for x in arrays)
+
+
+def _recombined(x: Array) -> Array:
+    """Of floats in a single dimension, rows that have each number from another row; anything else as it is."""
+    if x.ndim != 2 or not np.issubdtype(x.dtype, np.floating):
+        return x
+    rows = np.random.default_rng(_SEED).integers(0, len(x), x.shape)
+    return np.take_along_axis(x, rows, axis=0)
 
 
 def _share(shares: Sequence[float], row: int) -> float:

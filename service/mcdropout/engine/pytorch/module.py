@@ -32,7 +32,7 @@ from mcdropout.engine.pytorch.cut.forms import programs
 from mcdropout.engine.pytorch.eager import EagerRuntime
 from mcdropout.engine.pytorch.ends import Ending
 from mcdropout.engine.pytorch.find.findings import findings_of_graph
-from mcdropout.engine.pytorch.find.unpadding import discover_in_examples, padding_of
+from mcdropout.engine.pytorch.find.unpadding import discover_apart, discover_in_examples, padding_of
 from mcdropout.engine.pytorch.mixing import passes_in_a_batch, rows_mix, scales_by_batch
 from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.pytorch.private.copies import private_copy
@@ -134,7 +134,7 @@ class ModuleSubject:
             return ()
         variants = [each for each in varied(self.arrays, padding_of(self.network.origin)) if self._takes(each, like)]
         if given is not None:
-            variants.insert(0, Variant("the examples that were given", given))
+            variants.insert(0, Variant("the examples that were given", given, ordinary=True))
         number = telling_passes(self.source, rows)[-1]
         found = [self._try(each, number) for each in variants]
         mix = mixes is not None or any(not alike.passed for _, alike in filter(None, found))
@@ -146,6 +146,9 @@ class ModuleSubject:
             else:  # no row is answered that was not before
                 self._run_alone(False)
         self._unanswered = None in found
+        for variant, trial in zip(variants, found, strict=True):
+            if variant.ordinary and trial is None:  # raises what every second request would meet
+                tried(self.eager, self.source, variant, number, self.tolerance)
         return tuple(trial for trial, _ in filter(None, found))
 
     def _run_alone(self, alone: bool) -> None:
@@ -277,9 +280,9 @@ def understand(
     if not isinstance(network, nn.Module):
         raise InvalidInputError(f"the network is a {type(module).__name__}; a torch.nn.Module is accepted")
     found, rows, uneven = discover_in_examples(network, arrays, signature, selection)
-    given, arrays = (None if rows is arrays else arrays), rows
+    given = None if rows is arrays else arrays
     if sizing is not None:
-        sizing = replace(sizing, extents=_extents(found.network, sizing, arrays))
+        sizing = replace(sizing, extents=_extents(found.network, sizing, rows))
     specs = tuple(
         InputSpec(
             x.shape[1:] if sizing is None else sizing.shapes[index],
@@ -290,7 +293,16 @@ def understand(
         )
         for index, x in enumerate(arrays)
     )
-    return ModuleSubject(found.network, found.off, specs, arrays, reading, sizing, given, uneven)
+    try:
+        return ModuleSubject(found.network, found.off, specs, rows, reading, sizing, given, uneven)
+    except UnsupportedModelError as error:
+        if sizing is not None:
+            raise
+        try:
+            apart, rows = discover_apart(network, arrays, signature, selection)
+            return ModuleSubject(apart.network, apart.off, specs, rows, reading, None, arrays, uneven)
+        except UnsupportedModelError:
+            raise error from None
 
 
 def _extents(network: Network, sizing: Sizing, arrays: tuple[Array, ...]) -> tuple[tuple[Extent, ...], ...]:

@@ -101,6 +101,19 @@ class Network:
         network.always_on, network.alone, network.repeats = self.always_on, self.alone, self.repeats
         return network
 
+    @classmethod
+    def joined(cls, networks: "Sequence[Network]", sites: Iterable[Site]) -> "Network":
+        """One of several of the same module, each of which was seen to draw for other rows; with all their sites."""
+        first = networks[0]
+        known, in_eval = (
+            {key: form for each in every for key, form in each.items()}
+            for every in ([network._known for network in networks], [network._known_in_eval for network in networks])
+        )
+        awake = frozenset().union(*(network.awake for network in networks))
+        network = cls(first._origin, first.signature, tuple(sites), awake, known, in_eval, first._added)
+        network.always_on = any(each.always_on for each in networks)
+        return network
+
     def copy(self) -> "Network":
         """Another copy."""
         return self.variant(self.sites, self.awake)

@@ -120,6 +120,7 @@ class _Explorer:
         always_on = self._tracked.restless or any(call.active and not call.injected for call in quiet.calls)
         self._signature = replace(self._signature, in_pairs=not self._takes_one_row(quiet))
         small, large = self._train_mode(self._two, selection), self._train_mode(self._three, selection)
+        self._check_probabilities_stay()
         if small.keys() != large.keys():
             raise UnsupportedModelError(
                 "the network makes other dropout calls with 3 rows than with 2; its calls must not depend on the rows"
@@ -263,6 +264,17 @@ class _Explorer:
                         f"{[list(x.shape) for x in inputs]}: {described(failure)}"
                     ) from failure
                 self._asleep.add(failed)
+
+    def _check_probabilities_stay(self) -> None:
+        """A p that the network's own code changes from pass to pass has no value to serve with."""
+        tracked = self._in_train_mode()
+        first, second = (tracked.record(self._signature, self._two, whatever=True).calls for _ in range(2))
+        for call, later in zip(first, second, strict=False):
+            if (call.key, call.kind) == (later.key, later.kind) and call.p != later.p:
+                raise UnsupportedModelError(
+                    f"{_name(call)} drops with p {call.p:g} in a first pass and {later.p:g} in a second, as the "
+                    "network's own code sets it; a p that stays as it is is accepted"
+                )
 
     def _in_train_mode(self) -> Tracked:
         tracked = Tracked(self._module, self._watch, self._signature.gradients, added=self._added)

@@ -1,6 +1,7 @@
 """Unpadding: what is random in a network that takes padding out, shown by examples that have none."""
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
@@ -9,11 +10,15 @@ from torch import nn
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import UnevenRowsError, UnsupportedModelError
 from mcdropout.engine.kinds import DROPCONNECT
+from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.pytorch.find.discovery import Discovery, discover
+from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.selection import Selection
 from mcdropout.engine.sites import Site
-from mcdropout.engine.trials import alike, unpadded
+from mcdropout.engine.trials import alike, unpadded, varied
+
+_MOST_ROWS, _MOST_WAYS = 16, 64
 
 
 def discover_in_examples(
@@ -38,16 +43,60 @@ def discover_in_examples(
     for rows in unpadded(arrays, padding_of(module)):
         with suppress(UnsupportedModelError):
             found.append((look(rows), rows))
-    for rows in alike(arrays):
-        with suppress(UnsupportedModelError):
-            seen = look(rows)
-            # Other rows may have less left out than these, unless it is always all of a row or nothing.
-            if all(site.rows_per_row == 1 for site in seen.network.sites):
-                found.append((seen, rows))
+    with suppress(UnsupportedModelError):
+        found.append(discover_apart(module, arrays, signature, selection))
     if not found:
         assert refused is not None
         raise refused
     return (*max(found, key=lambda each: _drawn(each[0])), refused)
+
+
+def discover_apart(
+    module: nn.Module, arrays: tuple[Array, ...], signature: Signature, selection: Selection | None
+) -> tuple[Discovery, tuple[Array, ...]]:
+    """What is random for some rows or for others, which go different ways, as through different experts.
+
+    Each row is looked at by itself, and others than the examples too, as long as they show something new.
+
+    Raises:
+        UnsupportedModelError: no row can be looked at by itself.
+    """
+    padding = padding_of(module)
+    found: list[Discovery] = []
+    shown: tuple[Array, ...] | None = None
+    few = tuple(x[:_MOST_ROWS] for x in arrays)
+    for rows in (rows for each in (few, *(v.inputs for v in varied(few, padding))) for rows in alike(each)):
+        if len(found) == _MOST_WAYS or (found and _answers(_joined(found).network, rows)):
+            continue
+        with suppress(UnsupportedModelError):
+            seen = discover(module, [torch.from_numpy(x) for x in rows], signature, selection)
+            # Other rows may have less left out than these, unless it is always all of a row or nothing.
+            if all(site.rows_per_row == 1 for site in seen.network.sites):
+                found.append(seen)
+                shown = shown or rows
+    if shown is None:
+        raise UnsupportedModelError("the network draws neither for its rows together nor for each by itself")
+    return _joined(found), shown
+
+
+def _answers(network: Network, rows: tuple[Array, ...]) -> bool:
+    """Whether a network has masks for all that it draws for the first of some rows."""
+    network.alone = True
+    masks = MaskSource(network.sites).keep_everything(1)
+    try:
+        network.run([torch.from_numpy(x[:1]) for x in rows], [torch.from_numpy(mask) for mask in masks])
+    except UnsupportedModelError:
+        return False
+    except Exception:  # rows that it does not take
+        return True
+    return True
+
+
+def _joined(found: Sequence[Discovery]) -> Discovery:
+    sites = {(site.path, site.call): site for each in found for site in each.network.sites}
+    off = {(site.path, site.call): site for each in found for site in each.off}
+    network = Network.joined([each.network for each in found], sites.values())
+    return Discovery(network, tuple(site for key, site in off.items() if key not in sites))
 
 
 def _may_be_of_rows(site: Site) -> bool:
