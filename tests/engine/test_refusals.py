@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.distributions import Independent, Normal
 
 from mcdropout.engine import (
     Engine,
@@ -174,10 +175,27 @@ class TestANetworkWhoseOutputs:
     @pytest.mark.parametrize(
         ("returned", "entry", "told"),
         [
-            (lambda y: {"logits": y}, "scores", "'scores', which the network does not return; the keys ['logits']"),
-            (lambda y: (y, y), 2, "2, which the network does not return; the positions 0 to 1"),
-            (lambda y: (y, y), "logits", "'logits', which the network does not return; the positions 0 to 1"),
-            (lambda y: y, "logits", "'logits', which the network does not return; a Tensor, which has none"),
+            (
+                lambda y: {"logits": y},
+                "scores",
+                "'scores', which the network does not return; the key 'logits' (",
+            ),
+            (lambda y: (y, y), 2, "2, which the network does not return; the positions 0 ([2, 3]) and 1 ("),
+            (lambda y: (y, y), "logits", "'logits', which the network does not return; the positions 0 ("),
+            (lambda y: y, "logits", "'logits', and the network returns one tensor, [2, 3], of which nothing is to be"),
+            (lambda y: y, "T", "'T', and the network returns one tensor, [2, 3], of which nothing is to be chosen; no"),
+            (lambda y: y, 0, "0, and the network returns one tensor, [2, 3], of which nothing is to be chosen; no"),
+            (lambda y: y, -1, "-1, and the network returns one tensor, [2, 3], of which nothing is to be chosen; no"),
+            (
+                lambda y: Normal(y, y.exp()),
+                "mu",
+                "'mu', which the network does not return; the attributes 'loc'",
+            ),
+            (
+                lambda y: Independent(Normal(y, 1.0), 1),
+                "mu",
+                "the attributes 'mean' ([2, 3]), 'stddev' ([2, 3])",
+            ),
             (lambda y: {"logits": y, "n": 3}, "n", "'n', which is int; a tensor is accepted, of the keys"),
         ],
     )
@@ -189,7 +207,6 @@ class TestANetworkWhoseOutputs:
         ("returned", "shapes"),
         [
             (lambda y: y.sum(1), "[[3]]"),
-            (lambda y: (y, y), "[[3, 3], [3, 3]]"),
             (lambda y: y.sum(0), "[[3]]"),
         ],
     )
@@ -197,6 +214,30 @@ class TestANetworkWhoseOutputs:
         module = Custom(lambda self, x: returned(self.rest(x)), rest=mlp())
         message = refusal(UnsupportedModelError, module)
         assert f"outputs of shape {shapes}; classification takes one output of logits" in message
+
+    @pytest.mark.parametrize("task", ["classification", "binary", "multilabel"])
+    @pytest.mark.parametrize(
+        ("returned", "told", "entry"),
+        [
+            (lambda y: (y, y[:, :2]), "the positions 0 ([3, 3]) and 1 ([3, 2])", "0"),
+            (lambda y: [y, y], "the positions 0 ([3, 3]) and 1 ([3, 3])", "0"),
+            (lambda y: (y.mean(), y), "the positions 0 ([]) and 1 ([3, 3])", "1"),
+            (lambda y: {"logits": y, "probs": y.exp()}, "the keys 'logits' ([3, 3]) and 'probs' ([3, 3])", "'logits'"),
+            (lambda y: (y, (y, y)), "the positions 0 ([3, 3]) and 1 (tuple)", "0"),
+        ],
+    )
+    def test_are_several_for_a_task_of_one(self, returned, told, entry, task):
+        module = Custom(lambda self, x: returned(self.rest(x)), rest=mlp())
+        assert refusal(UnsupportedModelError, module, task=task) == (
+            f"for 3 rows the network returns {told}; {task} takes one output: outputs (in model.yaml, output) that "
+            f"names what to take is accepted, such as outputs={entry}"
+        )
+
+    @pytest.mark.parametrize("returned", [lambda y: (y, y, y), lambda y: (y, y[:, :1]), lambda y: (y, y.mean())])
+    def test_are_more_than_a_regression_takes(self, returned):
+        module = Custom(lambda self, x: returned(self.rest(x)), rest=mlp())
+        message = refusal(UnsupportedModelError, module, task="regression")
+        assert "regression takes the mean, or the mean and its noise in the same shape: outputs (in model.ya" in message
 
     def test_are_one_logit(self):
         module = Custom(lambda self, x: self.rest(x)[:, :1], rest=mlp())

@@ -13,6 +13,7 @@ from mcdropout.engine.inputs import InputSpec
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.program import Graphs, Outline, Program
 from mcdropout.engine.reading import Reading
+from mcdropout.engine.returned import check_count
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
 from mcdropout.engine.runtimes.protocol import runtime_at
 from mcdropout.engine.settling import settle
@@ -133,7 +134,10 @@ def prepare(reading: Reading, subject: Subject, target: Target) -> Prepared:
     """
     arrays, source = subject.arrays, MaskSource(subject.sites)
     rows = len(arrays[0])
-    _check_rows_come_first(rows, run_pairs(subject.eager, arrays, source.keep_everything(rows)))
+    outputs = run_pairs(subject.eager, arrays, source.keep_everything(rows))
+    if len(outputs) > 1:
+        check_count(reading, [out.shape for out in outputs], subject.returned(), rows)
+    _check_rows_come_first(rows, outputs)
     wanted = subject.eval_outputs()
     kept = [] if source.has_raw_sites else source.keep_everything(rows)
     first = check_network(subject.plain, kept, arrays, wanted)

@@ -7,6 +7,7 @@ from mcdropout.engine.arrays import Array
 from mcdropout.engine.checks import Check
 from mcdropout.engine.findings import Finding
 from mcdropout.engine.inputs import InputSpec
+from mcdropout.engine.returned import Returned
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
 from mcdropout.engine.settling import Evidence
 from mcdropout.engine.sites import Site, SiteOff
@@ -51,6 +52,9 @@ class Subject(Protocol):
 
     def eval_outputs(self) -> tuple[Array, ...]:
         """What the network as its owner has it answers to `arrays` in inference, `[EXAMPLE_ROWS, ...]` each."""
+
+    def returned(self) -> Returned:
+        """All that the network returns, for messages."""
 
     def own_checks(self) -> list[Check]:
         """What is to be checked of the network itself, after it was run."""

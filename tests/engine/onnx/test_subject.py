@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 
 from mcdropout.engine.errors import UnsupportedModelError, VerificationError
@@ -40,6 +41,20 @@ def test_a_model_runs_on_what_it_is_asked_to(tmp_path, target, runs):
     assert (program.strategy, program.runtime, program.device) == runs
     assert program.cost.prefix + program.cost.suffix == 2 * (4 * 8 + 8 * 3)
     assert program.cost.prefix == (0 if target.runtime == "eager" else 2 * 4 * 8)
+
+
+def test_a_file_with_a_label_beside_its_probabilities_is_asked_which_counts(tmp_path):
+    made = network(end="logits")
+    made.graph.node.append(node("Softmax", ["logits"], ["y"]))
+    made.graph.node.append(node("ArgMax", ["y"], ["label"], axis=1, keepdims=0))
+    made.graph.output.insert(0, value("label", ["n"], TensorProto.INT64))
+    subject = understood(made, tmp_path, X)
+    with pytest.raises(UnsupportedModelError) as raised:
+        prepare(Reading("classification"), subject, Target())
+    assert str(raised.value) == (
+        "for 3 rows the network returns the outputs 'label' ([3]) and 'y' ([3, 3]); classification takes one output: "
+        "outputs (in model.yaml, output) that names what to take is accepted, such as outputs='y'"
+    )
 
 
 @pytest.mark.parametrize("target", [Target(runtime="torch"), Target(device="cuda")])

@@ -34,6 +34,7 @@ from mcdropout.engine.onnx.read.binding import Bound, bind
 from mcdropout.engine.onnx.read.file import read_model
 from mcdropout.engine.program import Cost, Graph, Graphs, Outline
 from mcdropout.engine.reading import Entries, Entry, Reading, in_entries
+from mcdropout.engine.returned import Returned
 from mcdropout.engine.runtimes import Form, Refusal, Runnable, Runtime, Target
 from mcdropout.engine.selection import Selection, select, site_off
 from mcdropout.engine.settling import Evidence, reads_below
@@ -148,6 +149,12 @@ class GraphSubject:
         if not self._is.as_it_is:
             return session_of(self._quiet).run(self.arrays)
         return _run_file(self._is.path, self._is.bound, self.arrays)
+
+    def returned(self) -> Returned:
+        answers = session_of(self._quiet).run(self.arrays)
+        shapes = {name: x.shape for name, x in zip(self._is.bound.outputs, answers, strict=True)}
+        names = self._is.bound.file_outputs
+        return Returned("output", tuple((name, shapes.get(name, "left out")) for name in names))
 
     def own_checks(self) -> list[Check]:
         """Whether the file is the one that was read, and what of it was brought into inference form."""

@@ -40,6 +40,7 @@ from mcdropout.engine.pytorch.saved.programs import with_its_code
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.pytorch.tracked import in_eval_mode
 from mcdropout.engine.reading import Entries, Reading, in_entries
+from mcdropout.engine.returned import Returned
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
 from mcdropout.engine.runtimes.protocol import runtime_at
 from mcdropout.engine.runtimes.tensors import to_array
@@ -184,6 +185,10 @@ class ModuleSubject:
     def eval_outputs(self) -> tuple[Array, ...]:
         """`module.eval()(arrays)`."""
         return tuple(map(to_array, self.network.eval_outputs(self._tensors)))
+
+    def returned(self) -> Returned:
+        masks = self.source.keep_everything(len(self.arrays[0]))
+        return self.network.returned(self._tensors, [torch.from_numpy(mask) for mask in masks])
 
     def own_checks(self) -> list[Check]:
         """Whether its modules are in the modes that they ought to be in, and nothing in it has moved."""

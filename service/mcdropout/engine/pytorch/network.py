@@ -17,8 +17,9 @@ from mcdropout.engine.pytorch.ends import Ending
 from mcdropout.engine.pytorch.moves import moved
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
 from mcdropout.engine.pytorch.random_call import Call, Form, Mask, ModuleStack, Order
-from mcdropout.engine.pytorch.signature import Signature
+from mcdropout.engine.pytorch.signature import Signature, described
 from mcdropout.engine.pytorch.tracked import Tracked, in_eval_mode
+from mcdropout.engine.returned import Returned
 from mcdropout.engine.sites import Site, site_name
 
 Known = Mapping[tuple[str, int], Form]
@@ -163,6 +164,11 @@ class Network:
         """Which function makes its one output; None where none does. Arguments as for `run`."""
         with torch.no_grad(), self.substitution(masks):
             return self.signature.find_ending(self.module, inputs)
+
+    def returned(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> Returned:
+        """What it returns, and what of that may be named. Arguments as for `run`."""
+        with torch.no_grad(), self.substitution(masks):
+            return described(self.signature.returned(self.module, inputs))
 
     def substitution(self, masks: Sequence[Tensor]) -> AbstractContextManager[Any]:
         """While it is entered, each site takes its mask, and no other random call draws.
