@@ -161,6 +161,14 @@ class TestANetworkWhoseOutputs:
             engine.predict(torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0], [1.0, 0, 0, 0]]), 5)
         assert raised.value.rows == [1]
 
+    def test_are_a_negative_variance_for_one_request(self):
+        module = Custom(lambda self, x: {"y": self.rest(x)[:, 0], "var": x[:, 0]}, rest=mlp())
+        engine = take(module, task="regression", outputs={"mean": "y", "variance": "var"})
+        told = r"^the network answered -1 as the variance, its second output, for row 1; 0 or more is accepted$"
+        for passes in (0, 5):
+            with pytest.raises(NonFiniteOutputError, match=told):
+                engine.predict(torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]]), passes)
+
     @pytest.mark.parametrize(
         ("output", "named"),
         [(None, "NoneType"), (3.0, "float"), ("text", "str"), ({"logits": torch.ones(3, 2), "loss": None}, "NoneType")],

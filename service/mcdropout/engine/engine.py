@@ -350,7 +350,7 @@ class Engine:
 
         Raises:
             InvalidInputError: naming what was given and what would be accepted.
-            NonFiniteOutputError: the network answered NaN or infinity.
+            NonFiniteOutputError: the network answered NaN, infinity, or what is no probability or no variance.
         """
         outcome, seed = self._run_checked(x, passes, seed, samples=False)
         return dataclasses.replace(outcome.prediction, seed=None if passes == 0 else seed)
@@ -448,7 +448,7 @@ class Engine:
         return Outcome(
             prediction=concatenate([outcome.prediction for outcome in outcomes]),
             samples=np.concatenate(kept) if kept else None,
-            failed=np.concatenate([outcome.failed for outcome in outcomes]),
+            faults=np.concatenate([outcome.faults for outcome in outcomes]),
         )
 
     def _run_checked(self, x: Inputs, passes: int, seed: int | None, *, samples: bool) -> tuple[Outcome, int]:
@@ -470,7 +470,7 @@ class Engine:
         )
         if outcome.failed.any():
             rows = np.flatnonzero(outcome.failed).tolist()
-            raise NonFiniteOutputError(f"the network answered NaN or infinity for row {rows[0]}", rows)
+            raise NonFiniteOutputError(outcome.faults[rows[0]].of(rows[0]), rows)
         return outcome, int(seed)
 
     def _run_block(
@@ -487,7 +487,7 @@ class Engine:
         cohort = self.steps.cohort(self.steps.admit(inputs), places, seeds, rows, samples=samples)
         while cohort.passes < passes:
             self.steps.run([(cohort, min(passes - cohort.passes, self.steps.most_passes(len(cohort))))])
-        return Outcome(cohort.prediction(), cohort.all_samples(), cohort.failed)
+        return Outcome(cohort.prediction(), cohort.all_samples(), cohort.faults)
 
 
 def _member(prepared: Prepared, step_bytes: int, sizes: Sizes) -> Engine:

@@ -26,7 +26,7 @@ class InvalidInputError(EngineError, ValueError):
 
 
 class NonFiniteOutputError(EngineError, ArithmeticError):
-    """The network answered NaN or infinity.
+    """The network answered NaN or infinity, or numbers that are not what they are to be, such as a negative variance.
 
     Attributes:
         rows: the positions of the rows concerned, in the order given.

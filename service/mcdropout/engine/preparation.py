@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.candidates import Candidate, candidates
 from mcdropout.engine.checks import Check
@@ -286,10 +288,10 @@ def _first_that_passes(
 
 def _check_readable(reading: Reading, outputs: tuple[Array, ...]) -> Check:
     """Whether statistics can use what a network answers with nothing dropped, `[rows, ...]` each."""
-    wrong = TASKS[reading.task].unusable([out[:, None] for out in outputs], reading)
-    classes = "they are NaN, infinite, or -infinity for each class"
-    detail = classes if reading.task == "classification" else "they are NaN or infinite"
-    return Check(f"a {reading.task} can be read from its outputs", not wrong.any(), detail)
+    _, faults = TASKS[reading.task].cleared([out[:, None] for out in outputs], reading)
+    wrong = np.flatnonzero(faults)
+    detail = faults[wrong[0]].of(wrong[0]) if len(wrong) else "for each of the examples"
+    return Check(f"a {reading.task} can be read from its outputs", not len(wrong), detail)
 
 
 def _check_rows_come_first(rows: int, outputs: tuple[Array, ...]) -> None:
