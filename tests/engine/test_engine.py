@@ -418,7 +418,7 @@ class TestWhatCannotBeAnswered:
 
     @pytest.mark.parametrize("x", [random(0, 4), np.float32(1.0), torch.ones(1, 4).to_sparse()])
     def test_examples_are_named_with_what_would_be_accepted(self, x):
-        with pytest.raises(InvalidInputError, match="an example input"):
+        with pytest.raises(InvalidInputError, match="the example input"):
             Engine.from_module(mlp(), x)
 
 

@@ -1,5 +1,6 @@
 """Refusals: what the engine does not take, and the sentence that it says then."""
 
+import functools
 import random
 
 import numpy as np
@@ -76,6 +77,59 @@ class TestANetworkWithoutDropout:
         assert "(network): its own code switches it off" in refusal(UnsupportedModelError, module)
 
 
+def with_options():
+    """A network that takes more than its rows."""
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rest = mlp()
+
+        def forward(self, x, mask=None, mode="plain", scale=1.0):
+            return self.rest(x) * (2.0 if mode == "double" else scale)
+
+    return Scaled()
+
+
+class TestAnExample:
+    @pytest.mark.parametrize(
+        ("x", "told"),
+        [
+            ({"x": X, "mask": None}, "the example input 'mask' is None; an array with rows is accepted; what is the"),
+            ({"x": X, "mode": "double"}, "the example input 'mode' is 'double'; an array with rows is accepted; what"),
+            ({"x": X, "scale": 2.0}, "the example input 'scale' is 2.0; an array with rows is accepted; what is the"),
+            ({"x": X, "scale": torch.tensor(2.0)}, "the example input 'scale' is one number, 2.0, of the shape []; an"),
+            ((X, None), "the example input 1 is None; an array with rows is accepted; what is the same for every row"),
+            ({"x": X, "mask": {"a": X, "b": None}}, "the example input 'mask.b' is None; an array with rows is"),
+            ({"x": X, "mask": object()}, "the example input 'mask' is no array of numbers: it is of type object; an"),
+        ],
+    )
+    def test_that_is_no_array_is_named_and_may_be_bound_beforehand(self, x, told):
+        assert refusal(InvalidInputError, with_options(), x).startswith(told)
+
+    def test_that_is_bound_beforehand_is_no_input(self):
+        module = with_options()
+        module.forward = functools.partial(module.forward, mode="double")
+        mean = take(module, task="regression").predict(X, 0).mean
+        np.testing.assert_allclose(mean, 2.0 * module.rest.eval()(X).detach(), rtol=1e-5)
+
+    @pytest.mark.parametrize(("rows", "axis"), [(1, 0), (2, 0), (5, 0), (5, 1)])
+    def test_that_does_not_fit_the_network_is_told_in_its_own_shape(self, rows, axis):
+        x = torch.rand(rows, 7) if axis == 0 else torch.rand(7, rows)
+        message = refusal(UnsupportedModelError, mlp(), x, row_axis=axis)
+        assert message.startswith(f"the network does not run on the example input of shape [{list(x.shape)}]: ")
+
+    def test_that_is_a_nested_tensor_is_asked_for_padded(self):
+        x = torch.nested.nested_tensor([torch.rand(3, 4), torch.rand(2, 4)], layout=torch.jagged)
+        assert refusal(InvalidInputError, mlp(), x).startswith("the example input is a nested tensor, whose rows di")
+        with pytest.raises(InvalidInputError, match=r"^the input is a nested tensor, whose rows differ in length"):
+            take(mlp()).predict(x, 5)
+
+
+def jagged(x):
+    return torch.nested.nested_tensor_from_jagged(x, torch.arange(len(x) + 1))
+
+
 class TestANetworkThatIsNotAFunction:
     def test_because_it_fails_the_second_time(self):
         def forward(self, x):
@@ -128,7 +182,7 @@ class TestANetworkThatIsNotAFunction:
 
     def test_because_it_does_not_run_on_its_example(self):
         message = refusal(UnsupportedModelError, mlp(), torch.rand(3, 7))
-        assert message.startswith("the network does not run on the example input of shape [[2, 7]]: ")
+        assert message.startswith("the network does not run on the example input of shape [[3, 7]]: ")
 
     def test_because_it_runs_in_eval_mode_only(self):
         def forward(self, x):
@@ -246,6 +300,23 @@ class TestANetworkWhoseOutputs:
         module = Custom(lambda self, x: returned(self.rest(x)), rest=mlp())
         message = refusal(UnsupportedModelError, module, task="regression")
         assert "regression takes the mean, or the mean and its noise in the same shape: outputs (in model.ya" in message
+
+    @pytest.mark.parametrize(
+        ("returned", "told"),
+        [
+            (lambda y: torch.complex(y, y), "the network returns numbers of torch.complex64, [2, 3]; real numbers are"),
+            (lambda y: y > 0, "the network returns truth values (torch.bool), [2, 3]; the numbers that they were made"),
+            (jagged, "the network returns a nested tensor, whose rows differ in length; one in which they are padded"),
+        ],
+    )
+    @pytest.mark.filterwarnings("error::numpy.exceptions.ComplexWarning")
+    def test_are_no_real_numbers(self, returned, told):
+        module = Custom(lambda self, x: returned(self.rest(x)), rest=mlp())
+        assert refusal(UnsupportedModelError, module).startswith(told)
+
+    def test_come_of_dropout_on_nested_tensors(self):
+        module = Custom(lambda self, x: self.rest(jagged(x)).values(), rest=mlp())
+        assert refusal(UnsupportedModelError, module).startswith("rest.2 drops from a nested tensor, whose rows differ")
 
     def test_are_one_logit(self):
         module = Custom(lambda self, x: self.rest(x)[:, :1], rest=mlp())

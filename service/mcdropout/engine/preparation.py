@@ -140,6 +140,7 @@ def prepare(reading: Reading, subject: Subject, target: Target) -> Prepared:
     if len(outputs) > 1:
         check_count(reading, [out.shape for out in outputs], subject.returned(), rows)
     _check_rows_come_first(rows, outputs)
+    _check_numbers(outputs)
     wanted = subject.eval_outputs()
     kept = [] if source.has_raw_sites else source.keep_everything(rows)
     first = check_network(subject.plain, kept, arrays, wanted)
@@ -292,6 +293,15 @@ def _check_readable(reading: Reading, outputs: tuple[Array, ...]) -> Check:
     wrong = np.flatnonzero(faults)
     detail = faults[wrong[0]].of(wrong[0]) if len(wrong) else "for each of the examples"
     return Check(f"a {reading.task} can be read from its outputs", not len(wrong), detail)
+
+
+def _check_numbers(outputs: tuple[Array, ...]) -> None:
+    for out in outputs:
+        if out.dtype.kind not in "fiu":
+            raise UnsupportedModelError(
+                f"the network returns an output of {out.dtype}, {list(out.shape)}; one of real numbers is accepted: "
+                "logits, probabilities or values"
+            )
 
 
 def _check_rows_come_first(rows: int, outputs: tuple[Array, ...]) -> None:

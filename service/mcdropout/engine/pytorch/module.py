@@ -2,8 +2,10 @@
 
 import copy
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import nn
 from torch.export import ExportedProgram
@@ -281,7 +283,8 @@ def understand(
     network = with_its_code(module, tensors, signature, bare=bool(selection and selection.add))
     if not isinstance(network, nn.Module):
         raise InvalidInputError(f"the network is a {type(module).__name__}; a torch.nn.Module is accepted")
-    found, rows, uneven = discover_in_examples(network, arrays, signature, selection)
+    with _told_as_given(example_inputs, arrays):
+        found, rows, uneven = discover_in_examples(network, arrays, signature, selection)
     given, arrays = (None if rows is arrays else arrays), rows
     if sizing is not None:
         sizing = replace(sizing, extents=_extents(found.network, sizing, arrays))
@@ -296,6 +299,22 @@ def understand(
         for index, x in enumerate(arrays)
     )
     return ModuleSubject(found.network, found.off, specs, arrays, reading, sizing, given, uneven)
+
+
+@contextmanager
+def _told_as_given(example_inputs: Inputs, arrays: tuple[Array, ...]) -> Iterator[None]:
+    """Have refusals name the shapes of the examples as their owner knows them, whatever rows were made of them."""
+    try:
+        yield
+    except UnsupportedModelError as error:
+        given = [list(getattr(x, "shape", ())) or list(np.shape(x)) for x in as_tuple(example_inputs)]
+        message = str(error)
+        for rows in (2, 3):
+            made = [[rows, *x.shape[1:]] for x in arrays]
+            message = message.replace(f"the example input of shape {made}", f"the example input of shape {given}", 1)
+        if message == str(error):
+            raise
+        raise type(error)(message) from error.__cause__
 
 
 def _extents(network: Network, sizing: Sizing, arrays: tuple[Array, ...]) -> tuple[tuple[Extent, ...], ...]:

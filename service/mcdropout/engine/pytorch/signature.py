@@ -54,6 +54,9 @@ class Signature:
         """
         if self.ending is None:
             taken = self._take(self.returned(module, inputs))
+            if len(taken) == 1 or self.outputs is not None:  # else which counts is asked first
+                for out in taken:
+                    _check_numbers(out)
         else:
             with EndCalls() as calls:
                 (output,) = self._take(self.returned(module, inputs))
@@ -97,6 +100,24 @@ class Signature:
                     f"{described(returned)}"
                 )
         return found
+
+
+def _check_numbers(out: Tensor) -> None:
+    """Refuse a tensor that holds no real numbers, or whose rows differ in length."""
+    if out.is_nested:
+        raise UnsupportedModelError(
+            "the network returns a nested tensor, whose rows differ in length; one in which they are padded is accepted"
+        )
+    if out.is_complex():
+        raise UnsupportedModelError(
+            f"the network returns numbers of {out.dtype}, {list(out.shape)}; real numbers are accepted, such as "
+            "torch.view_as_real(...) or .abs() of these"
+        )
+    if out.dtype == torch.bool:
+        raise UnsupportedModelError(
+            f"the network returns truth values ({out.dtype}), {list(out.shape)}; the numbers that they were made of "
+            "are accepted: logits, probabilities or values"
+        )
 
 
 def _entry(returned: Any, entry: Entry) -> Any:
