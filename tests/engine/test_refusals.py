@@ -19,7 +19,7 @@ from mcdropout.engine import (
     UnsupportedModelError,
     VerificationError,
 )
-from tests.engine.networks import Custom, drop_path, mlp
+from tests.engine.networks import Custom, drop_connect, drop_path, mlp
 
 X = torch.rand(3, 4)
 
@@ -158,7 +158,25 @@ class TestANetworkThatIsNotAFunction:
         module = Custom(forward, rest=mlp())
         module.register_buffer("count", torch.zeros(()))
         message = refusal(VerificationError, module)
-        assert "no parameter and no buffer moved by a bit (moved: count" in message
+        assert "no parameter and no buffer moved by a bit (moved: count; (network) (Custom) writes to cou" in message
+
+    @pytest.mark.parametrize("largest", [0.1, 0.5, 1.0, 3.0])
+    def test_because_an_embedding_renormalizes_what_it_looks_up(self, largest):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Embedding(9, 4, max_norm=largest), nn.Flatten(), nn.Dropout(0.5), nn.Linear(12, 3))
+        with torch.no_grad():
+            module[0].weight *= 10.0
+        tokens = torch.arange(9).reshape(3, 3)
+        with pytest.raises((UnsupportedModelError, VerificationError)) as raised:  # rounding may move it each time
+            take(module, tokens)
+        assert (
+            "; 0 (Embedding) renormalizes its weight to its max_norm in its forward; one that was called once with all "
+            "its rows, and then given max_norm=None, is accepted"
+        ) in str(raised.value)
+        with torch.no_grad():
+            module[0](torch.arange(9))
+        module[0].max_norm = None
+        take(module, tokens)
 
     def test_because_it_cannot_be_copied(self):
         module = mlp()
@@ -328,7 +346,30 @@ class TestANetworkWhoseOutputs:
 
     def test_of_rows_influence_one_another(self):
         module = Custom(lambda self, x: self.rest(x - x.mean(0)), rest=mlp())
-        assert "a row's answer does not depend on the rows beside it" in refusal(VerificationError, module)
+        message = refusal(VerificationError, module)
+        assert "a row's answer does not depend on the rows beside it" in message
+        assert message.endswith(
+            "a network that answers each row by itself is accepted, without a mean, a softmax or "
+            "statistics over the rows"
+        )
+
+    def test_of_rows_influence_one_another_by_normalization(self):
+        module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8, track_running_stats=False), *mlp(inputs=8))
+        assert refusal(VerificationError, module).endswith(
+            "; 1 (BatchNorm1d) normalizes by the rows of a batch; one with track_running_stats=True is accepted"
+        )
+
+    def test_are_the_same_in_every_pass_because_everything_is_dropped(self):
+        module = nn.Sequential(nn.Linear(4, 4), nn.Dropout(1.0), nn.Linear(4, 3))
+        told = "(they are identical: p is 1 at 1, which drops everything in every pass; a p below 1 is accepted)"
+        assert told in refusal(VerificationError, module)
+
+
+def test_masks_of_several_passes_are_refused_where_all_rows_of_a_pass_share_one():
+    engine = take(drop_connect())
+    assert [mask.shape for mask in engine.masks(1, 0, 3, 1)] == [site.mask_shape for site in engine.sites]
+    with pytest.raises(InvalidInputError, match=r"^passes is 40, and .* draws one mask for all rows of a pass; 1, one"):
+        engine.masks(1, 0, 0, 40)
 
 
 DRAWS = {

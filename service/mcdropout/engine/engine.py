@@ -383,7 +383,20 @@ class Engine:
         return self._runtime.suffix(self._runtime.prefix(inputs), rows, list(masks))
 
     def masks(self, seed: int, row: int, first: int, passes: int) -> Masks:
-        """The masks that passes `first` to `first + passes` of row `row` of a request with this seed use."""
+        """The masks that passes `first` to `first + passes` of row `row` of a request with this seed use.
+
+        Returns:
+            `[passes, *mask_shape]` for each site; `[*mask_shape]` of one whose scope is "pass".
+
+        Raises:
+            InvalidInputError: there are several passes, and such a site, which has a mask for one at a time.
+        """
+        shared = [site.name for site in self.sites if site.scope == "pass"]
+        if shared and passes != 1:
+            raise InvalidInputError(
+                f"passes is {passes!r}, and {shared[0]} draws one mask for all rows of a pass; 1, one pass at a time, "
+                "is accepted"
+            )
         return self._source.draw([seed], [row], first, passes)
 
     def summarize(self, outputs: Sequence[Array]) -> Prediction:

@@ -120,8 +120,8 @@ def _labels(x: Inputs) -> list[str]:
 
 
 _BOUND = (
-    "an array with rows is accepted; what is the same for every row is left out, or bound to the network beforehand, as "
-    "in module.forward = functools.partial(module.forward, name=value)"
+    "an array with rows is accepted; what is the same for every row is left out, or bound to the network beforehand, "
+    "as in module.forward = functools.partial(module.forward, name=value)"
 )
 
 

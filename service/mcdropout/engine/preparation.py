@@ -25,6 +25,7 @@ from mcdropout.engine.statistics import TASKS
 from mcdropout.engine.subject import Subject
 from mcdropout.engine.trials import Trial
 from mcdropout.engine.verify import (
+    ROWS,
     Reference,
     check_baseline,
     check_network,
@@ -157,9 +158,14 @@ def prepare(reading: Reading, subject: Subject, target: Target) -> Prepared:
     raise_if_failed([_check_readable(reading, wanted)])
     others = () if subject.sizing is None else tuple(_sized(subject, sizes) for sizes in subject.sizing.tried())
     plain = subject.baseline_programs(target) if source.has_raw_sites else None
-    chosen, baseline = choose(
-        subject.programs(target), plain, target, source, reference, subject.trials, subject.sizing, others
-    )
+    try:
+        chosen, baseline = choose(
+            subject.programs(target), plain, target, source, reference, subject.trials, subject.sizing, others
+        )
+    except VerificationError as error:
+        if subject.mixers is not None and ROWS in str(error):
+            raise VerificationError(f"{error}; {subject.mixers}") from error
+        raise
     of_network += subject.own_checks()
     raise_if_failed(of_network)
     outline = chosen.candidate.program.outline

@@ -32,6 +32,7 @@ class Subject(Protocol):
         tolerance: how far a program may be from the network itself under the same masks.
         sizing: which sizes of the inputs may differ from row to row; None where none may.
         evidence: what it says of its output, but for its answers.
+        mixers: what in it is known to let rows influence one another, in words; None where nothing is.
         advice: what may mend it, where with nothing dropped it is not what it is in inference.
     """
 
@@ -45,6 +46,7 @@ class Subject(Protocol):
     tolerance: float
     sizing: Sizing | None
     evidence: Evidence
+    mixers: str | None
     advice: str | None
 
     def at(self, sizes: Sizes) -> "Subject":

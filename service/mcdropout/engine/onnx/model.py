@@ -112,6 +112,7 @@ class GraphSubject:
         self._quiet = substituted(found.flow, found.draws, (), types)
         self.eager: Runtime = GraphRuntime(self.flow)
         self.plain: Runtime = GraphRuntime(self._quiet) if any(site.raw for site in self.sites) else self.eager
+        self.mixers = _mixers(self.flow)
         half = any(value.type in _HALVES for value in understood.values.values())
         self.tolerance = HALF_TOLERANCE if half else PROGRAM_TOLERANCE
         self.trials, self._mixed = self._tried()
@@ -333,6 +334,17 @@ def _find_out(
     as_it_is = as_it_is and not normalized and not given_anew and not below
     return GraphSubject(
         _Understood(bound, found, masked, tuple(off), values, normalized, ends, below, as_it_is, path, digest, sizing)
+    )
+
+
+def _mixers(flow: Dataflow) -> str | None:
+    """What scales a whole batch by its extremes."""
+    scaled = [node.name or node.op_type for node in every_node(flow.nodes) if is_op(node, "DynamicQuantizeLinear")]
+    if not scaled:
+        return None
+    more = f" and {len(scaled) - 1} more" if len(scaled) > 1 else ""
+    return (
+        f"{scaled[0]}{more} (DynamicQuantizeLinear) scales by the extremes of a batch; static quantization is accepted"
     )
 
 
