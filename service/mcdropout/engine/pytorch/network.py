@@ -14,6 +14,7 @@ from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.pytorch.added import Added
 from mcdropout.engine.pytorch.calls import RandomCalls
 from mcdropout.engine.pytorch.ends import Ending
+from mcdropout.engine.pytorch.mapping import unwarned
 from mcdropout.engine.pytorch.moves import moved
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
 from mcdropout.engine.pytorch.random_call import Call, Form, Mask, ModuleStack, Order
@@ -233,9 +234,10 @@ class Network:
         if self._maps:
             axes = ([0] * len(inputs), [0 if own else None for own in per_row])
             try:
-                mapped: tuple[Tensor, ...] = torch.func.vmap(one, in_dims=axes, randomness="error")(
-                    list(inputs), list(masks)
-                )
+                with unwarned():
+                    mapped: tuple[Tensor, ...] = torch.func.vmap(one, in_dims=axes, randomness="error")(
+                        list(inputs), list(masks)
+                    )
             except Exception:  # whatever PyTorch cannot map: a branch on a number, an operator without a rule
                 self._maps = False
             else:
