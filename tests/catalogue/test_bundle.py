@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,16 @@ from tests.bundles import TOKEN_FIELDS, TOKENS, manifest, network_of, write_bund
         ({"dropout": {"p": {"head": 1.5}}}, ["dropout.p.head", "1.5", "1"]),
         ({"dropout": {"p": {"head": True}}}, ["dropout.p.head", "is True", "a number is accepted"]),
         ({"dropout": {"p": {"head": "yes"}}}, ["dropout.p.head", "'yes'", "number"]),
+        ({"input": {"shape": [4], "minimum": np.nan}}, ["model.yaml: input.minimum: is nan; a finite number is acc"]),
+        (
+            {"input": {"shape": [4], "preprocessing": {"mean": "x"}}},
+            ["model.yaml: input.preprocessing.mean: is 'x'; a number or a list is accepted"],
+        ),
+        (
+            {"input": {"shape": [2], "preprocessing": {"mean": [1, "x"]}}},
+            ["model.yaml: input.preprocessing.mean.1: is 'x'; a number is accepted"],
+        ),
+        ({"dropout": {"p": {"float": "x", "int": 2}}}, ["dropout.p.float: is 'x'", "dropout.p.int: is 2; a number of"]),
         ({"temperature": True}, ["temperature", "is True", "a number is accepted"]),
         ({"noise_variance": False, "task": "regression"}, ["noise_variance", "is False", "a number is accepted"]),
         ({"input": {"shape": [4], "minimum": True}}, ["input.minimum", "is True", "a number is accepted"]),
@@ -115,7 +126,7 @@ from tests.bundles import TOKEN_FIELDS, TOKENS, manifest, network_of, write_bund
         ({"dropout": {"add": {"head": {"rate": 0.1}}}}, ["add.head.rate", "no known field", "p, kind are accepted"]),
         ({"dropout": {"add": {"head": 0.0}}}, ["dropout.add.head", "is 0.0", "greater than 0"]),
         ({"dropout": {"add": {"head": True}}}, ["dropout.add.head", "is True", "a number is accepted"]),
-        ({"dropout": {"add": ["head"]}}, ["dropout.add", "['head']", "dictionary"]),
+        ({"dropout": {"add": ["head"]}}, ["dropout.add", "['head']", "a mapping of fields is accepted"]),
         ({"passes": {"default": 50, "maximum": 10}}, ["passes", "50", "10"]),
         ({"network": "../evil.py:Network"}, ["network", "../evil.py:Network"]),
         ({"colour": "red"}, ["colour", "no known field", "weights"]),
@@ -176,6 +187,36 @@ def test_dropout_is_not_added_to_an_onnx_model(tmp_path: Path) -> None:
     said = r"adds dropout to 'layers.\*', and model.onnx is an ONNX model; add is accepted for PyTorch networks"
     with pytest.raises(InvalidInputError, match=said):
         subject_of(Bundle(folder))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("task: regression\n", "task is given twice, in lines {task} and {end}; each field once is accepted"),
+        ("dropout:\n  p: {a: 0.5, a: 0.25}\n", "a is given twice, in lines {end2} and {end2}; each field once"),
+        ("labels: [a, b, a]\n", "labels: has 'a' more than once; labels that differ are accepted"),
+        (f"arguments: {'[' * 3000}{']' * 3000}\n", "nests lists or mappings too deeply; the fields of a model"),
+    ],
+)
+def test_what_yaml_says_twice_or_too_deeply_is_refused(tmp_path: Path, more: str, said: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    text = yaml.safe_dump(manifest("model"))
+    lines = text.splitlines()
+    task = next(index for index, line in enumerate(lines, 1) if line.startswith("task:"))
+    (folder / "model.yaml").write_text(text + more)
+    told = said.format(task=task, end=len(lines) + 1, end2=len(lines) + 2)
+    with pytest.raises(BundleError, match=re.escape(told)):
+        Bundle(folder)
+
+
+def test_yaml_that_merges_mappings_may_say_a_field_again(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    text = yaml.safe_dump(manifest("model", arguments=None))
+    text = "".join(line for line in text.splitlines(True) if not line.startswith("arguments"))
+    (folder / "model.yaml").write_text(f"{text}arguments: {{one: &one {{a: 1, b: 2}}, other: {{<<: *one, b: 3}}}}\n")
+    assert Bundle(folder).manifest.arguments["other"] == {"a": 1, "b": 3}
 
 
 @pytest.mark.parametrize("content", ["", "- a\n- b", "name: [", "\x00"])

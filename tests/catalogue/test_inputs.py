@@ -295,7 +295,7 @@ def test_a_description_holds_all_that_is_known_of_sites_and_program(server: Serv
     ("model", "said"),
     [
         ("unmatched", ["'nowhere.*'", "matches the path of no site", "'first', 'head.2'"]),
-        ("unknown-output", ["'scores'", "['hidden', 'logits']"]),
+        ("unknown-output", ["'scores'", "the keys 'hidden' (", "and 'logits' ("]),
         ("unbounded", ["model.yaml", "'input_ids'", "int64", "minimum", "maximum", "example.json"]),
         ("damaged", ["example.json", "inputs.input_ids", "1 to 20", "0 to 19"]),
     ],

@@ -22,6 +22,13 @@ def some(inputs, count):
     return {"inputs": values if len(inputs) > 1 else values["input"]}
 
 
+def deep(times):
+    value = 1
+    for _ in range(times):
+        value = [value]
+    return value
+
+
 def outcome(read, *arguments):
     try:
         return read(*arguments)
@@ -136,6 +143,7 @@ class TestNullWhereValuesMayBeMissing:
             ([[None, 10]], "values from 10 to 10; 0 to 9 is accepted"),
             ([None, None, None], "has the shape [3]"),
             ([[None], [1, 2]], "is ragged"),
+            (deep(900), "inputs holds lists 900 deep; "),
             (None, "has the shape []"),
         ],
     )

@@ -418,7 +418,7 @@ class TestWhatCannotBeAnswered:
 
     @pytest.mark.parametrize("x", [random(0, 4), np.float32(1.0), torch.ones(1, 4).to_sparse()])
     def test_examples_are_named_with_what_would_be_accepted(self, x):
-        with pytest.raises(InvalidInputError, match="an example input"):
+        with pytest.raises(InvalidInputError, match="the example input"):
             Engine.from_module(mlp(), x)
 
 
@@ -465,7 +465,7 @@ class TestANetworkOfAnotherTaskIsRefused:
 
     def test_classification_with_two_outputs(self):
         module = Custom(lambda self, x: (self.rest(x), self.rest(x)), rest=mlp())
-        self.refused(module, "classification", r"\[\[3, 3\], \[3, 3\]\].*one output of logits")
+        self.refused(module, "classification", r"positions 0 \(\[3, 3\]\) and 1 .*takes one output: outputs")
 
     def test_regression_with_three_outputs(self):
         module = Custom(lambda self, x: (self.rest(x),) * 3, rest=mlp())

@@ -157,7 +157,7 @@ def test_a_network_that_does_not_even_name_its_modules_is_refused():
 
 def test_what_a_message_announces_belongs_to_it():
     raised = refused(fragile(ValueError("Error(s) in this:\n\tMissing keys: a, b.\n\tand more")))
-    assert "2, 4]]: Error(s) in this: Missing keys: a, b (ValueError in 1.0, " in str(raised)
+    assert "3, 4]]: Error(s) in this: Missing keys: a, b (ValueError in 1.0, " in str(raised)
 
 
 def test_the_engines_own_errors_pass_through_as_they_are():

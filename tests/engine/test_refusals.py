@@ -1,5 +1,6 @@
 """Refusals: what the engine does not take, and the sentence that it says then."""
 
+import functools
 import random
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.distributions import Independent, Normal
 
 from mcdropout.engine import (
     Engine,
@@ -17,7 +19,7 @@ from mcdropout.engine import (
     UnsupportedModelError,
     VerificationError,
 )
-from tests.engine.networks import Custom, drop_path, mlp
+from tests.engine.networks import Custom, drop_connect, drop_path, mlp
 
 X = torch.rand(3, 4)
 
@@ -75,6 +77,59 @@ class TestANetworkWithoutDropout:
         assert "(network): its own code switches it off" in refusal(UnsupportedModelError, module)
 
 
+def with_options():
+    """A network that takes more than its rows."""
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rest = mlp()
+
+        def forward(self, x, mask=None, mode="plain", scale=1.0):
+            return self.rest(x) * (2.0 if mode == "double" else scale)
+
+    return Scaled()
+
+
+class TestAnExample:
+    @pytest.mark.parametrize(
+        ("x", "told"),
+        [
+            ({"x": X, "mask": None}, "the example input 'mask' is None; an array with rows is accepted; what is the"),
+            ({"x": X, "mode": "double"}, "the example input 'mode' is 'double'; an array with rows is accepted; what"),
+            ({"x": X, "scale": 2.0}, "the example input 'scale' is 2.0; an array with rows is accepted; what is the"),
+            ({"x": X, "scale": torch.tensor(2.0)}, "the example input 'scale' is one number, 2.0, of the shape []; an"),
+            ((X, None), "the example input 1 is None; an array with rows is accepted; what is the same for every row"),
+            ({"x": X, "mask": {"a": X, "b": None}}, "the example input 'mask.b' is None; an array with rows is"),
+            ({"x": X, "mask": object()}, "the example input 'mask' is no array of numbers: it is of type object; an"),
+        ],
+    )
+    def test_that_is_no_array_is_named_and_may_be_bound_beforehand(self, x, told):
+        assert refusal(InvalidInputError, with_options(), x).startswith(told)
+
+    def test_that_is_bound_beforehand_is_no_input(self):
+        module = with_options()
+        module.forward = functools.partial(module.forward, mode="double")
+        mean = take(module, task="regression").predict(X, 0).mean
+        np.testing.assert_allclose(mean, 2.0 * module.rest.eval()(X).detach(), rtol=1e-5)
+
+    @pytest.mark.parametrize(("rows", "axis"), [(1, 0), (2, 0), (5, 0), (5, 1)])
+    def test_that_does_not_fit_the_network_is_told_in_its_own_shape(self, rows, axis):
+        x = torch.rand(rows, 7) if axis == 0 else torch.rand(7, rows)
+        message = refusal(UnsupportedModelError, mlp(), x, row_axis=axis)
+        assert message.startswith(f"the network does not run on the example input of shape [{list(x.shape)}]: ")
+
+    def test_that_is_a_nested_tensor_is_asked_for_padded(self):
+        x = torch.nested.nested_tensor([torch.rand(3, 4), torch.rand(2, 4)], layout=torch.jagged)
+        assert refusal(InvalidInputError, mlp(), x).startswith("the example input is a nested tensor, whose rows di")
+        with pytest.raises(InvalidInputError, match=r"^the input is a nested tensor, whose rows differ in length"):
+            take(mlp()).predict(x, 5)
+
+
+def jagged(x):
+    return torch.nested.nested_tensor_from_jagged(x, torch.arange(len(x) + 1))
+
+
 class TestANetworkThatIsNotAFunction:
     def test_because_it_fails_the_second_time(self):
         def forward(self, x):
@@ -103,7 +158,25 @@ class TestANetworkThatIsNotAFunction:
         module = Custom(forward, rest=mlp())
         module.register_buffer("count", torch.zeros(()))
         message = refusal(VerificationError, module)
-        assert "no parameter and no buffer moved by a bit (moved: count" in message
+        assert "no parameter and no buffer moved by a bit (moved: count; (network) (Custom) writes to cou" in message
+
+    @pytest.mark.parametrize("largest", [0.1, 0.5, 1.0, 3.0])
+    def test_because_an_embedding_renormalizes_what_it_looks_up(self, largest):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Embedding(9, 4, max_norm=largest), nn.Flatten(), nn.Dropout(0.5), nn.Linear(12, 3))
+        with torch.no_grad():
+            module[0].weight *= 10.0
+        tokens = torch.arange(9).reshape(3, 3)
+        with pytest.raises((UnsupportedModelError, VerificationError)) as raised:  # rounding may move it each time
+            take(module, tokens)
+        assert (
+            "; 0 (Embedding) renormalizes its weight to its max_norm in its forward; one that was called once with all "
+            "its rows, and then given max_norm=None, is accepted"
+        ) in str(raised.value)
+        with torch.no_grad():
+            module[0](torch.arange(9))
+        module[0].max_norm = None
+        take(module, tokens)
 
     def test_because_it_cannot_be_copied(self):
         module = mlp()
@@ -127,7 +200,7 @@ class TestANetworkThatIsNotAFunction:
 
     def test_because_it_does_not_run_on_its_example(self):
         message = refusal(UnsupportedModelError, mlp(), torch.rand(3, 7))
-        assert message.startswith("the network does not run on the example input of shape [[2, 7]]: ")
+        assert message.startswith("the network does not run on the example input of shape [[3, 7]]: ")
 
     def test_because_it_runs_in_eval_mode_only(self):
         def forward(self, x):
@@ -160,6 +233,14 @@ class TestANetworkWhoseOutputs:
             engine.predict(torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0], [1.0, 0, 0, 0]]), 5)
         assert raised.value.rows == [1]
 
+    def test_are_a_negative_variance_for_one_request(self):
+        module = Custom(lambda self, x: {"y": self.rest(x)[:, 0], "var": x[:, 0]}, rest=mlp())
+        engine = take(module, task="regression", outputs={"mean": "y", "variance": "var"})
+        told = r"^the network answered -1 as the variance, its second output, for row 1; 0 or more is accepted$"
+        for passes in (0, 5):
+            with pytest.raises(NonFiniteOutputError, match=told):
+                engine.predict(torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]]), passes)
+
     @pytest.mark.parametrize(
         ("output", "named"),
         [(None, "NoneType"), (3.0, "float"), ("text", "str"), ({"logits": torch.ones(3, 2), "loss": None}, "NoneType")],
@@ -174,10 +255,27 @@ class TestANetworkWhoseOutputs:
     @pytest.mark.parametrize(
         ("returned", "entry", "told"),
         [
-            (lambda y: {"logits": y}, "scores", "'scores', which the network does not return; the keys ['logits']"),
-            (lambda y: (y, y), 2, "2, which the network does not return; the positions 0 to 1"),
-            (lambda y: (y, y), "logits", "'logits', which the network does not return; the positions 0 to 1"),
-            (lambda y: y, "logits", "'logits', which the network does not return; a Tensor, which has none"),
+            (
+                lambda y: {"logits": y},
+                "scores",
+                "'scores', which the network does not return; the key 'logits' (",
+            ),
+            (lambda y: (y, y), 2, "2, which the network does not return; the positions 0 ([2, 3]) and 1 ("),
+            (lambda y: (y, y), "logits", "'logits', which the network does not return; the positions 0 ("),
+            (lambda y: y, "logits", "'logits', and the network returns one tensor, [2, 3], of which nothing is to be"),
+            (lambda y: y, "T", "'T', and the network returns one tensor, [2, 3], of which nothing is to be chosen; no"),
+            (lambda y: y, 0, "0, and the network returns one tensor, [2, 3], of which nothing is to be chosen; no"),
+            (lambda y: y, -1, "-1, and the network returns one tensor, [2, 3], of which nothing is to be chosen; no"),
+            (
+                lambda y: Normal(y, y.exp()),
+                "mu",
+                "'mu', which the network does not return; the attributes 'loc'",
+            ),
+            (
+                lambda y: Independent(Normal(y, 1.0), 1),
+                "mu",
+                "the attributes 'mean' ([2, 3]), 'stddev' ([2, 3])",
+            ),
             (lambda y: {"logits": y, "n": 3}, "n", "'n', which is int; a tensor is accepted, of the keys"),
         ],
     )
@@ -189,7 +287,6 @@ class TestANetworkWhoseOutputs:
         ("returned", "shapes"),
         [
             (lambda y: y.sum(1), "[[3]]"),
-            (lambda y: (y, y), "[[3, 3], [3, 3]]"),
             (lambda y: y.sum(0), "[[3]]"),
         ],
     )
@@ -197,6 +294,47 @@ class TestANetworkWhoseOutputs:
         module = Custom(lambda self, x: returned(self.rest(x)), rest=mlp())
         message = refusal(UnsupportedModelError, module)
         assert f"outputs of shape {shapes}; classification takes one output of logits" in message
+
+    @pytest.mark.parametrize("task", ["classification", "binary", "multilabel"])
+    @pytest.mark.parametrize(
+        ("returned", "told", "entry"),
+        [
+            (lambda y: (y, y[:, :2]), "the positions 0 ([3, 3]) and 1 ([3, 2])", "0"),
+            (lambda y: [y, y], "the positions 0 ([3, 3]) and 1 ([3, 3])", "0"),
+            (lambda y: (y.mean(), y), "the positions 0 ([]) and 1 ([3, 3])", "1"),
+            (lambda y: {"logits": y, "probs": y.exp()}, "the keys 'logits' ([3, 3]) and 'probs' ([3, 3])", "'logits'"),
+            (lambda y: (y, (y, y)), "the positions 0 ([3, 3]) and 1 (tuple)", "0"),
+        ],
+    )
+    def test_are_several_for_a_task_of_one(self, returned, told, entry, task):
+        module = Custom(lambda self, x: returned(self.rest(x)), rest=mlp())
+        assert refusal(UnsupportedModelError, module, task=task) == (
+            f"for 3 rows the network returns {told}; {task} takes one output: outputs (in model.yaml, output) that "
+            f"names what to take is accepted, such as outputs={entry}"
+        )
+
+    @pytest.mark.parametrize("returned", [lambda y: (y, y, y), lambda y: (y, y[:, :1]), lambda y: (y, y.mean())])
+    def test_are_more_than_a_regression_takes(self, returned):
+        module = Custom(lambda self, x: returned(self.rest(x)), rest=mlp())
+        message = refusal(UnsupportedModelError, module, task="regression")
+        assert "regression takes the mean, or the mean and its noise in the same shape: outputs (in model.ya" in message
+
+    @pytest.mark.parametrize(
+        ("returned", "told"),
+        [
+            (lambda y: torch.complex(y, y), "the network returns numbers of torch.complex64, [2, 3]; real numbers are"),
+            (lambda y: y > 0, "the network returns truth values (torch.bool), [2, 3]; the numbers that they were made"),
+            (jagged, "the network returns a nested tensor, whose rows differ in length; one in which they are padded"),
+        ],
+    )
+    @pytest.mark.filterwarnings("error::numpy.exceptions.ComplexWarning")
+    def test_are_no_real_numbers(self, returned, told):
+        module = Custom(lambda self, x: returned(self.rest(x)), rest=mlp())
+        assert refusal(UnsupportedModelError, module).startswith(told)
+
+    def test_come_of_dropout_on_nested_tensors(self):
+        module = Custom(lambda self, x: self.rest(jagged(x)).values(), rest=mlp())
+        assert refusal(UnsupportedModelError, module).startswith("rest.2 drops from a nested tensor, whose rows differ")
 
     def test_are_one_logit(self):
         module = Custom(lambda self, x: self.rest(x)[:, :1], rest=mlp())
@@ -208,7 +346,30 @@ class TestANetworkWhoseOutputs:
 
     def test_of_rows_influence_one_another(self):
         module = Custom(lambda self, x: self.rest(x - x.mean(0)), rest=mlp())
-        assert "a row's answer does not depend on the rows beside it" in refusal(VerificationError, module)
+        message = refusal(VerificationError, module)
+        assert "a row's answer does not depend on the rows beside it" in message
+        assert message.endswith(
+            "a network that answers each row by itself is accepted, without a mean, a softmax or "
+            "statistics over the rows"
+        )
+
+    def test_of_rows_influence_one_another_by_normalization(self):
+        module = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8, track_running_stats=False), *mlp(inputs=8))
+        assert refusal(VerificationError, module).endswith(
+            "; 1 (BatchNorm1d) normalizes by the rows of a batch; one with track_running_stats=True is accepted"
+        )
+
+    def test_are_the_same_in_every_pass_because_everything_is_dropped(self):
+        module = nn.Sequential(nn.Linear(4, 4), nn.Dropout(1.0), nn.Linear(4, 3))
+        told = "(they are identical: p is 1 at 1, which drops everything in every pass; a p below 1 is accepted)"
+        assert told in refusal(VerificationError, module)
+
+
+def test_masks_of_several_passes_are_refused_where_all_rows_of_a_pass_share_one():
+    engine = take(drop_connect())
+    assert [mask.shape for mask in engine.masks(1, 0, 3, 1)] == [site.mask_shape for site in engine.sites]
+    with pytest.raises(InvalidInputError, match=r"^passes is 40, and .* draws one mask for all rows of a pass; 1, one"):
+        engine.masks(1, 0, 0, 40)
 
 
 DRAWS = {

@@ -355,10 +355,53 @@ def test_statistics_leave_the_block_that_they_share_as_it_is():
 def test_rows_that_no_statistic_can_use_are_found_and_become_0(reading, outputs, wrong):
     outputs = [np.array(output) for output in outputs]
     cleared, found = TASKS[reading.task].cleared(outputs, reading)
+    found = found.astype(bool)
     assert found.tolist() == wrong
     for output, clear in zip(outputs, cleared, strict=True):
         np.testing.assert_array_equal(clear[~found], output[~found])
         assert not clear[found].any()
+
+
+@pytest.mark.parametrize(
+    ("reading", "outputs", "told"),
+    [
+        (
+            Reading("regression", noise="variance"),
+            [[[1.0, 2.0]], [[0.5, -0.25]]],
+            "the network answered -0.25 as the variance, its second output, for row 7; 0 or more is accepted",
+        ),
+        (
+            Reading("regression", noise="log_variance"),
+            [[[1.0]], [[900.0]]],
+            "the network answered 900 as the log_variance, its second output, for row 7; 700 or less, whose "
+            "exponential is finite, is accepted",
+        ),
+        (
+            Reading("classification", "probabilities"),
+            [[[[0.5, 0.7]]]],
+            "the network answered probabilities of classes that sum to 1.2 for row 7; those that sum to 1 are accepted",
+        ),
+        (
+            Reading("binary", "probabilities"),
+            [[[0.5, 1.5]]],
+            "the network answered 1.5 as a probability for row 7; 0 to 1 is accepted",
+        ),
+        (
+            Reading("classification", "log_probabilities"),
+            [[[[0.5, -np.inf]]]],
+            "the network answered 0.5 as the logarithm of a probability for row 7; 0 or less is accepted",
+        ),
+        (
+            Reading("classification"),
+            [[[[-np.inf, -np.inf]]]],
+            "the network answered -infinity for each class for row 7; a finite logit for one class or more is accepted",
+        ),
+        (Reading("classification"), [[[[np.nan, 1.0]]]], "the network answered NaN or infinity for row 7"),
+    ],
+)
+def test_what_is_wrong_with_outputs_is_said_with_their_values(reading, outputs, told):
+    _, (fault,) = TASKS[reading.task].cleared([np.array(output) for output in outputs], reading)
+    assert fault.of(7) == told
 
 
 def test_tables_of_tasks_and_of_readings_are_the_same():

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from mcdropout.api.formats import MediaTypeError
 from mcdropout.api.observe import seen_of
 from mcdropout.api.schemas import PredictQuery
+from mcdropout.catalogue.problems import described
 from mcdropout.catalogue.registry import ConflictError, RefusedError, UnknownModelError
 from mcdropout.catalogue.rows import RowsError
 from mcdropout.engine import NonFiniteOutputError
@@ -72,14 +73,17 @@ def _http(error: HTTPException) -> Explanation:
 
 
 def _invalid(error: RequestValidationError) -> Explanation:
-    return Explanation(422, "; ".join(map(_describe, error.errors())))
-
-
-def _describe(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"][1:]) or "body"
-    if error["type"] == "extra_forbidden":
-        return f"unknown query parameter {where!r}; {', '.join(PredictQuery.model_fields)} are accepted"
-    return f"{where} is {error['input']!r}; {error['msg'][0].lower()}{error['msg'][1:]}"
+    problems = [{**problem, "loc": problem["loc"][1:] or ("body",)} for problem in error.errors()]
+    unknown = [problem["loc"][0] for problem in problems if problem["type"] == "extra_forbidden"]
+    found = described(problem for problem in problems if problem["type"] != "extra_forbidden")
+    accepted = ", ".join(PredictQuery.model_fields)
+    return Explanation(
+        422,
+        "; ".join(
+            [f"unknown query parameter {name!r}; {accepted} are accepted" for name in unknown]
+            + [f"{where} {what}" for where, what in found.items()]
+        ),
+    )
 
 
 def _overloaded(error: OverloadedError) -> Explanation:

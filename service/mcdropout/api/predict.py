@@ -181,7 +181,7 @@ def _documentation(*path: str) -> dict[str, Any]:
         413: "The body is larger than the server's limit.",
         415: f"The body is not {known}.",
         422: "The query or the inputs cannot be used; the detail says what would be accepted.",
-        500: "The network answered NaN or infinity.",
+        500: "The network answered NaN, infinity, or what is no probability or no variance.",
         504: "The deadline came before each row had the fewest passes.",
         503: "The model is not ready, or the server is overloaded.",
     }

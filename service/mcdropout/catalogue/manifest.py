@@ -18,6 +18,7 @@ from mcdropout.catalogue.inputs import (
     Record,
     SizeRange,
 )
+from mcdropout.catalogue.problems import described
 from mcdropout.engine import Selection
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.inputs import Bounds, Inputs, Shapes
@@ -280,6 +281,13 @@ class Manifest(Record):
             )
         return self
 
+    @field_validator("labels")
+    @classmethod
+    def _labels_differ(cls, value: list[str] | None) -> list[str] | None:
+        if twice := [label for label in dict.fromkeys(value or ()) if (value or []).count(label) > 1]:
+            raise ValueError(f"has {twice[0]!r} more than once; labels that differ are accepted")
+        return value
+
     @model_validator(mode="after")
     def _inputs_are_named_once(self) -> "Manifest":
         if (self.input is None) == (self.inputs is None):
@@ -358,7 +366,11 @@ def read_manifest(path: Path) -> Manifest:
         BundleError: it is missing or wrong.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _Loader)
+    except RecursionError:
+        raise BundleError(
+            f"{path}: nests lists or mappings too deeply; the fields of a model, as the README has them, are accepted"
+        ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BundleError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
@@ -366,8 +378,24 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
-        raise BundleError(f"{path}: {'; '.join(problems)}") from error
+        raise BundleError(f"{path}: {'; '.join(_described(error, content))}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML in which each key of a mapping is given once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            line, same = key.start_mark.line + 1, seen.get((key.tag, key.value))
+            if same is not None:
+                raise yaml.YAMLError(
+                    f"{key.value} is given twice, in lines {same} and {line}; each field once is accepted"
+                )
+            seen[key.tag, key.value] = line
+        return super().construct_mapping(node, deep)
 
 
 _RECORDS: dict[int | str, type[BaseModel]] = {
@@ -382,13 +410,19 @@ _RECORDS: dict[int | str, type[BaseModel]] = {
 }
 
 
-def _describe(problem: Any) -> str:
-    field = ".".join(map(str, problem["loc"])) or "(file)"
-    if problem["type"] == "missing":
-        return f"{field}: is missing and required"
-    if problem["type"] == "value_error":  # our own, which say what was found
-        return f"{field}: {problem['ctx']['error']}"
-    if problem["type"] == "extra_forbidden":
-        known = next((_RECORDS[part] for part in reversed(problem["loc"][:-1]) if part in _RECORDS), Manifest)
-        return f"{field}: is no known field; {', '.join(known.model_fields)} are accepted there"
-    return f"{field}: is {problem['input']!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
+def _described(error: ValidationError, content: object) -> list[str]:
+    """What is wrong with the fields of a manifest."""
+    found: list[str] = []
+    others: list[Any] = []
+    for problem in error.errors():
+        field = ".".join(map(str, problem["loc"])) or "(file)"
+        if problem["type"] == "missing":
+            found.append(f"{field}: is missing and required")
+        elif problem["type"] == "value_error":  # our own, which say what was found
+            found.append(f"{field}: {problem['ctx']['error']}")
+        elif problem["type"] == "extra_forbidden":
+            known = next((_RECORDS[part] for part in reversed(problem["loc"][:-1]) if part in _RECORDS), Manifest)
+            found.append(f"{field}: is no known field; {', '.join(known.model_fields)} are accepted there")
+        else:
+            others.append(problem)
+    return found + [f"{field}: {what}" for field, what in described(others, content).items()]

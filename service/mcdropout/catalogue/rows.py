@@ -64,6 +64,11 @@ def read_rows(text: bytes, inputs: Sequence[Input], most: int | None = None) -> 
     try:
         content = orjson.loads(text)
     except orjson.JSONDecodeError as error:
+        if "depth limit" in str(error):
+            raise RowsError(
+                "the content nests lists or objects more than 1,000 deep; lists as deep as the inputs have dimensions "
+                "are accepted"
+            ) from error
         raise RowsError(
             f"the content is no JSON: {error}; JSON is accepted, which has no NaN and no Infinity"
         ) from error
@@ -165,7 +170,11 @@ def _take(label: str, value: Any, spec: Input, words: bool) -> _Given:
     try:
         values = _as_values(value, spec)
     except ValueError as error:
-        raise RowsError(f"{label} is ragged: its lists differ in length; {accepted}") from error
+        depth = _depth(value)
+        found = "is ragged: its lists differ in length"
+        if depth > len(spec.shape) + 1:  # NumPy takes no more than 64 deep
+            found = f"holds lists {depth} deep"
+        raise RowsError(f"{label} {found}; {accepted}") from error
     listed = list(values.shape) != spec.shape
     if listed and (list(values.shape[1:]) != spec.shape or len(values) == 0):
         raise RowsError(f"{label} has the shape {list(values.shape)}; {accepted}")

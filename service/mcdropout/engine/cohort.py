@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array, Frontier
-from mcdropout.engine.statistics import Prediction, Rows, Statistics
+from mcdropout.engine.statistics import Faults, Prediction, Rows, Statistics, none_of
 
 
 class Cohort:
@@ -19,7 +19,7 @@ class Cohort:
         indices: `[rows]`, each row's index in its request.
         passes: how many passes they have had.
         statistics: what those said.
-        failed: `[rows]`, whether an output was NaN, infinite or of no use otherwise.
+        faults: `[rows]`, what of an output was of no use, such as NaN; None where nothing was.
         samples: of each block of passes; None where they are not kept.
     """
 
@@ -36,7 +36,7 @@ class Cohort:
         self.seeds, self.indices = seeds, indices
         self.passes = 0
         self.statistics = statistics
-        self.failed = np.zeros(len(places), bool)
+        self.faults: Faults = none_of(len(places))
         self.samples: list[npt.NDArray[np.float64]] | None = [] if keep_samples else None
 
     def __len__(self) -> int:
@@ -44,8 +44,9 @@ class Cohort:
 
     def update(self, outputs: Sequence[Array]) -> None:
         """Take in the outputs `[rows, passes, ...]` of its next passes."""
-        usable, wrong = self.statistics.cleared(outputs)
-        self.failed |= wrong
+        usable, faults = self.statistics.cleared(outputs)
+        for row in np.flatnonzero(faults):
+            self.faults[row] = self.faults[row] or faults[row]
         samples = self.statistics.update(usable)
         if self.samples is not None:
             self.samples.append(samples)
@@ -56,7 +57,7 @@ class Cohort:
         taken = Cohort(
             self.frontier, self.places[rows], self.seeds[rows], self.indices[rows], self.statistics.take(rows)
         )
-        taken.passes, taken.failed = self.passes, self.failed[rows]
+        taken.passes, taken.faults = self.passes, self.faults[rows]
         if self.samples is not None:
             taken.samples = [block[rows] for block in self.samples]
         return taken

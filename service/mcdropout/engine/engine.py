@@ -350,7 +350,7 @@ class Engine:
 
         Raises:
             InvalidInputError: naming what was given and what would be accepted.
-            NonFiniteOutputError: the network answered NaN or infinity.
+            NonFiniteOutputError: the network answered NaN, infinity, or what is no probability or no variance.
         """
         outcome, seed = self._run_checked(x, passes, seed, samples=False)
         return dataclasses.replace(outcome.prediction, seed=None if passes == 0 else seed)
@@ -383,7 +383,20 @@ class Engine:
         return self._runtime.suffix(self._runtime.prefix(inputs), rows, list(masks))
 
     def masks(self, seed: int, row: int, first: int, passes: int) -> Masks:
-        """The masks that passes `first` to `first + passes` of row `row` of a request with this seed use."""
+        """The masks that passes `first` to `first + passes` of row `row` of a request with this seed use.
+
+        Returns:
+            `[passes, *mask_shape]` for each site; `[*mask_shape]` of one whose scope is "pass".
+
+        Raises:
+            InvalidInputError: there are several passes, and such a site, which has a mask for one at a time.
+        """
+        shared = [site.name for site in self.sites if site.scope == "pass"]
+        if shared and passes != 1:
+            raise InvalidInputError(
+                f"passes is {passes!r}, and {shared[0]} draws one mask for all rows of a pass; 1, one pass at a time, "
+                "is accepted"
+            )
         return self._source.draw([seed], [row], first, passes)
 
     def summarize(self, outputs: Sequence[Array]) -> Prediction:
@@ -448,7 +461,7 @@ class Engine:
         return Outcome(
             prediction=concatenate([outcome.prediction for outcome in outcomes]),
             samples=np.concatenate(kept) if kept else None,
-            failed=np.concatenate([outcome.failed for outcome in outcomes]),
+            faults=np.concatenate([outcome.faults for outcome in outcomes]),
         )
 
     def _run_checked(self, x: Inputs, passes: int, seed: int | None, *, samples: bool) -> tuple[Outcome, int]:
@@ -470,7 +483,7 @@ class Engine:
         )
         if outcome.failed.any():
             rows = np.flatnonzero(outcome.failed).tolist()
-            raise NonFiniteOutputError(f"the network answered NaN or infinity for row {rows[0]}", rows)
+            raise NonFiniteOutputError(outcome.faults[rows[0]].of(rows[0]), rows)
         return outcome, int(seed)
 
     def _run_block(
@@ -487,7 +500,7 @@ class Engine:
         cohort = self.steps.cohort(self.steps.admit(inputs), places, seeds, rows, samples=samples)
         while cohort.passes < passes:
             self.steps.run([(cohort, min(passes - cohort.passes, self.steps.most_passes(len(cohort))))])
-        return Outcome(cohort.prediction(), cohort.all_samples(), cohort.failed)
+        return Outcome(cohort.prediction(), cohort.all_samples(), cohort.faults)
 
 
 def _member(prepared: Prepared, step_bytes: int, sizes: Sizes) -> Engine:

@@ -1,5 +1,7 @@
 """What the engine raises. Every message names the thing, what was found, and what would be accepted."""
 
+import re
+
 
 class EngineError(Exception):
     """The base of all errors of the engine."""
@@ -26,7 +28,7 @@ class InvalidInputError(EngineError, ValueError):
 
 
 class NonFiniteOutputError(EngineError, ArithmeticError):
-    """The network answered NaN or infinity.
+    """The network answered NaN or infinity, or numbers that are not what they are to be, such as a negative variance.
 
     Attributes:
         rows: the positions of the rows concerned, in the order given.
@@ -38,6 +40,18 @@ class NonFiniteOutputError(EngineError, ArithmeticError):
 
 
 def first_line(error: Exception) -> str:
-    """What kind of error it is, and the first line of its message."""
-    lines = str(error).strip().splitlines()
+    """What kind of error it is, and the first line of its message that says something."""
+    lines = plain(str(error)).splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else '(no message)'}"
+
+
+_CODES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")  # for terminals: colours, and the like
+_SUMMARY = "## Exception summary"  # behind it PyTorch's exporters say what went wrong, the cause first
+_CLASS = re.compile(r"<class '(?:\w+\.)*\w+'>: ")
+
+
+def plain(message: str) -> str:
+    """A message without codes for terminals, from where it says what went wrong."""
+    text = _CODES.sub("", message)
+    _, found, summary = text.partition(_SUMMARY)
+    return (_CLASS.sub("", summary) if found else text).strip()

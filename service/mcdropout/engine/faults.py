@@ -8,7 +8,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from mcdropout.engine.errors import EngineError, UnsupportedModelError
+from mcdropout.engine.errors import EngineError, UnsupportedModelError, plain
 
 _HERE = Path(__file__).parents[1]
 _STANDARD = Path(sysconfig.get_path("stdlib"))
@@ -47,7 +47,7 @@ def described(error: BaseException, network: Any = None) -> str:
 
 def _message(error: BaseException) -> str:
     try:
-        text = str(error).strip()
+        text = plain(str(error))
     except Exception:  # a message of the user's own class
         text = ""
     lines = [line.strip() for line in text.splitlines()]

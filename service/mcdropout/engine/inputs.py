@@ -118,7 +118,7 @@ def as_examples(x: Inputs, axes: Sequence[int], rows: int) -> tuple[Array, ...]:
     if isinstance(x, tuple | Mapping):  # by itself, a list of arrays is one array, row by row
         for value in as_tuple(x):
             _check_not_nested(value)
-    given = [_rows_first(value, axis) for value, axis in zip(as_tuple(x), axes, strict=True)]
+    given = [_rows_first(value, axis, label) for value, axis, label in zip(as_tuple(x), axes, _labels(x), strict=True)]
     tokens = {value.shape for value in given if np.issubdtype(value.dtype, np.integer)}
     return tuple(
         with_rows(value, rows)
@@ -128,19 +128,47 @@ def as_examples(x: Inputs, axes: Sequence[int], rows: int) -> tuple[Array, ...]:
     )
 
 
-def _rows_first(x: OneInput, row_axis: int) -> Array:
+def _labels(x: Inputs) -> list[str]:
+    """How messages call each example: by its keyword, or by its position where there are several."""
+    if isinstance(x, Mapping):
+        return [f"the example input {name!r}" for name in x]
+    count = len(as_tuple(x))
+    return ["the example input"] if count == 1 else [f"the example input {index}" for index in range(count)]
+
+
+_BOUND = (
+    "an array with rows is accepted; what is the same for every row is left out, or bound to the network beforehand, "
+    "as in module.forward = functools.partial(module.forward, name=value)"
+)
+
+
+def _rows_first(x: OneInput, row_axis: int, label: str) -> Array:
+    if x is None or isinstance(x, str | bytes | bool | int | float):
+        raise InvalidInputError(f"{label} is {x!r}; {_BOUND}")
+    _check_padded(x, label)
     try:
         array = _array(x)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidInputError(f"an example input is no array of numbers ({first_line(error)})") from error
+        raise InvalidInputError(f"{label} is no array of numbers ({first_line(error)})") from error
     if array.dtype.kind not in "fiub":
-        raise InvalidInputError(f"an example input is no array of numbers: its dtype is {array.dtype}")
+        found = f"it is of type {type(x).__name__}" if array.dtype.kind == "O" else f"its dtype is {array.dtype}"
+        raise InvalidInputError(
+            f"{label} is no array of numbers: {found}; an array of real numbers or truth values is accepted"
+        )
+    if not array.ndim:
+        raise InvalidInputError(f"{label} is one number, {array}, of the shape []; {_BOUND}")
     if array.ndim <= row_axis or array.shape[row_axis] < 1:
         place = "[rows, ...]" if row_axis == 0 else f"in its dimension {row_axis}"
-        raise InvalidInputError(
-            f"an example input has the shape {list(array.shape)}; it needs rows, {place}, at least one"
-        )
+        raise InvalidInputError(f"{label} has the shape {list(array.shape)}; it needs rows, {place}, at least one")
     return np.moveaxis(array, row_axis, 0)
+
+
+def _check_padded(x: object, label: str) -> None:
+    if getattr(x, "is_nested", False):
+        raise InvalidInputError(
+            f"{label} is a nested tensor, whose rows differ in length; a tensor in which they are padded is accepted, "
+            "with their lengths or a mask as another input"
+        )
 
 
 def _check_not_nested(x: object) -> None:
@@ -168,6 +196,7 @@ def is_bfloat16(x: Any) -> bool:
 
 def as_array(x: OneInput, spec: InputSpec) -> Array:
     """An input, of finite numbers (and NaN where they may be missing), as `[rows, *spec.shape]` in its dtype."""
+    _check_padded(x, spec.label)
     try:
         array = _array(x)
     except (TypeError, ValueError, RuntimeError) as error:

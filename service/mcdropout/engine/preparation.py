@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.candidates import Candidate, candidates
 from mcdropout.engine.checks import Check
@@ -15,6 +17,7 @@ from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.program import Graphs, Outline, Program
 from mcdropout.engine.ranges import with_ranges
 from mcdropout.engine.reading import Reading
+from mcdropout.engine.returned import check_count
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
 from mcdropout.engine.runtimes.protocol import runtime_at
 from mcdropout.engine.settling import settle
@@ -24,6 +27,7 @@ from mcdropout.engine.statistics import TASKS
 from mcdropout.engine.subject import Subject
 from mcdropout.engine.trials import Trial
 from mcdropout.engine.verify import (
+    ROWS,
     Reference,
     check_baseline,
     check_network,
@@ -135,7 +139,11 @@ def prepare(reading: Reading, subject: Subject, target: Target) -> Prepared:
     """
     arrays, source = subject.arrays, MaskSource(subject.sites)
     rows = len(arrays[0])
-    _check_rows_come_first(rows, run_pairs(subject.eager, arrays, source.keep_everything(rows)))
+    outputs = run_pairs(subject.eager, arrays, source.keep_everything(rows))
+    if len(outputs) > 1:
+        check_count(reading, [out.shape for out in outputs], subject.returned(), rows)
+    _check_rows_come_first(rows, outputs)
+    _check_numbers(outputs)
     wanted = subject.eval_outputs()
     kept = [] if source.has_raw_sites else source.keep_everything(rows)
     first = check_network(subject.plain, kept, arrays, wanted)
@@ -153,9 +161,14 @@ def prepare(reading: Reading, subject: Subject, target: Target) -> Prepared:
     raise_if_failed([_check_readable(reading, wanted)])
     others = () if subject.sizing is None else tuple(_sized(subject, sizes) for sizes in subject.sizing.tried())
     plain = subject.baseline_programs(target) if source.has_raw_sites else None
-    chosen, baseline = choose(
-        subject.programs(target), plain, target, source, reference, subject.trials, subject.sizing, others
-    )
+    try:
+        chosen, baseline = choose(
+            subject.programs(target), plain, target, source, reference, subject.trials, subject.sizing, others
+        )
+    except VerificationError as error:
+        if subject.mixers is not None and ROWS in str(error):
+            raise VerificationError(f"{error}; {subject.mixers}") from error
+        raise
     of_network += subject.own_checks()
     raise_if_failed(of_network)
     outline = chosen.candidate.program.outline
@@ -303,10 +316,19 @@ def _first_that_passes(
 
 def _check_readable(reading: Reading, outputs: tuple[Array, ...]) -> Check:
     """Whether statistics can use what a network answers with nothing dropped, `[rows, ...]` each."""
-    wrong = TASKS[reading.task].unusable([out[:, None] for out in outputs], reading)
-    classes = "they are NaN, infinite, or -infinity for each class"
-    detail = classes if reading.task == "classification" else "they are NaN or infinite"
-    return Check(f"a {reading.task} can be read from its outputs", not wrong.any(), detail)
+    _, faults = TASKS[reading.task].cleared([out[:, None] for out in outputs], reading)
+    wrong = np.flatnonzero(faults)
+    detail = faults[wrong[0]].of(wrong[0]) if len(wrong) else "for each of the examples"
+    return Check(f"a {reading.task} can be read from its outputs", not len(wrong), detail)
+
+
+def _check_numbers(outputs: tuple[Array, ...]) -> None:
+    for out in outputs:
+        if out.dtype.kind not in "fiu":
+            raise UnsupportedModelError(
+                f"the network returns an output of {out.dtype}, {list(out.shape)}; one of real numbers is accepted: "
+                "logits, probabilities or values"
+            )
 
 
 def _check_rows_come_first(rows: int, outputs: tuple[Array, ...]) -> None:

@@ -114,5 +114,5 @@ def in_order_of_rows(outcomes: Sequence[Outcome], rows: npt.NDArray[np.int64]) -
     return Outcome(
         take(concatenate([one.prediction for one in outcomes]), order),
         np.concatenate(samples)[order] if samples else None,
-        np.concatenate([one.failed for one in outcomes])[order],
+        np.concatenate([one.faults for one in outcomes])[order],
     )

@@ -12,7 +12,7 @@ from mcdropout.engine.cohort import Cohort
 from mcdropout.engine.masks import Undrawn
 from mcdropout.engine.preparation import Prepared
 from mcdropout.engine.runtimes import drawing_of
-from mcdropout.engine.statistics import TASKS, Prediction, Statistics, deterministic
+from mcdropout.engine.statistics import TASKS, Faults, Prediction, Statistics, deterministic
 from mcdropout.engine.verify import run_pairs
 
 STEP_BYTES = 64 * 2**20
@@ -30,12 +30,18 @@ class Outcome:
     Attributes:
         prediction: the statistics of each row.
         samples: `[rows, passes, ...]`, where they were asked for.
-        failed: `[rows]`, whether an output was NaN or infinite; what the prediction says of such a row is void.
+        faults: `[rows]`, what of an output was of no use, such as NaN; None where nothing was. What the prediction says
+            of such a row is void.
     """
 
     prediction: Prediction
     samples: npt.NDArray[np.float64] | None
-    failed: npt.NDArray[np.bool_]
+    faults: Faults
+
+    @property
+    def failed(self) -> npt.NDArray[np.bool_]:
+        """`[rows]`, which have a fault."""
+        return self.faults.astype(bool)
 
 
 @dataclass(frozen=True)
@@ -132,8 +138,8 @@ class Steps:
         count = len(inputs[0])
         masks = [] if self._source.has_raw_sites else self._source.keep_everything(count)
         outputs = run_pairs(self._baseline, inputs, masks)
-        usable, failed = TASKS[self._reading.task].cleared([out[:, None] for out in outputs], self._reading)
-        return Outcome(deterministic(self._reading, usable), None, failed)
+        usable, faults = TASKS[self._reading.task].cleared([out[:, None] for out in outputs], self._reading)
+        return Outcome(deterministic(self._reading, usable), None, faults)
 
     def _masks(self, work: Sequence[tuple[Cohort, int]]) -> Undrawn:
         """Of all pairs."""

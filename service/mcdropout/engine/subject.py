@@ -7,6 +7,7 @@ from mcdropout.engine.arrays import Array
 from mcdropout.engine.checks import Check
 from mcdropout.engine.findings import Finding
 from mcdropout.engine.inputs import InputSpec
+from mcdropout.engine.returned import Returned
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
 from mcdropout.engine.settling import Evidence
 from mcdropout.engine.sites import Site, SiteOff
@@ -31,6 +32,7 @@ class Subject(Protocol):
         tolerance: how far a program may be from the network itself under the same masks.
         sizing: which sizes of the inputs may differ from row to row; None where none may.
         evidence: what it says of its output, but for its answers.
+        mixers: what in it is known to let rows influence one another, in words; None where nothing is.
         advice: what may mend it, where with nothing dropped it is not what it is in inference.
     """
 
@@ -44,6 +46,7 @@ class Subject(Protocol):
     tolerance: float
     sizing: Sizing | None
     evidence: Evidence
+    mixers: str | None
     advice: str | None
 
     def at(self, sizes: Sizes) -> "Subject":
@@ -51,6 +54,9 @@ class Subject(Protocol):
 
     def eval_outputs(self) -> tuple[Array, ...]:
         """What the network as its owner has it answers to `arrays` in inference, `[EXAMPLE_ROWS, ...]` each."""
+
+    def returned(self) -> Returned:
+        """All that the network returns, for messages."""
 
     def own_checks(self) -> list[Check]:
         """What is to be checked of the network itself, after it was run."""

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcdropout.engine import Prediction
-from mcdropout.engine.statistics import concatenate, take
+from mcdropout.engine.statistics import Faults, concatenate, take
 from mcdropout.scheduling.plan import Plan
 
 
@@ -19,13 +19,13 @@ class Part:
         rows: `[rows]`, their indices in the request.
         prediction: the statistics of those rows.
         samples: `[rows, passes, ...]`, where they are kept.
-        failed: `[rows]`, whether an output was NaN or infinite.
+        faults: `[rows]`, what of an output was of no use, such as NaN; None where nothing was.
     """
 
     rows: npt.NDArray[np.int64]
     prediction: Prediction
     samples: npt.NDArray[np.float64] | None
-    failed: npt.NDArray[np.bool_]
+    faults: Faults
 
 
 @dataclass(frozen=True)
@@ -89,5 +89,5 @@ def joined(parts: Sequence[Part]) -> Part:
         rows[order],
         take(concatenate([part.prediction for part in parts]), order),
         np.concatenate(samples)[order] if samples else None,
-        np.concatenate([part.failed for part in parts])[order],
+        np.concatenate([part.faults for part in parts])[order],
     )

@@ -95,7 +95,7 @@ class Group:
         prediction = cohort.prediction()
         if self._stops:
             prediction = replace(prediction, values={**prediction.values, "std_error": self._std_errors()[rows]})
-        outcome = Outcome(prediction, cohort.all_samples(), cohort.failed)
+        outcome = Outcome(prediction, cohort.all_samples(), cohort.faults)
         return split_by_owner(self.requests, self.owners[rows], self.rows[rows], outcome)
 
     def _std_errors(self) -> npt.NDArray[np.float64]:
@@ -125,10 +125,10 @@ def split_by_owner(
 ) -> Iterable[tuple[Request, Part]]:
     """What was found of rows, a request at a time; rows of one request are next to one another."""
     if len(requests) == 1:
-        yield requests[0], Part(rows, outcome.prediction, outcome.samples, outcome.failed)
+        yield requests[0], Part(rows, outcome.prediction, outcome.samples, outcome.faults)
         return
     starts = np.flatnonzero(np.diff(owners, prepend=-1)).tolist()
     for start, end in zip(starts, [*starts[1:], len(owners)], strict=True):
         some = slice(start, end)
         samples = None if outcome.samples is None else outcome.samples[some]
-        yield requests[owners[start]], Part(rows[some], take(outcome.prediction, some), samples, outcome.failed[some])
+        yield requests[owners[start]], Part(rows[some], take(outcome.prediction, some), samples, outcome.faults[some])

@@ -171,12 +171,13 @@ class Request:
         """What it gets, when all of its rows are done.
 
         Raises:
-            NonFiniteOutputError: the network answered NaN or infinity for one of its rows.
+            NonFiniteOutputError: the network answered NaN, or what is of no use otherwise, for one of its rows.
         """
         whole = joined(self._parts)
-        if whole.failed.any():
-            failed = whole.rows[whole.failed].tolist()
-            raise NonFiniteOutputError(f"the network answered NaN or infinity for row {failed[0]}", failed)
+        wrong = np.flatnonzero(whole.faults)
+        if len(wrong):
+            failed = whole.rows[wrong].tolist()
+            raise NonFiniteOutputError(whole.faults[wrong[0]].of(failed[0]), failed)
         started = now if self.started is None else self.started
         seed = None if self.plan.passes == 0 else self.seed
         prediction = replace(whole.prediction, seed=seed)

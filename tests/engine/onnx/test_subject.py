@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from onnx import TensorProto, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_dynamic, quantize_static
 
 from mcdropout.engine.errors import UnsupportedModelError, VerificationError
@@ -40,6 +41,20 @@ def test_a_model_runs_on_what_it_is_asked_to(tmp_path, target, runs):
     assert (program.strategy, program.runtime, program.device) == runs
     assert program.cost.prefix + program.cost.suffix == 2 * (4 * 8 + 8 * 3)
     assert program.cost.prefix == (0 if target.runtime == "eager" else 2 * 4 * 8)
+
+
+def test_a_file_with_a_label_beside_its_probabilities_is_asked_which_counts(tmp_path):
+    made = network(end="logits")
+    made.graph.node.append(node("Softmax", ["logits"], ["y"]))
+    made.graph.node.append(node("ArgMax", ["y"], ["label"], axis=1, keepdims=0))
+    made.graph.output.insert(0, value("label", ["n"], TensorProto.INT64))
+    subject = understood(made, tmp_path, X)
+    with pytest.raises(UnsupportedModelError) as raised:
+        prepare(Reading("classification"), subject, Target())
+    assert str(raised.value) == (
+        "for 3 rows the network returns the outputs 'label' ([3]) and 'y' ([3, 3]); classification takes one output: "
+        "outputs (in model.yaml, output) that names what to take is accepted, such as outputs='y'"
+    )
 
 
 @pytest.mark.parametrize("target", [Target(runtime="torch"), Target(device="cuda")])
@@ -87,8 +102,16 @@ def test_a_quantized_model_serves(tmp_path, form):
 
 def test_a_model_that_is_quantized_by_what_else_is_in_the_batch_is_refused(tmp_path):
     quantize_dynamic(saved(network(opset=13), tmp_path), tmp_path / "small.onnx")
-    with pytest.raises(VerificationError, match="does not depend on the rows beside it"):
+    with pytest.raises(VerificationError, match=r"rows beside it.*DynamicQuantizeLinear\) scales by the"):
         prepare(Reading("classification"), understand(tmp_path / "small.onnx", X), Target())
+
+
+def test_a_model_that_drops_everything_is_told_so(tmp_path):
+    made = network()
+    made.graph.initializer.append(numpy_helper.from_array(np.float32(1.0), "ratio"))
+    del made.graph.initializer[next(i for i, x in enumerate(made.graph.initializer) if x.name == "ratio")]
+    with pytest.raises(VerificationError, match="p is 1 at drop, which drops everything in every pass; a p below 1"):
+        prepare(Reading("classification"), understood(made, tmp_path, X), Target())
 
 
 def test_a_model_that_sorts_its_rows_is_refused_though_the_examples_are_in_order(tmp_path):

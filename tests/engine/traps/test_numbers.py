@@ -353,5 +353,5 @@ class TestInputsOfBfloat16:
 
 
 def test_a_sparse_tensor_is_refused():
-    with pytest.raises(InvalidInputError, match="an example input is no array of numbers"):
+    with pytest.raises(InvalidInputError, match="the example input is no array of numbers"):
         Engine.from_module(mlp(), torch.eye(4).to_sparse())

@@ -35,6 +35,7 @@ from mcdropout.engine.onnx.read.binding import Bound, bind
 from mcdropout.engine.onnx.read.file import read_model
 from mcdropout.engine.program import Cost, Graph, Graphs, Outline
 from mcdropout.engine.reading import Entries, Entry, Reading, in_entries
+from mcdropout.engine.returned import Returned
 from mcdropout.engine.runtimes import Form, Refusal, Runnable, Runtime, Target
 from mcdropout.engine.selection import Selection, select, site_off
 from mcdropout.engine.settling import Evidence, reads_below
@@ -114,6 +115,7 @@ class GraphSubject:
         self._quiet = substituted(found.flow, found.draws, (), types)
         self.eager: Runtime = GraphRuntime(self.flow)
         self.plain: Runtime = GraphRuntime(self._quiet) if any(site.raw for site in self.sites) else self.eager
+        self.mixers = _mixers(self.flow)
         half = any(value.type in _HALVES for value in understood.values.values())
         self.tolerance = HALF_TOLERANCE if half else PROGRAM_TOLERANCE
         self.trials, self._mixed = self._tried()
@@ -153,6 +155,12 @@ class GraphSubject:
         if self._is.given is None:
             return session_of(self._quiet).run(self.arrays)
         return _in_batches(session_of(self._is.given).run, self._is.bound, self.arrays)
+
+    def returned(self) -> Returned:
+        answers = session_of(self._quiet).run(self.arrays)
+        shapes = {name: x.shape for name, x in zip(self._is.bound.outputs, answers, strict=True)}
+        names = self._is.bound.file_outputs
+        return Returned("output", tuple((name, shapes.get(name, "left out")) for name in names))
 
     def own_checks(self) -> list[Check]:
         """Whether the file is the one that was read, and what of it was brought into inference form."""
@@ -357,6 +365,17 @@ def _find_out(
 def _told_following(following: Collection[str], sizing: Sizing | None) -> dict[str, str]:
     names = " or ".join(str(x) for x in sizing.dimensions) if sizing else "the number of rows"
     return dict.fromkeys(following, f", which follows {names}")
+
+
+def _mixers(flow: Dataflow) -> str | None:
+    """What scales a whole batch by its extremes."""
+    scaled = [node.name or node.op_type for node in every_node(flow.nodes) if is_op(node, "DynamicQuantizeLinear")]
+    if not scaled:
+        return None
+    more = f" and {len(scaled) - 1} more" if len(scaled) > 1 else ""
+    return (
+        f"{scaled[0]}{more} (DynamicQuantizeLinear) scales by the extremes of a batch; static quantization is accepted"
+    )
 
 
 def _evidence(understood: _Understood) -> Evidence:

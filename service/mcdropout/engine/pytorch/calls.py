@@ -81,6 +81,11 @@ class RandomCalls(TorchFunctionMode):
         """The mask of the call that is being handled."""
         stack = self._stack()
         path = stack.paths[-1] if stack.paths else ""
+        if data is not None and data.is_nested:
+            raise UnsupportedModelError(
+                f"{path or '(network)'} drops from a nested tensor, whose rows differ in length; dropout on a tensor "
+                "in which they are padded is accepted"
+            )
         running = maps(self._outside or 0)
         whole = (*sizes(running), *shape)
         number = self._following[path]

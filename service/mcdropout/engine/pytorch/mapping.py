@@ -1,5 +1,6 @@
 """Mapping: random calls within `torch.vmap`, which says whether the entries that it maps over share what is drawn."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,8 @@ from torch._functorch.pyfunctorch import VmapInterpreter, retrieve_all_functorch
 from mcdropout.engine.errors import UnsupportedModelError
 
 _functorch: Any = torch._C._functorch
+_lock = threading.Lock()
+_unwarned = 0  # how many are in `unwarned`
 
 
 def depth() -> int:
@@ -52,6 +55,23 @@ def mapped(x: Tensor, running: Sequence[VmapInterpreter], path: str) -> Tensor:
         if each.randomness() == "different":
             x = _add_batch_dim(x, 0, each.level())
     return x
+
+
+@contextmanager
+def unwarned() -> Iterator[None]:
+    """Keep it from the user that an operator is mapped entry by entry, because it has no rule for more: so would be
+    running them one after another, and nothing that the user could change. Then PyTorch warns of it again."""
+    global _unwarned
+    with _lock:
+        _unwarned += 1
+        _functorch._set_vmap_fallback_warning_enabled(False)
+    try:
+        yield
+    finally:
+        with _lock:
+            _unwarned -= 1
+            if not _unwarned:
+                _functorch._set_vmap_fallback_warning_enabled(True)
 
 
 @contextmanager

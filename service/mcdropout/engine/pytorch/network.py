@@ -14,11 +14,13 @@ from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.pytorch.added import Added
 from mcdropout.engine.pytorch.calls import RandomCalls
 from mcdropout.engine.pytorch.ends import Ending
+from mcdropout.engine.pytorch.mapping import unwarned
 from mcdropout.engine.pytorch.moves import moved
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
 from mcdropout.engine.pytorch.random_call import Call, Form, Mask, ModuleStack, Order
-from mcdropout.engine.pytorch.signature import Signature
+from mcdropout.engine.pytorch.signature import Signature, described
 from mcdropout.engine.pytorch.tracked import Tracked, in_eval_mode
+from mcdropout.engine.returned import Returned
 from mcdropout.engine.sites import Site, site_name
 
 Known = Mapping[tuple[str, int], Form]
@@ -182,6 +184,11 @@ class Network:
         with torch.no_grad(), self.substitution(masks):
             return self.signature.output_names(self.module, inputs)
 
+    def returned(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> Returned:
+        """What it returns, and what of that may be named. Arguments as for `run`."""
+        with torch.no_grad(), self.substitution(masks):
+            return described(self.signature.returned(self.module, inputs))
+
     def substitution(self, masks: Sequence[Tensor]) -> AbstractContextManager[Any]:
         """While it is entered, each site takes its mask, and no other random call draws.
 
@@ -245,9 +252,10 @@ class Network:
         if self._maps:
             axes = ([0] * len(inputs), [0 if own else None for own in per_row])
             try:
-                mapped: tuple[Tensor, ...] = torch.func.vmap(one, in_dims=axes, randomness="error")(
-                    list(inputs), list(masks)
-                )
+                with unwarned():
+                    mapped: tuple[Tensor, ...] = torch.func.vmap(one, in_dims=axes, randomness="error")(
+                        list(inputs), list(masks)
+                    )
             except Exception:  # whatever PyTorch cannot map: a branch on a number, an operator without a rule
                 self._maps = False
             else:

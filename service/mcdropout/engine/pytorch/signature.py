@@ -1,7 +1,7 @@
 """Signatures: how a network takes inputs and gives outputs, so that the engine sees tensors with the rows first."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.nesting import nested
 from mcdropout.engine.pytorch.ends import EndCalls, Ending, ending_of
 from mcdropout.engine.reading import Entry
+from mcdropout.engine.returned import Kind, Returned
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,9 @@ class Signature:
         """
         if self.ending is None:
             taken = self._take(self.returned(module, inputs))
+            if len(taken) == 1 or self.outputs is not None:  # else which counts is asked first
+                for out in taken:
+                    _check_numbers(out)
         else:
             with EndCalls() as calls:
                 (output,) = self._take(self.returned(module, inputs))
@@ -97,8 +101,8 @@ class Signature:
             leaves = tree_leaves(returned)
             if others := [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor)]:
                 raise UnsupportedModelError(
-                    f"the network returns {', '.join(others)}; a tensor, or two of them, is accepted, or `outputs` "
-                    f"that name which to take of {_described(returned)}"
+                    f"the network returns {', '.join(others)}; a tensor, or two of them, is accepted, or outputs "
+                    f"(in model.yaml, output) that names which to take of {described(returned)}"
                 )
             return tuple(leaves)
         found = tuple(_entry(returned, entry) for entry in self.outputs)
@@ -106,30 +110,81 @@ class Signature:
             if not isinstance(value, Tensor):
                 raise UnsupportedModelError(
                     f"outputs names {entry!r}, which is {type(value).__name__}; a tensor is accepted, of "
-                    f"{_described(returned)}"
+                    f"{described(returned)}"
                 )
         return found
 
 
+def _check_numbers(out: Tensor) -> None:
+    """Refuse a tensor that holds no real numbers, or whose rows differ in length."""
+    if out.is_nested:
+        raise UnsupportedModelError(
+            "the network returns a nested tensor, whose rows differ in length; one in which they are padded is accepted"
+        )
+    if out.is_complex():
+        raise UnsupportedModelError(
+            f"the network returns numbers of {out.dtype}, {list(out.shape)}; real numbers are accepted, such as "
+            "torch.view_as_real(...) or .abs() of these"
+        )
+    if out.dtype == torch.bool:
+        raise UnsupportedModelError(
+            f"the network returns truth values ({out.dtype}), {list(out.shape)}; the numbers that they were made of "
+            "are accepted: logits, probabilities or values"
+        )
+
+
 def _entry(returned: Any, entry: Entry) -> Any:
+    if isinstance(returned, Tensor):  # which has rows by position, and attributes of its own
+        raise UnsupportedModelError(
+            f"outputs names {entry!r}, and the network returns one tensor, {list(returned.shape)}, of which nothing is "
+            "to be chosen; no outputs (in model.yaml, no output) are accepted"
+        )
     try:
         if isinstance(entry, int) or isinstance(returned, Mapping):
             return returned[entry]
         return getattr(returned, entry)
     except (KeyError, IndexError, TypeError, AttributeError):
+        found = described(returned)
+        verb = "is" if len(found.entries) == 1 else "are"
         raise UnsupportedModelError(
-            f"outputs names {entry!r}, which the network does not return; {_described(returned)} would be accepted"
+            f"outputs names {entry!r}, which the network does not return; "
+            + (f"{found} {verb} accepted" if found.entries else f"it returns {found}; a tensor is accepted")
         ) from None
 
 
-def _described(returned: Any) -> str:
-    """The entries of what a network returned."""
+def described(returned: Any) -> Returned:
+    """What a network returned, and the entries of it that may be named."""
     if isinstance(returned, Mapping):
-        return f"the keys {list(returned)}"
+        return _entries("key", returned)
     if is_dataclass(returned):
-        return f"the attributes {[field.name for field in fields(returned)]}"
+        return _entries("attribute", {field.name: getattr(returned, field.name, None) for field in fields(returned)})
     if names := getattr(returned, "_fields", None):
-        return f"the attributes {list(names)}"
-    if isinstance(returned, Sequence):
-        return f"the positions 0 to {len(returned) - 1}"
-    return f"a {type(returned).__name__}, which has none"
+        return _entries("attribute", {name: getattr(returned, name, None) for name in names})
+    if isinstance(returned, Sequence) and not isinstance(returned, str | bytes):
+        return _entries("position", dict(enumerate(returned)))
+    what = type(returned).__name__
+    if isinstance(returned, Tensor):
+        return Returned(None, what=f"one tensor, {list(returned.shape)}")
+    held = {name: value for name, value in _attributes(returned).items() if isinstance(value, Tensor)}
+    return _entries("attribute", held) if held else Returned(None, what=f"{what}, which holds no tensor")
+
+
+def _attributes(returned: Any) -> dict[str, Any]:
+    """What an object holds under public names, and what a distribution says of itself."""
+    held = {name: value for name, value in getattr(returned, "__dict__", {}).items() if not name.startswith("_")}
+    if isinstance(returned, torch.distributions.Distribution) and not any(
+        isinstance(value, Tensor) for value in held.values()
+    ):
+        for name in ("mean", "stddev", "variance"):
+            with suppress(Exception):  # whatever it has no such thing for
+                held[name] = getattr(returned, name)
+    return held
+
+
+def _entries(kind: Kind, held: Mapping[Any, Any]) -> Returned:
+    entries = ((name, _shape(value)) for name, value in held.items())
+    return Returned(kind, tuple(entries), what=f"nothing, a {kind} of which could be named")
+
+
+def _shape(value: Any) -> tuple[int, ...] | str:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -10,6 +10,8 @@ To add one, make a `Field` and `register` it, or put it into the table.
 from mcdropout.engine.statistics.accumulator import Statistics as Statistics
 from mcdropout.engine.statistics.accumulator import deterministic as deterministic
 from mcdropout.engine.statistics.block import Rows as Rows
+from mcdropout.engine.statistics.faults import Faults as Faults
+from mcdropout.engine.statistics.faults import none_of as none_of
 from mcdropout.engine.statistics.field import Field as Field
 from mcdropout.engine.statistics.field import State as State
 from mcdropout.engine.statistics.field import Summary as Summary

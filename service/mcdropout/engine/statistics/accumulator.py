@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.reading import Reading
 from mcdropout.engine.statistics.block import Floats, Rows
 from mcdropout.engine.statistics.class_block import in_place
+from mcdropout.engine.statistics.faults import Faults
 from mcdropout.engine.statistics.field import State, Summary
 from mcdropout.engine.statistics.prediction import Prediction
 from mcdropout.engine.statistics.running_moments import RunningMoments
@@ -36,7 +36,7 @@ class Statistics:
             state.update(block)
         return self.task.samples_of(block, self._reading)
 
-    def cleared(self, outputs: Sequence[Array]) -> tuple[list[Array], npt.NDArray[np.bool_]]:
+    def cleared(self, outputs: Sequence[Array]) -> tuple[list[Array], Faults]:
         """As `Task.cleared`."""
         return self.task.cleared(outputs, self._reading)
 

@@ -28,11 +28,11 @@ def not_finite(outputs: Sequence[Array]) -> npt.NDArray[np.bool_]:
     return wrong
 
 
-_ROUNDING = 0.02  # of probabilities in half precision, and of sums of many
+ROUNDING = 0.02  # of probabilities in half precision, and of sums of many
 
 
 def outside(output: Array, low: float, high: float) -> npt.NDArray[np.bool_]:
     """`[rows]`, whether an output `[rows, passes, ...]` leaves `low` to `high` by more than rounding."""
     axes = tuple(range(1, output.ndim))
-    wrong = (output < low - _ROUNDING) | (output > high + _ROUNDING)
+    wrong = (output < low - ROUNDING) | (output > high + ROUNDING)
     return np.asarray(wrong.any(axis=axes))

@@ -15,6 +15,7 @@ from mcdropout.engine.statistics.block import Block, Floats
 from mcdropout.engine.statistics.class_block import in_place, read_classes, unusable_classes
 from mcdropout.engine.statistics.entropy import ENTROPY, LABEL_ENTROPY
 from mcdropout.engine.statistics.expected_entropy import EXPECTED_ENTROPY, LABEL_EXPECTED_ENTROPY
+from mcdropout.engine.statistics.faults import Faults, faults_of
 from mcdropout.engine.statistics.field import Field, State
 from mcdropout.engine.statistics.gaussian_entropy import GAUSSIAN_ENTROPY
 from mcdropout.engine.statistics.interval import INTERVAL
@@ -78,12 +79,13 @@ class Task:
         """The samples of a block, `[rows, passes, ...]`, with classes where the network has them."""
         return in_place(block.samples, reading, 2)
 
-    def cleared(self, outputs: Sequence[Array], reading: Reading) -> tuple[list[Array], npt.NDArray[np.bool_]]:
-        """Outputs `[rows, passes, ...]` with 0 in the rows that are unusable, and `[rows]`, which these are."""
+    def cleared(self, outputs: Sequence[Array], reading: Reading) -> tuple[list[Array], Faults]:
+        """Outputs `[rows, passes, ...]` with 0 in the rows that are unusable, and what is wrong with these."""
         wrong = self.unusable(outputs, reading)
+        faults = faults_of(outputs, reading, wrong)
         if not wrong.any():
-            return list(outputs), wrong
-        return [np.where(wrong.reshape(-1, *[1] * (output.ndim - 1)), 0, output) for output in outputs], wrong
+            return list(outputs), faults
+        return [np.where(wrong.reshape(-1, *[1] * (output.ndim - 1)), 0, output) for output in outputs], faults
 
 
 def _of_each_label(one: Field) -> Field:

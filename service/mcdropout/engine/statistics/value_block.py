@@ -65,13 +65,17 @@ def _variance(noise: Floats, reading: Reading) -> Floats:
             return np.exp(noise)
 
 
+def most_noise(reading: Reading) -> float:
+    """The largest logarithm of a noise whose variance float64 holds."""
+    return _MOST_LOG_VARIANCE / 2.0 if reading.noise == "log_scale" else _MOST_LOG_VARIANCE
+
+
 def unusable_values(outputs: Sequence[Array], reading: Reading) -> npt.NDArray[np.bool_]:
     """`[rows]`, whether an output is NaN or infinite, or a noise is none: negative, or beyond what float64 holds."""
     wrong = not_finite(outputs)
     if len(outputs) == 2 and reading.quantiles is None:
         noise = outputs[1]
         is_log = reading.noise not in ("variance", "std", "scale")
-        most = _MOST_LOG_VARIANCE / 2.0 if reading.noise == "log_scale" else _MOST_LOG_VARIANCE
-        none = noise > most if is_log else noise < 0.0
+        none = noise > most_noise(reading) if is_log else noise < 0.0
         wrong |= none.any(axis=tuple(range(1, noise.ndim)))
     return wrong

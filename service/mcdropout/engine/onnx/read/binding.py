@@ -177,14 +177,19 @@ def _outputs(
             found.append(str(entry))
         else:
             raise InvalidInputError(f"outputs names {entry!r}; the graph's outputs are {list(flow.outputs)}")
+    usable = [name for name in flow.outputs if _is_of_numbers(declared[name])]
     for name in found:
-        kind = declared[name].type
-        if kind.WhichOneof("value") not in (None, "tensor_type") or kind.tensor_type.elem_type == TensorProto.STRING:
+        if name not in usable:
             raise UnsupportedModelError(
-                f"the output {name!r} is no tensor of numbers; outputs that are one are accepted, of "
-                f"{list(flow.outputs)}"
+                f"the output {name!r} is no tensor of numbers; outputs (in model.yaml, output) that names one that is, "
+                f"of {usable}, is accepted"
             )
     return tuple(found)
+
+
+def _is_of_numbers(declared: ValueInfoProto) -> bool:
+    kind = declared.type
+    return kind.WhichOneof("value") in (None, "tensor_type") and kind.tensor_type.elem_type != TensorProto.STRING
 
 
 def sizes_of(spec: InputSpec) -> list[int | str]:
