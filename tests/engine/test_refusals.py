@@ -227,7 +227,7 @@ class TestANetworkWhoseOutputs:
         assert "the network with keep-everything masks equals its eval mode (an output is NaN or infinite)" in message
 
     def test_are_no_numbers_for_one_request_are_an_error_for_that_request(self):
-        module = Custom(lambda self, x: self.rest(x) / (x[:, :1] > 0), rest=mlp())
+        module = Custom(lambda self, x: torch.where(x[:, :1] > 0, self.rest(x), torch.nan), rest=mlp())
         engine = take(module)
         with pytest.raises(NonFiniteOutputError, match=r"^the network answered NaN or infinity for row 1$") as raised:
             engine.predict(torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0], [1.0, 0, 0, 0]]), 5)

@@ -157,6 +157,9 @@ class TestTrainModeThatDoesMoreThanDrop:
         module = nn.Sequential(nn.Linear(4, 8), nn.RReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
         engine = Engine.from_module(module, torch.randn(3, 4), "regression", runtime="eager")
         assert [site.name for site in engine.sites] == ["2"]
+        assert [(site.name, site.reason) for site in engine.sites_off] == [
+            ("1", "the slope of an activation is random in train mode, which is no dropout")
+        ]
         x, mask = torch.randn(3, 4), (torch.rand(3, 8) < 0.5).float()
         slope = (1 / 8 + 1 / 3) / 2
         wanted = module[3](F.leaky_relu(module[0](x), slope) * mask)

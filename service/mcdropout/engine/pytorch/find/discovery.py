@@ -17,6 +17,7 @@ from mcdropout.engine.cutting.layout import ROWS, growing, is_interleaved, layou
 from mcdropout.engine.cutting.placement import site_at
 from mcdropout.engine.errors import UnevenRowsError, UnsupportedModelError
 from mcdropout.engine.faults import described, refusing
+from mcdropout.engine.kinds import UNIFORM
 from mcdropout.engine.pytorch.added import Added, added_to, not_called
 from mcdropout.engine.pytorch.elsewhere import NUMPY, OWN, PYTHON
 from mcdropout.engine.pytorch.find.reach import reached, same_outputs
@@ -34,6 +35,7 @@ from mcdropout.engine.sites import Site, SiteOff, site_name
 _VARIANTS = (0, 1, 2)
 # Noise of an activation in train mode, which is not dropout, and stays off with the rest of train mode.
 _NOT_DROPOUT = "aten.rrelu_with_noise"
+_NOISE = "the slope of an activation is random in train mode, which is no dropout"
 _TOLERANCE = 1e-5
 
 Key = tuple[str, int]
@@ -112,6 +114,7 @@ class _Explorer:
         self._tracked = Tracked(module, watch, added=added)
         self._asleep: set[str] = set()
         self._drawing: set[str] = set()
+        self._noisy: set[str] = set()  # modules with noise that is no dropout
         self._of_no_effect: set[Draw] = set()  # numbers of Python's or NumPy's that eval mode draws too, for nothing
         self._failure: Exception | None = None
 
@@ -126,6 +129,7 @@ class _Explorer:
                 "the network makes other dropout calls with 3 rows than with 2; its calls must not depend on the rows"
             )
         on, off = self._select(selection, small)
+        off += [SiteOff(path, 0, UNIFORM, None, _NOISE) for path in sorted(self._noisy - {call.path for call in on})]
         self._tracked.order = order = Order({key: call.form for key, call in small.items()})
         quiet = replace(quiet, calls=order.numbered(quiet.calls))
         still = {call.key: call for call in quiet.calls}
@@ -222,6 +226,7 @@ class _Explorer:
             first, another = self._trained(inputs, 0), self._trained(inputs, 1)
             certain = [draw for draw in _certain(first, another) if draw not in self._of_no_effect]
             self._drawing |= {draw.path for draw in certain}
+            self._noisy |= {draw.path for draw in certain if draw.operator.startswith(_NOT_DROPOUT)}
             draws = [draw for draw in certain if not draw.operator.startswith(_NOT_DROPOUT)]
             draws = [draw for draw in draws if selection.takes(draw.path)]
             blamed = _blamed(draws)
