@@ -306,7 +306,7 @@ def test_a_network_that_makes_other_calls_with_more_rows_is_refused():
 
 
 def test_a_network_that_does_not_run_on_its_example_is_refused_with_the_shape():
-    with pytest.raises(UnsupportedModelError, match=r"does not run on the example input of shape \[\[2, 7\]\]"):
+    with pytest.raises(UnsupportedModelError, match=r"does not run on the example input of shape \[\[1, 7\]\]"):
         find(mlp(), (torch.randn(1, 7),))
 
 

@@ -2,14 +2,12 @@
 
 import copy
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 from torch.export import ExportedProgram
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mcdropout.engine.arrays import Array, with_rows
 from mcdropout.engine.checks import Check
@@ -30,6 +28,7 @@ from mcdropout.engine.inputs import (
 )
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.nesting import flattened
+from mcdropout.engine.pytorch.blame import mixers, movers
 from mcdropout.engine.pytorch.cut.export import export
 from mcdropout.engine.pytorch.cut.forms import programs
 from mcdropout.engine.pytorch.eager import EagerRuntime
@@ -100,7 +99,7 @@ class ModuleSubject:
         self.trials = self._tried(given, uneven)
         if uneven is not None and self._unanswered:
             raise uneven
-        self.mixers = _mixers(network.origin)
+        self.mixers = mixers(network.origin)
         padded = [path for path, part in network.origin.named_modules() if getattr(part, "use_nested_tensor", False)]
         self.advice = (
             f"{padded[0] or 'the network'} writes 0 at padded places in eval mode; enable_nested_tensor=False mends it"
@@ -209,7 +208,7 @@ class ModuleSubject:
         if moved:
             made_anew = self._made_anew()
             moved = [name for name in moved if name not in made_anew]
-        detail = "; ".join([f"moved: {', '.join(moved) or 'none'}", *_movers(origin, moved)])
+        detail = "; ".join([f"moved: {', '.join(moved) or 'none'}", *movers(origin, moved)])
         still = Check("no parameter and no buffer moved by a bit", not moved, detail)
         return [_stayed_in_eval(self.network), still]
 
@@ -291,8 +290,8 @@ def understand(
     network = with_its_code(module, tensors, signature, bare=bool(selection and selection.add))
     if not isinstance(network, nn.Module):
         raise InvalidInputError(f"the network is a {type(module).__name__}; a torch.nn.Module is accepted")
-    with _told_with_what_is_known(module, example_inputs, arrays):
-        found, rows, uneven = discover_in_examples(network, arrays, signature, selection)
+    told_shapes = [list(getattr(x, "shape", ())) or list(np.shape(x)) for x in as_tuple(example_inputs)]
+    found, rows, uneven = discover_in_examples(network, arrays, signature, selection, told_shapes)
     given = None if rows is arrays else arrays
     if sizing is not None:
         sizing = replace(sizing, extents=_extents(found.network, sizing, rows))
@@ -316,26 +315,6 @@ def understand(
             return ModuleSubject(apart.network, apart.off, specs, rows, reading, None, arrays, uneven)
         except UnsupportedModelError:
             raise error from None
-
-
-@contextmanager
-def _told_with_what_is_known(module: object, example_inputs: Inputs, arrays: tuple[Array, ...]) -> Iterator[None]:
-    """Have refusals name the shapes of the examples as their owner knows them, whatever rows were made of them; and
-    embeddings that write to their weights, which is why a network may not repeat itself."""
-    try:
-        yield
-    except UnsupportedModelError as error:
-        given = [list(getattr(x, "shape", ())) or list(np.shape(x)) for x in as_tuple(example_inputs)]
-        message = str(error)
-        for rows in (2, 3):
-            made = [[rows, *x.shape[1:]] for x in arrays]
-            message = message.replace(f"the example input of shape {made}", f"the example input of shape {given}", 1)
-        if isinstance(module, nn.Module) and "does not repeat itself" in message:
-            known = (_renormalized(path, part) for path, part in module.named_modules())
-            message = "; ".join([message, *filter(None, known)])
-        if message == str(error):
-            raise
-        raise type(error)(message) from error.__cause__
 
 
 def _extents(network: Network, sizing: Sizing, arrays: tuple[Array, ...]) -> tuple[tuple[Extent, ...], ...]:
@@ -399,41 +378,6 @@ def _configured_classes(module: nn.Module) -> tuple[int, ...]:
     """How many classes a network says that it has, or its configuration, as those of libraries do."""
     said = [getattr(place, name, None) for place in (module, getattr(module, "config", None)) for name in _CLASS_COUNTS]
     return tuple(dict.fromkeys(count for count in said if type(count) is int))
-
-
-def _mixers(module: nn.Module) -> str | None:
-    """Normalization that takes its statistics from the batch in eval mode too."""
-    found = [(path, part) for path, part in module.named_modules() if isinstance(part, _BatchNorm)]
-    without = [f"{path or '(network)'} ({type(part).__name__})" for path, part in found if part.running_mean is None]
-    if not without:
-        return None
-    return f"{', '.join(without)} normalizes by the rows of a batch; one with track_running_stats=True is accepted"
-
-
-def _movers(module: nn.Module, moved: Sequence[str]) -> list[str]:
-    """Which modules write to tensors of these names when they run, in words, and what is accepted."""
-    found: dict[str, None] = {}
-    parts = dict(module.named_modules(remove_duplicate=False))
-    for name in moved:
-        path = name.rpartition(".")[0]
-        part = parts.get(path)
-        if part is not None:
-            found[_renormalized(path, part) or f"{_labelled(path, part)} writes to {name} in its forward"] = None
-    return list(found)
-
-
-def _labelled(path: str, part: nn.Module) -> str:
-    return f"{path or '(network)'} ({type(part).__name__})"
-
-
-def _renormalized(path: str, part: nn.Module) -> str | None:
-    """What an embedding does to its weight when it runs, and what is accepted; None of any other module."""
-    if not isinstance(part, nn.Embedding | nn.EmbeddingBag) or part.max_norm is None:
-        return None
-    return (
-        f"{_labelled(path, part)} renormalizes its weight to its max_norm in its forward; one that was called once "
-        "with all its rows, and then given max_norm=None, is accepted"
-    )
 
 
 def _stayed_in_eval(network: Network) -> Check:

@@ -19,6 +19,7 @@ from mcdropout.engine.errors import UnevenRowsError, UnsupportedModelError
 from mcdropout.engine.faults import described, refusing
 from mcdropout.engine.kinds import UNIFORM
 from mcdropout.engine.pytorch.added import Added, added_to, not_called
+from mcdropout.engine.pytorch.blame import renormalized
 from mcdropout.engine.pytorch.elsewhere import NUMPY, OWN, PYTHON
 from mcdropout.engine.pytorch.find.reach import reached, same_outputs
 from mcdropout.engine.pytorch.network import Known, Network
@@ -59,6 +60,7 @@ def discover(
     inputs: Sequence[Tensor],
     signature: Signature | None = None,
     selection: Selection | None = None,
+    given: Sequence[list[int]] | None = None,
 ) -> Discovery:
     """Find the sites of a network and switch on those that are selected.
 
@@ -67,6 +69,7 @@ def discover(
         inputs: example inputs, each `[rows, ...]`.
         signature: how it is called; by position, all its tensors counting, where not given.
         selection: which sites to switch on; all, where not given.
+        given: the shapes of the examples as their owner knows them, where `inputs` were made of these.
 
     Raises:
         UnevenRowsError: it draws more numbers for some of the rows than for others.
@@ -81,7 +84,7 @@ def discover(
             copied = private_copy(module)
         _check_hidden(copied)
         added = added_to(copied, selection.added)
-        explorer = _Explorer(copied.module, signature or Signature(), inputs, watch, added)
+        explorer = _Explorer(copied.module, signature or Signature(), inputs, watch, added, given)
         return explorer.explore(selection)
 
 
@@ -105,8 +108,10 @@ class _Explorer:
         inputs: Sequence[Tensor],
         watch: Watch,
         added: Mapping[str, Added],
+        given: Sequence[list[int]] | None,
     ) -> None:
         self._module = module
+        self._shapes = [list(x.shape) for x in inputs] if given is None else list(given)
         self._added = added
         self._signature = signature
         self._watch = watch
@@ -163,8 +168,7 @@ class _Explorer:
 
     def _eval_mode(self) -> Recording:
         """One pass in eval mode; a second must give the same."""
-        shapes = [list(x.shape) for x in self._two]
-        with refusing(f"the network does not run on the example input of shape {shapes}"):
+        with refusing(f"the network does not run on the example input of shape {self._shapes}"):
             quiet = self._first()
         if raw := [call for call in quiet.calls if call.raw]:
             raise UnsupportedModelError(
@@ -180,9 +184,12 @@ class _Explorer:
             draws = [draw for draw in draws if _is_pytorchs(draw)]
         if draws or not same_outputs(quiet.outputs, again.outputs):
             blamed = _blamed(draws) or self._own_state([self._tracked] * 2, self._two)[1]
+            known = filter(None, (renormalized(path, part) for path, part in self._module.named_modules()))
+            accepted = (
+                "one that keeps nothing from call to call, and draws nothing in eval mode but dropout, is accepted"
+            )
             raise UnsupportedModelError(
-                f"the network does not repeat itself in eval mode: {blamed}; one that keeps nothing from call to call, "
-                "and draws nothing in eval mode but dropout, is accepted"
+                f"the network does not repeat itself in eval mode: {'; '.join([blamed, accepted, *known])}"
             )
         return quiet
 
@@ -266,7 +273,7 @@ class _Explorer:
                 if failed is None:
                     raise UnsupportedModelError(
                         "the network does not run in train mode on the example input of shape "
-                        f"{[list(x.shape) for x in inputs]}: {described(failure)}"
+                        f"{self._shapes}: {described(failure)}"
                     ) from failure
                 self._asleep.add(failed)
 

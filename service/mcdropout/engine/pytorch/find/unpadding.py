@@ -22,15 +22,19 @@ _MOST_ROWS, _MOST_WAYS = 16, 64
 
 
 def discover_in_examples(
-    module: nn.Module, arrays: tuple[Array, ...], signature: Signature, selection: Selection | None
+    module: nn.Module,
+    arrays: tuple[Array, ...],
+    signature: Signature,
+    selection: Selection | None,
+    given: Sequence[list[int]],
 ) -> tuple[Discovery, tuple[Array, ...], UnevenRowsError | None]:
     """What is random in a network, the examples that show it, and why those that were given do not.
 
-    Where it takes padding out, or rows, they have none.
+    Where it takes padding out, or rows, they have none. `given` are the shapes of the examples as they were given.
     """
 
     def look(rows: tuple[Array, ...]) -> Discovery:
-        return discover(module, [torch.from_numpy(x) for x in rows], signature, selection)
+        return discover(module, [torch.from_numpy(x) for x in rows], signature, selection, given)
 
     refused: UnevenRowsError | None = None
     found: list[tuple[Discovery, tuple[Array, ...]]] = []
