@@ -316,7 +316,7 @@ class Engine:
         if self._places is None:  # of an engine for rows of one size of many: what a row gives shows it
             reference = self._prepared.reference
             row = tuple(resized(x[:1], spec.shape) for x, spec in zip(reference.inputs, self.inputs, strict=True))
-            kept = [] if self._source.has_raw_sites else self._source.keep_everything(1)
+            kept = self._source.baseline(1)
             self._places = places_of(run_pairs(self._prepared.baseline, row, kept)[0].shape, self.reading)
         return self._places
 

@@ -180,6 +180,13 @@ class MaskSource:
             each.append(masks)
         return each
 
+    def baseline(self, count: int) -> Masks:
+        """The masks of the baseline, for `count` rows: those that keep everything.
+
+        None where sites draw numbers for the network's own code: its baseline is another program, without masks.
+        """
+        return [] if self.has_raw_sites else self.keep_everything(count)
+
     def keep_everything(self, count: int) -> Masks:
         """Masks under which no unit is dropped and none is scaled, for `count` rows.
 

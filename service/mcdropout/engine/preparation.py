@@ -145,7 +145,7 @@ def prepare(reading: Reading, subject: Subject, target: Target) -> Prepared:
     _check_rows_come_first(rows, outputs)
     _check_numbers(outputs)
     wanted = subject.eval_outputs()
-    kept = [] if source.has_raw_sites else source.keep_everything(rows)
+    kept = source.baseline(rows)
     first = check_network(subject.plain, kept, arrays, wanted)
     if not first.passed and subject.advice:
         first = replace(first, detail=f"{first.detail}; {subject.advice}")
@@ -205,8 +205,7 @@ def _with_ranges(subject: Subject) -> tuple[InputSpec, ...]:
     """Its inputs with the whole numbers that each takes; where sizes differ from row to row, at all that are tried."""
     sizing, found = subject.sizing, []
     for place in [subject] if sizing is None else [subject, *(subject.at(sizes) for sizes in sizing.tried())]:
-        source = MaskSource(place.sites)
-        kept = [] if source.has_raw_sites else source.keep_everything(len(place.arrays[0]))
+        kept = MaskSource(place.sites).baseline(len(place.arrays[0]))
         found.append(with_ranges(subject.inputs, place.arrays, partial(run_pairs, place.plain, masks=kept)))
     # A length, say, may be larger where there are more steps.
     return tuple(
@@ -223,7 +222,7 @@ def _sized(subject: Subject, sizes: dict[str, int]) -> Sized:
     """What a network answers for rows of some sizes; there too nothing but dropout may tell it from its eval mode."""
     other = subject.at(sizes)
     source, rows = MaskSource(other.sites), len(other.arrays[0])
-    kept = [] if source.has_raw_sites else source.keep_everything(rows)
+    kept = source.baseline(rows)
     with refusing(f"the network does not run at {told(sizes)}", "sizes at which it does are accepted"):
         wanted = other.eval_outputs()
         check = check_network(other.plain, kept, other.arrays, wanted)

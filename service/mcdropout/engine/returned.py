@@ -32,6 +32,12 @@ class Returned:
             return f"the {self.kind} {shown[0]}"
         return f"the {self.kind}s {', '.join(shown[:-1])} and {shown[-1]}"
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its entries, where each has one and is a tensor; none else."""
+        named = self.kind in ("key", "attribute") and all(isinstance(value, tuple) for _, value in self.entries)
+        return tuple(str(name) for name, _ in self.entries) if named else ()
+
     def one_for(self, rows: int) -> Entry | None:
         """The entry that is a tensor with as many entries in some dimension as rows; of several, the first of those
         that hold more than a number a row. None where none is."""

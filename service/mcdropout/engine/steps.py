@@ -136,7 +136,7 @@ class Steps:
     def deterministic(self, inputs: tuple[Array, ...]) -> Outcome:
         """The baseline, in which nothing is dropped, of inputs `[rows, ...]`."""
         count = len(inputs[0])
-        masks = [] if self._source.has_raw_sites else self._source.keep_everything(count)
+        masks = self._source.baseline(count)
         outputs = run_pairs(self._baseline, inputs, masks)
         usable, faults = TASKS[self._reading.task].cleared([out[:, None] for out in outputs], self._reading)
         return Outcome(deterministic(self._reading, usable), None, faults)

@@ -95,10 +95,7 @@ class ModuleSubject:
         self._state = {name: value.clone() for name, value in _state_of(network.origin).items()}
         half = any(value.dtype in (torch.float16, torch.bfloat16) for value in self._state.values())
         self.tolerance = HALF_TOLERANCE if half else PROGRAM_TOLERANCE
-        self._unanswered = False
         self.trials = self._tried(given, uneven)
-        if uneven is not None and self._unanswered:
-            raise uneven
         self.mixers = mixers(network.origin)
         padded = [path for path, part in network.origin.named_modules() if getattr(part, "use_nested_tensor", False)]
         self.advice = (
@@ -149,11 +146,10 @@ class ModuleSubject:
                 found = by_itself
             else:  # no row is answered that was not before
                 self._run_alone(False)
-        self._unanswered = None in found
+        if uneven is not None and None in found:
+            raise uneven
         for variant, trial in zip(variants, found, strict=True):
             if variant.ordinary and trial is None:  # raises what every second request would meet
-                if uneven is not None:
-                    raise uneven
                 tried(self.eager, self.source, variant, number, self.tolerance)
         return tuple(trial for trial, _ in filter(None, found))
 
@@ -171,7 +167,7 @@ class ModuleSubject:
         """Whether the network itself answers some rows, with nothing dropped."""
 
         def run(inputs: tuple[Array, ...]) -> tuple[Array, ...]:
-            masks = [] if self._baseline else self.source.keep_everything(len(inputs[0]))
+            masks = self.source.baseline(len(inputs[0]))
             try:
                 return run_pairs(self.plain, inputs, masks)
             except UnsupportedModelError:  # it is the masks that do not fit
@@ -220,7 +216,7 @@ class ModuleSubject:
         """
         network = self._baseline or self.network
         fresh = network.copy()
-        kept = [] if self._baseline else self.source.keep_everything(len(self.arrays[0]))
+        kept = self.source.baseline(len(self.arrays[0]))
         before = _tensors_of(network.module)
         for one in (network, fresh):
             run_pairs(EagerRuntime(one), self.arrays, kept)
@@ -335,7 +331,8 @@ def _leave_out_the_ending(network: Network, arrays: tuple[Array, ...], reading: 
     """See what makes a network's output, and have what that takes read instead, where that is right."""
     masks = MaskSource(network.sites).keep_everything(len(arrays[0]))
     tensors = [[torch.from_numpy(value) for value in values] for values in (arrays, masks)]
-    ending, names = network.find_ending(*tensors), network.output_names(*tensors)
+    ending = network.find_ending(*tensors)
+    names = network.returned(*tensors).names if network.signature.outputs is None else ()
     classes = _configured_classes(network.origin)
     if ending is None:
         return Evidence(classes=classes, names=names)

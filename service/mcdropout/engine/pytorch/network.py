@@ -179,11 +179,6 @@ class Network:
         with torch.no_grad(), self.substitution(masks):
             return self.signature.find_ending(self.module, inputs)
 
-    def output_names(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[str, ...]:
-        """The names that it gives its outputs; none where they are chosen. Arguments as for `run`."""
-        with torch.no_grad(), self.substitution(masks):
-            return self.signature.output_names(self.module, inputs)
-
     def returned(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> Returned:
         """What it returns, and what of that may be named. Arguments as for `run`."""
         with torch.no_grad(), self.substitution(masks):

@@ -69,19 +69,6 @@ class Signature:
             outputs = self._take(self.returned(module, inputs))
         return ending_of(calls.seen, outputs[0]) if len(outputs) == 1 else None
 
-    def output_names(self, module: nn.Module, inputs: Sequence[Tensor]) -> tuple[str, ...]:
-        """Run `module` on inputs `[rows, ...]`: the names that it gives its outputs; none where they are chosen."""
-        returned = self.returned(module, inputs)
-        if self.outputs is not None:
-            return ()
-        if isinstance(returned, Mapping):
-            named = dict(returned)
-        elif is_dataclass(returned):
-            named = {field.name: getattr(returned, field.name) for field in fields(returned)}
-        else:
-            named = {name: getattr(returned, name) for name in getattr(returned, "_fields", ())}
-        return tuple(map(str, named)) if all(isinstance(value, Tensor) for value in named.values()) else ()
-
     def returned(self, module: nn.Module, inputs: Sequence[Tensor]) -> Any:
         """Run `module` on inputs `[rows, ...]`; whatever it returns."""
         by_position, by_name = self.arguments(inputs)

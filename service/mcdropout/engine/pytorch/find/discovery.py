@@ -34,6 +34,7 @@ from mcdropout.engine.sites import Site, SiteOff, site_name
 
 # Code that draws its own numbers may call other sites for other numbers (layers dropped as a whole): a few are tried.
 _VARIANTS = (0, 1, 2)
+_OTHER_VARIANTS = (KEEPING, *_VARIANTS[1:])
 # Noise of an activation in train mode, which is not dropout, and stays off with the rest of train mode.
 _NOT_DROPOUT = "aten.rrelu_with_noise"
 _NOISE = "the slope of an activation is random in train mode, which is no dropout"
@@ -252,7 +253,7 @@ class _Explorer:
             )
         if not any(call.raw for call in first.calls):
             return {call.key: call for call in first.calls}
-        others = [self._trained(inputs, 0, variant) for variant in (KEEPING, *_VARIANTS[1:])]
+        others = [self._trained(inputs, 0, variant) for variant in _OTHER_VARIANTS]
         return joined(sorted((each.calls for each in (first, *others)), key=len, reverse=True))
 
     def _trained(self, inputs: Sequence[Tensor], seed: int, variant: int = 0) -> Recording:
@@ -325,9 +326,7 @@ class _Explorer:
         try:
             records = [tracked.record(self._signature, self._two)]
             if any(call.raw for call in records[0].calls):
-                records += [
-                    tracked.record(self._signature, self._two, variant=variant) for variant in (KEEPING, *_VARIANTS[1:])
-                ]
+                records += [tracked.record(self._signature, self._two, variant=variant) for variant in _OTHER_VARIANTS]
         except MemoryError:
             raise
         except Exception as error:  # a module that is not made to be in train mode alone
@@ -349,7 +348,7 @@ class _Explorer:
         """All random calls that are made while the modules `awake` are out of eval mode."""
         tracked = self._tracked.wake(awake)
         known: dict[Key, Form] = {}
-        for variant in (*_VARIANTS, KEEPING):
+        for variant in (_VARIANTS[0], *_OTHER_VARIANTS):
             recording = tracked.record(self._signature, self._two, variant=variant)
             calls = recording.calls
             draws = [draw for draw in recording.draws if _is_pytorchs(draw) or draw.path in self._drawing]

@@ -67,32 +67,34 @@ def discover_apart(
     """
     padding = padding_of(module)
     found: list[Discovery] = []
-    shown: tuple[Array, ...] | None = None
+    together: tuple[Discovery, tuple[Array, ...]] | None = None  # and the rows that showed the first of them
     few = tuple(x[:_MOST_ROWS] for x in arrays)
     for rows in (rows for each in (few, *(v.inputs for v in varied(few, padding))) for rows in alike(each)):
-        if len(found) == _MOST_WAYS or (found and _answers(_joined(found).network, rows)):
+        if len(found) == _MOST_WAYS or (together and _answers(together[0].network, rows)):
             continue
         with suppress(UnsupportedModelError):
             seen = discover(module, [torch.from_numpy(x) for x in rows], signature, selection)
             # Other rows may have less left out than these, unless it is always all of a row or nothing.
             if all(site.rows_per_row == 1 for site in seen.network.sites):
                 found.append(seen)
-                shown = shown or rows
-    if shown is None:
+                together = _joined(found), together[1] if together else rows
+    if together is None:
         raise UnsupportedModelError("the network draws neither for its rows together nor for each by itself")
-    return _joined(found), shown
+    return together
 
 
 def _answers(network: Network, rows: tuple[Array, ...]) -> bool:
     """Whether a network has masks for all that it draws for the first of some rows."""
-    network.alone = True
     masks = MaskSource(network.sites).keep_everything(1)
+    network.alone = True
     try:
         network.run([torch.from_numpy(x[:1]) for x in rows], [torch.from_numpy(mask) for mask in masks])
     except UnsupportedModelError:
         return False
     except Exception:  # rows that it does not take
         return True
+    finally:
+        network.alone = False
     return True
 
 
