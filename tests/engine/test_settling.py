@@ -219,6 +219,8 @@ class TestProbabilities:
             ("classification", lambda y: F.dropout(y.softmax(1), 0.3), "with nothing dropped they sum to one"),
             ("classification", lambda y: 100.0 * y.softmax(1), "always sum to 100"),
             ("classification", lambda y: -y.log_softmax(1), "negatives of logarithms"),
+            ("classification", lambda y: 1.0 + F.softplus(y), "never negative"),
+            ("classification", torch.square, "never negative"),
             ("multilabel", lambda y: torch.log(torch.sigmoid(y) + 1e-9), "never above 0"),
             ("multilabel", lambda y: -F.softplus(-y), "never above 0"),
             ("multilabel", lambda y: y.log_softmax(1), "a log_softmax makes them"),

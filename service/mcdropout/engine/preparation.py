@@ -162,6 +162,7 @@ def prepare(reading: Reading, subject: Subject, target: Target) -> Prepared:
     others = () if subject.sizing is None else tuple(_sized(subject, sizes) for sizes in subject.sizing.tried())
     plain = subject.baseline_programs(target) if source.has_raw_sites else None
     try:
+        raise_if_failed([Check(ROWS, not subject.mixes, "with nothing dropped it is another alone than beside others")])
         chosen, baseline = choose(
             subject.programs(target), plain, target, source, reference, subject.trials, subject.sizing, others
         )

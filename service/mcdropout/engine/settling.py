@@ -288,6 +288,8 @@ def _form_of_classes(seen: _Seen, axis: int) -> tuple[Form, str | None]:
         raise _doubted(seen, f"they are never negative and always sum to {total.flat[0]:.4g}")
     if _sums_to_one(seen, axis, sign=-1.0, logarithm=True):
         raise _doubted(seen, "they are the negatives of logarithms of probabilities")
+    if seen.large and _are_within(seen, 0.0, np.inf):  # distances, or the evidence for each class
+        raise _doubted(seen, "they are never negative")
     return "logits", None
 
 

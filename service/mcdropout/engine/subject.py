@@ -32,6 +32,7 @@ class Subject(Protocol):
         tolerance: how far a program may be from the network itself under the same masks.
         sizing: which sizes of the inputs may differ from row to row; None where none may.
         evidence: what it says of its output, but for its answers.
+        mixes: whether its rows were seen to influence one another with nothing dropped.
         mixers: what in it is known to let rows influence one another, in words; None where nothing is.
         advice: what may mend it, where with nothing dropped it is not what it is in inference.
     """
@@ -46,6 +47,7 @@ class Subject(Protocol):
     tolerance: float
     sizing: Sizing | None
     evidence: Evidence
+    mixes: bool
     mixers: str | None
     advice: str | None
 

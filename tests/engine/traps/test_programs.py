@@ -177,3 +177,54 @@ def test_each_row_of_a_dynamically_quantized_network_is_quantized_alone(make, x)
     with torch.no_grad():
         plain = torch.cat([module(x[row : row + 1]) for row in range(3)]).softmax(-1)
     np.testing.assert_allclose(engine.predict(x, 0).mean, plain, atol=1e-5)
+
+
+def branching(self, x):
+    out = self.net(x).mean(1)
+    if x.shape[1] == 7:
+        out = out * 3
+    return out * 5 if x.shape[1] > 12 else out
+
+
+def exported_by_steps(form):
+    steps = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    network = Custom(branching, net=mlp()).eval()
+    program = torch.export.export(network, (torch.rand(3, 6, 4),), dynamic_shapes=((steps,),))
+    return program.module() if form == "an exported module" else program
+
+
+@pytest.mark.parametrize("form", ["exported", "an exported module"])
+@pytest.mark.parametrize(
+    ("least", "most", "told"),
+    [(2, 6, None), (8, 12, None), (3, 9, r"steps 7: .*\.size\(\)\[1\] != 7"), (8, 14, r"size\(\)\[1\] <= 12")],
+)
+def test_a_program_is_not_served_at_sizes_at_which_it_is_not_the_network_any_more(form, least, most, told):
+    x = torch.rand(3, least, 4)
+
+    def prepare():
+        shapes, sizes = [("steps", 4)], {"steps": (least, most)}
+        return Engine.from_module(exported_by_steps(form), x, "regression", shapes=shapes, sizes=sizes)
+
+    if told is None:
+        network = Custom(branching, net=mlp()).eval()
+        for steps in (least, most):
+            rows = torch.rand(2, steps, 4)
+            np.testing.assert_allclose(prepare().predict(rows, 0).mean, network(rows).detach(), rtol=1e-4)
+        return
+    with pytest.raises(UnsupportedModelError, match=f"{told}.* are accepted"):
+        prepare()
+
+
+@pytest.mark.parametrize("limit", [12, 200])
+def test_a_program_is_given_no_more_rows_than_it_was_exported_for(limit):
+    counting = Custom(lambda s, x: s.net(x) * 5 if x.shape[0] > limit else s.net(x), net=mlp())
+    program = torch.export.export(counting, (X,), dynamic_shapes=(({0: torch.export.Dim.DYNAMIC},),))
+    x = torch.rand(600, 4, generator=torch.Generator().manual_seed(1))
+    engine = Engine.from_module(program, X, "regression")
+    np.testing.assert_allclose(engine.predict(x, 0).mean, mlp().eval()(x).detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_program_whose_owner_declared_the_most_rows_is_split_all_the_same():
+    rows = torch.export.Dim("rows", max=1024)
+    engine = Engine.from_module(torch.export.export(mlp(), (X,), dynamic_shapes=({0: rows},)), X)
+    assert engine.program.strategy == "split"

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mcdropout.engine import Engine, UnsupportedModelError
+from mcdropout.engine import Engine, UnsupportedModelError, VerificationError
 from tests.engine.networks import Custom, mlp
 
 X = torch.rand(3, 4, generator=torch.Generator().manual_seed(0))
@@ -213,3 +213,29 @@ def test_steps_that_a_mask_leaves_out_behind_dropout_are_as_good_as_any():
     for row in range(3):
         own = STEPS[row : row + 1].numpy(), KEPT[row : row + 1].numpy()
         np.testing.assert_allclose(engine.run(own, [1], [row], 5, samples=True).samples[0], found[:, row], atol=1e-6)
+
+
+def counting(limit):
+    """A network that answers otherwise as soon as it is given more rows than `limit`."""
+
+    def forward(self, x):
+        out = self.net(x)
+        return out * 5 if len(x) > limit else out
+
+    return Custom(forward, net=mlp(outputs=2)).eval()
+
+
+@pytest.mark.parametrize("limit", [4, 12, 40, 200])
+def test_a_network_that_counts_its_rows_is_given_no_more_than_it_answers_as_it_answers_each_alone(limit):
+    x = torch.rand(600, 4, generator=torch.Generator().manual_seed(1))
+    engine = Engine.from_module(counting(limit), x[:3], "regression")
+    alone = engine.run((x[:1].numpy(),), [1], [0], 600, samples=True).samples
+    np.testing.assert_allclose(engine.predict(x[:1], 0).mean, counting(limit)(x[:1]).detach(), rtol=1e-5)
+    np.testing.assert_allclose(engine.samples(x, 3, 1)[:, :1], alone[0][:3, None], rtol=1e-5)
+    np.testing.assert_allclose(engine.predict(x, 0).mean[:1], engine.predict(x[:1], 0).mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_network_that_answers_one_row_otherwise_than_two_or_three_is_refused(limit):
+    with pytest.raises(VerificationError, match=r"does not depend on the rows beside it .*alone.* is accepted"):
+        Engine.from_module(counting(limit), X, "regression")

@@ -115,7 +115,7 @@ class GraphSubject:
         self._quiet = substituted(found.flow, found.draws, (), types)
         self.eager: Runtime = GraphRuntime(self.flow)
         self.plain: Runtime = GraphRuntime(self._quiet) if any(site.raw for site in self.sites) else self.eager
-        self.mixers = _mixers(self.flow)
+        self.mixes, self.mixers = False, _mixers(self.flow)
         half = any(value.type in _HALVES for value in understood.values.values())
         self.tolerance = HALF_TOLERANCE if half else PROGRAM_TOLERANCE
         self.trials, self._mixed = self._tried()

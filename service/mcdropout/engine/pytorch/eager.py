@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from mcdropout.engine.arrays import Array, Frontier
+from mcdropout.engine.pytorch.batches import Batches
 from mcdropout.engine.pytorch.network import Network
-from mcdropout.engine.runtimes.batches import Batches
 from mcdropout.engine.runtimes.tensors import joined, take_rows
 from mcdropout.engine.sites import Site
 

@@ -52,13 +52,7 @@ from mcdropout.engine.sites import Site, SiteOff
 from mcdropout.engine.sizes import Extent, Sizes, Sizing, check_extents, extents_of, sizing_of, told
 from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.trials import Trial, Variant, steady, varied
-from mcdropout.engine.verify import (
-    HALF_TOLERANCE,
-    PROGRAM_TOLERANCE,
-    run_pairs,
-    telling_passes,
-    tried,
-)
+from mcdropout.engine.verify import run_pairs, telling_passes, tried
 
 
 class ModuleSubject:
@@ -93,8 +87,8 @@ class ModuleSubject:
         self._baseline = network.baseline() if network.has_raw_sites else None
         self.plain: Runtime = self.eager if self._baseline is None else EagerRuntime(self._baseline)
         self._state = {name: value.clone() for name, value in _state_of(network.origin).items()}
-        half = any(value.dtype in (torch.float16, torch.bfloat16) for value in self._state.values())
-        self.tolerance = HALF_TOLERANCE if half else PROGRAM_TOLERANCE
+        self.tolerance = network.tolerance
+        self.mixes = False
         self.trials = self._tried(given, uneven)
         self.mixers = mixers(network.origin)
         padded = [path for path, part in network.origin.named_modules() if getattr(part, "use_nested_tensor", False)]
@@ -132,6 +126,7 @@ class ModuleSubject:
             return ()
         mixes = rows_mix(self.network, self.eager, self.source, self.arrays)
         if mixes == "always":
+            self.mixes = True
             return ()
         variants = [each for each in varied(self.arrays, padding_of(self.network.origin)) if self._takes(each, like)]
         if given is not None:

@@ -1,7 +1,7 @@
 """Networks: a private copy of a user's module, whose random calls take masks: `f(x, masks)`."""
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from mcdropout.engine.pytorch.signature import Signature, described
 from mcdropout.engine.pytorch.tracked import Tracked, in_eval_mode
 from mcdropout.engine.returned import Returned
 from mcdropout.engine.sites import Site, site_name
+from mcdropout.engine.verify import HALF_TOLERANCE, PROGRAM_TOLERANCE
 
 Known = Mapping[tuple[str, int], Form]
 """Random calls that may be made: the key and the form of each."""
@@ -90,6 +91,13 @@ class Network:
     def origin(self) -> nn.Module:
         """The module that it is a copy of, as it was handed over."""
         return self._origin
+
+    @property
+    def tolerance(self) -> float:
+        """How far a program may be from it under the same masks."""
+        values = _tensors(self.module)
+        half = any(value.dtype in (torch.float16, torch.bfloat16) for value in values)
+        return HALF_TOLERANCE if half else PROGRAM_TOLERANCE
 
     @property
     def has_raw_sites(self) -> bool:
@@ -161,8 +169,7 @@ class Network:
         Dropout that does not heed eval mode is kept from dropping. Each row is a batch of its own where `alone`.
         """
         module = in_eval_mode(private_copy(self._origin))
-        values = (value for value in module.state_dict().values() if isinstance(value, Tensor))
-        device = next((value.device for value in values), torch.device("cpu"))
+        device = next((value.device for value in _tensors(module)), torch.device("cpu"))
         batches: Iterable[Sequence[Tensor]] = [inputs]
         if self.alone:
             batches = [[x[row : row + 1] for x in inputs] for row in range(len(inputs[0]))]
@@ -267,6 +274,11 @@ class Network:
     def maps(self) -> bool:
         """Whether rows that are run alone are mapped over all at once, as far as is known."""
         return self._maps
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Those of a module's state, which may hold other things too."""
+    return (value for value in module.state_dict().values() if isinstance(value, Tensor))
 
 
 def _places_of(sites: Sequence[Site]) -> "dict[tuple[str, int], _Place]":

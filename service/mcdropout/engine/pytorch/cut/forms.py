@@ -10,6 +10,7 @@ from torch import Tensor
 from mcdropout.engine.errors import first_line
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.program import Graphs, Outline
+from mcdropout.engine.pytorch.batches import Batches
 from mcdropout.engine.pytorch.cut.conversion import convert
 from mcdropout.engine.pytorch.cut.cost import cost_of_split, cost_of_whole
 from mcdropout.engine.pytorch.cut.export import EXAMPLE_PAIRS, axes_of, example_masks, export
@@ -17,7 +18,6 @@ from mcdropout.engine.pytorch.cut.split import CannotSplitError, Split, split
 from mcdropout.engine.pytorch.eager import EagerRuntime
 from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.runtimes import Form, FormError, Refusal, Runnable, Runtime, Target
-from mcdropout.engine.runtimes.batches import Batches
 from mcdropout.engine.sizes import Sizing
 
 
@@ -115,7 +115,7 @@ def _eager(network: Network, source: MaskSource, examples: tuple[Tensor, ...], d
     runtime = EagerRuntime(network if device == "cpu" else network.copy(), device)
     if network.maps or not network.alone:
         try:
-            runtime.batches.measure(runtime, source, tuple(x.numpy() for x in examples))
+            runtime.batches.measure(runtime, source, tuple(x.numpy() for x in examples), network.tolerance)
         except Exception:  # whatever the network raises: its checks, and who asks it, will see
             runtime.batches = Batches()
     return runtime

@@ -22,7 +22,7 @@ from mcdropout.engine.runtimes.tensors import to_array
 from mcdropout.engine.sites import Site
 from mcdropout.engine.sizes import Extent, Named, Sizing, told
 from mcdropout.engine.subject import EXAMPLE_ROWS
-from mcdropout.engine.verify import HALF_TOLERANCE, PROGRAM_TOLERANCE, close
+from mcdropout.engine.verify import close
 
 _LONGEST = 60.0  # seconds in which all sizes in doubt are looked at
 _SEED = 20160619
@@ -43,7 +43,6 @@ def check_guards(module: fx.GraphModule, network: Network, inputs: Sequence[torc
     """
     finish = time.monotonic() + _LONGEST
     arrays = [x.numpy() for x in inputs]
-    half = any(value.dtype in (torch.float16, torch.bfloat16) for value in network.module.state_dict().values())
     in_doubt = doubtful(module, network.sites, sizing)
     for index, sizes in enumerate(in_doubt):
         if time.monotonic() > finish:
@@ -60,8 +59,7 @@ def check_guards(module: fx.GraphModule, network: Network, inputs: Sequence[torc
                 found = module.forward(*examples, *masks)  # not a call, which would refuse the sizes
         except Exception as error:  # whatever a graph raises at sizes that it is not made for
             raise UnsupportedModelError(f"it does not run at {told(sizes)}: {described(error)}") from error
-        tolerance = HALF_TOLERANCE if half else PROGRAM_TOLERANCE
-        check = close("they agree", tuple(map(to_array, found)), tuple(map(to_array, wanted)), tolerance)
+        check = close("they agree", tuple(map(to_array, found)), tuple(map(to_array, wanted)), network.tolerance)
         if not check.passed:
             raise UnsupportedModelError(
                 f"it follows the network for some sizes alone, {told(sizes)} not among them ({check.detail})"

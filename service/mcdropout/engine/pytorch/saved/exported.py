@@ -5,6 +5,7 @@ and for each operator the path of the module that called it. Here each is called
 """
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 from torch.utils._pytree import TreeSpec, tree_unflatten
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.value_ranges import ValueRanges
 
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.pytorch.saved.operators import COUNTED, DROPPING, NOISE, STATISTICS, drop, plain_name
@@ -47,6 +50,30 @@ class _Input:
             )
 
 
+@dataclass(frozen=True)
+class _Guards:
+    """What an exporter took for granted of the sizes: the graph follows one way of each branch on them.
+
+    Attributes:
+        check: raises AssertionError where something is not so.
+        taken: what it takes: inputs, by position, and whatever else the network was exported with.
+    """
+
+    check: Callable[..., None]
+    taken: tuple[tuple[int | None, Any], ...]
+
+    def __call__(self, inputs: Sequence[Tensor]) -> None:
+        """Raise where the graph is not the network that it was exported from."""
+        try:
+            self.check(*(value if index is None else inputs[index] for index, value in self.taken))
+        except AssertionError as error:
+            told = str(error).removeprefix("Guard failed: ")
+            raise ValueError(
+                f"the network was exported for other sizes: not so that {told}; inputs of which that is true are "
+                "accepted"
+            ) from None
+
+
 class _Caller(nn.Module):
     """A module of the network as it was, as far as it drops."""
 
@@ -57,7 +84,14 @@ class _Caller(nn.Module):
 class _Exported(nn.Module):
     """An exported network that has a train mode."""
 
-    def __init__(self, parts: nn.Module, graph: fx.Graph, inputs: Sequence[_Input], outputs: TreeSpec) -> None:
+    def __init__(
+        self,
+        parts: nn.Module,
+        graph: fx.Graph,
+        inputs: Sequence[_Input],
+        outputs: TreeSpec,
+        guards: _Guards | None,
+    ) -> None:
         super().__init__()
         self._parameters.update(parts._parameters)
         self._buffers.update(parts._buffers)
@@ -65,7 +99,7 @@ class _Exported(nn.Module):
         for name, value in vars(parts).items():
             if isinstance(value, Tensor):  # constants, which move with the network
                 self.register_buffer(name, value, persistent=False)
-        self._inputs, self._outputs = tuple(inputs), outputs
+        self._inputs, self._outputs, self._guards = tuple(inputs), outputs, guards
         self._run: Callable[..., Any] = type(fx.GraphModule(self, graph)).forward
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
@@ -78,6 +112,8 @@ class _Exported(nn.Module):
         given = [*inputs, *(named[name] for name in rest)]
         for spec, x in zip(self._inputs, given, strict=True):
             spec.check(x)
+        if self._guards is not None:
+            self._guards(given)
         return tree_unflatten(self._run(self, *given), self._outputs)
 
 
@@ -94,7 +130,7 @@ def exported_network(program: ExportedProgram, bare: bool = False) -> nn.Module:
     if any(value.device.type != "cpu" for value in [*program.state_dict.values(), *program.constants.values()]):
         program = move_to_device_pass(program, "cpu")
     assert program.call_spec.out_spec is not None
-    return _network(program.module(check_guards=False), program.call_spec.out_spec, bare)
+    return _network(_with_any_rows(program).module(), program.call_spec.out_spec, bare)
 
 
 def exported_module(module: fx.GraphModule, bare: bool = False) -> nn.Module:
@@ -105,19 +141,45 @@ def exported_module(module: fx.GraphModule, bare: bool = False) -> nn.Module:
         bare: whether it may have no dropout, as part of a network, say.
     """
     parts = copy.deepcopy(module)
-    for node in parts.graph.find_nodes(op="call_module", target=_GUARDS):  # the inputs are checked here
-        parts.graph.erase_node(node)
-    parts._modules.pop(_GUARDS, None)
     codegen: Any = parts.graph._codegen
     return _network(parts, codegen.pytree_info.out_spec, bare)
 
 
+def _with_any_rows(program: ExportedProgram) -> ExportedProgram:
+    """The program without the most rows that its owner declared, as in `Dim("rows", max=64)`; what it holds is shared.
+
+    What the exporter itself found to be so of the rows stays among its guards.
+    """
+    values = [node.meta.get("val") for node in program.graph.find_nodes(op="placeholder")]
+    first: list[Any] = [value.shape[0] for value in values if isinstance(value, Tensor) and value.dim()]
+    rows = {size.node.expr for size in first if isinstance(size, torch.SymInt)}
+    other = copy.copy(program)
+    other._range_constraints = {
+        symbol: ValueRanges(found.lower, int_oo) if symbol in rows else found
+        for symbol, found in program.range_constraints.items()
+    }
+    return other
+
+
 def _network(parts: nn.Module, outputs: TreeSpec, bare: bool) -> nn.Module:
+    check = _take_guards(parts)
     graph = _Rewriting(parts, bare).graph
+    values = [node.meta.get("val") for node in graph.find_nodes(op="placeholder")]
+    tensors = itertools.count()
+    taken = tuple((next(tensors), None) if isinstance(value, Tensor) else (None, value) for value in values)
     inputs = _take_inputs(graph)
     graph.eliminate_dead_code()
     graph.set_codegen(fx.graph.CodeGen())
-    return _Exported(parts, graph, inputs, outputs).eval()
+    return _Exported(parts, graph, inputs, outputs, check and _Guards(check, taken)).eval()
+
+
+def _take_guards(parts: nn.Module) -> Callable[..., None] | None:
+    """What checks the sizes that a graph was exported for, which is no longer part of it then; None where nothing."""
+    graph: fx.Graph = parts.graph  # type: ignore[assignment]
+    for node in graph.find_nodes(op="call_module", target=_GUARDS):
+        graph.erase_node(node)
+    guards = parts._modules.pop(_GUARDS, None)
+    return None if guards is None else guards.forward
 
 
 def _take_inputs(graph: fx.Graph) -> list[_Input]:

@@ -1,7 +1,8 @@
 """Batches: how many pairs a network is called with at once, measured rather than known.
 
 All pairs of a step in one call are what a tiny network wants, as `x.repeat` gives them; where activations outgrow the
-caches, a pass at a time, as in a plain loop, takes half as long.
+caches, a pass at a time, as in a plain loop, takes half as long. A network that looks at how many rows it is given may
+answer otherwise from some number on; so many it is not given.
 """
 
 import time
@@ -14,6 +15,7 @@ import numpy.typing as npt
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.runtimes.protocol import Runtime
+from mcdropout.engine.verify import close
 
 _SIZES = (8, 32, 128, 512)
 _MOST_SECONDS = 0.4  # of all tries of one size, for a larger one to be tried
@@ -42,33 +44,45 @@ class Batches:
             own = [mask[part] if per_row else mask for mask, per_row in zip(masks, self._per_row, strict=True)]
             yield rows[part], own
 
-    def measure(self, runtime: Runtime, source: MaskSource, inputs: tuple[Array, ...]) -> float:
+    def measure(self, runtime: Runtime, source: MaskSource, inputs: tuple[Array, ...], tolerance: float) -> float:
         """Find the size that takes the least time a pair, and how many seconds that is; about a second at most.
 
         Args:
             runtime: what uses these batches.
             source: draws its masks.
             inputs: `[rows, ...]` each.
+            tolerance: how far the answer to a pair may be from that beside fewer.
         """
         self._per_row = [site.scope == "row" for site in source.sites]
         frontier, best, least = runtime.prefix(inputs), _SIZES[0], np.inf
-        for self.size in _SIZES:
-            rows = np.arange(self.size, dtype=np.int64) % len(inputs[0])
-            masks = source.draw([0] * self.size, range(self.size), 0, 1)
+        few: tuple[Array, ...] = ()
+        for size in _SIZES:
+            self.size = size
+            rows = np.arange(size, dtype=np.int64) % len(inputs[0])
+            masks = source.draw([0] * size, range(size), 0, 1)
             tries: list[float] = []
-            while len(tries) < 2 or (len(tries) < _TRIES and sum(tries) <= _MOST_SECONDS):
-                tries.append(_seconds(runtime, frontier, rows, masks))
-            if min(tries) / self.size < least:
-                best, least = self.size, min(tries) / self.size
+            try:
+                while len(tries) < 2 or (len(tries) < _TRIES and sum(tries) <= _MOST_SECONDS):
+                    seconds, found = _timed(runtime, frontier, rows, masks)
+                    tries.append(seconds)
+            except Exception:  # whatever the network raises of so many
+                if not few:
+                    raise
+                break
+            few = few or found
+            if not close("", tuple(a[: len(b)] for a, b in zip(found, few, strict=True)), few, tolerance).passed:
+                break
+            if min(tries) / size < least:
+                best, least = size, min(tries) / size
             if sum(tries) > _MOST_SECONDS:  # a larger one takes too long to be tried, and to wait for
                 break
         self.size = best
         return least
 
 
-def _seconds(
+def _timed(
     runtime: Runtime, frontier: tuple[object, ...], rows: npt.NDArray[np.int64], masks: Sequence[Array]
-) -> float:
+) -> tuple[float, tuple[Array, ...]]:
     start = time.perf_counter()
-    runtime.suffix(frontier, rows, list(masks))
-    return time.perf_counter() - start
+    found = runtime.suffix(frontier, rows, list(masks))
+    return time.perf_counter() - start, found
