@@ -66,7 +66,10 @@ def _line(trial: Trial) -> str:
 
 def _report(trials: list[Trial], arguments: argparse.Namespace) -> None:
     print(f"{arguments.passes} passes of 4 rows compared, means and variances in standard errors off the plain loop's;")
-    print(f"{TIMED_PASSES} passes of {' and of '.join(map(str, TIMED_ROWS))} rows timed, medians of {arguments.repeat}")
+    print(
+        f"{TIMED_PASSES} passes of {' and of '.join(map(str, TIMED_ROWS))} rows timed, medians of {arguments.repeat};"
+    )
+    print("no repeated batch where its rows would share a draw")
     versus = [f"{name} {count}" for count in TIMED_ROWS for name in ("loop", "repeated")]
     head = ["network", "outcome", "sites", "strategy, runtime", "mean", "variance", "together", "ratio", "saved"]
     lines = [[*head, *(f"x {name}" for name in versus)]]

@@ -277,11 +277,32 @@ class TestANetworkWhoseOutputs:
                 "the attributes 'mean' ([2, 3]), 'stddev' ([2, 3])",
             ),
             (lambda y: {"logits": y, "n": 3}, "n", "'n', which is int; a tensor is accepted, of the keys"),
+            (
+                lambda y: {"a": {"logits": y}, "b": [y, y]},
+                "logits",
+                "which the network does not return; the paths 'a.logits' ([2, 3]), 'b.0' ([2, 3]) and 'b.1' (",
+            ),
+            (lambda y: {"a": {"logits": y}}, "a.scores", "'a.scores', which the network does not return; the path 'a."),
+            (lambda y: {"a": {"logits": y}}, "a", "'a', which is dict; a tensor is accepted, of the path 'a.logits'"),
         ],
     )
     def test_lack_the_one_that_is_asked_for(self, returned, entry, told):
         module = Custom(lambda self, x: returned(self.rest(x)), rest=mlp())
         assert told in refusal(UnsupportedModelError, module, outputs=entry)
+
+    @pytest.mark.parametrize(
+        ("returned", "path"),
+        [
+            (lambda y: {"heads": {"class": y, "other": y.exp()}}, "heads.class"),
+            (lambda y: ({"boxes": y.exp()}, {"scores": [y.exp(), y]}), "1.scores.1"),
+            (lambda y: {"heads": Normal(y, 1.0)}, "heads.loc"),
+            (lambda y: {"heads.class": y, "heads": {"class": y.exp()}}, "heads.class"),
+            (lambda y: {0: {1: y}}, "0.1"),
+        ],
+    )
+    def test_lie_further_down_and_are_named_by_their_paths(self, returned, path):
+        found = take(Custom(lambda self, x: returned(self.rest(x)), rest=mlp()), outputs=path)
+        np.testing.assert_array_equal(found.samples(X, 5, 1), take(mlp()).samples(X, 5, 1))
 
     @pytest.mark.parametrize(
         ("returned", "shapes"),
@@ -304,6 +325,7 @@ class TestANetworkWhoseOutputs:
             (lambda y: (y.mean(), y), "the positions 0 ([]) and 1 ([3, 3])", "1"),
             (lambda y: {"logits": y, "probs": y.exp()}, "the keys 'logits' ([3, 3]) and 'probs' ([3, 3])", "'logits'"),
             (lambda y: (y, (y, y)), "the positions 0 ([3, 3]) and 1 (tuple)", "0"),
+            (lambda y: {"a": {"y": y}, "b": (y,)}, "the paths 'a.y' ([3, 3]) and 'b.0' ([3, 3])", "'a.y'"),
         ],
     )
     def test_are_several_for_a_task_of_one(self, returned, told, entry, task):

@@ -84,8 +84,8 @@ class Output(Record):
     """What a network returns, and what of it counts.
 
     Attributes:
-        entry: which entry of what it returns holds the logits, or the mean of a regression: a key, an attribute or a
-            position. All tensors that it returns, where not given.
+        entry: which entry of what it returns holds the logits, or the mean of a regression: a key, an attribute, a
+            position, or a path further down (`boxes.scores`). All tensors that it returns, where not given.
         form: (`as`) whether these are logits, probabilities or their logarithms; found out where not given.
         classes: the dimension that holds the classes or labels, the rows being 0, -1 the last; found out where not
             given.
@@ -112,7 +112,7 @@ class Output(Record):
     @classmethod
     def _names_an_entry(cls, value: Any) -> Any:
         if value is not None and type(value) not in (str, int):
-            raise ValueError(f"is {value!r}; a key, an attribute or a position of what the network returns is accepted")
+            raise ValueError(f"is {value!r}; a key, an attribute, a position or a path of what it returns is accepted")
         return value
 
     @model_validator(mode="after")

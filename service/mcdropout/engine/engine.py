@@ -123,9 +123,9 @@ class Engine:
                 given.
             step_bytes: the memory that one step may take, in bytes; passes are cut into steps that fit.
             row_axis: the dimension of the inputs that holds the rows; for all, or for each.
-            outputs: which of what the network returns counts: a key, an attribute or a position ("logits"), or, for a
-                regression, two: `{"mean": 0, "log_variance": 1}`, or "variance", "std", "scale" or "log_scale" in its
-                place. All its tensors where not given.
+            outputs: which of what the network returns counts: a key, an attribute or a position ("logits"), a path
+                further down ("boxes.scores"), or, for a regression, two: `{"mean": 0, "log_variance": 1}`, or
+                "variance", "std", "scale" or "log_scale" in its place. All its tensors where not given.
             output_row_axis: the dimension of the outputs that holds the rows.
             missing: whether inputs may hold NaN, for what is missing.
             shapes: of one row of the input, or of each, where sizes differ from row to row: a size, or a name where it

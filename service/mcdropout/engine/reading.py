@@ -16,7 +16,7 @@ Noise = Literal["log_variance", "variance", "std", "log_scale", "scale"]
 LikelihoodName = Literal["gaussian", "laplace", "student_t"]
 """How a regression's noise is distributed."""
 Entry = str | int
-"""One of the things that a network returns: a key, an attribute, a name or a position."""
+"""One of the things that a network returns: a key, an attribute, a name, a position, or a path with dots."""
 Entries = Entry | Sequence[Entry] | Mapping[str, Entry] | None
 """What counts of the things that a network returns: one, some, those of a regression by what they are, or all."""
 
@@ -158,8 +158,8 @@ def in_entries(outputs: object) -> tuple[tuple[Entry, ...] | None, Noise | None]
         given = (outputs["mean"], outputs[noise])
     if not given or not all(isinstance(entry, str | int) and not isinstance(entry, bool) for entry in given):
         raise InvalidInputError(
-            f"outputs is {outputs!r}; a key, an attribute or a position of what the network returns is accepted, or "
-            "several in a list"
+            f"outputs is {outputs!r}; a key, an attribute, a position or a path of what the network returns is "
+            "accepted, or several in a list"
         )
     return tuple(given), noise
 

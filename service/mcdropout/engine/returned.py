@@ -7,7 +7,7 @@ from typing import Literal
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.reading import Entry, Reading
 
-Kind = Literal["key", "attribute", "position", "output"]
+Kind = Literal["key", "attribute", "position", "path", "output"]
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,7 @@ def _regression(seen: _Seen) -> Reading:
                 seen,
                 "of which the second may be a variance, a standard deviation, a logarithm of the variance or another "
                 "target; output: {mean: 0, variance: 1}, {mean: 0, std: 1} or {mean: 0, log_variance: 1} is accepted, "
-                "or output: 0 for the first alone",
+                "or output: 0 for the first alone (in Python, outputs)",
             )
         why = "the second output is negative somewhere, so that it is neither a variance nor a standard deviation"
         return replace(seen.reading, noise="log_variance", because=why)
@@ -238,7 +238,7 @@ def _regression_by_names(seen: _Seen, negative: bool) -> Reading:
             seen,
             f"named {first!r} and {second!r}, which leave open what is the mean and what its noise; output: {{mean: "
             f"{first}, log_variance: {second}}} says it, or variance, std, log_scale or scale in its place; or output: "
-            f"{first} for it alone",
+            f"{first} for it alone (in Python, outputs)",
         )
     return replace(seen.reading, noise=noise, because=f"the network calls its second output {second}")
 
@@ -281,7 +281,7 @@ def _form_of_classes(seen: _Seen, axis: int) -> tuple[Form, str | None]:
         raise _refused(
             seen,
             f"which are no logits of classes: {why}, and they do not sum to one; task: multilabel is accepted for a "
-            "probability of its own for each, or output: {as: logits} where they are logits all the same",
+            "probability of its own for each, or output: {as: logits} (in Python, form) where they are logits",
         )
     total = seen.values.sum(axis=axis)
     if seen.values.min() >= 0.0 and np.ptp(total) <= seen.tolerance * np.abs(total).max():
@@ -297,7 +297,7 @@ def _doubted(seen: _Seen, why: str) -> UnsupportedModelError:
     return _refused(
         seen,
         f"which are hardly logits: {why}; what they are is not certain, and output: {{as: logits}}, {{as: "
-        "probabilities} or {as: log_probabilities} says it",
+        "probabilities} or {as: log_probabilities} says it (in Python, form)",
     )
 
 
@@ -320,7 +320,8 @@ def _quantiles(seen: _Seen, levels: int) -> Reading:
         raise _refused(
             seen,
             f"of which {'none has' if not fitting else 'more than one dimension has'} as many entries as there are "
-            f"quantiles, {levels}; output: {{quantiles: [...], along: {len(shape) - 1}}} says where they are",
+            f"quantiles, {levels}; output: {{quantiles: [...], along: {len(shape) - 1}}} says where they are "
+            "(in Python, quantile_axis)",
         )
     return replace(seen.reading, quantile_axis=fitting[0])
 
@@ -412,7 +413,7 @@ def _class_axis(seen: _Seen) -> tuple[int, str | None]:
     raise _refused(
         seen,
         f"of which more than one dimension may hold the classes; output: {{classes: 1}} or output: {{classes: "
-        f"{len(shape) - 1}}} says which (-1 is the last)",
+        f"{len(shape) - 1}}} says which (in Python, class_axis; -1 is the last)",
     )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,8 @@ class Signature:
         names: the keyword of each input, or the path to it in what the network takes; None where they are given by
             position.
         row_axes: for each input, the dimension that holds the rows; 0 for those beyond the end.
-        outputs: which entries of what it returns count: keys, attributes or positions; None for all its tensors.
+        outputs: which entries of what it returns count: keys, attributes, positions, or paths of these
+            further down; None for all its tensors.
         output_row_axis: the dimension of the outputs that holds the rows.
         ending: the function at the end of the network that is left out; None where none is.
         gradients: whether it has to be called while gradients are recorded, because it asks for some.
@@ -127,10 +128,8 @@ def _entry(returned: Any, entry: Entry) -> Any:
             "to be chosen; no outputs (in model.yaml, no output) are accepted"
         )
     try:
-        if isinstance(entry, int) or isinstance(returned, Mapping):
-            return returned[entry]
-        return getattr(returned, entry)
-    except (KeyError, IndexError, TypeError, AttributeError):
+        return _held(returned, entry)
+    except _NOT_THERE:
         found = described(returned)
         verb = "is" if len(found.entries) == 1 else "are"
         raise UnsupportedModelError(
@@ -139,8 +138,43 @@ def _entry(returned: Any, entry: Entry) -> Any:
         ) from None
 
 
-def described(returned: Any) -> Returned:
-    """What a network returned, and the entries of it that may be named."""
+_NOT_THERE = (KeyError, IndexError, TypeError, AttributeError)
+
+
+def _held(returned: Any, entry: Entry) -> Any:
+    """An entry of what a network returned, or one further down by its path, `boxes.scores` or `0.logits`.
+
+    Raises one of `_NOT_THERE` where there is none.
+    """
+    try:
+        if isinstance(entry, int) or isinstance(returned, Mapping):
+            return returned[entry]
+        return getattr(returned, entry)
+    except _NOT_THERE:
+        if isinstance(entry, int):
+            raise
+    first, parted, rest = entry.partition(".")
+    if not parted and not first.isdecimal():
+        raise KeyError(entry)
+    inner = _held(returned, int(first) if first.isdecimal() else first)
+    return _held(inner, rest) if parted else inner
+
+
+def described(returned: Any, depth: int = 3) -> Returned:
+    """What a network returned, and the entries of it that may be named: those further down where it has no tensor."""
+    found = _described(returned)
+    if not depth or any(isinstance(shape, tuple) for _, shape in found.entries):
+        return found
+    inside = {
+        f"{name}.{inner}": shape
+        for name, _ in found.entries
+        for inner, shape in described(_held(returned, name), depth - 1).entries
+        if isinstance(shape, tuple)
+    }
+    return replace(found, kind="path", entries=tuple(inside.items())) if inside else found
+
+
+def _described(returned: Any) -> Returned:
     if isinstance(returned, Mapping):
         return _entries("key", returned)
     if is_dataclass(returned):
