@@ -30,7 +30,7 @@ def about_quantile_of_gaussians(means: Floats, deviations: Floats, weights: Floa
     centre, spread = moments_of(means, deviations, weights)
     scale = 1.0 / np.where(spread > 0.0, spread, 1.0)[:, None]
     means, deviations = (means - centre[:, None]) * scale, np.maximum(deviations * scale, _NARROWEST)
-    noise = gaussian_quantile(level) * np.sqrt(np.square(deviations) @ weights)
+    noise = gaussian_quantile(level) * np.sqrt(weighted(np.square(deviations), weights))
     squares = _signed_square(_at_level(means, weights, level)) + _signed_square(noise)
     found = np.copysign(np.sqrt(np.abs(squares)), squares).astype(np.float32)
     unit, inverse = means.astype(np.float32), (1.0 / deviations).astype(np.float32)
@@ -44,11 +44,11 @@ def about_quantile_of_gaussians(means: Floats, deviations: Floats, weights: Floa
         bell = np.square(z)
         bell *= np.float32(-0.5)
         np.exp(bell, out=bell)
-        share = _cdf(z, bell) @ shares
+        share = weighted(_cdf(z, bell), shares)
         bell *= inverse
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             excess = np.log(share / np.float32(level))
-            step = value - excess * share / (bell @ slopes)
+            step = value - excess * share / weighted(bell, slopes)
         left = np.flatnonzero(np.abs(excess) > _NEAR_ENOUGH)
         if not len(left):
             break
@@ -75,8 +75,16 @@ def _at_level(ascending: Floats, weights: Floats, level: float) -> Floats:
 
 def moments_of(means: Floats, deviations: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """Mean and deviation of mixtures, `[mixtures]` each."""
-    centre: Floats = means @ weights
-    return centre, np.sqrt((np.square(deviations) + np.square(means - centre[:, None])) @ weights)
+    centre = weighted(means, weights)
+    return centre, np.sqrt(weighted(np.square(deviations) + np.square(means - centre[:, None]), weights))
+
+
+def weighted(numbers: Any, weights: Any) -> Any:
+    """The sums of numbers `[mixtures, components]` times weights `[components]`, `[mixtures]`.
+
+    Each is added up in the same order whatever mixtures are beside it, as those of `@` are not.
+    """
+    return np.einsum("ij,j->i", numbers, weights)
 
 
 def bounds_of(level: float) -> tuple[float, float]:

@@ -26,9 +26,9 @@ class Mixture:
             points = block.quantiles @ heads_of(block.levels).points.T
             self.quantiles.update(np.moveaxis(points, -1, 2).reshape(len(points), -1, *block.samples.shape[2:]))
         elif block.given is not None or block.noise is None:
-            self.quantiles.update(block.samples, block.given or 0.0)
+            self.quantiles.update(block.samples, block.given or 0.0, narrow=block.narrow)
         else:
-            self.quantiles.update(block.samples, block.noise)
+            self.quantiles.update(block.samples, block.noise, narrow=block.narrow)
 
     def take(self, rows: Rows) -> "Mixture":
         """The same of some rows."""

@@ -94,9 +94,13 @@ def _sorted(parts: Sequence[Floats], *, ordered: bool = False) -> tuple[list[Flo
     Where means are nearly the same and deviations are not, neighbours so have similar deviations.
     """
     if len(parts) == 1 and not ordered:
-        return [np.sort(parts[0], axis=1)], None
+        return [_wide(np.sort(parts[0], axis=1))], None
     order = np.argsort(parts[0] if ordered or len(parts) == 1 else parts[0] + np.sqrt(parts[1]), axis=1)
-    return [np.take_along_axis(part, order, axis=1) for part in parts], order
+    return [_wide(np.take_along_axis(part, order, axis=1)) for part in parts], order
+
+
+def _wide(numbers: Floats) -> Floats:
+    return numbers.astype(np.float64, copy=False)
 
 
 def _moments(found: list[Floats], spread: bool, means_of: Callable[[Floats], Floats]) -> list[Floats]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mcdropout.engine.statistics.block import Floats
-from mcdropout.engine.statistics.gaussians import bounds_of, moments_of
+from mcdropout.engine.statistics.gaussians import bounds_of, moments_of, weighted
 from mcdropout.engine.statistics.likelihoods import Likelihood
 
 _NEWTON_STEPS, _BISECTION_STEPS = 30, 60
@@ -65,4 +65,4 @@ def _share_and_density(
     if scale is not deviations:
         share = np.where(is_point, distance >= 0.0, share)
         density = np.where(is_point, 0.0, density)
-    return share @ weights, (density / scale) @ weights
+    return weighted(share, weights), weighted(density / scale, weights)

@@ -14,9 +14,10 @@ CAPACITY = 1024
 """Up to this many passes are kept as they are where a row has few values."""
 FEW = 64
 """So many values of a row are few."""
-DENSE_CAPACITY = 128
+DENSE_CAPACITY = 256
 """Up to this many passes are kept as they are where a row has more values, as in a dense output."""
-_LEAST_CAPACITY, _MANY = 32, 2**16  # the same where a row has more than that
+_LEAST_CAPACITY, _MANY = 64, 2**16  # the same where a row has more than that
+_MERGED_SHARE, _DENSE_MERGED_SHARE = 2, 8  # how many times as many there are as components that they are merged into
 
 _COMPONENTS_OF_DENSE = 16  # to which Gaussians of dense outputs are merged before a quantile is found
 _CHUNK = 2**15  # numbers that are worked on at once, so that they stay in the caches
@@ -32,7 +33,7 @@ class MixtureQuantiles:
     """A mixture with one Gaussian for each pass, or one point, where no noise is known.
 
     So many passes as `capacity_of` the values of a row are kept as they are. Whenever there are more to come, these are
-    sorted by mean (plus deviation, where deviations differ), and neighbours merged into a quarter as many components
+    sorted by mean (plus deviation, where deviations differ), and neighbours merged into an eighth as many components
     (half as many for few values), small ones at the ends; and those, with the components merged before, into as many
     again. Merged Gaussians have the mean and the variance that they had together.
 
@@ -45,7 +46,9 @@ class MixtureQuantiles:
     def __init__(self) -> None:
         self._shape: tuple[int, ...] = ()  # of a row's values
         self._noise: float | None = None  # the variance of all Gaussians, where it is the same
-        self._recent: Floats = np.zeros(())  # [means, and variances where they differ; rows; values; room for passes]
+        # [means, and variances where they differ; rows; values; room for passes], as float32 for many values, if it
+        # holds them: what is sorted most is then half as large.
+        self._recent: Floats = np.zeros(())
         self._count = 0  # of the recent passes
         self._merged: Floats | None = None  # [the same; rows; values; components]
         self._blocks = 0  # of a capacity of passes each, that were merged
@@ -55,8 +58,11 @@ class MixtureQuantiles:
         """The memory that it holds, in bytes."""
         return self._recent.nbytes + (0 if self._merged is None else self._merged.nbytes)
 
-    def update(self, means: Floats, variances: Floats | float = 0.0) -> None:
-        """Take in the Gaussians of some passes, `[rows, passes, ...]`; their variances, or the one of them all."""
+    def update(self, means: Floats, variances: Floats | float = 0.0, *, narrow: bool = False) -> None:
+        """Take in the Gaussians of some passes, `[rows, passes, ...]`; their variances, or the one of them all.
+
+        `narrow`: whether float32 holds the means as they are.
+        """
         rows, passes, *shape = means.shape
         given = [means.reshape(rows, passes, -1)]
         if isinstance(variances, np.ndarray):
@@ -66,7 +72,8 @@ class MixtureQuantiles:
         values = given[0].shape[2]
         if self._recent.ndim == 0:
             self._shape = tuple(shape)
-            self._recent = np.empty((len(given), rows, values, 0))
+            dtype = np.float32 if narrow and values > FEW else np.float64
+            self._recent = np.empty((len(given), rows, values, 0), dtype)
         capacity, start = capacity_of(values), 0
         while start < passes:
             if self._count == capacity:
@@ -119,6 +126,7 @@ class MixtureQuantiles:
                 into = parts_of(DENSE_CAPACITY, _COMPONENTS_OF_DENSE) * weights.sum()
                 parts = merged(parts, weights * DENSE_CAPACITY, into, spread=True)
             weights = into
+        parts = [part.astype(np.float64, copy=False) for part in parts]
         means, variances = parts[0], parts[1] if len(parts) > 1 else np.zeros_like(parts[0])
         deviations = np.sqrt(variances if self._noise is None else variances + self._noise)
         shares = weights / weights.sum()
@@ -130,15 +138,20 @@ class MixtureQuantiles:
 
     def _weights(self) -> Counts:
         """Of the components, the merged ones and then the recent, in passes."""
-        recent = np.ones(self._count, np.int64)
+        recent = np.ones(self._count, np.int64) if self._few_recent else parts_of(self._count, len(self._parts()))
         if self._merged is None:
             return recent
         return np.concatenate([self._blocks * self._parts(), recent])
 
+    @property
+    def _few_recent(self) -> bool:
+        """Whether the recent passes are taken as they are, beside merged ones too."""
+        return self._merged is None or self._recent.shape[2] <= FEW or self._count < 2 * len(self._parts())
+
     def _parts(self) -> Counts:
         """The passes of a full capacity in each component after merging."""
         capacity = capacity_of(self._recent.shape[2])
-        return parts_of(capacity, capacity // (2 if capacity == CAPACITY else 4))
+        return parts_of(capacity, capacity // (_MERGED_SHARE if capacity == CAPACITY else _DENSE_MERGED_SHARE))
 
     def _chunks(self) -> Iterator[tuple[slice, list[Floats]]]:
         """Some values after others, of whatever row, and their components `[values, components]`: means, variances."""
@@ -148,10 +161,10 @@ class MixtureQuantiles:
         size = max(1, _CHUNK // (self._count + before.shape[-1]))
         for start in range(0, rows * values, size):
             chunk = slice(start, start + size)
-            if self._merged is None:
-                yield chunk, list(recent[:, chunk])
-            else:
-                yield chunk, list(np.concatenate([before[:, chunk], recent[:, chunk]], axis=-1))
+            own = list(recent[:, chunk])
+            if not self._few_recent:
+                own = pooled(own, parts_of(self._count, len(self._parts())))
+            yield chunk, own if self._merged is None else list(np.concatenate([before[:, chunk], own], axis=-1))
 
     def _merge(self) -> None:
         """Merge all that is kept; room for a capacity of passes is left."""
@@ -176,6 +189,6 @@ class MixtureQuantiles:
         *shape, room = self._recent.shape
         if passes > room:
             wanted = min(capacity, max(passes, 2 * room)) if capacity == CAPACITY else capacity
-            recent = np.empty((*shape, wanted))
+            recent = np.empty((*shape, wanted), self._recent.dtype)
             recent[..., : self._count] = self._recent[..., : self._count]
             self._recent = recent

@@ -25,6 +25,7 @@ class ValueBlock(NamedTuple):
         given: the noise's variance where it is given, and so the same in all of `noise`.
         quantiles: `[rows, passes, ..., levels]`, ascending, where the network predicts them.
         levels: theirs.
+        narrow: whether float32 holds each of `samples` as it is.
     """
 
     samples: Floats
@@ -32,6 +33,7 @@ class ValueBlock(NamedTuple):
     given: float | None = None
     quantiles: Floats | None = None
     levels: tuple[float, ...] | None = None
+    narrow: bool = False
 
 
 def read_values(outputs: Sequence[Array], reading: Reading) -> ValueBlock:
@@ -41,13 +43,13 @@ def read_values(outputs: Sequence[Array], reading: Reading) -> ValueBlock:
         return ValueBlock(
             *mean_and_variance(quantiles, heads_of(reading.quantiles)), None, quantiles, reading.quantiles
         )
-    means = outputs[0].astype(np.float64)
+    means, narrow = outputs[0].astype(np.float64), outputs[0].dtype.itemsize <= 4
     if len(outputs) > 1:
-        return ValueBlock(means, _variance(outputs[1].astype(np.float64), reading))
+        return ValueBlock(means, _variance(outputs[1].astype(np.float64), reading), narrow=narrow)
     if reading.noise_variance is not None:
         given = np.float64(reading.noise_variance)
-        return ValueBlock(means, np.broadcast_to(given, means.shape), float(given))
-    return ValueBlock(means, None)
+        return ValueBlock(means, np.broadcast_to(given, means.shape), float(given), narrow=narrow)
+    return ValueBlock(means, None, narrow=narrow)
 
 
 def _variance(noise: Floats, reading: Reading) -> Floats:
