@@ -10,6 +10,7 @@ from mcdropout.engine.settling.seen import Seen, doubted, refused, words
 
 
 def classification(seen: Seen) -> Reading:
+    """The reading of a classification, with nothing left open. Raises as `settle` does."""
     if len(seen.shapes) != 1 or len(seen.shape) < 2:
         raise refused(seen, "classification takes one output of logits or probabilities, [rows, classes, ...]")
     if max(seen.shape[1:]) < 2:

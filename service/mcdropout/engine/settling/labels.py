@@ -12,6 +12,7 @@ _AT_AN_END = 0.01
 
 
 def multilabel(seen: Seen) -> Reading:
+    """The reading of several labels, with nothing left open. Raises as `settle` does."""
     if len(seen.shapes) != 1 or len(seen.shape) < 2:
         raise refused(seen, "multilabel takes one output of a logit or probability for each label, [rows, labels, ...]")
     axis, because = class_axis(seen)
@@ -20,6 +21,7 @@ def multilabel(seen: Seen) -> Reading:
 
 
 def binary(seen: Seen) -> Reading:
+    """The reading of one label, with nothing left open. Raises as `settle` does."""
     if len(seen.shapes) != 1:
         raise refused(seen, "binary takes one output of a logit or probability, [rows] or [rows, 1]")
     given, shape = seen.reading.class_axis, seen.shape

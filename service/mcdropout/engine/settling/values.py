@@ -17,6 +17,7 @@ _NOISES: dict[str, Noise] = {
 
 
 def regression(seen: Seen) -> Reading:
+    """The reading of a regression, with nothing left open. Raises as `settle` does."""
     shapes, noise = seen.shapes, seen.reading.noise
     if seen.reading.quantiles is not None:
         return _quantiles(seen, len(seen.reading.quantiles))
