@@ -176,6 +176,44 @@ class TestProbabilities:
         engine = engine_of(ending(lambda y: 0.01 * y + 0.5), X)
         assert engine.reading.form == "logits"
 
+    @pytest.mark.parametrize(
+        "end",
+        [
+            lambda y: y,
+            lambda y: F.dropout(y, 0.2, training=False),
+            lambda y: (y / 2.0)[:, :2].unsqueeze(2).squeeze(2),
+            lambda y: torch.cat([y, y.mean(1, keepdim=True)], 1),
+        ],
+        ids=["as it is", "dropped", "a part", "with its mean"],
+    )
+    @pytest.mark.parametrize("task", ["classification", "multilabel"])
+    @pytest.mark.parametrize("form", ["network", "exported program", "ONNX file"])
+    def test_that_no_example_tells_from_logits_are_those_where_a_linear_layer_makes_them(
+        self, end, task, form, tmp_path
+    ):
+        network, x = words()
+        x = torch.from_numpy(x)
+        with torch.no_grad():
+            network.out.weight.mul_(0.01)
+            network.out.bias.copy_(torch.tensor([0.3, 0.5, 0.7]))
+        network = Custom(lambda self, ids: end(self.rest(ids)), rest=network).eval()
+        assert (network(x) > 0).all()
+        assert (network(x) < 1).all()
+        rows = (({0: torch.export.Dim("rows")},),)
+        if form == "ONNX file":
+            torch.onnx.export(
+                network.train(), (x,), tmp_path / "model.onnx", dynamic_shapes=rows, dynamo=True, verbose=False
+            )
+            engine = Engine.from_onnx(tmp_path / "model.onnx", x.numpy(), task=task)
+        else:
+            given = network if form == "network" else torch.export.export(network, (x,), dynamic_shapes=rows)
+            engine = engine_of(given, x, task)
+        assert engine.reading.form == "logits"
+
+    @pytest.mark.parametrize("end", [F.relu, lambda y: F.relu(y).mean(1, keepdim=True) + y.relu()])
+    def test_of_classes_may_be_never_negative(self, end):
+        assert engine_of(ending(end), X).reading.form == "logits"
+
     @pytest.mark.parametrize("most", [50, 1e6])
     def test_of_a_softmax_that_is_not_always_the_end_are_never_read_below_it(self, most):
         def sure_of_nothing_beyond(self, x):
@@ -219,8 +257,8 @@ class TestProbabilities:
             ("classification", lambda y: F.dropout(y.softmax(1), 0.3), "with nothing dropped they sum to one"),
             ("classification", lambda y: 100.0 * y.softmax(1), "always sum to 100"),
             ("classification", lambda y: -y.log_softmax(1), "negatives of logarithms"),
-            ("classification", lambda y: 1.0 + F.softplus(y), "never negative"),
-            ("classification", torch.square, "never negative"),
+            ("classification", lambda y: 1.0 + F.softplus(y), "never below 1, as the parameters of a Dirichlet"),
+            ("classification", lambda y: F.relu(y) + 1, "never below 1, as the parameters of a Dirichlet"),
             ("multilabel", lambda y: torch.log(torch.sigmoid(y) + 1e-9), "never above 0"),
             ("multilabel", lambda y: -F.softplus(-y), "never above 0"),
             ("multilabel", lambda y: y.log_softmax(1), "a log_softmax makes them"),

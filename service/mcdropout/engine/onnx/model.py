@@ -26,7 +26,7 @@ from mcdropout.engine.onnx.dataflow import DRAWS, Dataflow, every_node, from_mod
 from mcdropout.engine.onnx.eager import GraphRuntime, session_of, session_of_file
 from mcdropout.engine.onnx.find.draws import Draw, check_ratios, nested, paths
 from mcdropout.engine.onnx.find.dropout import Found, find_draws, site_of
-from mcdropout.engine.onnx.find.ends import EndNode, can_be_left_out, ends_of, without_ends
+from mcdropout.engine.onnx.find.ends import EndNode, can_be_left_out, ends_of, is_linear, without_ends
 from mcdropout.engine.onnx.inference import batch_norm_in_inference, modes_apart, silenced
 from mcdropout.engine.onnx.mask import Masked, substituted
 from mcdropout.engine.onnx.measuring import Probe, Value, measure, with_varying
@@ -380,8 +380,11 @@ def _mixers(flow: Dataflow) -> str | None:
 
 def _evidence(understood: _Understood) -> Evidence:
     """What the graph says of its one output."""
-    if len(understood.ends) != 1 or len(understood.bound.flow.outputs) != 1:
+    outputs = understood.bound.flow.outputs
+    if len(outputs) != 1:
         return Evidence()
+    if len(understood.ends) != 1:
+        return Evidence(linear=is_linear(outputs[0], understood.bound.flow))
     (node,) = understood.ends.values()
     return Evidence(node.end, node.axis, understood.below)
 

@@ -5,8 +5,12 @@ output, if the output is what it made, or another shape of that. From then on th
 took, each time the network runs, and where it is exported too. Equal values alone would not do: what multiplies them
 may be 1 for the example only. Nor would one example: code may return something else where it is sure, or in doubt. So
 this is looked at for varied rows, and again whenever the network itself runs.
+
+That a network ends in none is seen as well: its output is then a linear layer's, or sums and parts of that, and may be
+any number, whatever those for the examples are.
 """
 
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mcdropout.engine.errors import UnsupportedModelError
@@ -42,6 +46,32 @@ _FUNCTIONS: dict[Any, End] = {
     **dict.fromkeys((F.tanh, torch.tanh, torch.tanh_, Tensor.tanh, Tensor.tanh_, torch.ops.aten.tanh), _TANH),
 }
 _EACH_ALONE = (_SIGMOID, _LOG_SIGMOID, _TANH)
+
+
+def _functions(names: str, *places: Any) -> frozenset[Any]:
+    """Those of these names that PyTorch has in these places."""
+    return frozenset(getattr(place, name) for place in places for name in names.split() if hasattr(place, name))
+
+
+_EVERYWHERE = (torch, Tensor, F, torch.ops.aten)
+# With weights of its own, what makes numbers of any size.
+_LINEAR = _functions(
+    "linear bilinear conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d matmul mm bmm "
+    "addmm baddbmm mv addmv einsum tensordot inner __matmul__ __rmatmul__",
+    *_EVERYWHERE,
+)
+# What keeps such numbers so: their parts, sums, means and shapes, and multiples.
+_KEEPING = _functions(
+    "add add_ sub sub_ mean sum cat stack reshape view squeeze unsqueeze flatten unflatten transpose permute movedim "
+    "swapaxes select slice narrow index_select gather clone contiguous expand dropout dropout_ interpolate to _to_copy "
+    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d",
+    *_EVERYWHERE,
+) | _functions(
+    "__add__ __radd__ __iadd__ __sub__ __rsub__ __isub__ __getitem__ view_as reshape_as type_as float double half "
+    "bfloat16 detach",
+    Tensor,
+)
+_SCALING = _functions("mul mul_ div div_ __mul__ __rmul__ __imul__ __truediv__ __itruediv__", *_EVERYWHERE)
 _KEPT = 8  # calls; what comes after the one that makes the output is of other outputs, and few
 
 
@@ -105,11 +135,39 @@ class EndCalls(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.seen: deque[EndCall] = deque(maxlen=_KEPT)
+        self._of_any_size: dict[int, weakref.ref[Tensor]] = {}  # by identity
+
+    def may_be_any(self, x: Tensor) -> bool:
+        """Whether the numbers of a tensor were seen to be a linear layer's, or sums and parts of that."""
+        held = self._of_any_size.get(id(x))
+        return held is not None and held() is x
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        named = kwargs or {}
+        made = self._noted(func, args, kwargs or {})
+        if isinstance(made, Tensor):
+            self._follow(func, args, kwargs or {}, made)
+        return made
+
+    def _follow(self, func: Any, args: Sequence[Any], named: dict[str, Any], made: Tensor) -> None:
+        """Note whether what a call made may be any number, and forget it of what it wrote to."""
+        taken = [x for x in (*args, *named.values()) if isinstance(x, Tensor)]
+        if args and isinstance(args[0], list | tuple):
+            taken += [x for x in args[0] if isinstance(x, Tensor)]
+        functions = {func, getattr(func, "overloadpacket", func)}
+        weights = [x for x in taken if isinstance(x, nn.Parameter)]
+        linear = bool(weights) and not _LINEAR.isdisjoint(functions)
+        kept = any(map(self.may_be_any, taken)) and (
+            not _KEEPING.isdisjoint(functions)
+            or (not _SCALING.isdisjoint(functions) and len(taken) - len(weights) == 1)
+        )
+        if linear or kept:
+            self._of_any_size[id(made)] = weakref.ref(made)
+        else:
+            self._of_any_size.pop(id(made), None)
+
+    def _noted(self, func: Any, args: Sequence[Any], named: dict[str, Any]) -> Any:
         end = _FUNCTIONS.get(func) or _FUNCTIONS.get(getattr(func, "overloadpacket", None))
         if end is None:
             return func(*args, **named)

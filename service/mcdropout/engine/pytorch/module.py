@@ -326,16 +326,16 @@ def _leave_out_the_ending(network: Network, arrays: tuple[Array, ...], reading: 
     """See what makes a network's output, and have what that takes read instead, where that is right."""
     masks = MaskSource(network.sites).keep_everything(len(arrays[0]))
     tensors = [[torch.from_numpy(value) for value in values] for values in (arrays, masks)]
-    ending = network.find_ending(*tensors)
+    ending, linear = network.find_ending(*tensors)
     names = network.returned(*tensors).names if network.signature.outputs is None else ()
     classes = _configured_classes(network.origin)
     if ending is None:
-        return Evidence(classes=classes, names=names)
+        return Evidence(linear=linear, classes=classes, names=names)
     below = reads_below(reading, ending.end) and _always_ends_so(network, ending, arrays)
     if below:
         network.signature = replace(network.signature, ending=ending)
     axis = None if network.signature.output_row_axis else ending.axis
-    return Evidence(ending.end, axis, below, classes, names)
+    return Evidence(ending.end, axis, below, False, classes, names)
 
 
 def _always_ends_so(network: Network, ending: Ending, arrays: tuple[Array, ...]) -> bool:
@@ -344,7 +344,7 @@ def _always_ends_so(network: Network, ending: Ending, arrays: tuple[Array, ...])
         masks = MaskSource(network.sites).keep_everything(len(variant.inputs[0]))
         tensors = [[torch.from_numpy(value) for value in values] for values in (variant.inputs, masks)]
         try:
-            found = network.find_ending(*tensors)
+            found, _ = network.find_ending(*tensors)
         except Exception:  # whatever it raises for rows that it does not take
             continue
         if found != ending:

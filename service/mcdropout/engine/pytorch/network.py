@@ -181,8 +181,11 @@ class Network:
     def _silenced() -> AbstractContextManager[Any]:
         return RandomCalls(ModuleStack, lambda _: None)
 
-    def find_ending(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> Ending | None:
-        """Which function makes its one output; None where none does. Arguments as for `run`."""
+    def find_ending(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Ending | None, bool]:
+        """Which function makes its one output; None where none does. And whether that is a linear layer's.
+
+        Arguments as for `run`.
+        """
         with torch.no_grad(), self.substitution(masks):
             return self.signature.find_ending(self.module, inputs)
 

@@ -64,11 +64,16 @@ class Signature:
             taken = (self.ending.below(calls.seen, output),)
         return tuple(out.movedim(self.output_row_axis, 0) if self.output_row_axis else out for out in taken)
 
-    def find_ending(self, module: nn.Module, inputs: Sequence[Tensor]) -> Ending | None:
-        """Run `module` on inputs `[rows, ...]`, and see which function makes its one output; None where none does."""
+    def find_ending(self, module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Ending | None, bool]:
+        """Run `module` on inputs `[rows, ...]`, and see which function makes its one output; None where none does.
+
+        Beside it, whether that output is a linear layer's, and so may be any number.
+        """
         with EndCalls() as calls:
             outputs = self._take(self.returned(module, inputs))
-        return ending_of(calls.seen, outputs[0]) if len(outputs) == 1 else None
+        if len(outputs) != 1:
+            return None, False
+        return ending_of(calls.seen, outputs[0]), calls.may_be_any(outputs[0])
 
     def returned(self, module: nn.Module, inputs: Sequence[Tensor]) -> Any:
         """Run `module` on inputs `[rows, ...]`; whatever it returns."""

@@ -43,6 +43,8 @@ def _form_of_classes(seen: Seen, axis: int) -> tuple[Form, str | None]:
         )
     if end in ("softmax", "log_softmax"):
         raise doubted(seen, f"a {end} makes them, and they do not sum to one along dimension {axis}")
+    if seen.evidence.linear:
+        return "logits", None
     plain = replace(seen, answers=seen.answers[:1])
     if plain.sums_to_one(axis) or plain.sums_to_one(axis, logarithm=True):
         raise doubted(seen, "with nothing dropped they sum to one, and not where something is, behind a softmax")
@@ -58,6 +60,6 @@ def _form_of_classes(seen: Seen, axis: int) -> tuple[Form, str | None]:
         raise doubted(seen, f"they are never negative and always sum to {total.flat[0]:.4g}")
     if seen.sums_to_one(axis, sign=-1.0, logarithm=True):
         raise doubted(seen, "they are the negatives of logarithms of probabilities")
-    if seen.large and seen.are_within(0.0, np.inf):  # distances, or the evidence for each class
-        raise doubted(seen, "they are never negative")
+    if seen.large and seen.are_within(1.0, np.inf):  # evidence for each class, and one more
+        raise doubted(seen, "they are never below 1, as the parameters of a Dirichlet distribution are")
     return "logits", None

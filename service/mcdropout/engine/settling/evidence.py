@@ -19,6 +19,7 @@ class Evidence:
             or there is none.
         below: whether the engine reads what that function takes instead: logits for a sigmoid, logarithms of
             probabilities for a softmax.
+        linear: whether its output is a linear layer's, or sums and parts of that, and so may be any number.
         classes: how many classes its configuration names; None where it names none.
         names: of its outputs, where it returns them by name.
     """
@@ -26,6 +27,7 @@ class Evidence:
     end: End | None = None
     axis: int | None = None
     below: bool = False
+    linear: bool = False
     classes: tuple[int, ...] = ()
     names: tuple[str, ...] = ()
 

@@ -64,6 +64,8 @@ def _form_of_labels(seen: Seen) -> tuple[Form, str | None]:
         return "log_probabilities", "a log_sigmoid makes the outputs"
     if end in ("log_softmax", "tanh"):
         raise doubted(seen, f"a {end} makes them")
+    if seen.evidence.linear:
+        return "logits", None
     if seen.are_within(0.0, 1.0):
         large = seen.large
         ends = np.concatenate(large[-2:]) if large else np.array([0.5])

@@ -14,6 +14,15 @@ _ALONG_A_DIMENSION = ("Softmax", "LogSoftmax")
 _BELOW = {"Softmax": "LogSoftmax", "Sigmoid": "Identity"}
 _AS_THEY_ARE = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Transpose")
 _SHAPE_KEPT = ("Identity", "Cast")
+# With weights of its own, what makes numbers of any size; what keeps them so, being their parts, sums, means and
+# shapes; and what does with a weight.
+_LINEAR = ("Gemm", "MatMul", "Conv", "ConvTranspose", "Einsum")
+_KEEPING = (
+    *_AS_THEY_ARE,
+    *("Add", "Sub", "Sum", "Mean", "ReduceMean", "ReduceSum", "Concat", "Slice", "Gather", "Dropout", "Split"),
+    *("AveragePool", "GlobalAveragePool", "Resize", "Expand"),
+)
+_SCALING = ("Mul", "Div")
 _ALONG_ONE_DIMENSION = 13  # from this version on a softmax runs along one, before along all from there on
 
 
@@ -47,6 +56,22 @@ def ends_of(flow: Dataflow) -> dict[str, EndNode]:
             axis = int(attribute(node, "axis", -1)) if same else None
         found[output] = EndNode(label(node), _ENDS[node.op_type], axis)
     return found
+
+
+def is_linear(name: str, flow: Dataflow) -> bool:
+    """Whether a value is a linear layer's, or sums and parts of that, so that it may be any number."""
+    reached, ways = set(), [name]
+    while ways:
+        node = flow.producers.get(ways.pop())
+        if node is None or id(node) in reached:
+            continue
+        reached.add(id(node))
+        weights = [taken for taken in node.input if taken in flow.weights]
+        if is_op(node, *_LINEAR) and weights:
+            return True
+        if is_op(node, *_KEEPING) or (is_op(node, *_SCALING) and weights):
+            ways += node.input
+    return False
 
 
 def without_ends(flow: Dataflow) -> Dataflow:
