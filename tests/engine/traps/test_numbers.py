@@ -208,6 +208,16 @@ class TestNumbersThatTheNetworkDraws:
         assert torch.equal(found, torch.full((3, 4), 1 - torch.finfo(dtype).eps / 2))
         assert draw(torch.empty(100_000, dtype=dtype)).max() == found[0, 0]  # as PyTorch's own
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+    def test_may_be_made_indices_of_a_table(self, dtype):
+        def forward(self, x):
+            if not self.training:
+                return x
+            return x + self.table[(torch.rand(x.shape[0], dtype=dtype) * 4).long()]
+
+        network = find(Custom(forward, table=torch.randn(4, 4)), torch.randn(2, 4))
+        assert [site.kind for site in network.sites] == ["uniform"]
+
     def test_of_relaxed_bernoulli_variables_make_concrete_dropout(self):
         def forward(self, x):
             if not self.training:

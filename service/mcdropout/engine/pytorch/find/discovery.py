@@ -27,6 +27,7 @@ from mcdropout.engine.pytorch.private.copies import Copy, private_copy
 from mcdropout.engine.pytorch.private.outside import Watch
 from mcdropout.engine.pytorch.private.untouched import while_copied
 from mcdropout.engine.pytorch.random_call import Call, EndlessCallsError, Form, Order, joined
+from mcdropout.engine.pytorch.seeding import Key, repeated
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.pytorch.tracked import KEEPING, Draw, Recording, Tracked
 from mcdropout.engine.selection import Selection, select, site_off
@@ -39,8 +40,6 @@ _OTHER_VARIANTS = (KEEPING, *_VARIANTS[1:])
 _NOT_DROPOUT = "aten.rrelu_with_noise"
 _NOISE = "the slope of an activation is random in train mode, which is no dropout"
 _TOLERANCE = 1e-5
-
-Key = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -171,14 +170,15 @@ class _Explorer:
         """One pass in eval mode; a second must give the same."""
         with refusing(f"the network does not run on the example input of shape {self._shapes}"):
             quiet = self._first()
+        accepted = "one that keeps nothing from call to call is accepted"
+        with refusing("the network fails when it is run a second time", accepted):
+            again = self._tracked.record(self._signature, self._two, seed=1)
+        _check_seeding(quiet, again)
         if raw := [call for call in quiet.calls if call.raw]:
             raise UnsupportedModelError(
                 f"{_name(raw[0])} draws {raw[0].kind} numbers in eval mode too, so that there is no deterministic "
                 "baseline; a draw that depends on `self.training` is accepted"
             )
-        accepted = "one that keeps nothing from call to call is accepted"
-        with refusing("the network fails when it is run a second time", accepted):
-            again = self._tracked.record(self._signature, self._two, seed=1)
         draws = _certain(quiet, again)
         if same_outputs(quiet.outputs, again.outputs):
             self._of_no_effect = {draw for draw in draws if not _is_pytorchs(draw)}
@@ -232,6 +232,7 @@ class _Explorer:
         """All random calls in train mode."""
         while True:
             first, another = self._trained(inputs, 0), self._trained(inputs, 1)
+            _check_seeding(first, another)
             certain = [draw for draw in _certain(first, another) if draw not in self._of_no_effect]
             self._drawing |= {draw.path for draw in certain}
             self._noisy |= {draw.path for draw in certain if draw.operator.startswith(_NOT_DROPOUT)}
@@ -412,6 +413,20 @@ def _parted(calls: Sequence[Call], keys: Iterable[Key]) -> tuple[list[Call], lis
 
 def _name(call: Call) -> str:
     return site_name(call.path, call.number)
+
+
+def _check_seeding(first: Recording, another: Recording) -> None:
+    """Numbers that repeat are none that a mask could stand for."""
+    if (found := repeated(first.set, another.set)) is None:
+        return
+    key, generator = found
+    why = "set to the same seed in each pass" if generator.seed is not None else "put back to an earlier state"
+    raise UnsupportedModelError(
+        f"{site_name(*key)} draws from a generator that the network's own code has {why} (torch.manual_seed, "
+        "torch.set_rng_state and torch.random.fork_rng do so), so that its numbers repeat; one is accepted that leaves "
+        "its generators to go on, with numbers that are to stay the same in a buffer, and a mask that is to be used "
+        "twice drawn once"
+    )
 
 
 def _check_form(call: Call, form: Form) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mcdropout.engine.kinds import KINDS
+from mcdropout.engine.kinds import KINDS, UNIFORM
 from mcdropout.engine.pytorch.random_call import Call, Mask
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.pytorch.tracked import Tracked, numbers
@@ -20,12 +20,17 @@ def _all(value: float) -> Background:
     return lambda call: torch.full([int(size) for size in call.mask_shape], value)
 
 
+def _ones(call: Call) -> Tensor:
+    """Ones, or what comes next to them where 1 is never drawn, as by code that makes indices of uniform numbers."""
+    return _all(1.0 - 2.0**-24 if call.kind == UNIFORM else 1.0)(call)
+
+
 # What code that draws its own numbers gets meanwhile: it may drop what is probed, so that nothing shows.
 _BACKGROUNDS: tuple[Background, ...] = (
     *(partial(numbers, variant=variant) for variant in range(3)),
     _all(0.0),
     _all(0.999),
-    _all(1.0),
+    _ones,
 )
 
 
