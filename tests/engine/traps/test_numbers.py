@@ -208,15 +208,21 @@ class TestNumbersThatTheNetworkDraws:
         assert torch.equal(found, torch.full((3, 4), 1 - torch.finfo(dtype).eps / 2))
         assert draw(torch.empty(100_000, dtype=dtype)).max() == found[0, 0]  # as PyTorch's own
 
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-    def test_may_be_made_indices_of_a_table(self, dtype):
-        def forward(self, x):
-            if not self.training:
-                return x
-            return x + self.table[(torch.rand(x.shape[0], dtype=dtype) * 4).long()]
-
-        network = find(Custom(forward, table=torch.randn(4, 4)), torch.randn(2, 4))
-        assert [site.kind for site in network.sites] == ["uniform"]
+    @pytest.mark.parametrize(
+        "factor",
+        [
+            lambda self, x: self.table[(torch.rand(x.shape[0]) * 3).long()],
+            lambda self, x: self.table[(torch.rand(x.shape[0], dtype=torch.bfloat16) * 3).long()],
+            lambda self, x: self.table[int(torch.rand(()) * 3)],
+            lambda self, x: -torch.log(1 - torch.rand_like(x)),
+        ],
+        ids=["indices for each row", "in a narrow type", "one for all rows", "exponential"],
+    )
+    def test_are_never_1_while_it_is_tried(self, factor):
+        module = Custom(lambda self, x: x * factor(self, x) if self.training else x, table=torch.randn(3, 4))
+        engine = Engine.from_module(module, torch.randn(3, 4), runtime="eager")
+        assert [site.kind for site in engine.sites] == ["uniform"]
+        assert np.isfinite(engine.samples(np.ones((2, 4), np.float32), 20, 1)).all()
 
     def test_of_relaxed_bernoulli_variables_make_concrete_dropout(self):
         def forward(self, x):

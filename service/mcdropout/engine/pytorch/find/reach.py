@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mcdropout.engine.kinds import KINDS, UNIFORM
+from mcdropout.engine.kinds import KINDS, NEARLY_ONE, UNIFORM
 from mcdropout.engine.pytorch.random_call import Call, Mask
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.pytorch.tracked import Tracked, numbers
@@ -21,8 +21,7 @@ def _all(value: float) -> Background:
 
 
 def _ones(call: Call) -> Tensor:
-    """Ones, or what comes next to them where 1 is never drawn, as by code that makes indices of uniform numbers."""
-    return _all(1.0 - 2.0**-24 if call.kind == UNIFORM else 1.0)(call)
+    return _all(NEARLY_ONE if call.kind == UNIFORM else 1.0)(call)
 
 
 # What code that draws its own numbers gets meanwhile: it may drop what is probed, so that nothing shows.
