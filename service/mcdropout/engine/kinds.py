@@ -62,4 +62,4 @@ for _kind in (
     register(_kind)
 
 NEARLY_ONE = 0.99999
-"""A uniform number as large as any: 1 is never drawn, and code may make an index of it, as of `int(3 * torch.rand(()))`."""
+"""A uniform number as large as any: 1 is never drawn, and code may make an index of it, `int(3 * torch.rand(()))`."""
