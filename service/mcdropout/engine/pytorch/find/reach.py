@@ -11,7 +11,7 @@ from mcdropout.engine.pytorch.random_call import Call, Mask
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.pytorch.tracked import Tracked, numbers
 
-_PROBES = (torch.nan, 0.0, 2.0)
+_PROBES = (torch.nan, 0.0, 2.0, 1e6, -1e6)  # the last for thresholds that the examples are far from
 Key = tuple[str, int]
 Background = Callable[[Call], Tensor]
 
