@@ -2,6 +2,7 @@
 
 import functools
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -518,6 +519,31 @@ class TestRandomnessThatNoMaskCanStandFor:
 
 def noisy():
     return Custom(lambda self, x: x * (1 + 0.1 * torch.randn_like(x)) if self.training else x)
+
+
+@torch.jit.script
+def scripted(x: torch.Tensor, training: bool) -> torch.Tensor:
+    return F.dropout(x, 0.5, training)
+
+
+@pytest.mark.parametrize(
+    "drop",
+    [scripted, lambda x, training: torch.ops.aten.dropout(x, 0.5, training)],
+    ids=["torch.jit.script", "torch.ops"],
+)
+def test_dropout_that_python_code_does_not_call_is_refused_with_how_to_call_it(drop):
+    message = refusal(UnsupportedModelError, Custom(lambda self, x: drop(x, self.training)))
+    assert "aten.bernoulli_.float in (network); " in message
+    assert "are accepted where Python code calls them by their names (functions of torch.jit.script" in message
+
+
+def test_dropout_in_a_thread_of_the_networks_own_is_refused_with_that_among_the_reasons():
+    def forward(self, x):
+        with ThreadPoolExecutor(1) as threads:
+            return threads.submit(F.dropout, x, 0.5, self.training).result()
+
+    message = refusal(UnsupportedModelError, behind_dropout(Custom(forward)))
+    assert "numbers of a generator of its own, of another thread or of a custom operator, in 2;" in message
 
 
 def seeded(self, x):

@@ -249,8 +249,8 @@ class _Explorer:
                     continue
             raise UnsupportedModelError(
                 f"the network draws randomness in train mode that no mask can stand for: {blamed}; dropout calls of "
-                "PyTorch, and uniform, normal and Bernoulli numbers, are accepted, and modules that the selection "
-                "excludes, which stay off"
+                f"PyTorch, and uniform, normal and Bernoulli numbers, are accepted{_from_python(draws)}, and modules "
+                "that the selection excludes, which stay off"
             )
         if not any(call.raw for call in first.calls):
             return {call.key: call for call in first.calls}
@@ -297,10 +297,11 @@ class _Explorer:
     def _own_state(self, twice: Sequence[Tracked], inputs: Sequence[Tensor]) -> tuple[str | None, str]:
         """Which module first hands on other tensors in a second pass than in a first, and that in words."""
         passes = [tracked.passed(self._signature, inputs, seed) for seed, tracked in enumerate(twice)]
+        what = "state of its own, or numbers of a generator of its own, of another thread or of a custom operator"
         for (path, some), (_, others) in zip(*passes, strict=False):
             if not same_outputs(tuple(some), tuple(others)):
-                return path, f"state of its own, or numbers of a generator of its own, in {path or '(network)'}"
-        return None, "state of its own, or numbers of a generator of its own"
+                return path, f"{what}, in {path or '(network)'}"
+        return None, what
 
     def _needs(self, on: Sequence[Call], gone: set[Key], quiet: Recording) -> dict[Key, frozenset[str]]:
         """For each call that can be made to happen, the modules that have to leave eval mode for it."""
@@ -464,6 +465,17 @@ def _blamed(draws: Iterable[Draw]) -> str:
     """Where randomness comes from that no mask can stand for, in words; empty where that is not known."""
     found = list(dict.fromkeys(f"{draw.operator} in {draw.path or '(network)'}" for draw in draws))
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+_TAKEN_FROM_PYTHON = ("bernoulli", "native_dropout", "normal", "rand.", "rand_like", "randn", "uniform_")
+
+
+def _from_python(draws: Iterable[Draw]) -> str:
+    """What to do about draws that would have been taken, had they been seen as calls of PyTorch's Python functions."""
+    taken = tuple(f"aten.{name}" for name in _TAKEN_FROM_PYTHON)
+    if not any(draw.operator.startswith(taken) for draw in draws):
+        return ""
+    return " where Python code calls them by their names (functions of torch.jit.script and of torch.ops hide them)"
 
 
 def _nothing_to_switch_on(off: Sequence[SiteOff], failure: Exception | None) -> str:
