@@ -151,6 +151,21 @@ class TestANetworkThatIsNotAFunction:
         assert message.startswith("the network does not repeat itself in eval mode: state of its own")
         assert " in (network);" in message
 
+    @pytest.mark.parametrize("started", [False, True])
+    def test_because_it_keeps_what_its_first_pass_was_of_unless_it_has_had_that(self, started):
+        def forward(self, x):
+            if self.centre is None:
+                self.centre = x.mean(0)
+            return self.drop(x - self.centre)
+
+        network = Custom(forward, centre=None, drop=nn.Dropout(0.5))
+        if started:
+            network(X + 1)
+            assert len(take(network, form="logits").sites) == 1
+            return
+        message = refusal(UnsupportedModelError, network)
+        assert "answers otherwise where its first pass was of other rows, of which it keeps something;" in message
+
     def test_because_it_counts_in_a_buffer(self):
         def forward(self, x):
             self.count += 1

@@ -192,7 +192,24 @@ class _Explorer:
             raise UnsupportedModelError(
                 f"the network does not repeat itself in eval mode: {'; '.join([blamed, accepted, *known])}"
             )
+        if not self._forgets(quiet):
+            raise UnsupportedModelError(
+                "the network answers otherwise where its first pass was of other rows, of which it keeps something; "
+                "one that keeps nothing from call to call is accepted, or that has had its first pass already"
+            )
         return quiet
+
+    def _forgets(self, quiet: Recording) -> bool:
+        """Whether a copy that has seen other rows answers the examples as one that has not."""
+        tracked = Tracked(self._module, self._watch, self._signature.gradients, added=self._added)
+        try:
+            tracked.record(self._signature, [torch.cat([x[:1], x[:1]]) for x in self._two])
+            outputs = tracked.record(self._signature, self._two).outputs
+        except MemoryError:
+            raise
+        except Exception:  # it may not take rows that are alike
+            return True
+        return self._like(outputs, quiet.outputs, ())
 
     def _first(self) -> Recording:
         """The first pass, in eval mode; with gradients recorded where it fails without them."""
