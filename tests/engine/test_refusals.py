@@ -2,6 +2,7 @@
 
 import functools
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -149,6 +150,21 @@ class TestANetworkThatIsNotAFunction:
         message = refusal(UnsupportedModelError, Custom(forward, rest=mlp(), seen=None))
         assert message.startswith("the network does not repeat itself in eval mode: state of its own")
         assert " in (network);" in message
+
+    @pytest.mark.parametrize("started", [False, True])
+    def test_because_it_keeps_what_its_first_pass_was_of_unless_it_has_had_that(self, started):
+        def forward(self, x):
+            if self.centre is None:
+                self.centre = x.mean(0)
+            return self.drop(x - self.centre)
+
+        network = Custom(forward, centre=None, drop=nn.Dropout(0.5))
+        if started:
+            network(X + 1)
+            assert len(take(network, form="logits").sites) == 1
+            return
+        message = refusal(UnsupportedModelError, network)
+        assert "answers otherwise where its first pass was of other rows, of which it keeps something;" in message
 
     def test_because_it_counts_in_a_buffer(self):
         def forward(self, x):
@@ -518,6 +534,114 @@ class TestRandomnessThatNoMaskCanStandFor:
 
 def noisy():
     return Custom(lambda self, x: x * (1 + 0.1 * torch.randn_like(x)) if self.training else x)
+
+
+@torch.jit.script
+def scripted(x: torch.Tensor, training: bool) -> torch.Tensor:
+    return F.dropout(x, 0.5, training)
+
+
+@pytest.mark.parametrize(
+    "drop",
+    [scripted, lambda x, training: torch.ops.aten.dropout(x, 0.5, training)],
+    ids=["torch.jit.script", "torch.ops"],
+)
+def test_dropout_that_python_code_does_not_call_is_refused_with_how_to_call_it(drop):
+    message = refusal(UnsupportedModelError, Custom(lambda self, x: drop(x, self.training)))
+    assert "aten.bernoulli_.float in (network); " in message
+    assert "are accepted where Python code calls them by their names (functions of torch.jit.script" in message
+
+
+def test_dropout_in_a_thread_of_the_networks_own_is_refused_with_that_among_the_reasons():
+    def forward(self, x):
+        with ThreadPoolExecutor(1) as threads:
+            return threads.submit(F.dropout, x, 0.5, self.training).result()
+
+    message = refusal(UnsupportedModelError, behind_dropout(Custom(forward)))
+    assert "numbers of a generator of its own, of another thread or of a custom operator, in 2;" in message
+
+
+def seeded(self, x):
+    torch.manual_seed(1)
+    return self.drop(x)
+
+
+def seeded_apart(self, x):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return self.drop(x)
+
+
+def put_back(self, x):
+    state = torch.get_rng_state()
+    first = self.drop(x)
+    torch.set_rng_state(state)
+    return first - self.drop(x + 1)
+
+
+def put_back_at_the_end(self, x):
+    with torch.random.fork_rng(devices=[]):
+        return self.drop(x)
+
+
+def seeded_twice_from_entropy(self, x):
+    seed = torch.seed()
+    first = self.drop(x)
+    torch.manual_seed(seed)
+    return first - self.drop(x + 1)
+
+
+def of_a_generator_made_anew(self, x):
+    numbers = torch.rand(x.shape, generator=torch.Generator().manual_seed(0))
+    return self.drop(x * (numbers > 0.5) if self.training else x)
+
+
+def of_its_own_generator(self, x):
+    self.generator.manual_seed(0)
+    return self.drop(x * torch.empty_like(x).bernoulli_(0.5, generator=self.generator) if self.training else x)
+
+
+def a_projection(self, x):
+    return self.drop(x @ torch.randn(4, 4, generator=torch.Generator().manual_seed(0)))
+
+
+class TestAGeneratorThatTheNetworkSets:
+    @pytest.mark.parametrize(
+        ("forward", "named"),
+        [
+            (seeded, "1.drop draws from a generator that the network's own code has set to the same seed"),
+            (seeded_apart, "1.drop draws from a generator that the network's own code has set to the same seed"),
+            (put_back, "1.drop#1 draws from a generator that the network's own code has put back"),
+            (put_back_at_the_end, "1.drop draws from a generator that the network's own code has put back"),
+            (seeded_twice_from_entropy, "1.drop#1 draws from a generator that the network's own code has put back"),
+            (of_a_generator_made_anew, "1 draws from a generator that the network's own code has set to the same seed"),
+            (of_its_own_generator, "1 draws from a generator that the network's own code has set to the same seed"),
+            (a_projection, "1 draws from a generator that the network's own code has set to the same seed"),
+        ],
+    )
+    def test_to_where_it_was_is_refused_because_its_numbers_repeat(self, forward, named):
+        network = nn.Sequential(
+            nn.Linear(4, 4), Custom(forward, drop=nn.Dropout(0.5), generator=torch.Generator()), nn.Linear(4, 3)
+        )
+        message = refusal(UnsupportedModelError, network)
+        assert message.startswith(named)
+        assert "so that its numbers repeat; one is accepted that" in message
+
+    @pytest.mark.parametrize("generator", [None, torch.Generator()], ids=["PyTorch's own", "one of all networks"])
+    def test_anew_each_time_or_not_at_all_is_taken(self, generator):
+        def forward(self, x):
+            state = torch.get_rng_state()
+            torch.manual_seed(0)
+            torch.set_rng_state(state)
+            if not self.training:
+                return x
+            torch.seed()
+            return x * (torch.rand(x.shape, generator=generator) > 0.5)
+
+        before = None if generator is None else generator.get_state()
+        engine = take(nn.Sequential(nn.Linear(4, 4), Custom(forward), nn.Linear(4, 3)))
+        assert [site.name for site in engine.sites] == ["1"]
+        assert generator is None or torch.equal(generator.get_state(), before)
 
 
 class TestASelection:

@@ -71,6 +71,14 @@ def verified(module, inputs=X, spoil=None, tamper=None):
     return []
 
 
+def test_a_network_that_decides_otherwise_in_few_passes_is_tried_until_one_does():
+    def forward(self, x):
+        votes = self.drop(torch.ones_like(x).repeat(1, 8)).sum(1, keepdim=True)
+        return x * (votes > 39)
+
+    assert verified(Custom(forward, drop=nn.Dropout(0.4))) == []
+
+
 def test_a_sound_network_passes_every_check():
     assert verified(mlp()) == []
     assert verified(conv_net(), np.random.default_rng(0).random((3, 1, 6, 6), np.float32)) == []

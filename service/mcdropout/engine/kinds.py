@@ -60,3 +60,6 @@ for _kind in (
     Kind(NORMAL, "nothing: normal numbers, noise that the network scales itself", raw=True),
 ):
     register(_kind)
+
+NEARLY_ONE = 0.99999
+"""A uniform number as large as any: 1 is never drawn, and code may make an index of it, `int(3 * torch.rand(()))`."""

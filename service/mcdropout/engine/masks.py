@@ -38,7 +38,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mcdropout.engine.kinds import UNIFORM
+from mcdropout.engine.kinds import NEARLY_ONE, UNIFORM
 from mcdropout.engine.native import library
 from mcdropout.engine.native.masks import MaskTable, Passes, UnitLayout
 from mcdropout.engine.scratch import Scratch
@@ -190,13 +190,13 @@ class MaskSource:
     def keep_everything(self, count: int) -> Masks:
         """Masks under which no unit is dropped and none is scaled, for `count` rows.
 
-        For sites whose masks are numbers for the network's own code there are no such masks: they get ones, which are
-        good for an example only.
+        For sites whose masks are numbers for the network's own code there are no such masks: they get ones, or nearly,
+        which are good for an example only.
         """
         masks: Masks = []
         for site in self.sites:
             shape = (count, *site.mask_shape) if site.scope == "row" else site.mask_shape
-            mask = np.ones(shape, np.float32)
+            mask = np.full(shape, NEARLY_ONE if site.kind == UNIFORM else 1.0, np.float32)
             if site.shifted:
                 mask[(slice(None), 1) if site.scope == "row" else 1] = 0.0
             masks.append(mask)

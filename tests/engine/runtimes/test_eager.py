@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from mcdropout.engine import Engine
+from mcdropout.engine.pytorch import batches
 from mcdropout.engine.pytorch.eager import EagerRuntime
 from mcdropout.engine.pytorch.module import understand
 from mcdropout.engine.pytorch.silent import never_draws
-from mcdropout.engine.runtimes import batches
 
 
 class Branching(nn.Module):
@@ -41,7 +41,7 @@ def test_pairs_in_batches_answer_as_all_at_once():
     sizes = []
     run = subject.network.run
     subject.network.run = lambda inputs, masks: sizes.append(len(inputs[0])) or run(inputs, masks)
-    runtime.batches.measure(runtime, subject.source, subject.arrays)
+    runtime.batches.measure(runtime, subject.source, subject.arrays, 1e-5)
     sizes.clear()
     runtime.batches.size = 3
     (parted,) = runtime.suffix(runtime.prefix((x,)), rows, masks)
@@ -65,11 +65,11 @@ def test_the_batch_that_takes_the_least_time_a_pair_is_taken(monkeypatch, second
     def scripted(runtime, frontier, rows, masks):
         assert len(rows) == runtime.batches.size
         seen.append(len(rows))
-        return seconds[len(rows)]
+        return seconds[len(rows)], (np.zeros((len(rows), 1), np.float32),)
 
-    monkeypatch.setattr(batches, "_seconds", scripted)
+    monkeypatch.setattr(batches, "_timed", scripted)
     runtime = EagerRuntime(subject.network)
-    assert runtime.batches.measure(runtime, subject.source, subject.arrays) == seconds[batch] / batch
+    assert runtime.batches.measure(runtime, subject.source, subject.arrays, 1e-5) == seconds[batch] / batch
     assert runtime.batches.size == batch
     assert list(dict.fromkeys(seen)) == tried
 
@@ -85,7 +85,7 @@ def test_a_network_that_fails_while_it_is_measured_is_left_to_its_checks(monkeyp
     def failing(*_):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(batches, "_seconds", failing)
+    monkeypatch.setattr(batches, "_timed", failing)
     torch.manual_seed(0)
     engine = Engine.from_module(Branching(), torch.randn(3, 4).numpy())
     assert engine._prepared.runtime.batches.size is None

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from mcdropout.engine import Engine, VerificationError
 from mcdropout.engine.pytorch.find.discovery import discover
 from tests.engine.networks import Custom, centred, conv_net, mlp
-from tests.engine.traps.common import drawn, find, names, ran, same
+from tests.engine.traps.common import drawn, find, kept, names, ran, same
 
 
 class TestSitesThatAreUsedMoreThanOnce:
@@ -67,6 +67,21 @@ class TestDropoutThatIsNoSite:
         module = Custom(lambda self, x: self.last(x), unused=nn.Dropout(0.5), last=nn.Dropout(0.5))
         assert self.off(module, torch.randn(2, 4)) == []
         assert names(find(module, torch.randn(2, 4))) == ["last"]
+
+
+@pytest.mark.parametrize("beyond", [lambda mean: mean > 5.0, lambda mean: mean < -5.0], ids=["above", "below"])
+def test_dropout_that_decides_by_a_threshold_which_the_examples_are_far_from_is_a_site(beyond):
+    def forward(self, x):
+        decided = beyond(self.deciding(x).mean(1, keepdim=True))
+        return self.rest(x) + decided.float()
+
+    module = Custom(forward, deciding=nn.Dropout(0.5), rest=nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3)))
+    network = find(module, torch.ones(2, 4))
+    assert names(network) == ["deciding", "rest.0"]
+    x = torch.full((2, 4), 8.0 if beyond(torch.tensor(8.0)) else -8.0)
+    masks = kept(network, 2)
+    masks[0] = torch.zeros_like(masks[0])
+    same(ran(network, x, masks=masks), ran(network, x, masks=kept(network, 2)) - 1)
 
 
 class TestWaysOfCallingModules:

@@ -265,7 +265,7 @@ class TestBranchesThatDependOnTheData:
                 return F.dropout(x, p, self.training)
             return x * F.dropout(x[:, :width], 0.5, self.training)
 
-        engine = Engine.from_module(Custom(forward), torch.rand(3, 4), runtime="eager")
+        engine = Engine.from_module(Custom(forward), torch.rand(3, 4), runtime="eager", form="logits")
         if (p, width) == (0.5, 4):  # nothing tells them apart, and nothing has to: the mask is as good for the other
             assert np.isfinite(engine.samples(np.full((1, 4), 1e3, np.float32), 5)).all()
             return

@@ -128,6 +128,8 @@ class TestNumbersThatTheNetworkDraws:
             (lambda x: torch.randn(x.shape), lambda n: n),
             (lambda x: torch.randn_like(x).mul_(0.5).add_(1.0), lambda n: n * 0.5 + 1),
             (lambda x: torch.empty_like(x).normal_(1.0, 0.5), lambda n: n * 0.5 + 1),
+            (lambda x: nn.init.normal_(torch.empty_like(x), 1.0, 0.5), lambda n: n * 0.5 + 1),
+            (lambda x: nn.init.uniform_(torch.empty_like(x), b=3.0), lambda n: n * 3),
             (lambda x: torch.normal(1.0, 0.5, x.shape), lambda n: n * 0.5 + 1),
             (lambda x: torch.normal(torch.ones_like(x), 0.5), lambda n: n * 0.5 + 1),
             (lambda x: torch.normal(torch.ones_like(x), torch.full_like(x, 0.5)), lambda n: n * 0.5 + 1),
@@ -167,6 +169,60 @@ class TestNumbersThatTheNetworkDraws:
         x, numbers = torch.randn(3, 4), torch.full((3, 4), 0.5)
         assert torch.isfinite(ran(network, x, masks=[numbers])).all()
         assert not torch.equal(ran(network, x, masks=[numbers]), ran(network, x, masks=[numbers + 0.4]))
+
+    @pytest.mark.parametrize(
+        ("draw", "kind", "deviation"),
+        [
+            (lambda z: torch.randn_like(z), "normal", 0.5**0.5),
+            (lambda z: torch.randn(z.shape, dtype=z.dtype), "normal", 0.5**0.5),
+            (lambda z: torch.empty_like(z).normal_(0.0, 2.0), "normal", 2.0**0.5),
+            (lambda z: torch.rand(z.shape, dtype=z.dtype), "uniform", 1.0),
+            (lambda z: torch.rand_like(z), "uniform", 1.0),
+        ],
+    )
+    def test_of_complex_type_have_an_imaginary_part_as_pytorchs_own_have(self, draw, kind, deviation):
+        def forward(self, x):
+            twice = x.repeat(1, 2)
+            return twice + torch.view_as_real(draw(torch.complex(x, x))).flatten(1) if self.training else twice
+
+        network = find(Custom(forward), torch.randn(2, 4))
+        assert [(site.kind, site.shape) for site in network.sites] == [(kind, (4, 2))]
+        numbers = torch.rand(3, 4, 2)
+        same(ran(network, torch.zeros(3, 4), masks=[numbers]), deviation * numbers.flatten(1))
+
+    @pytest.mark.parametrize(
+        "draw",
+        [
+            lambda x: torch.rand_like(x),
+            lambda x: torch.rand(x.shape, dtype=x.dtype),
+            lambda x: torch.empty_like(x).uniform_(),
+        ],
+    )
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_of_a_narrow_type_are_never_rounded_to_1(self, draw, dtype):
+        def forward(self, x):
+            return x + draw(x.to(dtype)).float() if self.training else x
+
+        network = find(Custom(forward), torch.randn(2, 4))
+        found = ran(network, torch.zeros(3, 4), masks=[torch.full((3, 4), 1 - 2.0**-24)])
+        assert torch.equal(found, torch.full((3, 4), 1 - torch.finfo(dtype).eps / 2))
+        assert draw(torch.empty(100_000, dtype=dtype)).max() == found[0, 0]  # as PyTorch's own
+
+    @pytest.mark.parametrize(
+        "factor",
+        [
+            lambda self, x: self.table[(torch.rand(x.shape[0]) * 3).long()],
+            lambda self, x: self.table[(torch.rand(x.shape[0], dtype=torch.bfloat16) * 3).long()],
+            lambda self, x: self.table[int(torch.rand(()) * 3)],
+            lambda self, x: -torch.log(1 - torch.rand_like(x)),
+        ],
+        ids=["indices for each row", "in a narrow type", "one for all rows", "exponential"],
+    )
+    def test_are_never_1_while_it_is_tried(self, factor):
+        module = Custom(lambda self, x: x * factor(self, x) if self.training else x, table=torch.randn(3, 4))
+        engine = Engine.from_module(module, torch.randn(3, 4), runtime="eager")
+        assert [site.kind for site in engine.sites] == ["uniform"]
+        assert np.isfinite(engine.samples(np.ones((2, 4), np.float32), 20, 1)).all()
 
     def test_of_relaxed_bernoulli_variables_make_concrete_dropout(self):
         def forward(self, x):

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
@@ -77,8 +77,9 @@ class RandomCalls(TorchFunctionMode):
         shape: Sequence[int],
         data: Tensor | None = None,
         injected: bool = False,
+        generator: torch.Generator | None = None,
     ) -> Mask:
-        """The mask of the call that is being handled."""
+        """The mask of the call that is being handled, which would draw from `generator`, or else from PyTorch's own."""
         stack = self._stack()
         path = stack.paths[-1] if stack.paths else ""
         if data is not None and data.is_nested:
@@ -96,7 +97,7 @@ class RandomCalls(TorchFunctionMode):
             )
         if self._order is not None:
             number = self._order.number(path, number, (kind, p, len(whole)))
-        call = Call(stack, number, kind, p, active, whole, None if running else data, injected)
+        call = Call(stack, number, kind, p, active, whole, None if running else data, injected, generator)
         self._following[path] = number + 1
         mask = self._answer(call)
         if isinstance(mask, tuple):
@@ -156,7 +157,7 @@ def _dropout(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[s
     if kind in (CHANNEL, FEATURE_ALPHA):
         leading = 1 if x.dim() == _UNBATCHED_DIMENSIONS.get(func) else 2
         shape = (*x.shape[:leading], *[1] * (x.dim() - leading))
-    if kind == ELEMENT and isinstance(x, torch.nn.Parameter):
+    if kind == ELEMENT and isinstance(x, nn.Parameter):
         kind = DROPCONNECT
     if kind == ELEMENT and mode.in_attention:
         kind = ATTENTION
@@ -167,7 +168,7 @@ def _dropout(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[s
     if func in _INPLACE or (len(args) > 3 and args[3]) or kwargs.get("inplace", False):
         return x.copy_(result) if result is not x else x
     # What is made of a parameter is none, masked or not: wrappers that drop weights assign it in the parameter's place.
-    return x.view_as(x) if isinstance(result, torch.nn.Parameter) else result
+    return x.view_as(x) if isinstance(result, nn.Parameter) else result
 
 
 def apply_mask(x: Tensor, mask: Mask) -> Tensor:
@@ -297,13 +298,33 @@ def _sort(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str,
     return func(x, **given, stable=True)
 
 
-def _numbers(mode: RandomCalls, kind: str, p: float | None, like: Tensor) -> Tensor:
-    """Numbers of the kind, in the shape and dtype of `like`, which the network may overwrite."""
-    numbers = mode.ask(kind, p, True, like.shape)
-    assert isinstance(numbers, Tensor)
-    if numbers.dtype != like.dtype:
-        numbers = numbers.to(like.dtype)
-    return (numbers if numbers.shape == like.shape else numbers.expand(like.shape)).clone()
+def _numbers(
+    mode: RandomCalls, kind: str, p: float | None, like: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """Numbers of the kind, in the shape and dtype of `like`, which the network may overwrite.
+
+    Complex ones are drawn as PyTorch draws them: two numbers each, of which normal ones have the variance 1 together.
+    """
+    if like.is_complex():
+        parts = _numbers(mode, kind, p, torch.empty((*like.shape, 2), dtype=like.real.dtype), generator)
+        numbers = torch.complex(*parts.unbind(-1))
+        return numbers / 2**0.5 if kind == NORMAL else numbers
+    drawn = mode.ask(kind, p, True, like.shape, generator=generator)
+    assert isinstance(drawn, Tensor)
+    if kind == UNIFORM and like.dtype in _NARROW:
+        drawn = _below_one(drawn, like.dtype)
+    if drawn.dtype != like.dtype:
+        drawn = drawn.to(like.dtype)
+    return (drawn if drawn.shape == like.shape else drawn.expand(like.shape)).clone()
+
+
+_NARROW = (torch.float16, torch.bfloat16)
+
+
+def _below_one(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """Uniform numbers as a narrow type holds them; rounded to the nearest, some would be 1, which is never drawn."""
+    step = torch.finfo(dtype).eps / 2  # as in PyTorch's own
+    return (numbers / step).floor() * step
 
 
 def _into(kwargs: dict[str, Any], numbers: Tensor) -> Tensor:
@@ -316,14 +337,15 @@ def _into(kwargs: dict[str, Any], numbers: Tensor) -> Tensor:
 def _new(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     without = {name: value for name, value in kwargs.items() if name not in ("generator", "out")}
     like = torch.empty(*args, **without)
-    return _into(kwargs, _numbers(mode, UNIFORM if func is torch.rand else NORMAL, None, like))
+    kind = UNIFORM if func is torch.rand else NORMAL
+    return _into(kwargs, _numbers(mode, kind, None, like, kwargs.get("generator")))
 
 
 @handles(torch.rand_like, torch.randn_like)
 def _new_like(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     without = {name: value for name, value in kwargs.items() if name != "generator"}
     like = torch.empty_like(*args, **without)
-    return _numbers(mode, UNIFORM if func is torch.rand_like else NORMAL, None, like)
+    return _numbers(mode, UNIFORM if func is torch.rand_like else NORMAL, None, like, kwargs.get("generator"))
 
 
 @handles(Tensor.uniform_)
@@ -331,7 +353,7 @@ def _uniform_(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[
     x: Tensor = args[0]
     low = args[1] if len(args) > 1 else kwargs.get("from", 0.0)
     high = args[2] if len(args) > 2 else kwargs.get("to", 1.0)
-    return x.copy_(low + (high - low) * _numbers(mode, UNIFORM, None, x))
+    return x.copy_(low + (high - low) * _numbers(mode, UNIFORM, None, x, kwargs.get("generator")))
 
 
 @handles(Tensor.normal_)
@@ -339,7 +361,21 @@ def _normal_(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[s
     x: Tensor = args[0]
     mean = args[1] if len(args) > 1 else kwargs.get("mean", 0.0)
     deviation = args[2] if len(args) > 2 else kwargs.get("std", 1.0)
-    return x.copy_(mean + deviation * _numbers(mode, NORMAL, None, x))
+    return x.copy_(mean + deviation * _numbers(mode, NORMAL, None, x, kwargs.get("generator")))
+
+
+@handles(nn.init.uniform_, nn.init.normal_)
+def _init(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """What fills weights before training fills other tensors too; it hands over all of its arguments by name."""
+    draw, names = (_uniform_, ("a", "b")) if func is nn.init.uniform_ else (_normal_, ("mean", "std"))
+    with torch.no_grad():
+        filled: Tensor = draw(
+            mode,
+            func,
+            (kwargs["tensor"], *(kwargs[name] for name in names)),
+            {"generator": kwargs.get("generator")},
+        )
+    return filled
 
 
 @handles(torch.normal)
@@ -352,26 +388,30 @@ def _normal(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[st
         like = torch.empty(size, **options)
     else:
         like = mean + torch.zeros_like(deviation) if isinstance(deviation, Tensor) else torch.zeros_like(mean)
-    return _into(kwargs, mean + deviation * _numbers(mode, NORMAL, None, like))
+    return _into(kwargs, mean + deviation * _numbers(mode, NORMAL, None, like, kwargs.get("generator")))
 
 
 @handles(Tensor.bernoulli_)
 def _bernoulli_(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     x: Tensor = args[0]
-    return x.copy_(_bernoulli_numbers(mode, x, args[1] if len(args) > 1 else kwargs.get("p", 0.5)))
+    one = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
+    return x.copy_(_bernoulli_numbers(mode, x, one, kwargs.get("generator")))
 
 
 @handles(torch.bernoulli, Tensor.bernoulli)
 def _bernoulli(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     x: Tensor = args[0] if args else kwargs["input"]
-    return _into(kwargs, _bernoulli_numbers(mode, x, args[1] if len(args) > 1 else kwargs.get("p", x)))
+    one = args[1] if len(args) > 1 else kwargs.get("p", x)
+    return _into(kwargs, _bernoulli_numbers(mode, x, one, kwargs.get("generator")))
 
 
-def _bernoulli_numbers(mode: RandomCalls, like: Tensor, one: float | Tensor) -> Tensor:
+def _bernoulli_numbers(
+    mode: RandomCalls, like: Tensor, one: float | Tensor, generator: torch.Generator | None
+) -> Tensor:
     """Zeros and ones, of which `one` is the probability of a one."""
     if isinstance(one, Tensor):
-        numbers = _numbers(mode, UNIFORM, None, torch.empty_like(like, dtype=torch.float32))
+        numbers = _numbers(mode, UNIFORM, None, torch.empty_like(like, dtype=torch.float32), generator)
         return (numbers < one).to(like.dtype)
     if not 0.0 < one < 1.0:
         return torch.full_like(like, one)
-    return _numbers(mode, BERNOULLI, round(1.0 - one, 12), like)  # 0.2 where one is 1 - 0.2
+    return _numbers(mode, BERNOULLI, round(1.0 - one, 12), like, generator)  # 0.2 where one is 1 - 0.2

@@ -211,7 +211,8 @@ class Network:
             if self._known.get(key) != call.form or not _fits(mask, call.mask_shape):
                 raise UnsupportedModelError(
                     f"{site_name(*key)} makes a random call ({call.kind}) that was not made when sites were "
-                    "looked for; a network whose calls depend neither on its inputs' values nor on draws is accepted"
+                    "looked for; a network whose calls depend neither on its inputs' values nor on draws nor on "
+                    "earlier passes is accepted"
                 )
             return mask
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from mcdropout.engine.errors import UnsupportedModelError
@@ -40,6 +41,7 @@ class Call:
         mask_shape: the shape of what it draws.
         data: the tensor that it drops from; None where it only draws.
         injected: whether it is none of the network's own, but added by the selection.
+        generator: what it would draw from; PyTorch's own, that all share, where it is None.
     """
 
     stack: ModuleStack
@@ -50,6 +52,7 @@ class Call:
     mask_shape: tuple[int, ...]
     data: Tensor | None = None
     injected: bool = False
+    generator: torch.Generator | None = None
 
     @property
     def path(self) -> str:

@@ -20,6 +20,7 @@ from mcdropout.engine.pytorch.elsewhere import Elsewhere, seeded
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
 from mcdropout.engine.pytorch.private.outside import Watch
 from mcdropout.engine.pytorch.random_call import Call, Mask, ModuleStack, Order
+from mcdropout.engine.pytorch.seeding import Key, Seeding, Set, first_seed
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.pytorch.silent import never_draws
 
@@ -40,11 +41,13 @@ class Recording:
         calls: the random calls, in order.
         outputs: the tensors that the network returned.
         draws: what was drawn all the same.
+        set: the generators that the network's own code had set for random calls, by the keys of these.
     """
 
     calls: tuple[Call, ...]
     outputs: tuple[Tensor, ...]
     draws: tuple[Draw, ...]
+    set: Mapping[Key, Set]
 
 
 class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -248,6 +251,7 @@ class Tracked:
         def kept(call: Call) -> Mask:
             data = call.data.clone() if keep_data and call.data is not None else None
             calls.append(replace(call, data=data, stack=call.stack._replace(inputs=())))
+            seeding.met(call)
             if self._watch is not None:
                 self._watch.drawn()
             if answer is not None:
@@ -260,8 +264,9 @@ class Tracked:
                 entered.enter_context(self._watch.running(self.copied))
             entered.enter_context(torch.random.fork_rng(devices=[]))
             entered.enter_context(torch.set_grad_enabled(gradients))
-            torch.manual_seed(seed)
-            self.copied.seed(seed)
+            torch.manual_seed(first_seed(seed))
+            self.copied.seed(first_seed(seed))
+            seeding = Seeding(seed, self.copied.generators)
             self._drawn_elsewhere = []
             self._elsewhere = entered.enter_context(seeded(seed, self.copied.generators))
             entered.callback(setattr, self, "_elsewhere", None)
@@ -273,7 +278,8 @@ class Tracked:
                 outputs = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
             else:
                 outputs = signature.call(self.module, copies)
-        return Recording(tuple(calls), outputs, (*draws.seen, *self._drawn_elsewhere))
+            seeding.ended()
+        return Recording(tuple(calls), outputs, (*draws.seen, *self._drawn_elsewhere), seeding.found)
 
 
 KEEPING = -1

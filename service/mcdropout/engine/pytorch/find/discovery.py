@@ -27,6 +27,7 @@ from mcdropout.engine.pytorch.private.copies import Copy, private_copy
 from mcdropout.engine.pytorch.private.outside import Watch
 from mcdropout.engine.pytorch.private.untouched import while_copied
 from mcdropout.engine.pytorch.random_call import Call, EndlessCallsError, Form, Order, joined
+from mcdropout.engine.pytorch.seeding import Key, repeated
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.pytorch.tracked import KEEPING, Draw, Recording, Tracked
 from mcdropout.engine.selection import Selection, select, site_off
@@ -39,8 +40,6 @@ _OTHER_VARIANTS = (KEEPING, *_VARIANTS[1:])
 _NOT_DROPOUT = "aten.rrelu_with_noise"
 _NOISE = "the slope of an activation is random in train mode, which is no dropout"
 _TOLERANCE = 1e-5
-
-Key = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -171,14 +170,15 @@ class _Explorer:
         """One pass in eval mode; a second must give the same."""
         with refusing(f"the network does not run on the example input of shape {self._shapes}"):
             quiet = self._first()
+        accepted = "one that keeps nothing from call to call is accepted"
+        with refusing("the network fails when it is run a second time", accepted):
+            again = self._tracked.record(self._signature, self._two, seed=1)
+        _check_seeding(quiet, again)
         if raw := [call for call in quiet.calls if call.raw]:
             raise UnsupportedModelError(
                 f"{_name(raw[0])} draws {raw[0].kind} numbers in eval mode too, so that there is no deterministic "
                 "baseline; a draw that depends on `self.training` is accepted"
             )
-        accepted = "one that keeps nothing from call to call is accepted"
-        with refusing("the network fails when it is run a second time", accepted):
-            again = self._tracked.record(self._signature, self._two, seed=1)
         draws = _certain(quiet, again)
         if same_outputs(quiet.outputs, again.outputs):
             self._of_no_effect = {draw for draw in draws if not _is_pytorchs(draw)}
@@ -192,7 +192,24 @@ class _Explorer:
             raise UnsupportedModelError(
                 f"the network does not repeat itself in eval mode: {'; '.join([blamed, accepted, *known])}"
             )
+        if not self._forgets(quiet):
+            raise UnsupportedModelError(
+                "the network answers otherwise where its first pass was of other rows, of which it keeps something; "
+                "one that keeps nothing from call to call is accepted, or that has had its first pass already"
+            )
         return quiet
+
+    def _forgets(self, quiet: Recording) -> bool:
+        """Whether a copy that has seen other rows answers the examples as one that has not."""
+        tracked = Tracked(self._module, self._watch, self._signature.gradients, added=self._added)
+        try:
+            tracked.record(self._signature, [torch.cat([x[:1], x[:1]]) for x in self._two])
+            outputs = tracked.record(self._signature, self._two).outputs
+        except MemoryError:
+            raise
+        except Exception:  # it may not take rows that are alike
+            return True
+        return self._like(outputs, quiet.outputs, ())
 
     def _first(self) -> Recording:
         """The first pass, in eval mode; with gradients recorded where it fails without them."""
@@ -232,6 +249,7 @@ class _Explorer:
         """All random calls in train mode."""
         while True:
             first, another = self._trained(inputs, 0), self._trained(inputs, 1)
+            _check_seeding(first, another)
             certain = [draw for draw in _certain(first, another) if draw not in self._of_no_effect]
             self._drawing |= {draw.path for draw in certain}
             self._noisy |= {draw.path for draw in certain if draw.operator.startswith(_NOT_DROPOUT)}
@@ -248,8 +266,8 @@ class _Explorer:
                     continue
             raise UnsupportedModelError(
                 f"the network draws randomness in train mode that no mask can stand for: {blamed}; dropout calls of "
-                "PyTorch, and uniform, normal and Bernoulli numbers, are accepted, and modules that the selection "
-                "excludes, which stay off"
+                f"PyTorch, and uniform, normal and Bernoulli numbers, are accepted{_from_python(draws)}, and modules "
+                "that the selection excludes, which stay off"
             )
         if not any(call.raw for call in first.calls):
             return {call.key: call for call in first.calls}
@@ -296,10 +314,11 @@ class _Explorer:
     def _own_state(self, twice: Sequence[Tracked], inputs: Sequence[Tensor]) -> tuple[str | None, str]:
         """Which module first hands on other tensors in a second pass than in a first, and that in words."""
         passes = [tracked.passed(self._signature, inputs, seed) for seed, tracked in enumerate(twice)]
+        what = "state of its own, or numbers of a generator of its own, of another thread or of a custom operator"
         for (path, some), (_, others) in zip(*passes, strict=False):
             if not same_outputs(tuple(some), tuple(others)):
-                return path, f"state of its own, or numbers of a generator of its own, in {path or '(network)'}"
-        return None, "state of its own, or numbers of a generator of its own"
+                return path, f"{what}, in {path or '(network)'}"
+        return None, what
 
     def _needs(self, on: Sequence[Call], gone: set[Key], quiet: Recording) -> dict[Key, frozenset[str]]:
         """For each call that can be made to happen, the modules that have to leave eval mode for it."""
@@ -414,6 +433,20 @@ def _name(call: Call) -> str:
     return site_name(call.path, call.number)
 
 
+def _check_seeding(first: Recording, another: Recording) -> None:
+    """Numbers that repeat are none that a mask could stand for."""
+    if (found := repeated(first.set, another.set)) is None:
+        return
+    key, generator = found
+    why = "set to the same seed in each pass" if generator.seed is not None else "put back to an earlier state"
+    raise UnsupportedModelError(
+        f"{site_name(*key)} draws from a generator that the network's own code has {why} (torch.manual_seed, "
+        "torch.set_rng_state and torch.random.fork_rng do so), so that its numbers repeat; one is accepted that leaves "
+        "its generators to go on, with numbers that are to stay the same in a buffer, and a mask that is to be used "
+        "twice drawn once"
+    )
+
+
 def _check_form(call: Call, form: Form) -> None:
     if call.form != form:
         raise UnsupportedModelError(
@@ -449,6 +482,17 @@ def _blamed(draws: Iterable[Draw]) -> str:
     """Where randomness comes from that no mask can stand for, in words; empty where that is not known."""
     found = list(dict.fromkeys(f"{draw.operator} in {draw.path or '(network)'}" for draw in draws))
     return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+_TAKEN_FROM_PYTHON = ("bernoulli", "native_dropout", "normal", "rand.", "rand_like", "randn", "uniform_")
+
+
+def _from_python(draws: Iterable[Draw]) -> str:
+    """What to do about draws that would have been taken, had they been seen as calls of PyTorch's Python functions."""
+    taken = tuple(f"aten.{name}" for name in _TAKEN_FROM_PYTHON)
+    if not any(draw.operator.startswith(taken) for draw in draws):
+        return ""
+    return " where Python code calls them by their names (functions of torch.jit.script and of torch.ops hide them)"
 
 
 def _nothing_to_switch_on(off: Sequence[SiteOff], failure: Exception | None) -> str:

@@ -6,12 +6,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mcdropout.engine.kinds import KINDS
+from mcdropout.engine.kinds import KINDS, NEARLY_ONE, UNIFORM
 from mcdropout.engine.pytorch.random_call import Call, Mask
 from mcdropout.engine.pytorch.signature import Signature
 from mcdropout.engine.pytorch.tracked import Tracked, numbers
 
-_PROBES = (torch.nan, 0.0, 2.0)
+_PROBES = (torch.nan, 0.0, 2.0, 1e6, -1e6)  # the last for thresholds that the examples are far from
 Key = tuple[str, int]
 Background = Callable[[Call], Tensor]
 
@@ -20,12 +20,16 @@ def _all(value: float) -> Background:
     return lambda call: torch.full([int(size) for size in call.mask_shape], value)
 
 
+def _ones(call: Call) -> Tensor:
+    return _all(NEARLY_ONE if call.kind == UNIFORM else 1.0)(call)
+
+
 # What code that draws its own numbers gets meanwhile: it may drop what is probed, so that nothing shows.
 _BACKGROUNDS: tuple[Background, ...] = (
     *(partial(numbers, variant=variant) for variant in range(3)),
     _all(0.0),
     _all(0.999),
-    _all(1.0),
+    _ones,
 )
 
 
