@@ -340,6 +340,18 @@ def test_dropout_in_a_branch_that_is_settled_is_a_site(tmp_path):
     assert [site.name for site in subject.sites] == ["inside"]
 
 
+def test_nodes_of_two_branches_may_have_one_name(tmp_path):
+    nodes = [dropout("x", "d0", "inside")]
+    for before, after in (("d0", "d1"), ("d1", "d")):
+        then = helper.make_graph([dropout(before, "a", "inside")], "then", [], [value("a", ["n", 4])])
+        other = helper.make_graph([node("Identity", [before], ["a"])], "else", [], [value("a", ["n", 4])])
+        nodes.append(node("If", ["on"], [after], then_branch=then, else_branch=other, name=f"if_{after}"))
+    made = model([*nodes, *head("d")], [value("x", ["n", 4])], [value("y", ["n", 3])], **PAST_THE_DROPOUT)
+    subject = understood(made, tmp_path, X)
+    serves(subject)
+    assert [site.name for site in subject.sites] == ["inside", "if_d1/inside", "if_d/inside"]
+
+
 def test_a_branch_that_data_decides_stays_and_may_be_masked_from_outside(tmp_path):
     then = helper.make_graph([node("Identity", ["d"], ["a"])], "then", [], [value("a", ["n", 4])])
     other = helper.make_graph([node("Neg", ["d"], ["a"])], "else", [], [value("a", ["n", 4])])
