@@ -73,7 +73,11 @@ class Bundle:
             BundleError: there is none, or it lies elsewhere.
         """
         path = self.folder / file
-        if not path.resolve().is_relative_to(self.folder.resolve()) or not path.is_file():
+        try:
+            is_inside = path.resolve().is_relative_to(self.folder.resolve()) and path.is_file()
+        except (OSError, ValueError):  # no file can have that name
+            is_inside = False
+        if not is_inside:
             raise BundleError(f"{self.folder / MANIFEST}: {field} is {file!r}; a file inside the bundle is accepted")
         return path
 

@@ -1,6 +1,8 @@
 """Inputs: what a client sends for each row, as `model.yaml` declares it, and what the network gets of it."""
 
+import math
 import re
+import sys
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -11,6 +13,8 @@ from mcdropout.engine.arrays import Array
 from mcdropout.engine.sizes import Dimension, Named
 
 _ORDINARY_SIZE = 24
+_MOST_NUMBERS = 2**32  # of one row
+_MOST_FLOAT = sys.float_info.max
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,49}")
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 Axis = Annotated[int, Field(ge=0, strict=True)]
@@ -129,6 +133,15 @@ class Input(Record):
         return self
 
     @model_validator(mode="after")
+    def _fits_in_memory(self) -> "Input":
+        numbers = math.prod(size for size in self.shape if isinstance(size, int))
+        if numbers > _MOST_NUMBERS:
+            raise ValueError(
+                f"shape is {self.shape}, which is {numbers} numbers a row; at most {_MOST_NUMBERS} are accepted"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _channels_fit(self) -> "Input":
         for name in ("mean", "std"):
             value = getattr(self.preprocessing, name)
@@ -149,7 +162,11 @@ class Input(Record):
             raise ValueError(f"preprocessing is given for the dtype {self.dtype}; it is accepted for {_FLOATS}")
         for name in ("minimum", "maximum"):
             value = getattr(self, name)
-            if value is None or self.kind == "f":
+            if value is None:
+                continue
+            if self.kind == "f":
+                if abs(value) > _MOST_FLOAT:
+                    raise ValueError(f"{name} is an integer too large for a float; at most {_MOST_FLOAT:g} is accepted")
                 continue
             if self.kind == "b":
                 raise ValueError(f"{name} is {value} for the dtype bool, which is true or false; none is accepted")
@@ -234,7 +251,7 @@ class Input(Record):
         of them that is given, or from 0 to 1; booleans are all true.
 
         Raises:
-            ValueError: it takes integers and does not say which.
+            ValueError: it takes integers and does not say which, or numbers that are infinite to the network.
         """
         shape = (rows, *(_ordinary(size) if isinstance(size, Named) else size for size in self.dimensions))
         low, high = self.minimum, self.maximum
@@ -249,7 +266,13 @@ class Input(Record):
             return generator.integers(int(low), int(high), shape, self.array_dtype, endpoint=True)
         low = min(0.0, 0.0 if high is None else high - 1.0) if low is None else low
         high = max(1.0, low + 1.0) if high is None else high
-        return self.prepare(generator.uniform(low, high, shape))
+        rows_drawn = self.prepare(2.0 * generator.uniform(low / 2.0, high / 2.0, shape))  # high - low may be infinite
+        if not np.isfinite(rows_drawn).all():
+            raise ValueError(
+                f"the input {self.name!r} takes values from {low:g} to {high:g}, of which preprocessing and "
+                f"{self.dtype} make infinite ones; a minimum and a maximum that stay finite are accepted"
+            )
+        return rows_drawn
 
 
 def _ordinary(dimension: Named) -> int:

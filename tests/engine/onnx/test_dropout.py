@@ -369,7 +369,7 @@ def test_bernoulli_numbers_of_no_probability_are_refused(tmp_path, probability):
         node("Bernoulli", ["chances"], ["m"], name="draw"),
         *SCALED["the mask"],
     ]
-    with pytest.raises(UnsupportedModelError, match="their probability is .*, which is none"):
+    with pytest.raises(UnsupportedModelError, match=r"their probability is .*, which is none"):
         small(nodes, tmp_path, chance=np.float32(probability), **CONSTANTS)
 
 

@@ -5,6 +5,8 @@ import onnx
 import pytest
 from onnx import helper
 
+from mcdropout.engine import Engine
+from mcdropout.engine.errors import UnsupportedModelError
 from tests.engine.onnx.common import (
     F16,
     F64,
@@ -16,6 +18,7 @@ from tests.engine.onnx.common import (
     model,
     node,
     numbers,
+    saved,
     serves,
     understood,
     value,
@@ -262,6 +265,19 @@ def test_rows_may_lie_in_another_dimension_of_inputs_and_outputs(tmp_path):
     cut = serves(subject)["split"]
     (site,) = subject.sites
     assert (subject.eval_outputs()[0].shape, site.row_axis, frontier(cut)) == ((3, 3), 1, [(4,)])
+
+
+def test_outputs_that_have_as_many_classes_as_there_are_examples_are_told_from_rows(tmp_path):
+    nodes = [node("Transpose", ["x"], ["t"], perm=[1, 0]), dropout("t", "d"), node("MatMul", ["v", "d"], ["y"])]
+    made = model(nodes, [value("x", ["n", 4])], [value("y", [3, "n"])], v=numbers(3, 4))
+    path = saved(made, tmp_path)
+    with pytest.raises(UnsupportedModelError, match=r"for 2 rows the network returns .*\[\[3, 2\]\]; their first dim"):
+        Engine.from_onnx(path, X)
+    with pytest.raises(
+        UnsupportedModelError, match="output_row_axis is 2, and the output 'y' has 2 dimensions; 0 to 1"
+    ):
+        Engine.from_onnx(path, X, output_row_axis=2)
+    assert Engine.from_onnx(path, X, output_row_axis=1).predict(X, 3, 1).mean.shape == (3, 3)
 
 
 def test_other_open_dimensions_are_those_of_the_example(tmp_path):
