@@ -230,6 +230,21 @@ def test_yaml_that_merges_mappings_may_say_a_field_again(tmp_path: Path) -> None
     assert Bundle(folder).manifest.arguments["other"] == {"a": 1, "b": 3}
 
 
+def test_a_link_to_a_folder_is_a_bundle_of_the_links_name(tmp_path: Path) -> None:
+    """As metrics, answers and addresses have it: two names of one folder would be two models of one name."""
+    write_bundle(tmp_path / "releases", "model").rename(tmp_path / "releases" / "second")
+    (tmp_path / "model").symlink_to(tmp_path / "releases" / "second")
+    (tmp_path / "newest").symlink_to(tmp_path / "releases" / "second")
+    assert Bundle(tmp_path / "model").manifest.name == "model"
+    with pytest.raises(BundleError, match="name is 'model'; the folder's name, 'newest', is accepted"):
+        Bundle(tmp_path / "newest")
+
+
+def test_a_folder_without_a_manifest_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"model\.yaml: is missing; a bundle is a folder that holds one"):
+        Bundle(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["", "- a\n- b", "name: [", "\x00"])
 def test_a_manifest_that_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "model.yaml").write_text(content)

@@ -378,6 +378,8 @@ def read_manifest(path: Path) -> Manifest:
         raise BundleError(
             f"{path}: nests lists or mappings too deeply; the fields of a model, as the README has them, are accepted"
         ) from None
+    except FileNotFoundError:
+        raise BundleError(f"{path}: is missing; a bundle is a folder that holds one") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BundleError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
