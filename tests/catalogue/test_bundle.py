@@ -389,6 +389,17 @@ def test_random_examples_are_values_that_the_manifest_accepts(tmp_path: Path) ->
     assert 40 <= hot.min() < hot.max() <= 41
 
 
+def test_whole_numbers_are_of_the_type_that_the_network_takes() -> None:
+    given = Input(shape=[4], dtype="int64", maximum=100)
+    assert (given.within(None, None, np.dtype("int8")).minimum, given.within(None, None, np.dtype("int8")).maximum) == (
+        -128,
+        100,
+    )
+    assert given.within(0, None, np.dtype("int64")).minimum == 0
+    with pytest.raises(ValueError, match="has the maximum 200; the network takes 127 or less"):
+        Input(shape=[4], dtype="int64", maximum=200).within(None, 5000, np.dtype("int8"))
+
+
 @pytest.mark.parametrize("missing", ["minimum", "maximum"])
 def test_integers_that_cannot_be_drawn_want_bounds_or_an_example(tmp_path: Path, missing: str) -> None:
     ids = {"name": "ids", "shape": [5], "dtype": "int64", "minimum": 3, "maximum": 5}

@@ -120,6 +120,7 @@ class Input(Record):
     preprocessing: Preprocessing = Preprocessing()
     row_axis: Axis = 0
     _named: dict[str, Named] = PrivateAttr(default_factory=dict)
+    _taken: np.dtype[Any] | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Input":
@@ -178,20 +179,28 @@ class Input(Record):
                 )
         return self
 
-    def within(self, lowest: int | None, highest: int | None) -> "Input":
-        """The same where the network takes whole numbers between these alone.
+    def within(self, lowest: int | None, highest: int | None, taken: np.dtype[Any]) -> "Input":
+        """The same where the network takes numbers of the dtype `taken`, and whole ones between these alone.
 
         Raises:
             ValueError: a minimum or a maximum is accepted that the network does not take.
         """
         low, high = self.minimum, self.maximum
+        if self.kind == "i" and taken.kind in "iu":
+            limits, (least, most) = np.iinfo(taken), self.bounds_of_dtype
+            if limits.min > least:
+                lowest = int(limits.min) if lowest is None else max(lowest, int(limits.min))
+            if limits.max < most:
+                highest = int(limits.max) if highest is None else min(highest, int(limits.max))
         if lowest is not None and low is not None and low < lowest:
             raise ValueError(f"the input {self.name!r} has the minimum {low}; the network takes {lowest} or more")
         if highest is not None and high is not None and high > highest:
             raise ValueError(f"the input {self.name!r} has the maximum {high}; the network takes {highest} or less")
-        return self.model_copy(
+        same = self.model_copy(
             update={"minimum": lowest if low is None else low, "maximum": highest if high is None else high}
         )
+        same._taken = taken
+        return same
 
     def name_sizes(self, named: dict[str, Named]) -> None:
         """Take in what is accepted for the names in the shape, which the manifest says for all inputs."""
@@ -218,6 +227,11 @@ class Input(Record):
         return np.dtype("float32" if self.dtype == "bfloat16" else self.dtype)
 
     @property
+    def network_dtype(self) -> np.dtype[Any]:
+        """The dtype that the network itself takes, once that is known: an ONNX file may take another of the kind."""
+        return self.array_dtype if self._taken is None else self._taken
+
+    @property
     def takes_missing(self) -> bool:
         """Whether values may be missing."""
         return self.missing == "allowed"
@@ -231,7 +245,7 @@ class Input(Record):
     def prepare(self, rows: npt.NDArray[Any]) -> Array:
         """Rows `[rows, *shape]` as sent, to the network's values and dtype; infinite where they do not fit it."""
         if self.kind != "f":
-            return rows.astype(self.array_dtype)
+            return rows.astype(self.network_dtype)
         steps = self.preprocessing
         with np.errstate(over="ignore"):
             scaled: npt.NDArray[np.float64] = np.multiply(rows, steps.scale, dtype=np.float64)
@@ -242,7 +256,7 @@ class Input(Record):
                     for value in (steps.mean, steps.std)
                 )
                 scaled = (scaled - mean) / std
-            return scaled.astype(self.array_dtype)
+            return scaled.astype(self.network_dtype)
 
     def random(self, rows: int, generator: np.random.Generator) -> Array:
         """Rows `[rows, *shape]` of values that are accepted, as the network takes them.
