@@ -40,6 +40,10 @@ from tests.bundles import TOKEN_FIELDS, TOKENS, manifest, network_of, write_bund
             {"input": {"shape": ["n"]}, "sizes": {"n": {"minimum": 8, "maximum": 20, "multiple": 8}}},
             ["sizes.n", "maximum is 20", "multiples of 8"],
         ),
+        (
+            {"input": {"shape": ["n"]}, "sizes": {"n": [1, 2**31 - 1]}},
+            ["sizes.n.maximum: is 2147483647", "16777216 is"],
+        ),
         ({"input": {"shape": ["n"]}, "sizes": {"n": {"least": 8}}}, ["sizes.n.least", "minimum, maximum, multiple"]),
         (
             {"input": {"shape": ["n"], "preprocessing": {"mean": [1.0]}}, "sizes": {"n": [1, 9]}},

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from mcdropout.engine.arrays import Array
-from mcdropout.engine.sizes import Dimension, Named
+from mcdropout.engine.sizes import LARGEST, Dimension, Named
 
 _ORDINARY_SIZE = 24
 _MOST_NUMBERS = 2**32  # of one row
@@ -55,7 +55,7 @@ class SizeRange(Record):
     """
 
     minimum: PositiveInt
-    maximum: PositiveInt
+    maximum: Annotated[PositiveInt, Field(le=LARGEST)]
     multiple: PositiveInt = 1
 
     @model_validator(mode="before")
