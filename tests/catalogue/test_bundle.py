@@ -40,6 +40,10 @@ from tests.bundles import TOKEN_FIELDS, TOKENS, manifest, network_of, write_bund
             {"input": {"shape": ["n"]}, "sizes": {"n": {"minimum": 8, "maximum": 20, "multiple": 8}}},
             ["sizes.n", "maximum is 20", "multiples of 8"],
         ),
+        (
+            {"input": {"shape": ["n"]}, "sizes": {"n": [1, 2**31 - 1]}},
+            ["sizes.n.maximum: is 2147483647", "16777216 is"],
+        ),
         ({"input": {"shape": ["n"]}, "sizes": {"n": {"least": 8}}}, ["sizes.n.least", "minimum, maximum, multiple"]),
         (
             {"input": {"shape": ["n"], "preprocessing": {"mean": [1.0]}}, "sizes": {"n": [1, 9]}},
@@ -134,6 +138,9 @@ from tests.bundles import TOKEN_FIELDS, TOKENS, manifest, network_of, write_bund
         ({"interval": 95}, ["interval", "95", "between 0 and 1, or none"]),
         ({"interval": "all"}, ["interval", "'all'", "between 0 and 1, or none"]),
         ({"interval": True}, ["interval", "True", "between 0 and 1, or none"]),
+        ({"passes": {"maximum": 10**20}}, ["passes.maximum: is 1000000", "a number of at most 1000000000 is accepted"]),
+        ({"input": {"shape": [10**6, 10**6]}}, ["[1000000, 1000000], which is 1000000000000 numbers", "at most 42949"]),
+        ({"input": {"shape": [4], "minimum": -(10**400)}}, ["input: minimum is an integer too large for a float"]),
         ({"version": 3}, ["version", "3"]),
     ],
 )
@@ -159,7 +166,9 @@ def test_whatever_a_network_raises_while_it_is_loaded_is_a_refusal_that_names_th
         load_network(Bundle(folder))
 
 
-@pytest.mark.parametrize(("line", "interval"), [("", 0.95), ("interval: 0.8", 0.8), ("interval: none", None)])
+@pytest.mark.parametrize(
+    ("line", "interval"), [("", 0.95), ("interval: 0.8", 0.8), ("interval: 8e-1", 0.8), ("interval: none", None)]
+)
 def test_a_regression_has_the_interval_that_its_manifest_asks_for(
     tmp_path: Path, line: str, interval: float | None
 ) -> None:
@@ -196,9 +205,15 @@ def test_dropout_is_not_added_to_an_onnx_model(tmp_path: Path) -> None:
         ("dropout:\n  p: {a: 0.5, a: 0.25}\n", "a is given twice, in lines {end2} and {end2}; each field once"),
         ("labels: [a, b, a]\n", "labels: has 'a' more than once; labels that differ are accepted"),
         (f"arguments: {'[' * 3000}{']' * 3000}\n", "nests lists or mappings too deeply; the fields of a model"),
+        ("description: 2024-13-45\n", "line {end} has '2024-13-45', which has the form of a date or a time and cannot"),
+        (f"temperature: {'1' * 5000}\n", f"line {{end}} has '{'1' * 60}...', which has the form of an integer and"),
+        ("temperature: 0b_\n", "line {end} has '0b_', which has the form of an integer and cannot be read as one"),
+        ("temperature: !!bool maybe\n", "line {end} has 'maybe', which has the form of true or false"),
+        ('labels: ["\\ud800", b]\n', "line {end} has text with half a character, '\\ud800'; whole ones are accepted"),
+        ("1: 2\n", "1: is 1; a name of a field, which is text, is accepted"),
     ],
 )
-def test_what_yaml_says_twice_or_too_deeply_is_refused(tmp_path: Path, more: str, said: str) -> None:
+def test_what_yaml_says_twice_too_deeply_or_in_no_form_is_refused(tmp_path: Path, more: str, said: str) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     text = yaml.safe_dump(manifest("model"))
@@ -217,6 +232,21 @@ def test_yaml_that_merges_mappings_may_say_a_field_again(tmp_path: Path) -> None
     text = "".join(line for line in text.splitlines(True) if not line.startswith("arguments"))
     (folder / "model.yaml").write_text(f"{text}arguments: {{one: &one {{a: 1, b: 2}}, other: {{<<: *one, b: 3}}}}\n")
     assert Bundle(folder).manifest.arguments["other"] == {"a": 1, "b": 3}
+
+
+def test_a_link_to_a_folder_is_a_bundle_of_the_links_name(tmp_path: Path) -> None:
+    """As metrics, answers and addresses have it: two names of one folder would be two models of one name."""
+    write_bundle(tmp_path / "releases", "model").rename(tmp_path / "releases" / "second")
+    (tmp_path / "model").symlink_to(tmp_path / "releases" / "second")
+    (tmp_path / "newest").symlink_to(tmp_path / "releases" / "second")
+    assert Bundle(tmp_path / "model").manifest.name == "model"
+    with pytest.raises(BundleError, match="name is 'model'; the folder's name, 'newest', is accepted"):
+        Bundle(tmp_path / "newest")
+
+
+def test_a_folder_without_a_manifest_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"model\.yaml: is missing; a bundle is a folder that holds one"):
+        Bundle(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "- a\n- b", "name: [", "\x00"])
@@ -259,7 +289,15 @@ def test_weights_of_another_network_are_refused_by_name(tmp_path: Path) -> None:
         load_network(Bundle(folder))
 
 
-@pytest.mark.parametrize(("field", "value"), [("weights", "../outside.safetensors"), ("weights", "absent.safetensors")])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("weights", "../outside.safetensors"),
+        ("weights", "absent.safetensors"),
+        ("weights", "no\0name"),
+        ("weights", "long" * 2000),
+    ],
+)
 def test_a_file_outside_the_bundle_or_absent_is_refused(tmp_path: Path, field: str, value: str) -> None:
     folder = write_bundle(tmp_path, "model")
     (tmp_path / "outside.safetensors").write_bytes((folder / "weights.safetensors").read_bytes())
@@ -291,6 +329,20 @@ def test_code_that_fails_or_lacks_the_network_is_refused(tmp_path: Path) -> None
             load_network(Bundle(folder))
 
 
+@pytest.mark.parametrize("lies", ["sizes.py", "sizes/__init__.py"])
+def test_a_file_beside_the_network_that_is_imported_as_if_installed_is_told_from_one_that_is_missing(
+    tmp_path: Path, lies: str
+) -> None:
+    folder = write_bundle(tmp_path, "model")
+    (folder / "network.py").write_text(f"from sizes import WIDTH\n{(folder / 'network.py').read_text()}")
+    with pytest.raises(BundleError, match="cannot be imported: No module named 'sizes'"):
+        load_network(Bundle(folder))
+    (folder / lies).parent.mkdir(exist_ok=True)
+    (folder / lies).write_text("WIDTH = 8\n")
+    with pytest.raises(BundleError, match=r"'sizes' .* lies in the bundle; .* as in from \.sizes import"):
+        load_network(Bundle(folder))
+
+
 def test_a_network_may_be_spread_over_files_and_two_bundles_do_not_share_them(tmp_path: Path) -> None:
     for name, width in (("one", 5), ("two", 6)):
         folder = tmp_path / name
@@ -313,6 +365,15 @@ def test_preprocessing_scales_then_normalizes_each_channel() -> None:
     assert rows.ravel().tolist() == [1.0, 1.0]
 
 
+@pytest.mark.parametrize(
+    "more", [{"minimum": -1.7e308, "maximum": 1.7e308}, {"preprocessing": {"std": 1e-320}}, {"minimum": 1e39}]
+)
+def test_examples_that_would_be_infinite_are_not_drawn(tmp_path: Path, more: dict[str, object]) -> None:
+    folder = write_bundle(tmp_path, "model", input={"shape": [4], **more})
+    with pytest.raises(BundleError, match=r"takes values from .* make infinite ones; .*, or rows in example\.json"):
+        Bundle(folder).examples(8)
+
+
 def test_random_examples_are_values_that_the_manifest_accepts(tmp_path: Path) -> None:
     fields: dict[str, Any] = {
         "ids": {"shape": [5], "dtype": "int32", "minimum": 3, "maximum": 5},
@@ -330,6 +391,17 @@ def test_random_examples_are_values_that_the_manifest_accepts(tmp_path: Path) ->
     assert 0 <= pixel.min() < pixel.max() <= 2 * 255
     assert -6 <= cold.min() < cold.max() <= -5
     assert 40 <= hot.min() < hot.max() <= 41
+
+
+def test_whole_numbers_are_of_the_type_that_the_network_takes() -> None:
+    given = Input(shape=[4], dtype="int64", maximum=100)
+    assert (given.within(None, None, np.dtype("int8")).minimum, given.within(None, None, np.dtype("int8")).maximum) == (
+        -128,
+        100,
+    )
+    assert given.within(0, None, np.dtype("int64")).minimum == 0
+    with pytest.raises(ValueError, match="has the maximum 200; the network takes 127 or less"):
+        Input(shape=[4], dtype="int64", maximum=200).within(None, 5000, np.dtype("int8"))
 
 
 @pytest.mark.parametrize("missing", ["minimum", "maximum"])

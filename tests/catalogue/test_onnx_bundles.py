@@ -41,11 +41,14 @@ def exported(network: nn.Module, path: Path) -> None:
     )
 
 
-def write_onnx_bundle(models: Path, name: str, model: onnx.ModelProto | None = None) -> Path:
+def write_onnx_bundle(
+    models: Path, name: str, model: onnx.ModelProto | None = None, fields_of_input: dict[str, object] | None = None
+) -> Path:
     """A bundle of an ONNX model; of none yet where it is not given."""
     folder = models / name
     folder.mkdir(parents=True)
-    fields = manifest(name, network=None, weights=None, model="model.onnx")
+    given = {"shape": [4], **(fields_of_input or {})}
+    fields = manifest(name, network=None, weights=None, model="model.onnx", input=given)
     (folder / "model.yaml").write_text(yaml.safe_dump(fields))
     if model is not None:
         (folder / "model.onnx").write_bytes(model.SerializeToString())
@@ -122,6 +125,42 @@ BAD = {
 }
 
 
+def taking(kind: int) -> onnx.ModelProto:
+    """The same, of an input of another type."""
+    made = small(helper.make_node("Cast", ["x"], ["xf"], to=TensorProto.FLOAT), taken="xf")
+    made.graph.input[0].type.tensor_type.elem_type = kind
+    return made
+
+
+# What a file takes, what its bundle says that clients send, a row, and one that the file's type does not hold.
+OTHER_DTYPES: dict[str, tuple[int, dict[str, object], list[float], list[float], str]] = {
+    "f32": (
+        1,
+        {"dtype": "float64"},
+        [1.5, 2, 3, 4],
+        [1e39, 2, 3, 4],
+        "1e+39, which preprocessing and float32 make inf",
+    ),
+    "f16": (
+        10,
+        {"dtype": "float32"},
+        [1.5, 2, 3, 4],
+        [7e4, 2, 3, 4],
+        "70000, which preprocessing and float16 make inf",
+    ),
+    "f64": (11, {"dtype": "float32"}, [1.5, 2, 3, 4], [True, 2, 3, 4], "holds true; numbers are accepted"),
+    "from_int": (10, {"dtype": "int64", "minimum": 0, "maximum": 9}, [1, 2, 3, 4], [10, 2, 3, 4], "0 to 9 is accepted"),
+    "i8": (
+        3,
+        {"dtype": "int32", "minimum": -9, "maximum": 127},
+        [-9, 2, 3, 4],
+        [300, 2, 3, 4],
+        "-9 to 127 is accepted",
+    ),
+    "i32": (6, {"dtype": "int64", "maximum": 9, "minimum": 0}, [1, 2, 3, 4], [10, 2, 3, 4], "0 to 9 is accepted"),
+}
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server without PyTorch on a PyTorch bundle, compiled, the same as ONNX, and files that are bad."""
@@ -134,6 +173,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     whole = (models / "same" / "model.onnx").read_bytes()
     for name, content in ("truncated", whole[: len(whole) // 2]), ("empty", b""), ("noise", bytes(range(256)) * 40):
         (write_onnx_bundle(models, name) / "model.onnx").write_bytes(content)
+    for name, (kind, fields, *_) in OTHER_DTYPES.items():
+        write_onnx_bundle(models, name, taking(kind), fields)
     removed = write_onnx_bundle(models, "removed") / "model.onnx"
     torch.onnx.export(network.eval(), (torch.rand(1, 4),), removed, dynamo=False)
     write_onnx_bundle(models, "nowhere")
@@ -162,6 +203,17 @@ def test_an_onnx_file_answers_as_the_network_it_was_exported_from(server: Server
         for name, value in wanted.items():
             if value is not None and name != "label":
                 np.testing.assert_allclose(found[name], value, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("name", OTHER_DTYPES)
+def test_numbers_reach_a_file_in_the_type_that_it_takes(server: Server, name: str) -> None:
+    _, _, row, beyond, told = OTHER_DTYPES[name]
+    answer = server.client.post(f"/models/{name}/predict?mc=0", json={"inputs": [row, row]})
+    assert answer.status_code == 200, answer.text
+    np.testing.assert_allclose(answer.json()["predictions"][0]["mean"], [1 / 3] * 3, atol=1e-6)
+    assert server.client.post(f"/models/{name}/predict?mc=20", json={"inputs": row}).status_code == 200
+    refused = server.client.post(f"/models/{name}/predict", json={"inputs": [row, beyond]})
+    assert (refused.status_code, told in refused.json()["detail"]) == (422, True), refused.text
 
 
 def test_its_site_is_told_with_the_nodes_name(server: Server) -> None:
@@ -197,7 +249,7 @@ def test_a_file_that_is_no_model_or_has_no_dropout_is_refused(server: Server, na
 def test_the_process_and_the_good_models_are_unharmed_by_all_of_them(server: Server) -> None:
     assert server.process.poll() is None
     states = server.client.get("/health/ready").json()["models"]
-    assert {name for name, state in states.items() if state == "ready"} == {"pytorch", "same"}
+    assert {name for name, state in states.items() if state == "ready"} == {"pytorch", "same", *OTHER_DTYPES}
     resident = Path(f"/proc/{server.process.pid}/status").read_text()
     megabytes = next(int(line.split()[1]) / 1024 for line in resident.splitlines() if line.startswith("VmHWM"))
     assert megabytes < 400

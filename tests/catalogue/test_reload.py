@@ -49,7 +49,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     network = network_of(made["2"])
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter += 0.25
+            parameter *= 1.5
     save_file(network.state_dict(), made["2"] / "weights.safetensors")
     for folder in made.values():
         shutil.rmtree(compiled(folder) / "__pycache__", ignore_errors=True)

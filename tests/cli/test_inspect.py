@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mcdropout.cli import app
+from tests.bundles import TEN_WORDS, write_bundle
 from tests.exporting import export_quickly
 from tests.patience import patience
 
@@ -122,6 +123,19 @@ def test_a_refused_network_is_an_error_and_those_beside_it_are_told_all_the_same
     assert "networks:without: refused" in done.stdout
     assert "no dropout to switch on" in done.stdout
     assert "networks:sound: split program" in done.stdout
+
+
+def test_a_bundle_that_would_not_serve_is_refused_by_who_inspects_it(inspect_here, tmp_path):
+    """Its examples run, and the values that warm it up do not fit, or a bound does not."""
+    large = write_bundle(tmp_path, "large", input={"shape": [4], "minimum": -3.4e38, "maximum": 3.4e38})
+    words = {"name": "input", "shape": [4], "dtype": "int64", "minimum": 0, "maximum": 10}
+    bound = write_bundle(tmp_path, "bound", TEN_WORDS, input=words)
+    (bound / "example.json").write_text('{"inputs": [[1, 2, 3, 4]]}')
+    done = inspect_here(str(large), str(bound), "--format", "json")
+    assert done.exit_code == 1
+    first, second = json.loads(done.stdout)
+    assert "NaN or infinity" in first["error"]
+    assert "has the maximum 10; the network takes 9 or less" in second["error"]
 
 
 def test_what_is_no_network_is_an_error_that_says_what_would_be_accepted(inspect_here):

@@ -382,6 +382,12 @@ class TestANetworkWhoseOutputs:
         module = Custom(lambda self, x: self.rest(x).T.unsqueeze(0), rest=mlp())
         assert "their first dimension must be the rows" in refusal(UnsupportedModelError, module)
 
+    def test_have_as_many_classes_as_there_are_examples_and_not_the_rows_first(self):
+        module = Custom(lambda self, x: self.rest(x).T, rest=mlp())
+        assert "[[3, 2]]; their first dimension must be the rows" in refusal(UnsupportedModelError, module)
+        told = refusal(UnsupportedModelError, module, output_row_axis=2)
+        assert told == "output_row_axis is 2, and the network returns [3, 2]; 0 to 1 is accepted"
+
     def test_of_rows_influence_one_another(self):
         module = Custom(lambda self, x: self.rest(x - x.mean(0)), rest=mlp())
         message = refusal(VerificationError, module)

@@ -395,6 +395,7 @@ class TestRefusals:
             ({"shapes": ("tokens",), "sizes": {"tokens": (8, 40)}}, r"shape \[7\]; \[tokens \(8 to 40\)\]"),
             ({"shapes": ("tokens",), "sizes": {"tokens": (9, 2)}}, "9 to 2"),
             ({"shapes": ("tokens",), "sizes": {"tokens": (1, 40, 2)}}, "multiples of 2"),
+            ({"shapes": ("tokens",), "sizes": {"tokens": (1, 2**31)}}, "sizes of at most 16777216 are accepted"),
             ({"shapes": ("tokens",), "sizes": {"tokens": 40}}, "are 40; the least and the most"),
             ({"shapes": (("tokens",), ("tokens",)), "sizes": TOKENS}, "for each of 1 inputs"),
         ],

@@ -1,5 +1,6 @@
 """Bundles: a model's folder on disk."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,10 @@ class Bundle:
         """
         self.folder = folder
         self.manifest = read_manifest(folder / MANIFEST)
-        if self.manifest.name != folder.resolve().name:
+        called = Path(os.path.abspath(folder)).name  # a link's own name, by which clients and metrics know the model
+        if self.manifest.name != called:
             raise BundleError(
-                f"{folder / MANIFEST}: name is {self.manifest.name!r}; the folder's name, "
-                f"{folder.resolve().name!r}, is accepted"
+                f"{folder / MANIFEST}: name is {self.manifest.name!r}; the folder's name, {called!r}, is accepted"
             )
 
     def examples(self, count: int) -> tuple[Array, ...]:
@@ -73,7 +74,11 @@ class Bundle:
             BundleError: there is none, or it lies elsewhere.
         """
         path = self.folder / file
-        if not path.resolve().is_relative_to(self.folder.resolve()) or not path.is_file():
+        try:
+            is_inside = path.resolve().is_relative_to(self.folder.resolve()) and path.is_file()
+        except (OSError, ValueError):  # no file can have that name
+            is_inside = False
+        if not is_inside:
             raise BundleError(f"{self.folder / MANIFEST}: {field} is {file!r}; a file inside the bundle is accepted")
         return path
 

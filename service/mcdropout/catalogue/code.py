@@ -82,7 +82,16 @@ def _import(path: Path, model: str) -> ModuleType:
     sys.modules[package] = parent
     sys.modules[name] = code
     with refusing(f"{path}: cannot be imported", kind=BundleError):
-        spec.loader.exec_module(code)
+        try:
+            spec.loader.exec_module(code)
+        except ModuleNotFoundError as error:
+            missing = (error.name or "").partition(".")[0]
+            if not missing or not ((path.parent / f"{missing}.py").is_file() or (path.parent / missing).is_dir()):
+                raise
+            raise BundleError(
+                f"{path}: cannot be imported: {missing!r} is imported as a package that is installed, and lies in the "
+                f"bundle; its own files by a leading dot, as in from .{missing} import ..., are accepted"
+            ) from error
     return code
 
 

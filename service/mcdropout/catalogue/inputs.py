@@ -1,6 +1,8 @@
 """Inputs: what a client sends for each row, as `model.yaml` declares it, and what the network gets of it."""
 
+import math
 import re
+import sys
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -8,9 +10,11 @@ import numpy.typing as npt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from mcdropout.engine.arrays import Array
-from mcdropout.engine.sizes import Dimension, Named
+from mcdropout.engine.sizes import LARGEST, Dimension, Named
 
 _ORDINARY_SIZE = 24
+_MOST_NUMBERS = 2**32  # of one row
+_MOST_FLOAT = sys.float_info.max
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,49}")
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 Axis = Annotated[int, Field(ge=0, strict=True)]
@@ -51,7 +55,7 @@ class SizeRange(Record):
     """
 
     minimum: PositiveInt
-    maximum: PositiveInt
+    maximum: Annotated[PositiveInt, Field(le=LARGEST)]
     multiple: PositiveInt = 1
 
     @model_validator(mode="before")
@@ -116,6 +120,7 @@ class Input(Record):
     preprocessing: Preprocessing = Preprocessing()
     row_axis: Axis = 0
     _named: dict[str, Named] = PrivateAttr(default_factory=dict)
+    _taken: np.dtype[Any] | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Input":
@@ -125,6 +130,15 @@ class Input(Record):
         if self.row_axis > len(self.shape):
             raise ValueError(
                 f"row_axis is {self.row_axis}; 0 to {len(self.shape)} is accepted where the shape is {self.shape}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_in_memory(self) -> "Input":
+        numbers = math.prod(size for size in self.shape if isinstance(size, int))
+        if numbers > _MOST_NUMBERS:
+            raise ValueError(
+                f"shape is {self.shape}, which is {numbers} numbers a row; at most {_MOST_NUMBERS} are accepted"
             )
         return self
 
@@ -149,7 +163,11 @@ class Input(Record):
             raise ValueError(f"preprocessing is given for the dtype {self.dtype}; it is accepted for {_FLOATS}")
         for name in ("minimum", "maximum"):
             value = getattr(self, name)
-            if value is None or self.kind == "f":
+            if value is None:
+                continue
+            if self.kind == "f":
+                if abs(value) > _MOST_FLOAT:
+                    raise ValueError(f"{name} is an integer too large for a float; at most {_MOST_FLOAT:g} is accepted")
                 continue
             if self.kind == "b":
                 raise ValueError(f"{name} is {value} for the dtype bool, which is true or false; none is accepted")
@@ -161,20 +179,28 @@ class Input(Record):
                 )
         return self
 
-    def within(self, lowest: int | None, highest: int | None) -> "Input":
-        """The same where the network takes whole numbers between these alone.
+    def within(self, lowest: int | None, highest: int | None, taken: np.dtype[Any]) -> "Input":
+        """The same where the network takes numbers of the dtype `taken`, and whole ones between these alone.
 
         Raises:
             ValueError: a minimum or a maximum is accepted that the network does not take.
         """
         low, high = self.minimum, self.maximum
+        if self.kind == "i" and taken.kind in "iu":
+            limits, (least, most) = np.iinfo(taken), self.bounds_of_dtype
+            if limits.min > least:
+                lowest = int(limits.min) if lowest is None else max(lowest, int(limits.min))
+            if limits.max < most:
+                highest = int(limits.max) if highest is None else min(highest, int(limits.max))
         if lowest is not None and low is not None and low < lowest:
             raise ValueError(f"the input {self.name!r} has the minimum {low}; the network takes {lowest} or more")
         if highest is not None and high is not None and high > highest:
             raise ValueError(f"the input {self.name!r} has the maximum {high}; the network takes {highest} or less")
-        return self.model_copy(
+        same = self.model_copy(
             update={"minimum": lowest if low is None else low, "maximum": highest if high is None else high}
         )
+        same._taken = taken
+        return same
 
     def name_sizes(self, named: dict[str, Named]) -> None:
         """Take in what is accepted for the names in the shape, which the manifest says for all inputs."""
@@ -201,6 +227,11 @@ class Input(Record):
         return np.dtype("float32" if self.dtype == "bfloat16" else self.dtype)
 
     @property
+    def network_dtype(self) -> np.dtype[Any]:
+        """The dtype that the network itself takes, once that is known: an ONNX file may take another of the kind."""
+        return self.array_dtype if self._taken is None else self._taken
+
+    @property
     def takes_missing(self) -> bool:
         """Whether values may be missing."""
         return self.missing == "allowed"
@@ -214,7 +245,7 @@ class Input(Record):
     def prepare(self, rows: npt.NDArray[Any]) -> Array:
         """Rows `[rows, *shape]` as sent, to the network's values and dtype; infinite where they do not fit it."""
         if self.kind != "f":
-            return rows.astype(self.array_dtype)
+            return rows.astype(self.network_dtype)
         steps = self.preprocessing
         with np.errstate(over="ignore"):
             scaled: npt.NDArray[np.float64] = np.multiply(rows, steps.scale, dtype=np.float64)
@@ -225,7 +256,7 @@ class Input(Record):
                     for value in (steps.mean, steps.std)
                 )
                 scaled = (scaled - mean) / std
-            return scaled.astype(self.array_dtype)
+            return scaled.astype(self.network_dtype)
 
     def random(self, rows: int, generator: np.random.Generator) -> Array:
         """Rows `[rows, *shape]` of values that are accepted, as the network takes them.
@@ -234,7 +265,7 @@ class Input(Record):
         of them that is given, or from 0 to 1; booleans are all true.
 
         Raises:
-            ValueError: it takes integers and does not say which.
+            ValueError: it takes integers and does not say which, or numbers that are infinite to the network.
         """
         shape = (rows, *(_ordinary(size) if isinstance(size, Named) else size for size in self.dimensions))
         low, high = self.minimum, self.maximum
@@ -249,7 +280,13 @@ class Input(Record):
             return generator.integers(int(low), int(high), shape, self.array_dtype, endpoint=True)
         low = min(0.0, 0.0 if high is None else high - 1.0) if low is None else low
         high = max(1.0, low + 1.0) if high is None else high
-        return self.prepare(generator.uniform(low, high, shape))
+        rows_drawn = self.prepare(2.0 * generator.uniform(low / 2.0, high / 2.0, shape))  # high - low may be infinite
+        if not np.isfinite(rows_drawn).all():
+            raise ValueError(
+                f"the input {self.name!r} takes values from {low:g} to {high:g}, of which preprocessing and "
+                f"{self.dtype} make infinite ones; a minimum and a maximum that stay finite are accepted"
+            )
+        return rows_drawn
 
 
 def _ordinary(dimension: Named) -> int:

@@ -26,6 +26,9 @@ from mcdropout.engine.reading import Entry, Form, LikelihoodName, Noise, Reading
 from mcdropout.engine.sizes import Named
 
 MANIFEST = "model.yaml"
+_MOST_PASSES = 1_000_000_000
+_MOST_QUOTED = 60  # characters of a value that is none
+_YAML_TYPES = {"int": "an integer", "float": "a number", "bool": "true or false", "timestamp": "a date or a time"}
 
 
 class BundleError(Exception):
@@ -36,7 +39,7 @@ class Passes(Record):
     """How many stochastic passes a request gets where it names none, and the most that it may ask for."""
 
     default: Annotated[int, Field(ge=0, strict=True)] = 50
-    maximum: PositiveInt = 1000
+    maximum: Annotated[PositiveInt, Field(le=_MOST_PASSES)] = 1000
 
     @model_validator(mode="after")
     def _default_allowed(self) -> "Passes":
@@ -209,9 +212,13 @@ class Manifest(Record):
     def _is_a_share_or_none(cls, value: Any) -> Any:
         if value is None or value == "none":
             return None
-        if type(value) not in (int, float) or not 0.0 < value < 1.0:
+        try:
+            share = None if isinstance(value, bool) else float(value)  # YAML takes 9e-1 for text
+        except (TypeError, ValueError, OverflowError):
+            share = None
+        if share is None or not 0.0 < share < 1.0:
             raise ValueError(f"is {value!r}; a number between 0 and 1, or none, is accepted")
-        return value
+        return share
 
     @model_validator(mode="after")
     def _network_is_given_once(self) -> "Manifest":
@@ -371,6 +378,8 @@ def read_manifest(path: Path) -> Manifest:
         raise BundleError(
             f"{path}: nests lists or mappings too deeply; the fields of a model, as the README has them, are accepted"
         ) from None
+    except FileNotFoundError:
+        raise BundleError(f"{path}: is missing; a bundle is a folder that holds one") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BundleError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
@@ -382,7 +391,26 @@ def read_manifest(path: Path) -> Manifest:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads YAML in which each key of a mapping is given once."""
+    """Reads YAML in which each key of a mapping is given once, and text is of whole characters."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if not isinstance(node, yaml.ScalarNode):
+            return super().construct_object(node, deep)
+        line = node.start_mark.line + 1
+        try:
+            value = super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except Exception as error:  # what looks like a date, or an integer, and is none: of many kinds
+            quoted = node.value if len(node.value) <= _MOST_QUOTED else f"{node.value[:_MOST_QUOTED]}..."
+            kind = _YAML_TYPES.get(node.tag.rpartition(":")[2], "what its tag says")
+            raise yaml.YAMLError(
+                f"line {line} has {quoted!r}, which has the form of {kind} and cannot be read as one; in "
+                "quotes, as text, it is accepted"
+            ) from error
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            raise yaml.YAMLError(f"line {line} has text with half a character, {value!r}; whole ones are accepted")
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[tuple[str, str], int] = {}

@@ -18,7 +18,8 @@ class Model:
     Attributes:
         bundle: what it is made of.
         engine: made of that, and verified.
-        takes: what a client sends: what the manifest says, and of whole numbers at most those that the network takes.
+        takes: what a client sends: what the manifest says, and of whole numbers at most those that the network takes;
+            what is made of it has the network's own dtypes.
     """
 
     bundle: Bundle
@@ -58,7 +59,7 @@ def model_of(bundle: Bundle, engine: Engine) -> Model:
     pairs = list(zip(engine.inputs, manifest.takes, strict=True))
     engine.inputs = tuple(replace(spec, missing=given.takes_missing) for spec, given in pairs)
     try:
-        takes = tuple(given.within(spec.lowest, spec.highest) for spec, given in pairs)
+        takes = tuple(given.within(spec.lowest, spec.highest, spec.dtype) for spec, given in pairs)
     except ValueError as error:
         raise BundleError(f"{bundle.folder / MANIFEST}: {error}") from error
     examples = bundle.examples(max(_WARM_ROWS))

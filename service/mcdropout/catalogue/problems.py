@@ -14,6 +14,10 @@ def _at_least(count: int, what: str) -> str:
     return f"at least {count} {what if count == 1 else {'entry': 'entries'}.get(what, f'{what}s')}"
 
 
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
 _ACCEPTED: dict[str, Callable[[Mapping[str, Any]], str]] = {
     **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), lambda _: "an integer"),
     **dict.fromkeys(("float_parsing", "float_type"), lambda _: "a number"),
@@ -22,10 +26,11 @@ _ACCEPTED: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "string_type": lambda _: "text",
     "list_type": lambda _: "a list",
     "finite_number": lambda _: "a finite number",
-    "greater_than": lambda more: f"a number greater than {more['gt']:g}",
-    "greater_than_equal": lambda more: f"a number from {more['ge']:g} on",
-    "less_than": lambda more: f"a number less than {more['lt']:g}",
-    "less_than_equal": lambda more: f"a number of at most {more['le']:g}",
+    "greater_than": lambda more: f"a number greater than {_number(more['gt'])}",
+    "greater_than_equal": lambda more: f"a number from {_number(more['ge'])} on",
+    "less_than": lambda more: f"a number less than {_number(more['lt'])}",
+    "less_than_equal": lambda more: f"a number of at most {_number(more['le'])}",
+    "invalid_key": lambda _: "a name of a field, which is text,",
     "literal_error": lambda more: str(more["expected"]),
     "string_too_short": lambda more: f"text of {_at_least(more['min_length'], 'character')}",
     "string_too_long": lambda more: f"text of at most {more['max_length']} characters",

@@ -281,14 +281,14 @@ def _prepare(given: _Given) -> Rows:
 def _prepared(given: _Given, values: npt.NDArray[Any]) -> Array:
     """Rows `[rows, *shape]` as the network takes them."""
     prepared = given.spec.prepare(values)
-    if given.spec.kind != "f":
+    if prepared.dtype.kind != "f":
         return prepared
     finite = np.isfinite(prepared)
     if given.spec.takes_missing:
         finite |= np.isnan(values)
     if not finite.all():
         raise RowsError(
-            f"{given.label} holds {values[~finite][0]:g}, which preprocessing and {given.spec.dtype} make "
+            f"{given.label} holds {values[~finite][0]:g}, which preprocessing and {given.spec.network_dtype} make "
             "infinite; smaller numbers are accepted"
         )
     return prepared

@@ -52,8 +52,12 @@ def inspect(
             pointed = load_target(text)
             name = pointed.name
             found = inspect_network(pointed.understand, pointed.reading, pointed.target, passes=passes)
+            if found.engine is not None:
+                pointed.confirm(found.engine)
         except (BundleError, EngineError, TargetError) as error:
             found = Inspection(None, str(error))
+        except MemoryError:
+            found = Inspection(None, f"{text}: inspecting it takes more memory than there is")
         except ModuleNotFoundError as error:
             mends = "; pip install 'mcdropout[torch]' mends it" if error.name in _TORCH else ""
             found = Inspection(None, f"{text}: inspecting it takes {error.name}, which is not installed{mends}")

@@ -11,7 +11,9 @@ from typing import Any
 
 from mcdropout.catalogue.bundle import Bundle
 from mcdropout.catalogue.manifest import MANIFEST
+from mcdropout.catalogue.model import model_of
 from mcdropout.catalogue.network import subject_of
+from mcdropout.engine import Engine
 from mcdropout.engine.reading import Reading, in_entries
 from mcdropout.engine.runtimes import Target
 from mcdropout.engine.subject import Subject
@@ -26,12 +28,14 @@ class Pointed:
         understand: finds out what in it is random.
         reading: what its outputs mean.
         target: where to run it.
+        confirm: raises where the bundle that it comes from does not fit what it answers.
     """
 
     name: str
     understand: Callable[[], Subject]
     reading: Reading
     target: Target
+    confirm: Callable[[Engine], object] = id
 
 
 class TargetError(Exception):
@@ -50,7 +54,8 @@ def load_target(text: str) -> Pointed:
     """
     if Path(text).is_dir():
         bundle = Bundle(Path(text))
-        return Pointed(bundle.manifest.name, partial(subject_of, bundle), bundle.manifest.reading, Target())
+        reading, confirm = bundle.manifest.reading, partial(model_of, bundle)
+        return Pointed(bundle.manifest.name, partial(subject_of, bundle), reading, Target(), confirm)
     module_name, colon, function = text.partition(":")
     if not colon:
         raise TargetError(

@@ -28,6 +28,8 @@ _SPREAD = 6  # sizes beyond those, up to the largest
 _MOST_OFFSET = 4  # of what a product of two sizes stands beside, such as the token of a class
 _MOST_TOGETHER = 4096
 """How many sizes of several dimensions are looked at together, before each dimension is looked at by itself."""
+LARGEST = 2**24
+"""The largest size that may differ from row to row: each one that is accepted is looked through."""
 _LONGEST = 2.0  # seconds in which every size is looked at, once the rules are found
 _TOO_SMALL = 6  # an example as small as this is hardly like larger ones; exporters take 0 and 1 for special
 _TAKEN = (3, 5)  # of which examples have as many rows and pairs, which they are not to be taken for
@@ -67,6 +69,10 @@ class Named:
             raise InvalidInputError(
                 f"the sizes of {self.name!r} are {self.least} to {self.most}, multiples of {self.multiple}; whole "
                 "numbers from 1 on, the least at most the most, are accepted"
+            )
+        if self.most > LARGEST:
+            raise InvalidInputError(
+                f"the sizes of {self.name!r} are {self.least} to {self.most}; sizes of at most {LARGEST} are accepted"
             )
         if any(number % self.multiple for number in (self.least, self.most)):
             raise InvalidInputError(

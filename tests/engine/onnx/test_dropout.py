@@ -83,6 +83,25 @@ def test_a_ratio_that_is_fed_is_refused(tmp_path):
         understood(model(nodes, INPUT, OUTPUT, **W), tmp_path, X)
 
 
+BY_ROWS = [
+    node("Shape", ["x"], ["sizes"]),
+    node("Gather", ["sizes", "first"], ["rows"]),
+    node("Cast", ["rows"], ["count"], to=F),
+    node("Div", ["most", "count"], ["p"]),
+]
+
+
+def test_a_ratio_that_follows_the_number_of_rows_is_refused(tmp_path):
+    nodes = [*BY_ROWS, dropout("x", "d", ratio="p")]
+    with pytest.raises(UnsupportedModelError, match=r"drop \(Dropout\) takes its ratio from 'p', which is known only"):
+        small(nodes, tmp_path, first=np.int64(0), most=np.float32(0.9))
+
+
+def test_a_ratio_that_is_no_number_is_refused_as_what_it_is(tmp_path):
+    with pytest.raises(UnsupportedModelError, match=r"drop \(Dropout\) has the ratio nan; a number from 0 to 1 is acc"):
+        small([dropout("x", "d")], tmp_path, ratio=np.float32(np.nan))
+
+
 def test_a_mode_that_is_fed_need_not_be_given(tmp_path):
     made = model(
         [dropout("x", "d", mode="training"), node("MatMul", ["d", "w"], ["y"])],
@@ -332,6 +351,26 @@ def test_numbers_of_an_unknown_use_are_refused(tmp_path):
     ):
         with pytest.raises(UnsupportedModelError, match=found):
             small(nodes, tmp_path, axis=np.array(1), **CONSTANTS)
+
+
+@pytest.mark.parametrize("scaled", ["the mask, divided", "the product"])
+def test_written_out_dropout_that_follows_the_number_of_rows_is_refused(tmp_path, scaled):
+    own = {name: x for name, x in CONSTANTS.items() if name != "p"}
+    nodes = [*BY_ROWS, random_like(), *KEPT["x >= p, as Keras"], *AS_FACTOR, *SCALED[scaled]]
+    with pytest.raises(UnsupportedModelError, match="'p', beside them, follows the number of rows"):
+        small(nodes, tmp_path, first=np.int64(0), most=np.float32(0.5), **own)
+
+
+@pytest.mark.parametrize("probability", [1.5, -0.25, np.nan])
+def test_bernoulli_numbers_of_no_probability_are_refused(tmp_path, probability):
+    nodes = [
+        node("Shape", ["x"], ["sizes"]),
+        node("Expand", ["chance", "sizes"], ["chances"]),
+        node("Bernoulli", ["chances"], ["m"], name="draw"),
+        *SCALED["the mask"],
+    ]
+    with pytest.raises(UnsupportedModelError, match=r"their probability is .*, which is none"):
+        small(nodes, tmp_path, chance=np.float32(probability), **CONSTANTS)
 
 
 def test_categories_are_refused(tmp_path):

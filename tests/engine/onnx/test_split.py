@@ -5,6 +5,8 @@ import onnx
 import pytest
 from onnx import helper
 
+from mcdropout.engine import Engine
+from mcdropout.engine.errors import UnsupportedModelError
 from tests.engine.onnx.common import (
     F16,
     F64,
@@ -16,6 +18,7 @@ from tests.engine.onnx.common import (
     model,
     node,
     numbers,
+    saved,
     serves,
     understood,
     value,
@@ -264,6 +267,19 @@ def test_rows_may_lie_in_another_dimension_of_inputs_and_outputs(tmp_path):
     assert (subject.eval_outputs()[0].shape, site.row_axis, frontier(cut)) == ((3, 3), 1, [(4,)])
 
 
+def test_outputs_that_have_as_many_classes_as_there_are_examples_are_told_from_rows(tmp_path):
+    nodes = [node("Transpose", ["x"], ["t"], perm=[1, 0]), dropout("t", "d"), node("MatMul", ["v", "d"], ["y"])]
+    made = model(nodes, [value("x", ["n", 4])], [value("y", [3, "n"])], v=numbers(3, 4))
+    path = saved(made, tmp_path)
+    with pytest.raises(UnsupportedModelError, match=r"for 2 rows the network returns .*\[\[3, 2\]\]; their first dim"):
+        Engine.from_onnx(path, X)
+    with pytest.raises(
+        UnsupportedModelError, match="output_row_axis is 2, and the output 'y' has 2 dimensions; 0 to 1"
+    ):
+        Engine.from_onnx(path, X, output_row_axis=2)
+    assert Engine.from_onnx(path, X, output_row_axis=1).predict(X, 3, 1).mean.shape == (3, 3)
+
+
 def test_other_open_dimensions_are_those_of_the_example(tmp_path):
     nodes = [dropout("x", "d"), node("ReduceMean", ["d"], ["m"], axes=[1], keepdims=0), *head("m")]
     made = model(nodes, [value("x", ["n", "steps", 4])], [value("y", ["n", 3])], **PAST_THE_DROPOUT)
@@ -338,6 +354,18 @@ def test_dropout_in_a_branch_that_is_settled_is_a_site(tmp_path):
     subject = understood(model(nodes, [value("x", ["n", 4])], [value("y", ["n", 3])], **PAST_THE_DROPOUT), tmp_path, X)
     serves(subject)
     assert [site.name for site in subject.sites] == ["inside"]
+
+
+def test_nodes_of_two_branches_may_have_one_name(tmp_path):
+    nodes = [dropout("x", "d0", "inside")]
+    for before, after in (("d0", "d1"), ("d1", "d")):
+        then = helper.make_graph([dropout(before, "a", "inside")], "then", [], [value("a", ["n", 4])])
+        other = helper.make_graph([node("Identity", [before], ["a"])], "else", [], [value("a", ["n", 4])])
+        nodes.append(node("If", ["on"], [after], then_branch=then, else_branch=other, name=f"if_{after}"))
+    made = model([*nodes, *head("d")], [value("x", ["n", 4])], [value("y", ["n", 3])], **PAST_THE_DROPOUT)
+    subject = understood(made, tmp_path, X)
+    serves(subject)
+    assert [site.name for site in subject.sites] == ["inside", "if_d1/inside", "if_d/inside"]
 
 
 def test_a_branch_that_data_decides_stays_and_may_be_masked_from_outside(tmp_path):

@@ -119,6 +119,7 @@ def branches_inlined(
 
 def _without(flow: Dataflow, taken: dict[str, bool]) -> Dataflow:
     names, weights = Names(flow.names), dict(flow.weights)
+    called = {node.name for node in flow.nodes}
     nodes: list[NodeProto] = []
     for node in flow.nodes:
         if key(node) not in taken or not is_op(node, "If"):
@@ -131,7 +132,12 @@ def _without(flow: Dataflow, taken: dict[str, bool]) -> Dataflow:
         new = {name: names.fresh(f"{prefix}/{name}") for name in inside}
         for value in branch.initializer:
             weights[new[value.name]] = value
-        nodes += [renamed(inner, new) for inner in branch.node]
+        for inner in branch.node:
+            written = renamed(inner, new)
+            if inner.name in called:  # two nodes of one graph have no name in common; nodes of two branches may
+                written.name = inner.name and Names(called).fresh(f"{prefix}/{inner.name}")
+            called.add(written.name)
+            nodes.append(written)
         for value, output in zip(branch.output, node.output, strict=True):
             if output:
                 nodes.append(helper.make_node("Identity", [new.get(value.name, value.name)], [output]))

@@ -62,6 +62,12 @@ class Signature:
             with EndCalls() as calls:
                 (output,) = self._take(self.returned(module, inputs))
             taken = (self.ending.below(calls.seen, output),)
+        for out in taken:
+            if self.output_row_axis >= max(out.dim(), 1):
+                raise UnsupportedModelError(
+                    f"output_row_axis is {self.output_row_axis}, and the network returns {list(out.shape)}; 0 to "
+                    f"{max(out.dim() - 1, 0)} is accepted"
+                )
         return tuple(out.movedim(self.output_row_axis, 0) if self.output_row_axis else out for out in taken)
 
     def find_ending(self, module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Ending | None, bool]:

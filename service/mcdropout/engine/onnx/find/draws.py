@@ -11,7 +11,8 @@ from functools import cached_property
 import numpy as np
 from onnx import NodeProto, numpy_helper
 
-from mcdropout.engine.arrays import Array
+from mcdropout.engine.arrays import Array, with_rows
+from mcdropout.engine.cutting.layout import ROWS
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.kinds import ATTENTION, DROPCONNECT, ELEMENT, KINDS, NORMAL
 from mcdropout.engine.onnx.branches import look_at
@@ -98,6 +99,7 @@ class Facts:
     ) -> None:
         self.flow, self.probe, self.arrays, self.level, self.sizing = flow, probe, arrays, level, sizing
         self._seen: dict[str, Array] = {}
+        self._following_rows: dict[str, bool] = {}
         self._shapes = {name: tuple(value.shape()) for name, value in probe.run(arrays).items()}
         self._shapes.update((x.name, a.shape) for x, a in zip(probe.flow.inputs, arrays, strict=True))
         self._shapes.update((name, tuple(weight.dims)) for name, weight in probe.flow.weights.items())
@@ -130,12 +132,27 @@ class Facts:
         """The number that all entries of a fixed value are, at all sizes; None where it is something else."""
         if not self.fixed(name):
             return None
-        values = self.array(name)
-        if values.dtype.kind not in "fiub" or not values.size or (values != values.flat[0]).any():
-            return None
-        if self.follows(name):
-            return None
-        return shortest(values.flat[0])
+        found = _number_of(self.array(name))
+        return None if found is None or self.follows(name) or self.follows_rows(name) else found
+
+    def follows_rows(self, name: str) -> bool:
+        """Whether a fixed value whose entries are all the same is another one for another number of rows."""
+        if self.level.get(name) != SIZE or _number_of(self.array(name)) is None:
+            return False
+        if name not in self._following_rows:
+            others = [[with_rows(x, rows) for x in self.arrays] for rows in (1, ROWS[1])]
+            found = {str(_number_of(self.probe.array(arrays, name))) for arrays in (self.arrays, *others)}
+            self._following_rows[name] = len(found) > 1
+        return self._following_rows[name]
+
+
+def _number_of(values: Array) -> float | None:
+    """The number that all entries are; None where they differ, or are no numbers."""
+    if values.dtype.kind not in "fiub" or not values.size:
+        return None
+    first = values.flat[0]
+    same = np.isnan(values) if first != first else values == first
+    return shortest(first) if same.all() else None
 
 
 def shortest(value: np.generic) -> float:

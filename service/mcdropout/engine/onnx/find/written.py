@@ -169,6 +169,8 @@ class _Numbers:
         shapes = {x.input[at] for x in own for at in SIZE_INPUTS.get(x.op_type, ()) if at < len(x.input)}
         if follows := sorted(name for name in outside - shapes if facts.follows(name)):
             raise _unknown(node, path, f"{follows[0]!r}, beside them, follows the sizes of the inputs")
+        if follows := sorted(name for name in outside - shapes if facts.follows_rows(name)):
+            raise _unknown(node, path, f"{follows[0]!r}, beside them, follows the number of rows")
         self._shape = facts.shape(self._name)
         kind = facts.probe.types[self._name]
         self._dtype = helper.tensor_dtype_to_np_dtype(kind)
@@ -186,6 +188,8 @@ class _Numbers:
             self._one = facts.number(node.input[0])
             if self._one is None:
                 raise _unknown(node, path, f"their probability {node.input[0]!r} is no constant")
+            if not 0.0 <= self._one <= 1.0:
+                raise _unknown(node, path, f"their probability is {self._one:g}, which is none")
         else:
             self.low, self.high = float(attribute(node, "low", 0.0)), float(attribute(node, "high", 1.0))
         self.kept_draw = 0.0

@@ -224,6 +224,11 @@ def _rows_first(
             steps.append(("Cast", {"to": TensorProto.FLOAT}))
         if output_row_axis:
             rank = len(declared[name].type.tensor_type.shape.dim)
+            if 0 < rank <= output_row_axis:
+                raise UnsupportedModelError(
+                    f"output_row_axis is {output_row_axis}, and the output {name!r} has {rank} dimensions; 0 to "
+                    f"{rank - 1} is accepted"
+                )
             others = [axis for axis in range(max(rank, output_row_axis + 1)) if axis != output_row_axis]
             steps.append(("Transpose", {"perm": [output_row_axis, *others]}))
         if name not in made or name in given_out:
