@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from mcdropout.engine import Engine as Engine
     from mcdropout.engine import EngineError as EngineError
     from mcdropout.engine import InvalidInputError as InvalidInputError
-    from mcdropout.engine import NonFiniteOutputError as NonFiniteOutputError
     from mcdropout.engine import Prediction as Prediction
     from mcdropout.engine import Program as Program
     from mcdropout.engine import Selection as Selection
     from mcdropout.engine import Site as Site
     from mcdropout.engine import SiteOff as SiteOff
     from mcdropout.engine import UnsupportedModelError as UnsupportedModelError
+    from mcdropout.engine import UnusableOutputError as UnusableOutputError
     from mcdropout.engine import VerificationError as VerificationError
 
     __version__: str
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _FACE = (
-    *("Check", "Engine", "EngineError", "InvalidInputError", "NonFiniteOutputError", "Prediction", "Program"),
+    *("Check", "Engine", "EngineError", "InvalidInputError", "UnusableOutputError", "Prediction", "Program"),
     *("Selection", "Site", "SiteOff", "UnsupportedModelError", "VerificationError"),
 )
 __all__ = list(_FACE)

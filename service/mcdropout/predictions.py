@@ -214,7 +214,7 @@ class Predictions:
             UnknownModelError, NotReadyError, InvalidAskError: as `model` and `plan` do.
             OverloadedError: too much waits already.
             DeadlineError: the time was over before each row had the fewest passes.
-            NonFiniteOutputError: the network answered NaN, infinity, or what is no probability or no variance.
+            UnusableOutputError: the network answered NaN, infinity, or what is no probability or no variance.
         """
         planned = self.plan(self.model(ask), ask)
         self.admit(planned)

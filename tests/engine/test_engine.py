@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mcdropout.engine import Engine, InvalidInputError, NonFiniteOutputError, UnsupportedModelError
+from mcdropout.engine import Engine, InvalidInputError, UnsupportedModelError, UnusableOutputError
 from mcdropout.engine.masks import MAX_SEED, MaskSource
 from mcdropout.engine.program import FrontierValue
 from mcdropout.engine.pytorch.cut.export import export
@@ -430,7 +430,7 @@ class TestOutputsThatAreNotNumbers:
     @pytest.mark.parametrize("passes", [0, 30])
     @pytest.mark.filterwarnings("error")
     def test_are_an_error_that_names_the_row(self, rooted, passes):
-        with pytest.raises(NonFiniteOutputError, match="NaN or infinity for row 3") as caught:
+        with pytest.raises(UnusableOutputError, match="NaN or infinity for row 3") as caught:
             rooted.predict(self.x, passes, 1)
         assert caught.value.rows == [3]
 
@@ -451,7 +451,7 @@ class TestOutputsThatAreNotNumbers:
         engine = Engine.from_module(module, np.ones((3, 4), np.float32), "regression", outputs=named, runtime="torch")
         x = np.ones((2, 4), np.float32)
         x[1, 0] = 800.0
-        with pytest.raises(NonFiniteOutputError, match="row 1"):
+        with pytest.raises(UnusableOutputError, match="row 1"):
             engine.predict(x, passes, 1)
 
 

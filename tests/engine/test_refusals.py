@@ -15,9 +15,9 @@ from mcdropout.engine import (
     Engine,
     EngineError,
     InvalidInputError,
-    NonFiniteOutputError,
     Selection,
     UnsupportedModelError,
+    UnusableOutputError,
     VerificationError,
 )
 from tests.engine.networks import Custom, drop_connect, drop_path, mlp
@@ -119,6 +119,17 @@ class TestAnExample:
         x = torch.rand(rows, 7) if axis == 0 else torch.rand(7, rows)
         message = refusal(UnsupportedModelError, mlp(), x, row_axis=axis)
         assert message.startswith(f"the network does not run on the example input of shape [{list(x.shape)}]: ")
+
+    @pytest.mark.parametrize(
+        ("network", "x", "accepted"),
+        [
+            (mlp(), X.double(), "examples of float32, as its weights are, and not of float64, are accepted"),
+            (mlp().double(), X, "examples of float64, as its weights are, and not of float32, are accepted"),
+            (mlp(), X.half(), "examples of float32, as its weights are, and not of float16, are accepted"),
+        ],
+    )
+    def test_of_other_floats_than_the_weights_is_told_so(self, network, x, accepted):
+        assert refusal(UnsupportedModelError, network, x).endswith(f"; {accepted}")
 
     def test_that_is_a_nested_tensor_is_asked_for_padded(self):
         x = torch.nested.nested_tensor([torch.rand(3, 4), torch.rand(2, 4)], layout=torch.jagged)
@@ -245,7 +256,7 @@ class TestANetworkWhoseOutputs:
     def test_are_no_numbers_for_one_request_are_an_error_for_that_request(self):
         module = Custom(lambda self, x: torch.where(x[:, :1] > 0, self.rest(x), torch.nan), rest=mlp())
         engine = take(module)
-        with pytest.raises(NonFiniteOutputError, match=r"^the network answered NaN or infinity for row 1$") as raised:
+        with pytest.raises(UnusableOutputError, match=r"^the network answered NaN or infinity for row 1$") as raised:
             engine.predict(torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0], [1.0, 0, 0, 0]]), 5)
         assert raised.value.rows == [1]
 
@@ -254,7 +265,7 @@ class TestANetworkWhoseOutputs:
         engine = take(module, task="regression", outputs={"mean": "y", "variance": "var"})
         told = r"^the network answered -1 as the variance, its second output, for row 1; 0 or more is accepted$"
         for passes in (0, 5):
-            with pytest.raises(NonFiniteOutputError, match=told):
+            with pytest.raises(UnusableOutputError, match=told):
                 engine.predict(torch.tensor([[1.0, 0, 0, 0], [-1.0, 0, 0, 0]]), passes)
 
     @pytest.mark.parametrize(

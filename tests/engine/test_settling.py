@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mcdropout.engine import Engine, InvalidInputError, NonFiniteOutputError, UnsupportedModelError
+from mcdropout.engine import Engine, InvalidInputError, UnsupportedModelError, UnusableOutputError
 from tests.engine.networks import Custom, mlp
 
 PASSES = 200
@@ -156,7 +156,7 @@ class TestProbabilities:
         assert engine.reading.form == "probabilities"
         x = X.copy()
         x[1, 0] = 101.0
-        with pytest.raises(NonFiniteOutputError, match="row 1"):
+        with pytest.raises(UnusableOutputError, match="row 1"):
             engine.predict(x, 5, 1)
 
     @pytest.mark.parametrize("write", [torch.mul, lambda p, factor: p.mul_(factor)], ids=["product", "in place"])
@@ -168,7 +168,7 @@ class TestProbabilities:
 
         engine = engine_of(Custom(forward, rest=mlp()), X)
         assert engine.reading.form == "probabilities"
-        with pytest.raises(NonFiniteOutputError):
+        with pytest.raises(UnusableOutputError):
             engine.predict(np.full((1, 4), 51.0, np.float32), 0)
 
     def test_that_logits_look_like_by_chance_are_logits(self):

@@ -14,7 +14,7 @@ import pytest
 
 from mcdropout.catalogue.loading import Loading, load
 from mcdropout.catalogue.model import Model
-from mcdropout.engine import NonFiniteOutputError
+from mcdropout.engine import UnusableOutputError
 from mcdropout.engine.cohort import Cohort
 from mcdropout.metrics import Metrics
 from mcdropout.scheduling.answer import Answer
@@ -416,7 +416,7 @@ def test_a_non_finite_row_fails_its_own_request_and_no_other(
     good, other = ask(scheduler, model, rows(2), 1, passes=10), ask(scheduler, model, bad, 2, passes=10)
     gate.open()
     assert np.abs(means(good.result(patience(30))) - expected.mean).max() < 1e-6
-    with pytest.raises(NonFiniteOutputError, match="row 1") as refusal:
+    with pytest.raises(UnusableOutputError, match="row 1") as refusal:
         other.result(patience(30))
     assert refusal.value.rows == [1]
     assert gate.steps == [[(1, 3)], [(4, 10)]]

@@ -20,7 +20,7 @@ from mcdropout.api.schemas import PredictQuery
 from mcdropout.catalogue.problems import described
 from mcdropout.catalogue.registry import ConflictError, RefusedError, UnknownModelError
 from mcdropout.catalogue.rows import RowsError
-from mcdropout.engine import NonFiniteOutputError
+from mcdropout.engine import UnusableOutputError
 from mcdropout.predictions import InvalidAskError, NotReadyError
 from mcdropout.scheduling.backlog import OverloadedError
 from mcdropout.scheduling.plan import FEWEST_PASSES
@@ -99,7 +99,7 @@ def _late(error: DeadlineError) -> Explanation:
     )
 
 
-def _non_finite(error: NonFiniteOutputError) -> Explanation:
+def _unusable(error: UnusableOutputError) -> Explanation:
     return Explanation(500, f"{error}; inputs like those that it was trained on are accepted")
 
 
@@ -122,7 +122,7 @@ _TABLE: dict[type[Exception], Callable[[Any], Explanation]] = {
     RefusedError: _as_it_says(422),
     OverloadedError: _overloaded,
     DeadlineError: _late,
-    NonFiniteOutputError: _non_finite,
+    UnusableOutputError: _unusable,
     Exception: _anything,
 }
 

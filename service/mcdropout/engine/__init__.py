@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from mcdropout.engine.engine import Engine as Engine
     from mcdropout.engine.errors import EngineError as EngineError
     from mcdropout.engine.errors import InvalidInputError as InvalidInputError
-    from mcdropout.engine.errors import NonFiniteOutputError as NonFiniteOutputError
     from mcdropout.engine.errors import UnsupportedModelError as UnsupportedModelError
+    from mcdropout.engine.errors import UnusableOutputError as UnusableOutputError
     from mcdropout.engine.errors import VerificationError as VerificationError
     from mcdropout.engine.program import Program as Program
     from mcdropout.engine.selection import Selection as Selection
@@ -26,7 +26,7 @@ _OFFERED = {
     "errors": (
         "EngineError",
         "InvalidInputError",
-        "NonFiniteOutputError",
+        "UnusableOutputError",
         "UnsupportedModelError",
         "VerificationError",
     ),

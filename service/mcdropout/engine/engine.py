@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.compiled import read_compiled, write_compiled
-from mcdropout.engine.errors import InvalidInputError, NonFiniteOutputError
+from mcdropout.engine.errors import InvalidInputError, UnusableOutputError
 from mcdropout.engine.inputs import Bounds, Inputs, Shapes, as_array, in_order
 from mcdropout.engine.masks import MAX_SEED, Masks, drawn_seed
 from mcdropout.engine.members import Members
@@ -350,7 +350,7 @@ class Engine:
 
         Raises:
             InvalidInputError: naming what was given and what would be accepted.
-            NonFiniteOutputError: the network answered NaN, infinity, or what is no probability or no variance.
+            UnusableOutputError: the network answered NaN, infinity, or what is no probability or no variance.
         """
         outcome, seed = self._run_checked(x, passes, seed, samples=False)
         return dataclasses.replace(outcome.prediction, seed=None if passes == 0 else seed)
@@ -483,7 +483,7 @@ class Engine:
         )
         if outcome.failed.any():
             rows = np.flatnonzero(outcome.failed).tolist()
-            raise NonFiniteOutputError(outcome.faults[rows[0]].of(rows[0]), rows)
+            raise UnusableOutputError(outcome.faults[rows[0]].of(rows[0]), rows)
         return outcome, int(seed)
 
     def _run_block(

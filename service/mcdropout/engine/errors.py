@@ -27,7 +27,7 @@ class InvalidInputError(EngineError, ValueError):
     """The input, the number of passes or the seed cannot be used; the message says what would be accepted."""
 
 
-class NonFiniteOutputError(EngineError, ArithmeticError):
+class UnusableOutputError(EngineError, ArithmeticError):
     """The network answered NaN or infinity, or numbers that are not what they are to be, such as a negative variance.
 
     Attributes:

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mcdropout.engine import Engine, NonFiniteOutputError
+from mcdropout.engine import Engine, UnusableOutputError
 from mcdropout.engine.arrays import Array
 from mcdropout.scheduling.answer import Answer, Part, joined
 from mcdropout.scheduling.plan import Plan
@@ -171,13 +171,13 @@ class Request:
         """What it gets, when all of its rows are done.
 
         Raises:
-            NonFiniteOutputError: the network answered NaN, or what is of no use otherwise, for one of its rows.
+            UnusableOutputError: the network answered NaN, or what is of no use otherwise, for one of its rows.
         """
         whole = joined(self._parts)
         wrong = np.flatnonzero(whole.faults)
         if len(wrong):
             failed = whole.rows[wrong].tolist()
-            raise NonFiniteOutputError(whole.faults[wrong[0]].of(failed[0]), failed)
+            raise UnusableOutputError(whole.faults[wrong[0]].of(failed[0]), failed)
         started = now if self.started is None else self.started
         seed = None if self.plan.passes == 0 else self.seed
         prediction = replace(whole.prediction, seed=seed)

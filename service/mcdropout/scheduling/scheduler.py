@@ -114,7 +114,7 @@ class Scheduler:
             indices: `[rows]`, the index of each row in what was asked for, where these are not all of it.
 
         Returns:
-            The future. It raises `NonFiniteOutputError` where the network answers NaN or infinity, and
+            The future. It raises `UnusableOutputError` where the network answers NaN or infinity, and
             `DeadlineError` where the plan's time was too short.
 
         Raises:

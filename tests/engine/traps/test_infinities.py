@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mcdropout.engine import Engine, NonFiniteOutputError, VerificationError
+from mcdropout.engine import Engine, UnusableOutputError, VerificationError
 from mcdropout.engine.checks import Check
 from mcdropout.engine.verify import close
 from tests.engine.networks import Custom, mlp
@@ -53,7 +53,7 @@ class TestAnActionMask:
         engine = Engine.from_module(policy(), (X, ALLOWED), runtime="onnx")
         allowed = ALLOWED.clone()
         allowed[1] = False
-        with pytest.raises(NonFiniteOutputError, match=r"for row 1; a finite logit for one class") as raised:
+        with pytest.raises(UnusableOutputError, match=r"for row 1; a finite logit for one class") as raised:
             engine.predict((X, allowed), 5)
         assert raised.value.rows == [1]
 

@@ -168,7 +168,8 @@ class _Explorer:
 
     def _eval_mode(self) -> Recording:
         """One pass in eval mode; a second must give the same."""
-        with refusing(f"the network does not run on the example input of shape {self._shapes}"):
+        what = f"the network does not run on the example input of shape {self._shapes}"
+        with refusing(what, self._accepted_dtype()):
             quiet = self._first()
         accepted = "one that keeps nothing from call to call is accepted"
         with refusing("the network fails when it is run a second time", accepted):
@@ -228,6 +229,15 @@ class _Explorer:
                 raise error from None
             self._signature, self._tracked = signature, tracked
             return quiet
+
+    def _accepted_dtype(self) -> str:
+        """Of which floats examples are accepted, where they are of others than all weights; else nothing."""
+        own = {x.dtype for x in self._module.parameters() if x.is_floating_point()}
+        others = [x.dtype for x in self._two if x.is_floating_point() and x.dtype not in own]
+        if len(own) != 1 or not others:
+            return ""
+        wanted, given = (str(dtype).removeprefix("torch.") for dtype in (*own, others[0]))
+        return f"examples of {wanted}, as its weights are, and not of {given}, are accepted"
 
     def _takes_one_row(self, quiet: Recording) -> bool:
         """Whether one row gives what two give, less a row: the same calls and outputs, of as many dimensions."""
