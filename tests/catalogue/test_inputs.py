@@ -57,6 +57,19 @@ BARE = """
         def forward(self, x):
             return self.layers(x)
 """
+PICTURES = """
+    import torch
+    from torch import nn
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.Linear(16, 3))
+
+        def forward(self, pixels):
+            assert pixels.dtype == torch.uint8
+            return self.layers(pixels.permute(0, 3, 1, 2) / 255)
+"""
 IDS, MASK = [3, 14, 15, 9, 2], [True, True, True, True, False]
 MIXTURE, AGE = [0.5, 0.25, -1.0, 2.0], 3.5
 TOKEN_FORM = '{"input_ids": [...], "attention_mask": [...]}'
@@ -95,7 +108,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_bundle(folder, "unknown-output", TOKENS, **(TOKEN_FIELDS | {"output": "scores"}))
     unbounded = [{"name": "input_ids", "shape": [5], "dtype": "int64"}, {"name": "attention_mask", "shape": [5]}]
     write_bundle(folder, "unbounded", TOKENS, **(TOKEN_FIELDS | {"inputs": unbounded}))
-    for name in ("tokens", "noisy", "steps-first", "bare"):
+    write_bundle(folder, "pictures", PICTURES, input={"name": "pixels", "shape": [4, 4, 3], "dtype": "uint8"})
+    for name in ("tokens", "noisy", "steps-first", "bare", "pictures"):
         compiled(folder / name)
     damaged = write_bundle(folder, "damaged", TOKENS, **TOKEN_FIELDS)
     (damaged / "example.json").write_text('{"inputs": {"input_ids": [1, 2, 3, 4, 20], "attention_mask": [true]}}')
@@ -149,6 +163,16 @@ def test_rows_come_first_whatever_dimension_the_network_has_them_in(server: Serv
     with torch.no_grad():
         _, logits = eval_mode(models, "steps-first")(torch.from_numpy(steps).transpose(0, 1))
     assert np.allclose([row["mean"] for row in rows], logits.T.softmax(1), atol=1e-6)
+
+
+def test_pictures_of_bytes_reach_a_network_that_takes_them_so(server: Server, models: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)
+    logits = eval_mode(models, "pictures")(torch.from_numpy(pixels))
+    found = [row["mean"] for row in ask(server, "pictures", pixels.tolist(), mc=0)]
+    np.testing.assert_allclose(found, logits.softmax(1).detach(), atol=1e-6)
+    for value in (256, -1):
+        response = server.client.post("/models/pictures/predict", json={"inputs": [[[[value] * 3] * 4] * 4]})
+        assert_problem(response, 422, [f"values from {value} to {value}; 0 to 255 is accepted"])
 
 
 def test_a_single_input_may_be_named(server: Server) -> None:

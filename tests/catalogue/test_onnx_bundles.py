@@ -158,6 +158,15 @@ OTHER_DTYPES: dict[str, tuple[int, dict[str, object], list[float], list[float], 
         "-9 to 127 is accepted",
     ),
     "i32": (6, {"dtype": "int64", "maximum": 9, "minimum": 0}, [1, 2, 3, 4], [10, 2, 3, 4], "0 to 9 is accepted"),
+    "u8": (2, {"dtype": "uint8"}, [0, 2, 3, 255], [256, 2, 3, 4], "0 to 255 is accepted"),
+    "wider_u8": (
+        2,
+        {"dtype": "int64", "minimum": 0, "maximum": 255},
+        [0, 2, 3, 255],
+        [-1, 2, 3, 4],
+        "0 to 255 is accepted",
+    ),
+    "u16": (4, {"dtype": "uint16", "maximum": 9, "minimum": 0}, [1, 2, 3, 4], [10, 2, 3, 4], "0 to 9 is accepted"),
 }
 
 

@@ -95,6 +95,10 @@ class Preprocessing(Record):
 
 
 _FLOATS = "float16, bfloat16, float32 and float64"
+Dtype = Literal[
+    "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "uint16", "int8", "uint8", "bool"
+]
+"""What a network may take."""
 
 
 class Input(Record):
@@ -113,7 +117,7 @@ class Input(Record):
 
     name: Annotated[str, Field(min_length=1, max_length=100)] = "input"
     shape: list[Annotated[int | str, BeforeValidator(_size_or_name)]]
-    dtype: Literal["float32", "float64", "float16", "bfloat16", "int64", "int32", "bool"] = "float32"
+    dtype: Dtype = "float32"
     minimum: Annotated[int | Number | None, NotTruth] = None
     maximum: Annotated[int | Number | None, NotTruth] = None
     missing: Literal["refused", "allowed"] = "refused"
@@ -218,8 +222,8 @@ class Input(Record):
 
     @property
     def kind(self) -> str:
-        """The kind of the dtype: "f", "i" or "b", as NumPy has it."""
-        return self.array_dtype.kind
+        """The kind of the dtype: "f" of floats, "i" of whole numbers, and "b" of booleans."""
+        return self.array_dtype.kind.replace("u", "i")
 
     @property
     def array_dtype(self) -> np.dtype[Any]:
@@ -262,7 +266,7 @@ class Input(Record):
         """Rows `[rows, *shape]` of values that are accepted, as the network takes them.
 
         Sizes that may differ are the same in all of them. Numbers lie between `minimum` and `maximum`, or near the one
-        of them that is given, or from 0 to 1; booleans are all true.
+        of them that is given, or from 0 to 1; those of 8 bits are any that these hold; booleans are all true.
 
         Raises:
             ValueError: it takes integers and does not say which, or numbers that are infinite to the network.
@@ -272,6 +276,9 @@ class Input(Record):
         if self.kind == "b":
             return np.ones(shape, bool)
         if self.kind == "i":
+            if self.array_dtype.itemsize == 1:
+                least, most = self.bounds_of_dtype
+                low, high = least if low is None else low, most if high is None else high
             if low is None or high is None:
                 raise ValueError(
                     f"the input {self.name!r} takes {self.dtype} and lacks a minimum or a maximum, so that no example "

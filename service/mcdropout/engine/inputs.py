@@ -205,7 +205,8 @@ def as_array(x: OneInput, spec: InputSpec) -> Array:
     if array.ndim != len(wanted) or any(not _is_of(size, want) for size, want in zip(array.shape, wanted, strict=True)):
         shape = ", ".join(map(str, wanted))
         raise InvalidInputError(f"{spec.label} has the shape {list(array.shape)}; [{shape}] is accepted")
-    if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+    whole = array.dtype.kind in "iu" and spec.dtype.kind in "iu"  # which may fit, whatever their sign
+    if not whole and not np.can_cast(array.dtype, spec.dtype, "same_kind"):
         raise InvalidInputError(f"{spec.label}'s dtype is {array.dtype}; {spec.dtype} is accepted")
     if spec.row_axis:
         array = np.moveaxis(array, spec.row_axis, 0)

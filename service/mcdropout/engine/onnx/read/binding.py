@@ -149,9 +149,15 @@ def _as_declared(value: Any, declared: ValueInfoProto, axis: int) -> Array:
             f"the example for the input {name!r} has the shape {list(x.shape)}; [{', '.join(map(str, shape))}] is "
             "accepted" + ("" if len(sizes) > axis else f", which has no dimension {axis} for the rows")
         )
-    if x.dtype.kind not in "fiub" or not (np.can_cast(x.dtype, wanted, "same_kind") or wanted.kind == "f"):
+    whole = x.dtype.kind in "iu" and wanted.kind in "iu"
+    if x.dtype.kind not in "fiub" or not (np.can_cast(x.dtype, wanted, "same_kind") or wanted.kind == "f" or whole):
         raise InvalidInputError(f"the example for the input {name!r} is of {x.dtype}; {wanted} is accepted")
-    return x.astype(wanted)
+    taken = x.astype(wanted)
+    if whole and (taken != x).any():
+        raise InvalidInputError(
+            f"the example for the input {name!r} holds {x[taken != x][0]}; numbers of {wanted} are accepted"
+        )
+    return taken
 
 
 def _listed() -> str:
