@@ -319,6 +319,14 @@ class TestReductions:
                     wanted = [REDUCTIONS[how](one) for one in values] if per_class else REDUCTIONS[how](values)
                 np.testing.assert_allclose(row[field], wanted, rtol=1e-9, err_msg=field)
 
+    @pytest.mark.parametrize("how", REDUCTIONS)
+    @pytest.mark.parametrize("name", ["map", "map-of-values"])
+    def test_leave_out_what_one_pass_cannot_tell(self, server: Server, name: str, how: str) -> None:
+        for row in ask(server, name, mc=1, reduce=how, fields="mean,variance,std_error"):
+            assert None not in np.ravel(row["mean"])
+            assert set(np.ravel(row["variance"])) == {None}
+            assert set(np.ravel(row["std_error"])) == {None}
+
     def test_make_one_number_of_each_region(self, server: Server) -> None:
         rows, wholes = ask(server, "map", mc=9, reduce="max", regions="2x3"), ask(server, "map", mc=9)
         for row, whole in zip(rows, wholes, strict=True):

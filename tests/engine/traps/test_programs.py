@@ -224,7 +224,30 @@ def test_a_program_is_given_no_more_rows_than_it_was_exported_for(limit):
     np.testing.assert_allclose(engine.predict(x, 0).mean, mlp().eval()(x).detach(), rtol=1e-4, atol=1e-6)
 
 
-def test_a_program_whose_owner_declared_the_most_rows_is_split_all_the_same():
-    rows = torch.export.Dim("rows", max=1024)
+@pytest.mark.parametrize("declared", [{"max": 1024}, {"min": 3}, {"min": 3, "max": 8}], ids=["most", "least", "both"])
+def test_a_program_whose_owner_declared_how_many_rows_it_takes_is_split_all_the_same(declared):
+    rows = torch.export.Dim("rows", **declared)
     engine = Engine.from_module(torch.export.export(mlp(), (X,), dynamic_shapes=({0: rows},)), X)
     assert engine.program.strategy == "split"
+    np.testing.assert_allclose(engine.predict(X[:1], 0).mean, mlp().eval()(X[:1]).softmax(-1).detach(), atol=1e-6)
+
+
+class BeginsInAState(nn.Module):
+    def __init__(self, layer, rows):
+        super().__init__()
+        self.recurrent, self.drop, self.last = layer(4, 8, batch_first=True), nn.Dropout(0.5), nn.Linear(8, 3)
+        self.rows = rows
+
+    def forward(self, x):
+        state = torch.zeros(1, self.rows, 8)
+        start = (state, state) if isinstance(self.recurrent, nn.LSTM) else state
+        return self.last(self.drop(self.recurrent(x, start)[0][:, -1]))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_traced_recurrent_layer_that_begins_in_a_state_of_so_many_rows_is_refused(layer, rows):
+    x = torch.rand(rows, 5, 4)
+    program = torch.jit.trace(BeginsInAState(layer, rows).eval(), x)
+    with pytest.raises(UnsupportedModelError, match=rf"in a state of {rows} rows? and is given [123]; .* is accepted"):
+        Engine.from_module(program, x)

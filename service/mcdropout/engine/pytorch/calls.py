@@ -30,7 +30,7 @@ from mcdropout.engine.kinds import (
     UNIFORM,
 )
 from mcdropout.engine.pytorch.attention import attention, weights_shape
-from mcdropout.engine.pytorch.mapping import depth, mapped, maps, sizes
+from mcdropout.engine.pytorch.mapping import depth, is_mapped, mapped, maps, sizes
 from mcdropout.engine.pytorch.random_call import MOST_CALLS, Call, EndlessCallsError, Mask, ModuleStack, Order
 
 _Handler = Callable[["RandomCalls", Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -233,6 +233,9 @@ def _recurrent(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict
     data, batch_sizes = args[0], args[1] if is_packed else None
     state, weights, biases, layers, p, training, both_ways = args[first - 1 : first + 6]
     batch_first = () if is_packed else (args[8],)
+    if batch_sizes is None or not (torch.compiler.is_exporting() or is_mapped(batch_sizes)):
+        rows = data.shape[0 if args[8] else 1] if batch_sizes is None else int(batch_sizes[0])
+        _check_rows_of_state(state[0] if isinstance(state, tuple | list) else state, rows)
     if layers == 1 or p == 0.0:
         return func(*args, **kwargs)
     directions, each = (2 if both_ways else 1), len(weights) // layers
@@ -247,6 +250,19 @@ def _recurrent(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict
         if layer < layers - 1:
             data = _between_layers(mode, data, batch_sizes, float(p), training)
     return (data, *(torch.cat(parts) for parts in zip(*ends, strict=True)))
+
+
+def _check_rows_of_state(state: Tensor, rows: Any) -> None:
+    """Refuse a state `[layers, rows, units]` of other rows than the input, outside of which PyTorch reads memory.
+
+    The modules check that, but not the functions, which a traced network calls.
+    """
+    held = state.shape[1]
+    if type(held) is int and type(rows) is int and held != rows:
+        raise UnsupportedModelError(
+            f"a recurrent layer begins in a state of {held} row{'' if held == 1 else 's'} and is given {rows}; a state "
+            "of as many rows as the input has, as torch.zeros(layers, x.shape[0], units) makes it, is accepted"
+        )
 
 
 def _between_layers(mode: RandomCalls, data: Tensor, batch_sizes: Tensor | None, p: float, training: bool) -> Tensor:

@@ -95,4 +95,6 @@ class Reduction:
             return np.asarray(np.percentile(values.astype(np.float64), float(percentile[1]), axis=-1))
         volume = _VOLUME.fullmatch(self.text)
         assert volume is not None
-        return np.asarray(np.count_nonzero(values > float(volume[1]), axis=-1))
+        above = np.count_nonzero(values > float(volume[1]), axis=-1)
+        unknown = np.isnan(values).any(axis=-1)  # as the variance of one pass is
+        return np.where(unknown, np.nan, above) if unknown.any() else np.asarray(above)

@@ -115,6 +115,7 @@ class _Explorer:
         self._added = added
         self._signature = signature
         self._watch = watch
+        self._inputs = inputs
         self._two, self._three = ([with_rows(x, rows) for x in inputs] for rows in ROWS)
         self._tracked = Tracked(module, watch, added=added)
         self._asleep: set[str] = set()
@@ -170,7 +171,13 @@ class _Explorer:
         """One pass in eval mode; a second must give the same."""
         what = f"the network does not run on the example input of shape {self._shapes}"
         with refusing(what, self._accepted_dtype()):
-            quiet = self._first()
+            try:
+                quiet = self._first()
+            except (UnsupportedModelError, MemoryError):
+                raise
+            except Exception as error:
+                self._refuse_fixed_rows(error)
+                raise
         accepted = "one that keeps nothing from call to call is accepted"
         with refusing("the network fails when it is run a second time", accepted):
             again = self._tracked.record(self._signature, self._two, seed=1)
@@ -229,6 +236,21 @@ class _Explorer:
                 raise error from None
             self._signature, self._tracked = signature, tracked
             return quiet
+
+    def _refuse_fixed_rows(self, error: Exception) -> None:
+        """Raise UnsupportedModelError where the network, which fails on two rows, runs on as many as the examples."""
+        for rows in (self._shapes[0][0], len(self._inputs[0]), 1):
+            tracked = Tracked(self._module, self._watch, self._signature.gradients, added=self._added)
+            try:
+                tracked.record(self._signature, [with_rows(x, rows) for x in self._inputs])
+            except MemoryError:
+                raise
+            except Exception:  # what it fails at is something else
+                continue
+            raise UnsupportedModelError(
+                f"the network runs on {rows} row{'' if rows == 1 else 's'} and not on {len(self._two[0])}: "
+                f"{described(error)}; one that takes any number of rows is accepted"
+            ) from error
 
     def _accepted_dtype(self) -> str:
         """Of which floats examples are accepted, where they are of others than all weights; else nothing."""

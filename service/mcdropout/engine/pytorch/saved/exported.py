@@ -146,7 +146,7 @@ def exported_module(module: fx.GraphModule, bare: bool = False) -> nn.Module:
 
 
 def _with_any_rows(program: ExportedProgram) -> ExportedProgram:
-    """The program without the most rows that its owner declared, as in `Dim("rows", max=64)`; what it holds is shared.
+    """The program without bounds that its owner declared for the rows, as in `Dim("rows", max=64)`; it shares the rest.
 
     What the exporter itself found to be so of the rows stays among its guards.
     """
@@ -155,7 +155,7 @@ def _with_any_rows(program: ExportedProgram) -> ExportedProgram:
     rows = {size.node.expr for size in first if isinstance(size, torch.SymInt)}
     other = copy.copy(program)
     other._range_constraints = {
-        symbol: ValueRanges(found.lower, int_oo) if symbol in rows else found
+        symbol: ValueRanges(0, int_oo) if symbol in rows else found
         for symbol, found in program.range_constraints.items()
     }
     return other
