@@ -19,7 +19,7 @@ DENSE_CAPACITY = 256
 _LEAST_CAPACITY, _MANY = 64, 2**16  # the same where a row has more than that
 _MERGED_SHARE, _DENSE_MERGED_SHARE = 2, 8  # how many times as many there are as components that they are merged into
 
-_COMPONENTS_OF_DENSE = 16  # to which Gaussians of dense outputs are merged before a quantile is found
+_COMPONENTS_OF_DENSE = 12  # to which Gaussians of dense outputs are merged before a quantile is found
 _CHUNK = 2**15  # numbers that are worked on at once, so that they stay in the caches
 _NEAR = 2**8  # values of a row that are copied at once, for the same reason
 
@@ -38,7 +38,7 @@ class MixtureQuantiles:
     again. Merged Gaussians have the mean and the variance that they had together.
 
     What is found is exact as long as nothing was merged, but for Gaussians of more than `FEW` values, which are merged
-    into 16 first. Else a quantile's level moves by a few shares in a capacity: by less than 0.005 for few values and
+    into 12 first. Else a quantile's level moves by a few shares in a capacity: by less than 0.005 for few values and
     0.03 for more, most by a third of that. Where the variance of the noise differs from pass to pass by a factor of e
     as a rule, those with more are merged as if they had less, which moves the level by up to 0.06.
     """
