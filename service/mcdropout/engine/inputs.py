@@ -205,8 +205,7 @@ def as_array(x: OneInput, spec: InputSpec) -> Array:
     if array.ndim != len(wanted) or any(not _is_of(size, want) for size, want in zip(array.shape, wanted, strict=True)):
         shape = ", ".join(map(str, wanted))
         raise InvalidInputError(f"{spec.label} has the shape {list(array.shape)}; [{shape}] is accepted")
-    whole = array.dtype.kind in "iu" and spec.dtype.kind in "iu"  # which may fit, whatever their sign
-    if not whole and not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+    if not may_hold(spec.dtype, array.dtype):
         raise InvalidInputError(f"{spec.label}'s dtype is {array.dtype}; {spec.dtype} is accepted")
     if spec.row_axis:
         array = np.moveaxis(array, spec.row_axis, 0)
@@ -224,6 +223,11 @@ def as_array(x: OneInput, spec: InputSpec) -> Array:
     if spec.lowest is not None or spec.highest is not None:
         _check_range(taken, spec)
     return taken
+
+
+def may_hold(dtype: np.dtype[Any], given: np.dtype[Any]) -> bool:
+    """Whether a dtype is for numbers of another: whole ones may fit whatever their sign, which is then looked at."""
+    return (given.kind in "iu" and dtype.kind in "iu") or np.can_cast(given, dtype, "same_kind")
 
 
 def _check_range(array: Array, spec: InputSpec) -> None:

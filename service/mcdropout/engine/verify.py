@@ -164,14 +164,16 @@ def check_program(
     """
     inputs, drawn = reference.inputs, reference.masks(source)
     passes = [run_pairs(runtime, inputs, masks) for masks in drawn]
+    start = time.perf_counter()
     again = run_pairs(runtime, inputs, drawn[0])
+    seconds = time.perf_counter() - start
     differing = _differ(passes)
     checks = [
         check_baseline(baseline, source, reference),
         _check_outputs(runtime, source, reference, passes, trials),
         Check("two passes with different masks differ", differing, "they do" if differing else _identical(source)),
         close("two passes with the same masks agree", again, passes[0], 0.0),
-        _check_rows(runtime, source, reference, passes),
+        _check_rows(runtime, source, reference, drawn, passes, seconds),
     ]
     if drawing := drawing_of(runtime):
         checks.append(_check_drawing(runtime, drawing, source, reference))
@@ -215,22 +217,27 @@ def _check_outputs(
 
 
 def _check_rows(
-    runtime: Runtime, source: MaskSource, reference: Reference, passes: Sequence[tuple[Array, ...]]
+    runtime: Runtime,
+    source: MaskSource,
+    reference: Reference,
+    drawn: Sequence[Masks],
+    passes: Sequence[tuple[Array, ...]],
+    seconds: float,
 ) -> Check:
     """Whether rows are answered alone, and beside many as far as that does not take long, as they are beside few.
 
-    What looks at how many rows there are may do otherwise from some number on.
+    What looks at how many rows there are may do otherwise from some number on. `passes` are the answers beside few
+    under the masks `drawn`, of which one took so many `seconds`.
     """
     inputs, number = reference.inputs, reference.passes[0]
-    alone = [each_alone(runtime, source, inputs, masks) for masks in reference.masks(source)]
+    alone = [each_alone(runtime, source, inputs, masks) for masks in drawn]
     check = close(ROWS, _one_after_another(alone), _one_after_another(passes), reference.tolerance)
     if not check.passed:
         return check
     rows = len(inputs[0])
     row_bytes = sum(x.nbytes for x in inputs) // rows
-    few: tuple[Array, ...] = ()
-    count, seconds = rows, 0.0
-    for many in (rows, *_MANY_ROWS):
+    count = rows
+    for many in _MANY_ROWS:
         if seconds * many / count > _MOST_SECONDS or many * row_bytes > _MOST_BYTES:
             break
         taken = np.arange(many, dtype=np.int64) % rows
@@ -238,8 +245,7 @@ def _check_rows(
         start = time.perf_counter()
         found = run_pairs(runtime, tuple(x[taken] for x in inputs), masks)
         count, seconds = many, time.perf_counter() - start
-        few = few or found
-        beside = close(ROWS, tuple(out[taken] for out in few), found, reference.tolerance)
+        beside = close(ROWS, tuple(out[taken] for out in passes[0]), found, reference.tolerance)
         if not beside.passed:
             return replace(beside, detail=f"beside {many - 1} others: {beside.detail}")
     return check

@@ -135,19 +135,46 @@ class EndCalls(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.seen: deque[EndCall] = deque(maxlen=_KEPT)
-        self._of_any_size: dict[int, weakref.ref[Tensor]] = {}  # by identity
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        end = _FUNCTIONS.get(func) or _FUNCTIONS.get(getattr(func, "overloadpacket", None))
+        if end is None:
+            return func(*args, **named)
+        x = args[0] if args else named.get("input", named.get("self"))
+        if not isinstance(x, Tensor):
+            return func(*args, **named)
+        in_place = getattr(func, "__name__", "").partition(".")[0].endswith("_")
+        taken = x.clone() if in_place else x
+        made = func(*args, **named)
+        dim = args[1] if len(args) > 1 else named.get("dim")
+        if end in _EACH_ALONE or isinstance(dim, int):
+            axis = dim % x.dim() if isinstance(dim, int) and end not in _EACH_ALONE else None
+            self.seen.append(EndCall(end, axis, taken, made, _version(made)))
+        return made
+
+
+class LinearLayers(TorchFunctionMode):
+    """While it is entered, follows what linear layers make: numbers that may be any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: dict[int, weakref.ref[Tensor]] = {}  # by identity
 
     def may_be_any(self, x: Tensor) -> bool:
         """Whether the numbers of a tensor were seen to be a linear layer's, or sums and parts of that."""
-        held = self._of_any_size.get(id(x))
+        held = self._made.get(id(x))
         return held is not None and held() is x
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        made = self._noted(func, args, kwargs or {})
+        named = kwargs or {}
+        made = func(*args, **named)
         if isinstance(made, Tensor):
-            self._follow(func, args, kwargs or {}, made)
+            self._follow(func, args, named, made)
         return made
 
     def _follow(self, func: Any, args: Sequence[Any], named: dict[str, Any], made: Tensor) -> None:
@@ -163,25 +190,9 @@ class EndCalls(TorchFunctionMode):
             or (not _SCALING.isdisjoint(functions) and len(taken) - len(weights) == 1)
         )
         if linear or kept:
-            self._of_any_size[id(made)] = weakref.ref(made)
+            self._made[id(made)] = weakref.ref(made)
         else:
-            self._of_any_size.pop(id(made), None)
-
-    def _noted(self, func: Any, args: Sequence[Any], named: dict[str, Any]) -> Any:
-        end = _FUNCTIONS.get(func) or _FUNCTIONS.get(getattr(func, "overloadpacket", None))
-        if end is None:
-            return func(*args, **named)
-        x = args[0] if args else named.get("input", named.get("self"))
-        if not isinstance(x, Tensor):
-            return func(*args, **named)
-        in_place = getattr(func, "__name__", "").partition(".")[0].endswith("_")
-        taken = x.clone() if in_place else x
-        made = func(*args, **named)
-        dim = args[1] if len(args) > 1 else named.get("dim")
-        if end in _EACH_ALONE or isinstance(dim, int):
-            axis = dim % x.dim() if isinstance(dim, int) and end not in _EACH_ALONE else None
-            self.seen.append(EndCall(end, axis, taken, made, _version(made)))
-        return made
+            self._made.pop(id(made), None)
 
 
 def ending_of(calls: Sequence[EndCall], output: Tensor) -> Ending | None:

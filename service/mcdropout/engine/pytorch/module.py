@@ -36,7 +36,7 @@ from mcdropout.engine.pytorch.ends import Ending
 from mcdropout.engine.pytorch.find.findings import findings_of_graph
 from mcdropout.engine.pytorch.find.unpadding import discover_apart, discover_in_examples, padding_of
 from mcdropout.engine.pytorch.mixing import passes_in_a_batch, rows_mix, scales_by_batch
-from mcdropout.engine.pytorch.network import Network
+from mcdropout.engine.pytorch.network import Network, state_of
 from mcdropout.engine.pytorch.private.copies import private_copy
 from mcdropout.engine.pytorch.saved.programs import with_its_code
 from mcdropout.engine.pytorch.signature import Signature
@@ -86,7 +86,7 @@ class ModuleSubject:
         self.eager: Runtime = EagerRuntime(network)
         self._baseline = network.baseline() if network.has_raw_sites else None
         self.plain: Runtime = self.eager if self._baseline is None else EagerRuntime(self._baseline)
-        self._state = {name: value.clone() for name, value in _state_of(network.origin).items()}
+        self._state = {name: value.clone() for name, value in state_of(network.origin).items()}
         self.tolerance = network.tolerance
         self.mixes = False
         self.trials = self._tried(given, uneven)
@@ -192,7 +192,7 @@ class ModuleSubject:
     def own_checks(self) -> list[Check]:
         """Whether its modules are in the modes that they ought to be in, and nothing in it has moved."""
         origin, masked = self.network.origin, self.network.copied.state()
-        moved = [name for name, value in _state_of(origin).items() if not torch.equal(value, self._state[name])]
+        moved = [name for name, value in state_of(origin).items() if not torch.equal(value, self._state[name])]
         as_copied = private_copy(origin)
         in_eval_mode(as_copied)
         moved += [name for name, value in as_copied.state().items() if not torch.equal(value.cpu(), masked[name].cpu())]
@@ -350,11 +350,6 @@ def _always_ends_so(network: Network, ending: Ending, arrays: tuple[Array, ...])
         if found != ending:
             return False
     return True
-
-
-def _state_of(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The tensors of a module's state, which may hold other things too."""
-    return {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
 
 
 def _tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
 """Networks: a private copy of a user's module, whose random calls take masks: `f(x, masks)`."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -95,8 +95,7 @@ class Network:
     @property
     def tolerance(self) -> float:
         """How far a program may be from it under the same masks."""
-        values = _tensors(self.module)
-        half = any(value.dtype in (torch.float16, torch.bfloat16) for value in values)
+        half = any(value.dtype in (torch.float16, torch.bfloat16) for value in state_of(self.module).values())
         return HALF_TOLERANCE if half else PROGRAM_TOLERANCE
 
     @property
@@ -169,7 +168,7 @@ class Network:
         Dropout that does not heed eval mode is kept from dropping. Each row is a batch of its own where `alone`.
         """
         module = in_eval_mode(private_copy(self._origin))
-        device = next((value.device for value in _tensors(module)), torch.device("cpu"))
+        device = next((value.device for value in state_of(module).values()), torch.device("cpu"))
         batches: Iterable[Sequence[Tensor]] = [inputs]
         if self.alone:
             batches = [[x[row : row + 1] for x in inputs] for row in range(len(inputs[0]))]
@@ -280,9 +279,9 @@ class Network:
         return self._maps
 
 
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    """Those of a module's state, which may hold other things too."""
-    return (value for value in module.state_dict().values() if isinstance(value, Tensor))
+def state_of(module: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a module's state, which may hold other things too."""
+    return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
 
 
 def _places_of(sites: Sequence[Site]) -> "dict[tuple[str, int], _Place]":

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.nesting import nested
-from mcdropout.engine.pytorch.ends import EndCalls, Ending, ending_of
+from mcdropout.engine.pytorch.ends import EndCalls, Ending, LinearLayers, ending_of
 from mcdropout.engine.reading import Entry
 from mcdropout.engine.returned import Kind, Returned
 
@@ -75,11 +75,11 @@ class Signature:
 
         Beside it, whether that output is a linear layer's, and so may be any number.
         """
-        with EndCalls() as calls:
+        with LinearLayers() as linear, EndCalls() as calls:
             outputs = self._take(self.returned(module, inputs))
         if len(outputs) != 1:
             return None, False
-        return ending_of(calls.seen, outputs[0]), calls.may_be_any(outputs[0])
+        return ending_of(calls.seen, outputs[0]), linear.may_be_any(outputs[0])
 
     def returned(self, module: nn.Module, inputs: Sequence[Tensor]) -> Any:
         """Run `module` on inputs `[rows, ...]`; whatever it returns."""

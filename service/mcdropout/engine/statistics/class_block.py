@@ -77,8 +77,7 @@ def in_place(values: npt.NDArray[Any], reading: Reading, class_axis: int) -> npt
     """Values whose classes, or labels, lie along `class_axis`, with them where the network has them."""
     if reading.task not in ("classification", "multilabel"):
         return values
-    place = class_axis - 1 + _class_axis(reading)
-    return values if place == class_axis else np.moveaxis(values, class_axis, place)
+    return np.moveaxis(values, class_axis, class_axis - 1 + _class_axis(reading))
 
 
 def _class_axis(reading: Reading) -> int:

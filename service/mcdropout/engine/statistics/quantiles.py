@@ -138,15 +138,18 @@ class MixtureQuantiles:
 
     def _weights(self) -> Counts:
         """Of the components, the merged ones and then the recent, in passes."""
-        recent = np.ones(self._count, np.int64) if self._few_recent else parts_of(self._count, len(self._parts()))
+        into = self._recent_parts()
+        recent = np.ones(self._count, np.int64) if into is None else into
         if self._merged is None:
             return recent
         return np.concatenate([self._blocks * self._parts(), recent])
 
-    @property
-    def _few_recent(self) -> bool:
-        """Whether the recent passes are taken as they are, beside merged ones too."""
-        return self._merged is None or self._recent.shape[2] <= FEW or self._count < 2 * len(self._parts())
+    def _recent_parts(self) -> Counts | None:
+        """What recent passes of dense outputs are merged into, beside merged ones; None where they are left alone."""
+        count = len(self._parts())
+        if self._merged is None or self._recent.shape[2] <= FEW or self._count < 2 * count:
+            return None
+        return parts_of(self._count, count)
 
     def _parts(self) -> Counts:
         """The passes of a full capacity in each component after merging."""
@@ -158,12 +161,12 @@ class MixtureQuantiles:
         kinds, rows, values, room = self._recent.shape
         recent = self._recent.reshape(kinds, rows * values, room)[..., : self._count]
         before = recent[..., :0] if self._merged is None else self._merged.reshape(kinds, rows * values, -1)
-        size = max(1, _CHUNK // (self._count + before.shape[-1]))
+        into, size = self._recent_parts(), max(1, _CHUNK // (self._count + before.shape[-1]))
         for start in range(0, rows * values, size):
             chunk = slice(start, start + size)
             own = list(recent[:, chunk])
-            if not self._few_recent:
-                own = pooled(own, parts_of(self._count, len(self._parts())))
+            if into is not None:
+                own = pooled(own, into)
             yield chunk, own if self._merged is None else list(np.concatenate([before[:, chunk], own], axis=-1))
 
     def _merge(self) -> None:

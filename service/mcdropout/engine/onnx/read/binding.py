@@ -9,7 +9,7 @@ from onnx import TensorProto, ValueInfoProto, helper
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError
-from mcdropout.engine.inputs import Inputs, InputSpec, as_examples, as_tuple, row_axes
+from mcdropout.engine.inputs import Inputs, InputSpec, as_examples, as_tuple, may_hold, row_axes
 from mcdropout.engine.onnx.dataflow import Dataflow, Names, value_info
 from mcdropout.engine.reading import Entry
 from mcdropout.engine.sizes import Dimension, Named, Sizing, sizing_of
@@ -149,11 +149,10 @@ def _as_declared(value: Any, declared: ValueInfoProto, axis: int) -> Array:
             f"the example for the input {name!r} has the shape {list(x.shape)}; [{', '.join(map(str, shape))}] is "
             "accepted" + ("" if len(sizes) > axis else f", which has no dimension {axis} for the rows")
         )
-    whole = x.dtype.kind in "iu" and wanted.kind in "iu"
-    if x.dtype.kind not in "fiub" or not (np.can_cast(x.dtype, wanted, "same_kind") or wanted.kind == "f" or whole):
+    if x.dtype.kind not in "fiub" or not (may_hold(wanted, x.dtype) or wanted.kind == "f"):
         raise InvalidInputError(f"the example for the input {name!r} is of {x.dtype}; {wanted} is accepted")
     taken = x.astype(wanted)
-    if whole and (taken != x).any():
+    if wanted.kind in "iu" and (taken != x).any():
         raise InvalidInputError(
             f"the example for the input {name!r} holds {x[taken != x][0]}; numbers of {wanted} are accepted"
         )
