@@ -232,12 +232,12 @@ class TestANetworkThatIsNotAFunction:
         message = refusal(UnsupportedModelError, mlp(), torch.rand(3, 7))
         assert message.startswith("the network does not run on the example input of shape [[3, 7]]: ")
 
-    @pytest.mark.parametrize("rows", [1, 3, 5])
+    @pytest.mark.parametrize("rows", [3, 5])
     def test_because_it_runs_with_so_many_rows_alone(self, rows):
         module = Custom(lambda self, x: self.rest(x).view(rows, 3), rest=mlp())
         message = refusal(UnsupportedModelError, module, torch.rand(rows, 4))
-        assert message.startswith(f"the network runs on {rows} row{'s' if rows > 1 else ''} and not on 2: shape ")
-        assert message.endswith("; one that takes any number of rows is accepted")
+        assert message.startswith(f"the network runs on {rows} rows and not on 2: shape ")
+        assert message.endswith("; one that takes any number of rows, or one, is accepted")
 
     def test_because_it_runs_in_eval_mode_only(self):
         def forward(self, x):

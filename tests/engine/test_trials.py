@@ -136,6 +136,38 @@ def sorted_by_padding_of_ones(self, ids):
     return sorted_by_mask(self, ids, (ids != 1).long())
 
 
+def cut_to_the_longest(padding):
+    """The longest of a batch, whose code alone knows what padding is: a number is taken out of all rows."""
+
+    def forward(self, ids):
+        ids = ids[:, : int((ids != padding).sum(1).max())]
+        return self.out(self.drop(self.words(ids)).mean(1))
+
+    return forward
+
+
+def cut_by_a_tensor(self, ids):
+    longest = (ids != 2).sum(1).max()
+    return self.out(self.drop(self.words(ids[:, :longest])).mean(1))
+
+
+def cut_sentences(self, ids):
+    ids = ids[:, :, : int((ids != 0).sum(-1).max())]
+    return self.out(self.drop(self.words(ids)).mean((1, 2)))
+
+
+def cut_to_what_is_there(self, x):
+    ends = (x != 0).any(0).nonzero().flatten()
+    return self.out(self.drop(x[:, : ends.max().item() + 1]).mean(1, keepdim=True).expand(-1, 16))
+
+
+def mask_as_long_as_the_longest(self, ids):
+    lengths = (ids != 1).sum(1)
+    there = torch.arange(lengths.max()) < lengths[:, None]
+    hidden = self.drop(self.words(ids[:, : there.shape[1]]))
+    return self.out(hidden.mean(1))
+
+
 def recurrent():
     return {
         "rnn": nn.GRU(4, 16, batch_first=True),
@@ -159,6 +191,8 @@ def layered():
 
 
 FULL, LENGTHS = np.ones((3, STEPS), np.int64), [2, 7, 1, 4, 7, 3]
+SHORT = masks_of(LENGTHS)
+THERE = SHORT.astype(np.float32)
 SIZES = np.array([1, 60, 0.01, -80, 5, 0], np.float32)[:, None]
 ORDINARY = 0.1 * random(3, 8)
 # The forward pass, its parts, examples that are alike in what matters, and rows as the first real request brings them.
@@ -211,6 +245,31 @@ MIXING = {
         (words(3) + (words(3) == 1),),
         (np.where(masks_of(LENGTHS), words(6, 1), 1),),
     ),
+    "cut where padding is 1": (
+        cut_to_the_longest(1),
+        embedded,
+        (np.maximum(words(3), 2),),
+        (np.where(SHORT, np.maximum(words(6, 1), 2), 1),),
+    ),
+    "cut by a tensor": (
+        cut_by_a_tensor,
+        embedded,
+        (np.maximum(words(3), 3),),
+        (np.where(SHORT, np.maximum(words(6, 1), 3), 2),),
+    ),
+    "cut sentences": (
+        cut_sentences,
+        embedded,
+        (np.stack([words(3), words(3, 2)], 1),),
+        (np.stack([words(6, 1) * SHORT, words(6, 3) * SHORT], 1),),
+    ),
+    "cut to what is there": (cut_to_what_is_there, embedded, (random(3, STEPS),), (random(6, STEPS, seed=1) * THERE,)),
+    "a mask as long as the longest": (
+        mask_as_long_as_the_longest,
+        embedded,
+        (np.maximum(words(3), 2),),
+        (np.where(SHORT, np.maximum(words(6, 1), 2), 1),),
+    ),
     "centred where there are many": (centred_where_there_are_many, layered, (ORDINARY,), (random(6, 8, seed=1),)),
     "with a capacity": (with_a_capacity, layered, (ORDINARY,), (random(6, 8, seed=1),)),
     "leaves early on the mean": (early(torch.mean), layered, (ORDINARY,), (random(6, 8, seed=1) * SIZES,)),
@@ -254,7 +313,10 @@ def test_the_baseline_of_such_a_row_is_the_network_on_it_alone(case):
     np.testing.assert_allclose(found, wanted.softmax(-1), atol=1e-5)
 
 
-MIXED_BY_THE_EXAMPLES = ["leaves early on the mean", "leaves early on the least", "scaled by the largest of all"]
+MIXED_BY_THE_EXAMPLES = [
+    *("leaves early on the mean", "leaves early on the least", "scaled by the largest of all"),
+    "cut sentences",  # by words that rows much like these have elsewhere
+]
 
 
 @pytest.mark.parametrize("case", MIXED_BY_THE_EXAMPLES)

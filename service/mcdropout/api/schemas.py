@@ -185,7 +185,9 @@ class SiteDescription(BaseModel):
     )
     scope: str | None = Field(None, description='"row": each row draws its own; "pass": one for all rows of a request.')
     row_axis: int | None = Field(
-        None, description="The dimension of the call's input that holds the rows; null for scope pass."
+        None,
+        description="The dimension of the call's input that holds the rows; null for scope pass, and where the network "
+        "makes the call for each row by itself.",
     )
     rows_per_row: int | None = Field(None, description="Entries along row_axis that belong to one row of the request.")
     interleaved: bool | None = Field(None, description="Whether these lie apart along row_axis; else side by side.")

@@ -12,7 +12,11 @@ class UnsupportedModelError(EngineError):
 
 
 class UnevenRowsError(UnsupportedModelError):
-    """The network draws more numbers for some of the example rows than for others."""
+    """The network draws more for some of the example rows than for others, or otherwise for three than for two."""
+
+
+class OneRowError(UnsupportedModelError):
+    """The network takes one row at a time."""
 
 
 class VerificationError(EngineError):
@@ -37,6 +41,10 @@ class UnusableOutputError(EngineError, ArithmeticError):
     def __init__(self, message: str, rows: list[int]) -> None:
         super().__init__(message)
         self.rows = rows
+
+
+class FailedRowsError(EngineError):
+    """The network raised an error for rows that it was to answer; the message says which error, and where."""
 
 
 def first_line(error: Exception) -> str:

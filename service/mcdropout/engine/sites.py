@@ -23,7 +23,8 @@ class Site:
         p: the probability that a unit is dropped (that a Bernoulli number is 0); None for "uniform" and "normal".
         scope: "row" where every row draws its own mask, "pass" where one mask serves all rows of a request.
         shape: the mask's shape for one row (or one pass), without the row dimension.
-        row_axis: the dimension of the call's input that holds the rows; None where the scope is "pass".
+        row_axis: the dimension of the call's input that holds the rows; None where the scope is "pass", and where the
+            network makes the call for each row by itself.
         rows_per_row: how many entries along `row_axis` belong to one row of the network's input.
         interleaved: whether these lie `rows` apart along `row_axis`; otherwise they are neighbours.
         in_eval: whether the call is made in eval mode too, so that its module stays there.
@@ -64,6 +65,11 @@ class Site:
     def shifted(self) -> bool:
         """Whether a dropped unit takes a value other than 0, so that the mask holds a factor and a summand a unit."""
         return KINDS[self.kind].shifted
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether the network makes the call for each row by itself, so that it can be run for one at a time only."""
+        return self.scope == "row" and self.row_axis is None
 
     @property
     def mask_shape(self) -> tuple[int, ...]:

@@ -112,15 +112,16 @@ def _unpadded(x: Array, padding: int, kept: int) -> Array:
     return x
 
 
-def varied(arrays: tuple[Array, ...], padding: int = 0) -> list[Variant]:
+def varied(arrays: tuple[Array, ...], padding: int = 0, missing: Sequence[bool] = ()) -> list[Variant]:
     """Examples in other orders, numbers, lengths, paddings and sizes, each unlike the examples and the others.
 
     Args:
         arrays: the examples, `[rows, ...]` each.
         padding: the token that stands behind the last of a row.
+        missing: of each input, whether NaN may stand for what is missing; of none, where not given.
     """
     found = [Variant("the examples", arrays)]
-    for variant in _all(arrays, padding):
+    for variant in (*_all(arrays, padding), *_with_gaps(arrays, missing)):
         if not any(_equal(variant.inputs, earlier.inputs) for earlier in found):
             found.append(variant)
     return found[1:]
@@ -150,8 +151,22 @@ def _all(arrays: tuple[Array, ...], padding: int) -> Iterator[Variant]:
         yield Variant(name, tuple(_scaled(x, sizes) for x in arrays))
 
 
+def _with_gaps(arrays: tuple[Array, ...], missing: Sequence[bool]) -> Iterator[Variant]:
+    """Examples in which numbers are missing, in each row others; half of a row or nearly all, in turns."""
+    if not any(missing):
+        return
+    for name, share in (("a few numbers missing", 0.25), ("most numbers missing", 0.75)):
+        generator = np.random.default_rng(_SEED)
+        inputs = []
+        for x, may in zip(arrays, missing, strict=True):
+            gaps = generator.random(x.shape) < share
+            inputs.append(np.where(gaps, np.nan, x).astype(x.dtype) if may and x.dtype.kind == "f" else x)
+        yield Variant(name, tuple(inputs))
+
+
 def _equal(some: tuple[Array, ...], others: tuple[Array, ...]) -> bool:
-    return all(np.array_equal(x, y) for x, y in zip(some, others, strict=True))
+    pairs = zip(some, others, strict=True)
+    return all(np.array_equal(x, y, equal_nan=x.dtype.kind == "f") for x, y in pairs)
 
 
 def _shortened(

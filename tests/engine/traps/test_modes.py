@@ -271,3 +271,17 @@ class TestBranchesThatDependOnTheData:
             return
         with pytest.raises(UnsupportedModelError, match="not made when sites were"):
             engine.predict(np.full((1, 4), 1e3, np.float32), 5)
+
+
+def test_dropout_in_a_normalization_layer_of_ones_own_is_found():
+    class DroppingNorm(nn.BatchNorm1d):
+        def forward(self, x):
+            return F.dropout(super().forward(x), 0.3, self.training)
+
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 8), DroppingNorm(8), nn.Linear(8, 3)).eval()
+    engine = Engine.from_module(module, torch.randn(3, 4), "regression")
+    assert [(site.name, site.p) for site in engine.sites] == [("1", 0.3)]
+    with torch.no_grad():
+        wanted = module(torch.ones(1, 4)).numpy()
+    np.testing.assert_allclose(engine.predict(torch.ones(1, 4), 0).mean, wanted, atol=1e-5)

@@ -411,3 +411,33 @@ class TestInputsOfBfloat16:
 def test_a_sparse_tensor_is_refused():
     with pytest.raises(InvalidInputError, match="the example input is no array of numbers"):
         Engine.from_module(mlp(), torch.eye(4).to_sparse())
+
+
+def test_what_stands_for_missing_numbers_is_not_that_of_other_rows():
+    def forward(self, x):
+        filled = torch.where(x.isnan(), x.nanmean(0).nan_to_num(0), x)
+        return self.out(self.drop(F.relu(self.first(filled))))
+
+    torch.manual_seed(0)
+    module = Custom(forward, first=nn.Linear(3, 8), drop=nn.Dropout(0.3), out=nn.Linear(8, 2))
+    engine = Engine.from_module(module, torch.randn(4, 3), "regression", missing=True)
+    x = torch.tensor([[torch.nan, 1.0, 2.0], [5.0, 1.0, 2.0]])
+    for passes in (0, 5):
+        together = engine.predict(x, passes, seed=1).mean
+        np.testing.assert_allclose(engine.predict(x[:1], passes, seed=1).mean[0], together[0], atol=1e-6)
+
+
+def test_an_angle_on_the_negative_half_of_the_axis_is_pi_in_every_program():
+    torch.manual_seed(0)
+    module = Custom(
+        lambda self, x: self.out(self.drop(self.first(torch.atan2(x[:, :1], x[:, 1:])))),
+        first=nn.Linear(1, 8),
+        drop=nn.Dropout(0.3),
+        out=nn.Linear(8, 2),
+    ).eval()
+    engine = Engine.from_module(module, torch.randn(4, 2), "regression", runtime="onnx")
+    x = torch.tensor([[y, x] for y in (-2.0, -0.0, 0.0, 3.0) for x in (-1.0, -0.0, 0.0, 2.0)])
+    with torch.no_grad():
+        wanted = module(x).numpy()
+    signs = (x == 0.0).all(1).numpy()  # of two zeros the angle is a matter of their signs alone
+    np.testing.assert_allclose(engine.predict(x, 0).mean[~signs], wanted[~signs], atol=1e-5)

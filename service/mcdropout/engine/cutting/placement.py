@@ -74,13 +74,13 @@ def parts_axis(site: Site) -> int | None:
     """The dimension of a mask that holds its factors and its summands; None where it holds factors alone."""
     if not site.shifted:
         return None
-    return 1 if site.scope == "row" else 0
+    return 0 if site.row_axis is None else 1
 
 
 def mask_moves(site: Site) -> tuple[Move, ...]:
     """The moves that bring `[rows, *site.shape]`, a mask or a part of one, into the dimensions of its site.
 
-    Where the scope is "pass" it has no rows, and is there already.
+    Where the call has no dimension of rows, a mask of one row, or of a pass, is there already.
     """
     return as_it_was(layout_of(site))
 

@@ -137,7 +137,11 @@ class GraphSubject:
             return run_pairs(self.plain, inputs, masks)
 
         like, number = run(self.arrays), telling_passes(source, rows)[-1]
-        variants = [each for each in varied(self.arrays) if steady(run, each.inputs, like, self.tolerance)]
+        variants = [
+            each
+            for each in varied(self.arrays, missing=[spec.missing for spec in self.inputs])
+            if steady(run, each.inputs, like, self.tolerance)
+        ]
         trials, mixed = [], []
         for variant in variants:
             try:

@@ -12,6 +12,7 @@ from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.runtimes import Runtime
 from mcdropout.engine.runtimes.tensors import to_array
+from mcdropout.engine.trials import alike
 from mcdropout.engine.verify import EVAL_TOLERANCE, PROGRAM_TOLERANCE, close, each_alone, run_pairs, telling_masks
 
 _IN_A_BATCH = (*range(2, 18), 24, 33, 48, 64)  # around these, sorts of so many equal numbers change their ways
@@ -30,25 +31,45 @@ def rows_mix(
     """When a row's outputs change with the rows beside it.
 
     Under masks they do where a dropout is scaled by what it left of the whole batch, or where rows are cut to the
-    longest. Each row then has an answer of its own when it is run alone. Where eval mode mixes rows too, none has, and
-    the checks will say so.
+    longest; those of a network that drops for each by itself count as such. Each row then has an answer of its own when
+    it is run alone. Where eval mode mixes rows too, none has, and the checks will say so.
     """
-    rows = len(inputs[0])
-    for masks in telling_masks(source, rows):
+    if not network.one_by_one and _as_alone_under_masks(eager, source, inputs):
+        return None
+    try:
+        return "under masks" if _as_alone_with_nothing_dropped(network, inputs) else "always"
+    except Exception:  # it takes one row at a time, which none is beside
+        if not network.one_by_one:
+            raise
+        return "under masks"
+
+
+def alike_do_not_mix(network: Network, inputs: tuple[Array, ...]) -> bool:
+    """Whether rows that are much like one another are answered as each alone, with nothing dropped.
+
+    Those of a network that cuts all to the longest are, and those of one that takes the mean over its rows are not.
+    """
+    return all(_as_alone_with_nothing_dropped(network, rows) for rows in alike(inputs))
+
+
+def _as_alone_with_nothing_dropped(network: Network, inputs: tuple[Array, ...]) -> bool:
+    tensors = [torch.from_numpy(x) for x in inputs]
+    single = [network.eval_outputs([x[row : row + 1] for x in tensors]) for row in range(len(inputs[0]))]
+    apart = tuple(to_array(torch.cat(outputs)) for outputs in zip(*single, strict=True))
+    beside = tuple(map(to_array, network.eval_outputs(tensors, together=True)))
+    return close("", apart, beside, EVAL_TOLERANCE).passed
+
+
+def _as_alone_under_masks(eager: Runtime, source: MaskSource, inputs: tuple[Array, ...]) -> bool:
+    for masks in telling_masks(source, len(inputs[0])):
         together = run_pairs(eager, inputs, masks)
         try:
             alone = each_alone(eager, source, inputs, masks)
         except UnsupportedModelError:  # a row takes less of its masks than beside longer ones
-            break
+            return False
         if not close("", alone, together, PROGRAM_TOLERANCE).passed:
-            break
-    else:
-        return None
-    tensors = [torch.from_numpy(x) for x in inputs]
-    single = [network.eval_outputs([x[row : row + 1] for x in tensors]) for row in range(rows)]
-    apart = tuple(to_array(torch.cat(outputs)) for outputs in zip(*single, strict=True))
-    beside = tuple(map(to_array, network.eval_outputs(tensors)))
-    return "under masks" if close("", apart, beside, EVAL_TOLERANCE).passed else "always"
+            return False
+    return True
 
 
 def passes_in_a_batch(network: Network, source: MaskSource, inputs: tuple[Array, ...]) -> int:

@@ -33,9 +33,10 @@ from mcdropout.engine.pytorch.cut.export import export
 from mcdropout.engine.pytorch.cut.forms import programs
 from mcdropout.engine.pytorch.eager import EagerRuntime
 from mcdropout.engine.pytorch.ends import Ending
+from mcdropout.engine.pytorch.find.apart import discover_apart, padding_of
 from mcdropout.engine.pytorch.find.findings import findings_of_graph
-from mcdropout.engine.pytorch.find.unpadding import discover_apart, discover_in_examples, padding_of
-from mcdropout.engine.pytorch.mixing import passes_in_a_batch, rows_mix, scales_by_batch
+from mcdropout.engine.pytorch.find.unpadding import discover_in_examples
+from mcdropout.engine.pytorch.mixing import alike_do_not_mix, passes_in_a_batch, rows_mix, scales_by_batch
 from mcdropout.engine.pytorch.network import Network, state_of
 from mcdropout.engine.pytorch.private.copies import private_copy
 from mcdropout.engine.pytorch.saved.programs import with_its_code
@@ -125,15 +126,18 @@ class ModuleSubject:
             self._run_alone(True)
             return ()
         mixes = rows_mix(self.network, self.eager, self.source, self.arrays)
-        if mixes == "always":
+        looks = self.network.look(self._tensors, kept)
+        if mixes == "always" and not ((looks.taken or looks.packed) and alike_do_not_mix(self.network, self.arrays)):
             self.mixes = True
             return ()
-        variants = [each for each in varied(self.arrays, padding_of(self.network.origin)) if self._takes(each, like)]
+        missing = [spec.missing for spec in self.inputs]
+        possible = varied(self.arrays, padding_of(self.network.origin), missing)
+        variants = [each for each in possible if self._takes(each, like)]
         if given is not None:
             variants.insert(0, Variant("the examples that were given", given, ordinary=True))
         number = telling_passes(self.source, rows)[-1]
         found = [self._try(each, number) for each in variants]
-        mix = mixes is not None or any(not alike.passed for _, alike in filter(None, found))
+        mix = mixes is not None or looks.taken or any(not alike.passed for _, alike in filter(None, found))
         if mix or None in found:
             self._run_alone(True)
             by_itself = [self._try(each, number) for each in variants]
@@ -150,12 +154,13 @@ class ModuleSubject:
 
     def _run_alone(self, alone: bool) -> None:
         """Run each row as a batch of its own from now on, or all together."""
+        alone = alone or self.network.one_by_one
         for network in filter(None, (self.network, self._baseline)):
             network.alone = alone
         self.network.repeats = 1
         if alone:  # finds out whether it can be mapped
             run_pairs(self.eager, self.arrays, self.source.keep_everything(len(self.arrays[0])))
-            if not self.network.maps and self.source.shares_rows:
+            if not self.network.maps and self.source.shares_rows and not self.network.one_by_one:
                 self.network.repeats = passes_in_a_batch(self.network, self.source, self.arrays)
 
     def _takes(self, variant: Variant, like: tuple[Array, ...]) -> bool:
@@ -232,6 +237,8 @@ class ModuleSubject:
 
     def findings(self) -> tuple[list[Finding], str | None]:
         found = findings_of_sites(self.sites, self.off)
+        if self.network.one_by_one:
+            return found, "it drops for each row by itself"
         if self.network.alone:
             return found, "its dropout mixes rows"
         try:

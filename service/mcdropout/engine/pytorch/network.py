@@ -2,18 +2,20 @@
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mcdropout.engine.arrays import Array
 from mcdropout.engine.cutting.placement import Move, mask_moves, parts_axis, site_like
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.pytorch.added import Added
 from mcdropout.engine.pytorch.calls import RandomCalls
 from mcdropout.engine.pytorch.ends import Ending
+from mcdropout.engine.pytorch.looks import Looks
 from mcdropout.engine.pytorch.mapping import unwarned
 from mcdropout.engine.pytorch.moves import moved
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
@@ -38,7 +40,8 @@ class Network:
         awake: the paths of the modules that are out of eval mode.
         signature: how it is called.
         always_on: whether some of its dropout does not heed eval mode.
-        alone: whether each row is run as a batch of its own, because rows would influence one another.
+        alone: whether each row is run as a batch of its own, because rows would influence one another, or because some
+            calls are made `one_by_one`.
         repeats: how many passes of one row may be one batch then: so many equal rows do not influence one another.
     """
 
@@ -61,7 +64,7 @@ class Network:
         self.awake = frozenset(awake)
         self.signature = signature
         self.always_on = False
-        self.alone, self.repeats = False, 1
+        self.alone, self.repeats = self.one_by_one, 1
         self._origin, self._added = module, dict(added or {})
         self._tracked = Tracked(module, gradients=signature.gradients, added=self._added, those_that_draw=True).wake(
             self.awake
@@ -99,6 +102,11 @@ class Network:
         return HALF_TOLERANCE if half else PROGRAM_TOLERANCE
 
     @property
+    def one_by_one(self) -> bool:
+        """Whether some of its sites are calls that it makes for each row by itself."""
+        return any(site.one_by_one for site in self.sites)
+
+    @property
     def has_raw_sites(self) -> bool:
         """Whether some masks are numbers for the network's own code, so that no masks stand for "nothing dropped"."""
         return any(site.raw for site in self.sites)
@@ -134,14 +142,13 @@ class Network:
         return network
 
     def sites_like(self, inputs: Sequence[Tensor], fewer: Sequence[Tensor]) -> tuple[Site, ...]:
-        """Its sites as they are for inputs of other sizes, of three rows and of two.
+        """Its sites as they are for inputs of other sizes, of three rows and of two, if it takes more than one.
 
         Raises:
             UnsupportedModelError: it makes other random calls for them.
         """
-        three, two = (
-            {call.key: call for call in self._tracked.record(self.signature, x).calls} for x in (inputs, fewer)
-        )
+        batches = [[x[:1] for x in inputs]] * 2 if self.one_by_one else [inputs, fewer]
+        three, two = ({call.key: call for call in self._tracked.record(self.signature, x).calls} for x in batches)
         found: list[Site] = []
         for site in self.sites:
             key = (site.path, site.call)
@@ -162,15 +169,16 @@ class Network:
         """The same network with no site: all in eval mode, nothing dropped."""
         return self.variant((), ())
 
-    def eval_outputs(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def eval_outputs(self, inputs: Sequence[Tensor], *, together: bool = False) -> tuple[Tensor, ...]:
         """`module.eval()(x)` of a copy without hooks of ours.
 
-        Dropout that does not heed eval mode is kept from dropping. Each row is a batch of its own where `alone`.
+        Dropout that does not heed eval mode is kept from dropping. Each row is a batch of its own where `alone`, unless
+        all are wanted `together`.
         """
         module = in_eval_mode(private_copy(self._origin))
         device = next((value.device for value in state_of(module).values()), torch.device("cpu"))
         batches: Iterable[Sequence[Tensor]] = [inputs]
-        if self.alone:
+        if self.alone and not together:
             batches = [[x[row : row + 1] for x in inputs] for row in range(len(inputs[0]))]
         with torch.no_grad(), self._silenced() if self.always_on else nullcontext():
             parts = [self._call(module, [x.clone().to(device) for x in batch]) for batch in batches]
@@ -185,20 +193,39 @@ class Network:
 
         Arguments as for `run`.
         """
+        inputs, masks = self._taken_together(inputs, masks)
         with torch.no_grad(), self.substitution(masks):
             return self.signature.find_ending(self.module, inputs)
 
     def returned(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> Returned:
         """What it returns, and what of that may be named. Arguments as for `run`."""
+        inputs, masks = self._taken_together(inputs, masks)
         with torch.no_grad(), self.substitution(masks):
             return described(self.signature.returned(self.module, inputs))
+
+    def look(self, inputs: Sequence[Tensor], masks: Sequence[Array]) -> Looks:
+        """What its own code takes out of what it computes of its rows, as far as it shows. Arguments as for `run`."""
+        inputs = [x.clone() for x in inputs]
+        looks = Looks(inputs)
+        with suppress(Exception), looks:  # what was compiled does not run in a mode that it was not compiled in
+            self.run(inputs, [torch.from_numpy(mask) for mask in masks])
+        return looks
+
+    def _taken_together(
+        self, inputs: Sequence[Tensor], masks: Sequence[Tensor]
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """So many first rows as it takes in one call, and their masks as `substitution` takes them."""
+        if not self.one_by_one:
+            return inputs, masks
+        first = [mask[0] if site.one_by_one else mask for mask, site in zip(masks, self.sites, strict=True)]
+        return [x[:1] for x in inputs], first
 
     def substitution(self, masks: Sequence[Tensor]) -> AbstractContextManager[Any]:
         """While it is entered, each site takes its mask, and no other random call draws.
 
         Args:
             masks: one for each of `sites`, `[rows, *site.mask_shape]`, or `[*site.mask_shape]` where its scope is
-                "pass".
+                "pass", and where it is `one_by_one`, so that there is one row.
         """
 
         def answer(call: Call) -> Mask:
@@ -223,7 +250,8 @@ class Network:
 
         Args:
             inputs: `[rows, ...]` each.
-            masks: as for `substitution`.
+            masks: one for each of `sites`, `[rows, *site.mask_shape]`, or `[*site.mask_shape]` where its scope is
+                "pass".
         """
         return self._run_alone(inputs, masks) if self.alone else self.run_as_one(inputs, masks)
 
@@ -248,9 +276,10 @@ class Network:
     def _run_alone(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Each row as a batch of its own: mapped over all rows at once, or, where that fails, one after another."""
         per_row = [site.scope == "row" for site in self.sites]
+        in_batches = [site.row_axis is not None for site in self.sites]
 
         def one(x: Sequence[Tensor], drawn: Sequence[Tensor]) -> tuple[Tensor, ...]:
-            placed = [mask.unsqueeze(0) if own else mask for mask, own in zip(drawn, per_row, strict=True)]
+            placed = [mask.unsqueeze(0) if batch else mask for mask, batch in zip(drawn, in_batches, strict=True)]
             outputs = self._call(self.module, [value.unsqueeze(0) for value in x], placed)
             return tuple(out.squeeze(0) for out in outputs)
 

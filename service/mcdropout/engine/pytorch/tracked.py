@@ -207,9 +207,10 @@ class Tracked:
 
     def train_but_normalization(self, asleep: Iterable[str] = ()) -> Self:
         """Train mode, but for modules that are `asleep`, and for normalization layers, which are no dropout, and which
-        a single row would make fail."""
+        a single row would make fail; those with code of their own may drop too."""
         _call_of_its_own(self.module.train)
-        resting = set(asleep) | {path for path, part in self.parts.items() if isinstance(part, _NormBase)}
+        norms = {path for path, part in self.parts.items() if isinstance(part, _NormBase)}
+        resting = set(asleep) | {path for path in norms if type(self.parts[path]).__module__.startswith("torch.")}
         return self.wake(self.parts.keys() - resting)
 
     def wake(self, paths: Iterable[str]) -> Self:

@@ -37,7 +37,9 @@ def programs(
         target: where it is to run; what none of its runtimes takes is not made.
         sizing: which sizes of the inputs may differ; None where none may.
     """
-    if network.alone:
+    if network.one_by_one:
+        yield Refusal("it drops for each row by itself, so that each is run as a batch of its own")
+    elif network.alone:
         yield Refusal("rows would influence one another, so that each is run as a batch of its own")
     elif target.forms & {Form.MODULES, Form.GRAPHS}:
         cuts = list(_cuts(network, source, examples, sizing))

@@ -5,6 +5,8 @@ is on as soon as it has a mask. For one that eval mode leaves out (`if self.trai
 has to leave eval mode, or, where that module itself is no longer called, the one around it; no other module does.
 """
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from mcdropout.engine.arrays import with_rows
 from mcdropout.engine.cutting.layout import ROWS, growing, is_interleaved, layout_between
 from mcdropout.engine.cutting.placement import site_at
-from mcdropout.engine.errors import UnevenRowsError, UnsupportedModelError
+from mcdropout.engine.errors import OneRowError, UnevenRowsError, UnsupportedModelError
 from mcdropout.engine.faults import described, refusing
 from mcdropout.engine.kinds import UNIFORM
 from mcdropout.engine.pytorch.added import Added, added_to, not_called
@@ -61,6 +63,8 @@ def discover(
     signature: Signature | None = None,
     selection: Selection | None = None,
     given: Sequence[list[int]] | None = None,
+    *,
+    one_by_one: bool = False,
 ) -> Discovery:
     """Find the sites of a network and switch on those that are selected.
 
@@ -70,9 +74,12 @@ def discover(
         signature: how it is called; by position, all its tensors counting, where not given.
         selection: which sites to switch on; all, where not given.
         given: the shapes of the examples as their owner knows them, where `inputs` were made of these.
+        one_by_one: whether to look at the first row alone, in a network that is to be run for one row at a time; the
+            others show then whether it draws for each by itself.
 
     Raises:
-        UnevenRowsError: it draws more numbers for some of the rows than for others.
+        UnevenRowsError: its rows cannot be looked at together, or, where `one_by_one`, not apart.
+        OneRowError: it takes one row at a time.
         UnsupportedModelError: nothing is random, what is cannot be replaced by masks, or the network cannot be copied
             or run.
         InvalidInputError: the selection names what does not exist.
@@ -84,7 +91,7 @@ def discover(
             copied = private_copy(module)
         _check_hidden(copied)
         added = added_to(copied, selection.added)
-        explorer = _Explorer(copied.module, signature or Signature(), inputs, watch, added, given)
+        explorer = _Explorer(copied.module, signature or Signature(), inputs, watch, added, given, one_by_one)
         return explorer.explore(selection)
 
 
@@ -109,14 +116,15 @@ class _Explorer:
         watch: Watch,
         added: Mapping[str, Added],
         given: Sequence[list[int]] | None,
+        one_by_one: bool,
     ) -> None:
-        self._module = module
+        self._module, self._one_by_one = module, one_by_one
         self._shapes = [list(x.shape) for x in inputs] if given is None else list(given)
         self._added = added
         self._signature = signature
         self._watch = watch
         self._inputs = inputs
-        self._two, self._three = ([with_rows(x, rows) for x in inputs] for rows in ROWS)
+        self._two, self._three = ([with_rows(x, rows) for x in inputs] for rows in ((1, 1) if one_by_one else ROWS))
         self._tracked = Tracked(module, watch, added=added)
         self._asleep: set[str] = set()
         self._drawing: set[str] = set()
@@ -127,13 +135,15 @@ class _Explorer:
     def explore(self, selection: Selection) -> Discovery:
         quiet = self._eval_mode()
         always_on = self._tracked.restless or any(call.active and not call.injected for call in quiet.calls)
-        self._signature = replace(self._signature, in_pairs=not self._takes_one_row(quiet))
+        self._signature = replace(self._signature, in_pairs=not self._one_by_one and not self._takes_one_row(quiet))
         small, large = self._train_mode(self._two, selection), self._train_mode(self._three, selection)
         self._check_probabilities_stay()
         if small.keys() != large.keys():
-            raise UnsupportedModelError(
-                "the network makes other dropout calls with 3 rows than with 2; its calls must not depend on the rows"
+            raise UnevenRowsError(
+                "the network makes other dropout calls with 3 rows than with 2; calls that do not depend on the rows "
+                "are accepted, or that are made for each row by itself"
             )
+        shared = self._drawn_once() if self._one_by_one else set()
         on, off = self._select(selection, small)
         off += [SiteOff(path, 0, UNIFORM, None, _NOISE) for path in sorted(self._noisy - {call.path for call in on})]
         self._tracked.order = order = Order({key: call.form for key, call in small.items()})
@@ -151,8 +161,11 @@ class _Explorer:
         awake = frozenset().union(*(needs[call.key] for call in on))
         known = self._known(awake, [*on, *idle])
         self._check_awake_modules(on, needs, quiet)
-        interleaved = self._interleaved(awake, on)
-        sites = [_site(call, large[call.key].mask_shape, call.key not in gone, call.key in interleaved) for call in on]
+        if self._one_by_one:
+            sites = [_site_of_one(call, call.path in shared, call.key not in gone) for call in on]
+        else:
+            apart = self._interleaved(awake, on)
+            sites = [_site(call, large[call.key].mask_shape, call.key not in gone, call.key in apart) for call in on]
         known_in_eval = {call.key: call.form for call in quiet.calls}
         network = Network(self._module, self._signature, sites, awake, known, known_in_eval, self._added)
         network.always_on = always_on
@@ -210,8 +223,9 @@ class _Explorer:
     def _forgets(self, quiet: Recording) -> bool:
         """Whether a copy that has seen other rows answers the examples as one that has not."""
         tracked = Tracked(self._module, self._watch, self._signature.gradients, added=self._added)
+        others = [x[-1:] if self._one_by_one else torch.cat([x[:1], x[:1]]) for x in self._inputs]
         try:
-            tracked.record(self._signature, [torch.cat([x[:1], x[:1]]) for x in self._two])
+            tracked.record(self._signature, others)
             outputs = tracked.record(self._signature, self._two).outputs
         except MemoryError:
             raise
@@ -247,9 +261,9 @@ class _Explorer:
                 raise
             except Exception:  # what it fails at is something else
                 continue
-            raise UnsupportedModelError(
+            raise (OneRowError if rows == 1 else UnsupportedModelError)(
                 f"the network runs on {rows} row{'' if rows == 1 else 's'} and not on {len(self._two[0])}: "
-                f"{described(error)}; one that takes any number of rows is accepted"
+                f"{described(error)}; one that takes any number of rows, or one, is accepted"
             ) from error
 
     def _accepted_dtype(self) -> str:
@@ -305,6 +319,41 @@ class _Explorer:
             return {call.key: call for call in first.calls}
         others = [self._trained(inputs, 0, variant) for variant in _OTHER_VARIANTS]
         return joined(sorted((each.calls for each in (first, *others)), key=len, reverse=True))
+
+    def _drawn_once(self) -> set[str]:
+        """The modules that draw once for all rows; the others have to draw for each what they draw for it alone.
+
+        Raises:
+            UnevenRowsError: it draws otherwise, as one does that counts its rows.
+        """
+        count = len(self._inputs[0])
+        try:
+            self._tracked.record(self._signature, self._inputs)
+        except MemoryError:
+            raise
+        except Exception:  # it takes one row at a time
+            return set()
+        together = self._units(self._inputs)
+        apart = [self._units([x[row : row + 1] for x in self._inputs]) for row in range(count)]
+        shared: set[str] = set()
+        for path in {path for units in (together, *apart) for path in units}:
+            own = [units[path] for units in apart]
+            if together[path] == sum(own):
+                continue
+            if {together[path]} != set(own):
+                raise UnevenRowsError(
+                    f"{path or '(network)'} draws {together[path]} numbers for {count} rows, and {own} for them one by "
+                    "one; as many for them together as one by one are accepted"
+                )
+            shared.add(path)
+        return shared
+
+    def _units(self, inputs: Sequence[Tensor]) -> Counter[str]:
+        """How many numbers each module draws in train mode."""
+        found: Counter[str] = Counter()
+        for call in self._trained(inputs, 0).calls:
+            found[call.path] += math.prod(call.mask_shape)
+        return found
 
     def _trained(self, inputs: Sequence[Tensor], seed: int, variant: int = 0) -> Recording:
         """One pass of a fresh copy in train mode, but for modules that cannot run in it (they may want targets)."""
@@ -536,6 +585,13 @@ def _nothing_to_switch_on(off: Sequence[SiteOff], failure: Exception | None) -> 
     )
 
 
+def _site_of_one(call: Call, shared: bool, in_eval: bool) -> Site:
+    """Describe a call that is made for each row by itself, or for none of them, from the shape of its mask."""
+    p, scope = None if call.p is None else float(call.p), "pass" if shared else "row"
+    shape = call.mask_shape
+    return Site(call.path, call.number, call.kind, p, scope, shape, None, in_eval=in_eval, injected=call.injected)
+
+
 def _site(call: Call, shape_of_three: tuple[int, ...], in_eval: bool, interleaved: bool) -> Site:
     """Describe a call from the shapes of its mask with two rows and with three."""
     where = f"the {call.kind} draw of {_name(call)}"
@@ -543,7 +599,7 @@ def _site(call: Call, shape_of_three: tuple[int, ...], in_eval: bool, interleave
     if not layout.known:
         axes = growing(two, shape_of_three) if len(two) == len(shape_of_three) else ()
         if len(axes) != 1:
-            raise UnsupportedModelError(
+            raise UnevenRowsError(
                 f"{where} has the shape {list(two)} with 2 rows and {list(shape_of_three)} with 3; exactly one "
                 "dimension may follow the rows"
             )

@@ -192,7 +192,7 @@ def _take_inputs(graph: fx.Graph) -> list[_Input]:
             graph.erase_node(node)
             continue
         shape = tuple(None if isinstance(size, torch.SymInt) else size for size in value.shape)
-        if None not in shape:
+        if None not in shape and shape[:1] != (1,):  # a network of one row can be run for each
             raise UnsupportedModelError(
                 f"its input {node.target!r} has the fixed shape {list(shape)}, with no dimension for any number of "
                 "rows; one that is exported with dynamic_shapes, as in torch.export.export(network, (x,), "

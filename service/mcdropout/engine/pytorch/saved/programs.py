@@ -6,6 +6,7 @@ modules of ours, as those do that are read from a file.
 
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -105,7 +106,7 @@ def _saved(module: torch.jit.ScriptModule) -> bytes:
 
 
 def _exported_again(network: UnflattenedModule, inputs: Sequence[Tensor], signature: Signature) -> ExportedProgram:
-    """An unflattened program, flat again."""
+    """An unflattened program, flat again; for one row where it was exported for one."""
     rows = torch.export.Dim("rows")
     by_position, by_name = signature.arguments(inputs)
     axes = [{signature.row_axis(index): rows} for index in range(len(inputs))]
@@ -115,6 +116,9 @@ def _exported_again(network: UnflattenedModule, inputs: Sequence[Tensor], signat
     try:
         return torch.export.export(network, by_position, by_name, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # whatever the exporter raises
+        with suppress(Exception):
+            by_position, by_name = signature.arguments([x[:1] for x in inputs])
+            return torch.export.export(network, by_position, by_name, strict=False)
         raise UnsupportedModelError(
             f"it cannot be exported again ({described(error)}); the program before torch.export.unflatten is accepted"
         ) from error
