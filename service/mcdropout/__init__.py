@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mcdropout.engine import Check as Check
     from mcdropout.engine import Engine as Engine
     from mcdropout.engine import EngineError as EngineError
+    from mcdropout.engine import FailedRowsError as FailedRowsError
     from mcdropout.engine import InvalidInputError as InvalidInputError
     from mcdropout.engine import Prediction as Prediction
     from mcdropout.engine import Program as Program
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _FACE = (
-    *("Check", "Engine", "EngineError", "InvalidInputError", "UnusableOutputError", "Prediction", "Program"),
-    *("Selection", "Site", "SiteOff", "UnsupportedModelError", "VerificationError"),
+    *("Check", "Engine", "EngineError", "FailedRowsError", "InvalidInputError", "UnusableOutputError"),
+    *("Prediction", "Program", "Selection", "Site", "SiteOff", "UnsupportedModelError", "VerificationError"),
 )
 __all__ = list(_FACE)
 

@@ -237,8 +237,11 @@ def test_a_connection_ends_some_time_after_its_last_request(run: Any, cut: int |
 def test_a_uvicorn_without_what_is_overridden_is_refused() -> None:
     class Older:
         connection_lost = timeout_keep_alive_handler = on_message_complete = on_response_complete = print
+        data_received = send_400_response = print
 
-    with pytest.raises(ImportError, match=r"has no _start_asgi_task, _unset_keepalive_if_required; .* is accepted"):
+    with pytest.raises(
+        ImportError, match=r"has no _start_asgi_task, _unset_keepalive_if_required, _should_upgrade; .* is"
+    ):
         check_internals(Older)
 
 
@@ -247,3 +250,63 @@ def test_all_that_is_overridden_is_checked_for() -> None:
         if callable(member) and hasattr(HttpToolsProtocol, name) and not name.startswith("__"):
             with pytest.raises(ImportError, match=name):
                 check_internals(type("Empty", (), {}))
+
+
+OFFERS = {
+    "h2c, as Java's client has it": (
+        "connection: Upgrade, HTTP2-Settings",
+        "upgrade: h2c",
+        "http2-settings: AAMAAABkAAQAAP__",
+    ),
+    "a WebSocket": ("connection: upgrade", "upgrade: websocket"),
+    "in two lines": ("connection: keep-alive", "connection: Upgrade", "upgrade: foo/2"),
+}
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("parts", [1, 2, 40])
+def test_a_request_that_offers_another_protocol_is_answered_in_this_one(run: Any, offer: str, parts: int) -> None:
+    bodies: list[bytes] = []
+
+    async def reading(scope: Any, receive: Any, send: Any) -> None:
+        more, body = True, b""
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message.get("more_body", False)
+        bodies.append(body)
+        await app(scope, receive, send)
+
+    async def test(server: Server) -> None:
+        server.gate.closed = False
+        server.config.loaded_app = reading
+        connection = server.connect()
+        for number, lines in enumerate((OFFERS[offer], (), OFFERS[offer]), 1):
+            data = request("/a?b=c", b"body %d" % number, *lines)
+            step = -(-len(data) // parts)
+            for start in range(0, len(data), step):
+                connection.data_received(data[start : start + step])
+            await looping_until(lambda number=number: len(statuses(connection)) == number)
+        assert statuses(connection) == ["200"] * 3
+        assert bodies == [b"body 1", b"body 2", b"body 3"]
+
+    run(test)
+
+
+def test_a_request_that_offers_another_protocol_and_closes_is_closed(run: Any) -> None:
+    async def test(server: Server) -> None:
+        connection = server.connect()
+        connection.data_received(request("/a", b"body", "connection: close, upgrade", "upgrade: h2c"))
+        assert statuses(connection) == ["503"]
+        assert connection.transport.closed
+
+    run(test)
+
+
+def test_a_tunnel_is_none_of_ours(run: Any) -> None:
+    async def test(server: Server) -> None:
+        connection = server.connect()
+        connection.data_received(b"CONNECT here:80 HTTP/1.1\r\nhost: here\r\n\r\n")
+        assert statuses(connection) == ["400"]
+        assert connection.transport.closed
+
+    run(test)

@@ -1,5 +1,6 @@
 """Bundles: what a model's folder may hold, and what is refused, named by file and field."""
 
+import contextlib
 import os
 import pickle
 import re
@@ -534,3 +535,95 @@ def test_a_network_of_bfloat16_gets_its_inputs_in_it(tmp_path: Path) -> None:
     of_module = Engine.from_module(load_network(bundle), (x.bfloat16(), age))
     found, wanted = (one.samples((first, age), 5, seed=1) for one, first in ((engine, x), (of_module, x.bfloat16())))
     np.testing.assert_array_equal(found, wanted)
+
+
+def bomb(levels: int, held: str) -> str:
+    """A few lines that stand for `10 ** levels` values."""
+    lines = ["x0: &x0 " + held]
+    for level in range(1, levels):
+        names = ", ".join([f"*x{level - 1}"] * 10)
+        lines.append(f"x{level}: &x{level} [{names}]")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (bomb(9, "[a, a, a, a, a, a, a, a, a, a]") + "\ndescription: *x8", "values where its aliases"),
+        (bomb(9, "[a, a, a, a, a, a, a, a, a, a]") + "\narguments: {a: *x8}", "values where its aliases"),
+        (bomb(9, "{a: 1, b: 2}") + "\ndropout: {<<: *x8}", "values where its aliases"),
+        ("x: &x [1, *x]", "has a value in line"),
+        ("x: " + "y" * 2**22, "bytes; 4194304 at most are accepted"),
+    ],
+    ids=["a field", "arguments", "a merge", "itself", "bytes"],
+)
+def test_yaml_that_is_immense_is_refused_before_it_is_read(tmp_path: Path, more: str, said: str) -> None:
+    folder = write_bundle(tmp_path, "model")
+    with (folder / "model.yaml").open("a") as file:
+        file.write(f"{more}\n")
+    with pytest.raises(BundleError) as refused:
+        Bundle(folder)
+    assert said in str(refused.value)
+    assert len(str(refused.value)) < 1000
+
+
+def test_a_refusal_quotes_no_more_than_anybody_reads(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, "model")
+    with (folder / "model.yaml").open("a") as file:
+        file.write(f"temperature: {'y' * 100_000}\n" + "".join(f"field_{number}: 1\n" for number in range(1000)))
+    with pytest.raises(BundleError) as refused:
+        Bundle(folder)
+    assert "temperature" in str(refused.value) or "and 991 more" in str(refused.value)
+    assert len(str(refused.value)) < 5000
+
+
+@pytest.mark.parametrize("file", ["model.yaml", "example.json"])
+def test_a_pipe_is_no_file(tmp_path: Path, file: str) -> None:
+    folder = write_bundle(tmp_path, "model")
+    (folder / file).unlink(missing_ok=True)
+    os.mkfifo(folder / file)
+    with pytest.raises(BundleError, match=f"{file}: is no regular file"):
+        Bundle(folder).examples(2)
+
+
+def test_a_character_may_be_written_as_json_writes_it(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, "model")
+    with (folder / "model.yaml").open("a") as file:
+        file.write('description: "\\ud83d\\ude00"\n')
+    assert Bundle(folder).manifest.description == "\U0001f600"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "torch.set_default_dtype(torch.float64)",
+        "torch.set_grad_enabled(False)",
+        "os.chdir('/')",
+        "sys.setrecursionlimit(5000)",
+        "torch.set_num_threads(3)",
+        "torch.use_deterministic_algorithms(True)",
+        "torch.set_default_device('meta')",
+    ],
+)
+def test_what_a_bundles_code_sets_for_the_process_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    def state() -> tuple[Any, ...]:
+        return (
+            torch.get_default_dtype(),
+            torch.is_grad_enabled(),
+            Path.cwd(),
+            sys.getrecursionlimit(),
+            torch.get_num_threads(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.get_default_device(),
+        )
+
+    folder = write_bundle(tmp_path, "model")
+    code = (folder / "network.py").read_text()
+    (folder / "network.py").write_text(f"import os, sys\nimport torch\n{code}\n\n{statement}\n")
+    monkeypatch.chdir(folder.parent)
+    before = state()
+    with contextlib.suppress(BundleError):  # weights do not fit tensors without any, say
+        load_network(Bundle(Path(folder.name)))
+    assert state() == before

@@ -59,6 +59,9 @@ NETWORKS = """
 
     def broken():
         raise RuntimeError("no such file")
+
+    def leaving():
+        raise SystemExit(0)
 """
 
 
@@ -142,6 +145,7 @@ def test_what_is_no_network_is_an_error_that_says_what_would_be_accepted(inspect
     wrong = {
         "networks:wrong": "returns int; (network, example_inputs) is accepted",
         "networks:broken": "cannot be called: RuntimeError: no such file",
+        "networks:leaving": "cannot be called: SystemExit: 0",
         "networks:missing": "has no attribute 'missing'",
         "nowhere:network": "No module named 'nowhere'",
         "nowhere": "a bundle's folder, or module:function, is accepted",

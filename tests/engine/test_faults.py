@@ -2,12 +2,13 @@
 
 import inspect
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mcdropout.engine import Engine, EngineError, UnsupportedModelError
+from mcdropout.engine import Engine, EngineError, FailedRowsError, InvalidInputError, UnsupportedModelError
 from mcdropout.engine.faults import described, refusing
 from mcdropout.engine.inspection import inspect as inspect_network
 from mcdropout.engine.pytorch.module import understand
@@ -215,3 +216,37 @@ def test_arguments_that_cannot_be_used_are_refused(options):
 @pytest.mark.parametrize("x", [None, "text", [], (), {}, object(), [[1.0], [1.0, 2.0]], (X, None), {"x": "a"}])
 def test_examples_that_cannot_be_used_are_refused(x):
     refused(mlp(), x)
+
+
+def choosy(self, x):
+    if (x.abs() > 50).any():
+        raise ValueError("out of range")
+    return self.out(self.drop(x))
+
+
+@pytest.mark.parametrize("passes", [0, 4])
+def test_what_a_network_raises_for_some_rows_is_an_error_of_the_engine(passes):
+    engine = Engine.from_module(Custom(choosy, drop=nn.Dropout(0.3), out=nn.Linear(4, 3)), torch.rand(3, 4))
+    with pytest.raises(
+        FailedRowsError, match=r"fails for these rows: out of range \(ValueError in .*; rows that it was"
+    ):
+        engine.predict(torch.full((1, 4), 1e4), passes)
+    assert np.isfinite(engine.predict(torch.rand(1, 4), passes).mean).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"sessions": 3}, "sessions is 3; SessionOptions are accepted"),
+        ({"shapes": 5}, "shapes is 5; the shape of a row is accepted"),
+        ({"shapes": ("n",), "sizes": 3}, "sizes is 3; for each name in shapes"),
+        ({"selection": "a"}, "selection is 'a'; a Selection"),
+        ({"missing": "a"}, "missing is 'a'; True or False is accepted"),
+        ({"step_bytes": -5}, "step_bytes is -5; a number of bytes above 0 is accepted"),
+    ],
+    ids=str,
+)
+def test_an_argument_of_another_type_is_named(arguments, said):
+    with pytest.raises(InvalidInputError) as refused:
+        Engine.from_module(nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3)), torch.rand(3, 4), **arguments)
+    assert str(refused.value).startswith(said)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mcdropout.engine import Engine, InvalidInputError
+from mcdropout.engine import Engine, FailedRowsError, InvalidInputError
 from tests.engine.networks import Custom
 
 IDS = np.array([[1, 2, 3, 4], [5, 6, 7, 8], [2, 2, 9, 3]])
@@ -98,3 +98,65 @@ def test_numbers_of_a_graph_are_those_that_it_takes(tmp_path):
     )
     (found,) = ranges(Engine.from_onnx(tmp_path / "n.onnx", IDS))
     assert found == (None, 11)  # as ONNX has it, -1 is the last
+
+
+TABLE = np.array([[0, 1], [4, 2], [1, 3]])
+
+
+def columns(self, x):
+    """A table for each column, of 5 and of 12 entries."""
+    return self.out(self.drop(torch.cat([self.few(x[:, 0]), self.words(x[:, 1])], 1)))
+
+
+def apart(self, x):
+    return self.out(self.drop(self.words(x[:, 1] - x[:, 0])))
+
+
+def of_floats(self, x):
+    return self.out(self.drop(self.words(x[:, 0].long())))
+
+
+def table(forward, width):
+    torch.manual_seed(0)
+    parts = {"few": nn.Embedding(5, 8), "words": nn.Embedding(12, 8)}
+    return Custom(forward, **parts, drop=nn.Dropout(0.3), out=nn.Linear(width, 3))
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "torch", "eager"])
+@pytest.mark.parametrize("examples", [TABLE, np.array([[0, 11], [4, 0], [1, 3]])], ids=["small", "whole"])
+def test_columns_with_tables_of_their_own_take_what_their_own_tables_hold(runtime, examples):
+    network = table(columns, 16)
+    engine = Engine.from_module(network, examples, "regression", runtime=runtime)
+    row = np.array([[4, 11]])
+    with torch.no_grad():
+        wanted = network.eval()(torch.from_numpy(row)).numpy()
+    np.testing.assert_allclose(engine.predict(row, 0).mean, wanted, atol=1e-5)
+    for wrong in ([[5, 0]], [[0, 12]], [[-1, 3]], [[0, -1]]):
+        with pytest.raises((InvalidInputError, FailedRowsError)):
+            engine.predict(np.array(wrong), 4)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "torch", "eager"])
+@pytest.mark.parametrize(
+    ("forward", "examples", "wrong"),
+    [
+        (apart, np.array([[0, 1], [1, 4], [2, 9]]), np.array([[4, 3]])),
+        (of_floats, np.array([[0.0, 1.0], [4.0, 2.0], [11.0, 3.0]], np.float32), np.array([[-1.0, 0.0]], np.float32)),
+        (of_floats, np.array([[0.0, 1.0], [4.0, 2.0], [11.0, 3.0]], np.float32), np.array([[12.0, 0.0]], np.float32)),
+    ],
+    ids=["a difference", "a float below", "a float beyond"],
+)
+def test_an_index_that_the_network_works_out_is_no_other_to_a_program(runtime, forward, examples, wrong):
+    engine = Engine.from_module(table(forward, 8), examples, "regression", runtime=runtime)
+    with pytest.raises(FailedRowsError, match="the network fails for these rows"):
+        engine.predict(wrong, 4)
+
+
+def test_lengths_that_must_not_grow_are_tried_by_themselves():
+    def forward(self, steps, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(steps, lengths, batch_first=True)
+        return self.out(self.drop(self.rnn(packed)[1][-1]))
+
+    engine = Engine.from_module(network(forward), (STEPS, np.array([4, 4, 4])), "regression")
+    assert ranges(engine)[1] == (1, 4)
+    assert np.isfinite(engine.predict((STEPS[:1], np.array([2])), 4).mean).all()

@@ -377,6 +377,16 @@ def test_rows_that_no_statistic_can_use_are_found_and_become_0(reading, outputs,
             "exponential is finite, is accepted",
         ),
         (
+            Reading("regression", noise="std"),
+            [[[1.0, -2e200]], [[0.5, 1.0]]],
+            "the network answered -2e+200 for row 7; values from -1e+150 to 1e+150 are accepted",
+        ),
+        (
+            Reading("regression", noise="std"),
+            [[[1.0]], [[1e160]]],
+            "the network answered 1e+160 for row 7; values from -1e+150 to 1e+150 are accepted",
+        ),
+        (
             Reading("classification", "probabilities"),
             [[[[0.5, 0.7]]]],
             "the network answered probabilities of classes that sum to 1.2 for row 7; those that sum to 1 are accepted",
@@ -568,3 +578,14 @@ def test_a_noise_is_read_as_what_it_is(noise, variance):
     means, second = random(4, 20), np.abs(random(4, 20, seed=1))
     found = sum_up(Reading("regression", noise=noise), [means, second])
     np.testing.assert_allclose(found.aleatoric_variance, variance(second).mean(axis=1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 1e-200, 1e200])
+def test_a_temperature_next_to_nothing_makes_the_largest_logit_certain_and_an_immense_one_none(temperature):
+    statistics = Statistics(Reading("classification", "logits", temperature=temperature))
+    statistics.update([np.array([[[1e300, -3.0, 2.0], [5.0, -1e300, 2.0]]])])
+    prediction = statistics.prediction()
+    assert all(np.isfinite(value).all() for value in (prediction.mean, prediction.variance, prediction.entropy))
+    np.testing.assert_allclose(prediction.mean.sum(1), 1.0)
+    if temperature < 1.0:
+        np.testing.assert_allclose(prediction.mean, [[1.0, 0.0, 0.0]])

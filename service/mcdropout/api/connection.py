@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import httptools
 import uvicorn
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -12,13 +13,17 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 _READING_SECONDS = 0.01
 # What is overridden or called here, of what uvicorn keeps to itself: its versions are pinned to those that have it.
 _INTERNALS = (
+    "data_received",
     "connection_lost",
     "timeout_keep_alive_handler",
     "on_message_complete",
     "on_response_complete",
     "_start_asgi_task",
     "_unset_keepalive_if_required",
+    "_should_upgrade",
+    "send_400_response",
 )
+_OFFERS = {b"upgrade", b"http2-settings"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,35 @@ def protocol(
             # A busy event loop calls this before it reads what has arrived meanwhile: a request is not to be lost so.
             close = super().timeout_keep_alive_handler
             self.timeout_keep_alive_task = self.loop.call_later(_READING_SECONDS, close)
+
+        def data_received(self, data: bytes) -> None:
+            self._unset_keepalive_if_required()
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserError:
+                self.send_400_response("Invalid HTTP request received.")
+            except httptools.HttpParserUpgrade as offer:
+                if self._should_upgrade():
+                    self._read_without_offer(data[offer.args[0] :])
+
+        def _should_upgrade(self) -> bool:
+            return bool(self.scope["method"] != "CONNECT")
+
+        def _read_without_offer(self, rest: bytes) -> None:
+            """Go on with a request that offers another protocol (HTTP/2 in the clear, WebSockets) as if it did not.
+
+            So a server may, and the client goes on in this one. The parser is done with such a request at its head, and
+            takes its body for the other protocol; no app was asked yet.
+            """
+            head = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode()]
+            for name, value in self.headers:
+                if name == b"connection":
+                    value = b",".join(x for x in value.split(b",") if x.strip().lower() not in _OFFERS)
+                if name not in _OFFERS:
+                    head += (b"\r\n", name, b": ", value)
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            self.data_received(b"".join((*head, b"\r\n\r\n", rest)))
 
         def _start_asgi_task(self, cycle: Any, app: Any) -> None:
             # A client that sends ahead, or does not read, is the app's: that waits until each answer is on its way.

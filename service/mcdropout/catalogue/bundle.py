@@ -53,6 +53,8 @@ class Bundle:
         """
         path = self.folder / EXAMPLE
         if path.exists():
+            if not path.is_file():
+                raise BundleError(f"{path}: is no regular file; one with rows as a client would send them is accepted")
             try:
                 takes = self.manifest.takes
                 rows = read_rows(path.read_bytes(), takes)

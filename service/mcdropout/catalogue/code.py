@@ -16,6 +16,7 @@ from torch import nn
 
 from mcdropout.catalogue.bundle import Bundle
 from mcdropout.catalogue.manifest import BundleError
+from mcdropout.catalogue.process_state import put_back
 from mcdropout.engine.faults import refusing
 
 
@@ -34,7 +35,8 @@ def load_network(bundle: Bundle) -> nn.Module:
     assert manifest.network is not None
     assert manifest.weights is not None
     file, _, name = manifest.network.partition(":")
-    network = _build(bundle, bundle.inside("network", file), name)
+    with put_back():
+        network = _build(bundle, bundle.inside("network", file), name)
     weights = bundle.inside("weights", manifest.weights)
     state = _read_weights(weights)
     with refusing(f"{weights}: the weights do not fit {manifest.network}", kind=BundleError):

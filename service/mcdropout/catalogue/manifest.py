@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from mcdropout.catalogue.document import DocumentError, read_document
 from mcdropout.catalogue.inputs import (
     Axis,
     Input,
@@ -27,8 +27,7 @@ from mcdropout.engine.sizes import Named
 
 MANIFEST = "model.yaml"
 _MOST_PASSES = 1_000_000_000
-_MOST_QUOTED = 60  # characters of a value that is none
-_YAML_TYPES = {"int": "an integer", "float": "a number", "bool": "true or false", "timestamp": "a date or a time"}
+_MOST_FAULTS = 10  # that are named at once
 
 
 class BundleError(Exception):
@@ -373,57 +372,17 @@ def read_manifest(path: Path) -> Manifest:
         BundleError: it is missing or wrong.
     """
     try:
-        content = yaml.load(path.read_text(), _Loader)
-    except RecursionError:
-        raise BundleError(
-            f"{path}: nests lists or mappings too deeply; the fields of a model, as the README has them, are accepted"
-        ) from None
+        content = read_document(path)
     except FileNotFoundError:
         raise BundleError(f"{path}: is missing; a bundle is a folder that holds one") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BundleError(f"{path}: cannot be read as YAML: {error}") from error
+    except DocumentError as error:
+        raise BundleError(f"{path}: {error}") from error
     if not isinstance(content, dict):
         raise BundleError(f"{path}: holds {type(content).__name__}; a mapping of fields is accepted")
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
         raise BundleError(f"{path}: {'; '.join(_described(error, content))}") from error
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads YAML in which each key of a mapping is given once, and text is of whole characters."""
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        if not isinstance(node, yaml.ScalarNode):
-            return super().construct_object(node, deep)
-        line = node.start_mark.line + 1
-        try:
-            value = super().construct_object(node, deep)
-        except yaml.YAMLError:
-            raise
-        except Exception as error:  # what looks like a date, or an integer, and is none: of many kinds
-            quoted = node.value if len(node.value) <= _MOST_QUOTED else f"{node.value[:_MOST_QUOTED]}..."
-            kind = _YAML_TYPES.get(node.tag.rpartition(":")[2], "what its tag says")
-            raise yaml.YAMLError(
-                f"line {line} has {quoted!r}, which has the form of {kind} and cannot be read as one; in "
-                "quotes, as text, it is accepted"
-            ) from error
-        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-            raise yaml.YAMLError(f"line {line} has text with half a character, {value!r}; whole ones are accepted")
-        return value
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: dict[tuple[str, str], int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
-                continue
-            line, same = key.start_mark.line + 1, seen.get((key.tag, key.value))
-            if same is not None:
-                raise yaml.YAMLError(
-                    f"{key.value} is given twice, in lines {same} and {line}; each field once is accepted"
-                )
-            seen[key.tag, key.value] = line
-        return super().construct_mapping(node, deep)
 
 
 _RECORDS: dict[int | str, type[BaseModel]] = {
@@ -453,4 +412,6 @@ def _described(error: ValidationError, content: object) -> list[str]:
             found.append(f"{field}: is no known field; {', '.join(known.model_fields)} are accepted there")
         else:
             others.append(problem)
-    return found + [f"{field}: {what}" for field, what in described(others, content).items()]
+    found += [f"{field}: {what}" for field, what in described(others, content).items()]
+    more = len(found) - _MOST_FAULTS
+    return found if more <= 0 else [*found[:_MOST_FAULTS], f"and {more} more"]

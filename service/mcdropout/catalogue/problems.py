@@ -1,6 +1,7 @@
 """Problems: what does not fit a schema, in words: the field, what was found, and what is accepted."""
 
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -60,7 +61,17 @@ def described(problems: Iterable[Mapping[str, Any]], content: object = None) -> 
 
 
 def _sentence(value: object, phrases: list[str]) -> str:
-    return f"is {value!r}; {' or '.join(phrases)} is accepted"
+    return f"is {quoted(value)}; {' or '.join(phrases)} is accepted"
+
+
+def quoted(value: object) -> str:
+    """A value as it is written, as far as anybody would read it: YAML may give a short name to an immense one."""
+    return _quoting.repr(value)
+
+
+_quoting = reprlib.Repr()
+_quoting.maxlevel, _quoting.maxdict, _quoting.maxlist = 3, 10, 10
+_quoting.maxstring = _quoting.maxlong = _quoting.maxother = 200
 
 
 def _where(location: Iterable[int | str], content: object) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ def load_target(text: str) -> Pointed:
     sys.path.insert(0, str(Path.cwd()))
     try:
         made = getattr(importlib.import_module(module_name), function)()
-    except Exception as error:  # the user's own code can raise anything
+    except (Exception, SystemExit) as error:  # the user's own code can raise anything
         raise TargetError(f"{text!r} cannot be called: {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mcdropout.engine.checks import Check as Check
     from mcdropout.engine.engine import Engine as Engine
     from mcdropout.engine.errors import EngineError as EngineError
+    from mcdropout.engine.errors import FailedRowsError as FailedRowsError
     from mcdropout.engine.errors import InvalidInputError as InvalidInputError
     from mcdropout.engine.errors import UnsupportedModelError as UnsupportedModelError
     from mcdropout.engine.errors import UnusableOutputError as UnusableOutputError
@@ -25,6 +26,7 @@ _OFFERED = {
     "engine": ("Engine",),
     "errors": (
         "EngineError",
+        "FailedRowsError",
         "InvalidInputError",
         "UnusableOutputError",
         "UnsupportedModelError",

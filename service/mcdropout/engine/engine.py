@@ -159,6 +159,7 @@ class Engine:
             quantile_axis=quantile_axis,
         )
         reading.check()
+        _check_kinds(missing, selection)
         target = Target(device, runtime, sessions or SessionOptions())
         target.check()
         with untouched(module):
@@ -229,6 +230,7 @@ class Engine:
             quantile_axis=quantile_axis,
         )
         reading.check()
+        _check_kinds(missing, selection)
         target = Target("cpu", runtime, sessions or SessionOptions())
         target.check()
         subject = understand(
@@ -351,6 +353,7 @@ class Engine:
         Raises:
             InvalidInputError: naming what was given and what would be accepted.
             UnusableOutputError: the network answered NaN, infinity, or what is no probability or no variance.
+            FailedRowsError: it raised an error for some of the rows.
         """
         outcome, seed = self._run_checked(x, passes, seed, samples=False)
         return dataclasses.replace(outcome.prediction, seed=None if passes == 0 else seed)
@@ -517,5 +520,12 @@ def _check_as_many(inputs: Sequence[Rows]) -> None:
 
 
 def _check_step_bytes(step_bytes: object) -> None:
-    if not is_number(step_bytes):
-        raise InvalidInputError(f"step_bytes is {step_bytes!r}; a number of bytes is accepted")
+    if not is_number(step_bytes) or not step_bytes > 0:
+        raise InvalidInputError(f"step_bytes is {step_bytes!r}; a number of bytes above 0 is accepted")
+
+
+def _check_kinds(missing: object, selection: object) -> None:
+    if not isinstance(missing, bool):
+        raise InvalidInputError(f"missing is {missing!r}; True or False is accepted")
+    if selection is not None and not isinstance(selection, Selection):
+        raise InvalidInputError(f"selection is {selection!r}; a Selection, or None for all sites, is accepted")

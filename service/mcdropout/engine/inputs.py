@@ -262,6 +262,10 @@ def dimensions_of(x: Inputs, shapes: Shapes | None, sizes: Bounds | None) -> lis
                 f"sizes names {list(sizes)}, and there are no shapes; shapes that name them are accepted"
             )
         return None
+    if not isinstance(shapes, Sequence | Mapping) or isinstance(shapes, str):
+        raise InvalidInputError(f"shapes is {shapes!r}; the shape of a row is accepted, sizes or names of sizes")
+    if not isinstance(sizes or {}, Mapping):
+        raise InvalidInputError(f"sizes is {sizes!r}; for each name in shapes the least and the most are accepted")
     each = _shape_of_each(x, shapes)
     named = {name: _named(name, given) for name, given in (sizes or {}).items()}
     used = {size for shape in each for size in shape if isinstance(size, str)}

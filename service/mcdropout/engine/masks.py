@@ -339,7 +339,10 @@ def _draw_block(layout: _Layout, keys: npt.NDArray[np.uint64], first: int, passe
 
 def _at_once(threads: int, count: int, draw: Callable[[int, int], None]) -> None:
     """Call `draw` with parts of `0 .. count`, in so many threads at most."""
-    threads = max(1, min(threads, count))
+    threads = min(threads, count)
+    if threads <= 1:
+        draw(0, count)
+        return
     first, *others = itertools.pairwise(count * part // threads for part in range(threads + 1))
     waiting = [pool().submit(draw, *part) for part in others]
     try:

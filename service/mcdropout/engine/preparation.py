@@ -211,7 +211,7 @@ def _with_ranges(subject: Subject) -> tuple[InputSpec, ...]:
     """Its inputs with the whole numbers that each takes; where sizes differ from row to row, at all that are tried."""
     sizing, found = subject.sizing, []
     for place in [subject] if sizing is None else [subject, *(subject.at(sizes) for sizes in sizing.tried())]:
-        kept = MaskSource(place.sites).baseline(len(place.arrays[0]))
+        kept = MaskSource(place.sites).baseline(1)
         found.append(with_ranges(subject.inputs, place.arrays, partial(run_pairs, place.plain, masks=kept)))
     # A length, say, may be larger where there are more steps.
     return tuple(

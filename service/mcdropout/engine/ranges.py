@@ -6,6 +6,7 @@ an error for is refused before any program runs.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.inputs import InputSpec
 
+_MOST_COLUMNS = 16
 _MOST = 2**20  # numbers beyond are not tried: of a length, say, code may make as many entries
 
 Run = Callable[[tuple[Array, ...]], object]
@@ -24,7 +26,7 @@ def with_ranges(specs: Sequence[InputSpec], arrays: Sequence[Array], run: Run) -
     Args:
         specs: the inputs.
         arrays: examples, `[rows, ...]` each.
-        run: the network itself, with nothing dropped.
+        run: the network itself, with nothing dropped, for one row.
     """
     return tuple(
         _with_range(spec, index, tuple(arrays), run) if np.issubdtype(spec.dtype, np.integer) else spec
@@ -35,11 +37,11 @@ def with_ranges(specs: Sequence[InputSpec], arrays: Sequence[Array], run: Run) -
 def _with_range(spec: InputSpec, index: int, arrays: tuple[Array, ...], run: Run) -> InputSpec:
     x = arrays[index]
 
-    def takes(number: int) -> bool:
-        other = x.copy()
-        other[0] = number
+    def takes(number: int, *places: Any) -> bool:
+        row = x[:1].copy()
+        row[0, ..., *places] = number
         try:
-            run((*arrays[:index], other, *arrays[index + 1 :]))
+            run((*(y[:1] for y in arrays[:index]), row, *(y[:1] for y in arrays[index + 1 :])))
         except UnsupportedModelError:  # no mask fits what its dropout gets, which says nothing of the number
             return True
         except MemoryError:
@@ -55,10 +57,21 @@ def _with_range(spec: InputSpec, index: int, arrays: tuple[Array, ...], run: Run
     lowest = None if limits.min == 0 or takes(-1) else _last(takes, least, -1)
     end = min(_MOST, int(limits.max))
     highest = None if most >= end or takes(end) else _last(takes, most, end)
+    columns = _spread(x.shape[-1]) if x.ndim > 1 else []
+    # Where each column has a table of its own, what one of them refuses others may take: the network itself says it.
+    if lowest is not None and any(takes(lowest - 1, column) for column in columns):
+        lowest = None
+    if highest is not None and any(takes(highest + 1, column) for column in columns):
+        highest = None
     return replace(spec, lowest=lowest, highest=highest)
 
 
-def _last(takes: Callable[[int], bool], taken: int, refused: int) -> int:
+def _spread(count: int) -> list[int]:
+    """Some of so many columns, from the first to the last."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, _MOST_COLUMNS))})
+
+
+def _last(takes: Callable[..., bool], taken: int, refused: int) -> int:
     """The last number that is taken on the way from one that is to one that is not."""
     while abs(refused - taken) > 1:
         middle = (taken + refused) // 2

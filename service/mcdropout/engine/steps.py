@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array, Frontier
 from mcdropout.engine.cohort import Cohort
+from mcdropout.engine.errors import EngineError, FailedRowsError
+from mcdropout.engine.faults import described
 from mcdropout.engine.masks import Undrawn
 from mcdropout.engine.preparation import Prepared
 from mcdropout.engine.runtimes import drawing_of
@@ -53,6 +55,25 @@ class Seconds:
     statistics: float
 
 
+class _Answering:
+    """While it is entered, what a network raises is told as an error of the engine: it has answered other rows.
+
+    A class, since a function that yields takes ten times as long to enter.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, (EngineError, MemoryError)):
+            raise FailedRowsError(
+                f"the network fails for these rows: {described(error)}; rows that it was made for are accepted"
+            ) from error
+
+
+_ANSWERING = _Answering()
+
+
 class Steps:
     """Runs a prepared network a step at a time. Thread-safe, but for a cohort, which is in one step at a time.
 
@@ -76,7 +97,8 @@ class Steps:
 
     def admit(self, inputs: tuple[Array, ...]) -> Frontier:
         """What no mask touches, once a row. `inputs` are `[rows, ...]` each."""
-        return self._runtime.prefix(inputs)
+        with _ANSWERING:
+            return self._runtime.prefix(inputs)
 
     def cohort(
         self,
@@ -126,7 +148,8 @@ class Steps:
         given = [] if drawing else masks.draw(overwrite=True)
         drawn = time.perf_counter()
         frontier, rows = self._gathered(work)
-        found = drawing(frontier, rows, masks) if drawing else self._runtime.suffix(frontier, rows, given)
+        with _ANSWERING:
+            found = drawing(frontier, rows, masks) if drawing else self._runtime.suffix(frontier, rows, given)
         outputs = self._parted(found, work)
         ran = time.perf_counter()
         for (cohort, _), blocks in zip(work, outputs, strict=True):
@@ -137,7 +160,8 @@ class Steps:
         """The baseline, in which nothing is dropped, of inputs `[rows, ...]`."""
         count = len(inputs[0])
         masks = self._source.baseline(count)
-        outputs = run_pairs(self._baseline, inputs, masks)
+        with _ANSWERING:
+            outputs = run_pairs(self._baseline, inputs, masks)
         usable, faults = TASKS[self._reading.task].cleared([out[:, None] for out in outputs], self._reading)
         return Outcome(deterministic(self._reading, usable), None, faults)
 
@@ -191,5 +215,6 @@ class Steps:
     def _run_apart(self, cohort: Cohort, passes: int) -> list[Array]:
         """The outputs `[rows, passes, ...]` of one cohort, a pass at a time: its rows share masks."""
         drawn = self._source.draw_each(cohort.seeds, cohort.indices, cohort.passes, passes)
-        runs = [self._runtime.suffix(cohort.frontier, cohort.places, masks) for masks in drawn]
+        with _ANSWERING:
+            runs = [self._runtime.suffix(cohort.frontier, cohort.places, masks) for masks in drawn]
         return [np.stack(outputs, axis=1) for outputs in zip(*runs, strict=True)]

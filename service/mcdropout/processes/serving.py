@@ -49,6 +49,7 @@ def uvicorn_config(settings: Settings, app: ASGIApp, **others: Any) -> uvicorn.C
         loop="uvloop",
         log_config=None,
         access_log=False,
+        ws="none",
         timeout_graceful_shutdown=round(settings.grace_seconds),
         **given,
     )

@@ -361,6 +361,40 @@ def test_written_out_dropout_that_follows_the_number_of_rows_is_refused(tmp_path
         small(nodes, tmp_path, first=np.int64(0), most=np.float32(0.5), **own)
 
 
+COMPLEMENTS = {
+    "not what is below": [node("Less", ["u", "half"], ["a"]), node("Not", ["a"], ["b"])],
+    "two comparisons": [node("Less", ["u", "half"], ["a"]), node("GreaterOrEqual", ["u", "half"], ["b"])],
+}
+
+
+@pytest.mark.parametrize("made", COMPLEMENTS)
+def test_a_mask_and_what_it_leaves_out_are_no_two_masks_that_are_alike(tmp_path, made):
+    nodes = [
+        random_like(),
+        *COMPLEMENTS[made],
+        *(node("Cast", [name], [f"{name}f"], to=F) for name in "ab"),
+        *(node("Mul", ["x", f"{name}f"], [f"{name}x"]) for name in "ab"),
+        *(node("Mul", [f"{name}x", "two"], [f"{name}2"]) for name in "ab"),
+        node("Add", ["a2", "b2"], ["d"]),
+    ]
+    with pytest.raises(UnsupportedModelError, match="'bf' keeps what 'af' drops"):
+        small(nodes, tmp_path, half=np.float32(0.5), two=np.float32(2.0))
+
+
+def test_bernoulli_numbers_and_one_less_them_are_no_two_masks_that_are_alike(tmp_path):
+    nodes = [
+        node("Shape", ["x"], ["sizes"]),
+        node("Expand", ["half", "sizes"], ["chances"]),
+        node("Bernoulli", ["chances"], ["a"], name="draw"),
+        node("Sub", ["one", "a"], ["b"]),
+        *(node("Mul", ["x", name], [f"{name}x"]) for name in "ab"),
+        *(node("Mul", [f"{name}x", "two"], [f"{name}2"]) for name in "ab"),
+        node("Add", ["a2", "b2"], ["d"]),
+    ]
+    with pytest.raises(UnsupportedModelError, match=r"keeps what .* drops"):
+        small(nodes, tmp_path, half=np.float32(0.5), one=np.float32(1.0), two=np.float32(2.0))
+
+
 @pytest.mark.parametrize("probability", [1.5, -0.25, np.nan])
 def test_bernoulli_numbers_of_no_probability_are_refused(tmp_path, probability):
     nodes = [

@@ -1,5 +1,6 @@
 """Traps of attention: probabilities that are gone in eval mode, fused paths, masks of its own."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -212,3 +213,26 @@ class TestScaledDotProductAttention:
 
         network = find(Custom(forward, queries=nn.Parameter(torch.randn(1, 2, 3, 4))), torch.randn(2, 5, 8))
         assert [(site.scope, site.shape) for site in network.sites] == [("row", (2, 3, 5))]
+
+
+@pytest.mark.parametrize("kind", ["truth", "infinity", "broadcast"])
+def test_a_query_that_may_look_at_no_key_gets_0_in_every_program(kind):
+    def forward(self, x, mask):
+        q, k, v = self.qkv(x)[:, None].chunk(3, -1)
+        allowed = mask.bool()[:, None, None]
+        if kind == "infinity":
+            allowed = torch.zeros_like(mask)[:, None, None].masked_fill(~allowed, -torch.inf)
+        elif kind == "truth":
+            allowed = allowed.expand(-1, 1, x.shape[1], -1)
+        hidden = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed)[:, 0]
+        return self.out(self.drop(hidden)).mean(1)
+
+    torch.manual_seed(0)
+    module = Custom(forward, qkv=nn.Linear(4, 12), drop=nn.Dropout(0.3), out=nn.Linear(4, 2)).eval()
+    x, mask = torch.randn(4, 5, 4), torch.ones(4, 5)
+    mask[1, 3:] = 0
+    engine = Engine.from_module(module, (x, mask), "regression", runtime="onnx")
+    none = torch.cat([torch.zeros(1, 5), mask[1:2]])
+    with torch.no_grad():
+        wanted = module(x[:2], none).numpy()
+    np.testing.assert_allclose(engine.predict((x[:2], none), 0).mean, wanted, atol=1e-5)

@@ -125,6 +125,8 @@ class Target:
             raise InvalidInputError(
                 f'runtime is {self.runtime!r}, which runs on the CPU; on {self.device!r}, "{other}" is accepted'
             )
+        if not isinstance(self.options, SessionOptions):
+            raise InvalidInputError(f"sessions is {self.options!r}; SessionOptions are accepted")
         self.options.check()
 
 

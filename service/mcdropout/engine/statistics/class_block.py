@@ -45,10 +45,10 @@ def read_classes(outputs: Sequence[Array], reading: Reading) -> ClassBlock:
     if reading.form == "probabilities":
         with np.errstate(divide="ignore"):
             np.log(np.maximum(scores, 0.0, out=scores), out=scores)
-    if reading.temperature != 1.0:
-        scores /= reading.temperature
     with np.errstate(over="ignore"):  # of two that lie that far apart, the lesser has the probability 0
         scores -= scores.max(axis=CLASS_AXIS, keepdims=True)
+        if reading.temperature != 1.0:
+            scores /= reading.temperature
     odds = np.exp(scores)
     total = odds.sum(axis=CLASS_AXIS, keepdims=True)
     odds /= total
@@ -77,7 +77,8 @@ def in_place(values: npt.NDArray[Any], reading: Reading, class_axis: int) -> npt
     """Values whose classes, or labels, lie along `class_axis`, with them where the network has them."""
     if reading.task not in ("classification", "multilabel"):
         return values
-    return np.moveaxis(values, class_axis, class_axis - 1 + _class_axis(reading))
+    place = class_axis - 1 + _class_axis(reading)
+    return values if place == class_axis else np.moveaxis(values, class_axis, place)
 
 
 def _class_axis(reading: Reading) -> int:

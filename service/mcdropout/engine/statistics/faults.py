@@ -9,7 +9,7 @@ import numpy.typing as npt
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.reading import Reading
 from mcdropout.engine.statistics.block import ROUNDING
-from mcdropout.engine.statistics.value_block import most_noise
+from mcdropout.engine.statistics.value_block import MOST_VALUE, most_noise
 
 Faults = npt.NDArray[np.object_]
 """`[rows]`, a `Fault` for each row that has one; None for the others."""
@@ -55,6 +55,9 @@ def faults_of(outputs: Sequence[Array], reading: Reading, wrong: npt.NDArray[np.
 def _fault(outputs: Sequence[Array], reading: Reading) -> Fault:
     """What is wrong with outputs `[passes, ...]` of a row that are finite, or -infinity for what is impossible."""
     if reading.task == "regression":
+        worst = max((float(output.flat[np.abs(output).argmax()]) for output in outputs), key=abs)
+        if abs(worst) > MOST_VALUE:
+            return Fault(f"{worst:.4g}", f"values from {-MOST_VALUE:g} to {MOST_VALUE:g} are accepted")
         return _noise_fault(outputs[-1], reading)
     (given,) = outputs
     if reading.form == "log_probabilities" and given.max() > ROUNDING:

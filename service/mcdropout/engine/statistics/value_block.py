@@ -13,6 +13,8 @@ from mcdropout.engine.statistics.likelihoods import likelihood_of
 from mcdropout.engine.statistics.quantile_heads import ascending, heads_of, mean_and_variance
 
 _MOST_LOG_VARIANCE = 700.0  # beyond it exp overflows
+MOST_VALUE = 1e150
+"""The largest value whose squares, and sums of these over passes, float64 holds."""
 
 
 class ValueBlock(NamedTuple):
@@ -73,8 +75,10 @@ def most_noise(reading: Reading) -> float:
 
 
 def unusable_values(outputs: Sequence[Array], reading: Reading) -> npt.NDArray[np.bool_]:
-    """`[rows]`, whether an output is NaN or infinite, or a noise is none: negative, or beyond what float64 holds."""
+    """`[rows]`, whether an output is NaN, or it or its square infinite, or a noise is none: negative, or too large."""
     wrong = not_finite(outputs)
+    for output in (output for output in outputs if output.dtype.itemsize > 4):  # float32 holds none so large
+        wrong |= (np.abs(output) > MOST_VALUE).any(axis=tuple(range(1, output.ndim)))
     if len(outputs) == 2 and reading.quantiles is None:
         noise = outputs[1]
         is_log = reading.noise not in ("variance", "std", "scale")

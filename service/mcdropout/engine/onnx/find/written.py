@@ -120,12 +120,15 @@ def recognise(node: NodeProto, path: str, origin: dict[str, str], facts: Facts) 
         return _alpha(numbers, list(factors), list(summands))
     cuts: list[Cut] = []
     p: float | None = None
+    drawn = 0.0  # where everything is kept
     for value, users in factors.items():
         value = numbers.of_one_unit(value)
         meaning = numbers.meaning(value)
         if meaning.dropped != 0.0 or (p is not None and abs(p - meaning.p) > _SAME):
             raise _unknown(node, path, f"{value!r} is {meaning.dropped:g} or {meaning.kept:g}")
-        p = meaning.p
+        if p is not None and drawn != numbers.kept_draw:
+            raise _unknown(node, path, f"{value!r} keeps what {cuts[0].value!r} drops")
+        p, drawn = meaning.p, numbers.kept_draw
         for user in users:
             _check_scale(user, value, meaning, numbers)
         scale = meaning.kept * (1.0 - p)

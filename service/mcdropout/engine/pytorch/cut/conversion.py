@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from mcdropout.engine.onnx.write import Halves
+from mcdropout.engine.pytorch.cut.dialect import as_onnx_reads_it
 from mcdropout.engine.pytorch.cut.export import EXAMPLE_PAIRS
 from mcdropout.engine.pytorch.cut.split import Split
 from mcdropout.engine.pytorch.cut.torchlib import read_once
@@ -77,7 +78,7 @@ def _placeholders(graph: fx.GraphModule) -> tuple[str, ...]:
 def _converted(graph: fx.GraphModule, examples: tuple[Tensor, ...], shapes: _Shapes) -> onnx.ModelProto:
     with quiet(), read_once():
         program = torch.onnx.export(
-            graph,
+            as_onnx_reads_it(graph),
             examples,
             dynamo=True,
             dynamic_shapes=tuple(shapes),
