@@ -729,3 +729,30 @@ class TestASelection:
         engine = take(module, selection=Selection(exclude=("1",)))
         assert [site.name for site in engine.sites] == ["2"]
         assert [(site.name, site.reason) for site in engine.sites_off] == [("1", "the selection leaves it out")]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("named", [False, True])
+def test_an_example_that_no_request_may_be_like_is_refused(value, named):
+    x = torch.rand(3, 4)
+    x[1, 2] = value
+    given = {"input": x} if named else x
+    label = "the example input 'input'" if named else "the example input"
+    accepted = "finite numbers are accepted, and NaN with missing=True (in model.yaml, missing: allowed)"
+    with pytest.raises(InvalidInputError) as refused:
+        Engine.from_module(mlp(), given)
+    assert str(refused.value) == f"{label} holds {value} at [1, 2]; {accepted}"
+
+
+def test_an_example_of_a_graph_that_no_request_may_be_like_is_refused(tmp_path):
+    torch.onnx.export(
+        mlp().train(),
+        (torch.rand(2, 4),),
+        tmp_path / "m.onnx",
+        dynamo=False,
+        training=torch.onnx.TrainingMode.TRAINING,
+        do_constant_folding=False,
+        input_names=["x"],
+    )
+    with pytest.raises(InvalidInputError, match=r"the example input 'x' holds nan at \[0, 0\]; finite numbers are"):
+        Engine.from_onnx(tmp_path / "m.onnx", torch.full((2, 4), torch.nan))

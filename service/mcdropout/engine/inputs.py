@@ -128,6 +128,20 @@ def as_examples(x: Inputs, axes: Sequence[int], rows: int) -> tuple[Array, ...]:
     )
 
 
+def check_finite(x: Inputs, arrays: Sequence[Array], missing: bool) -> None:
+    """Raise InvalidInputError where examples, as `as_examples` made them of `x`, hold what no request may."""
+    for label, array in zip(_labels(x), arrays, strict=True):
+        if array.dtype.kind != "f" or not (wrong := np.isinf(array) if missing else ~np.isfinite(array)).any():
+            continue
+        position = tuple(np.argwhere(wrong)[0].tolist())
+        accepted = (
+            "finite numbers and NaN are accepted"
+            if missing
+            else "finite numbers are accepted, and NaN with missing=True (in model.yaml, missing: allowed)"
+        )
+        raise InvalidInputError(f"{label} holds {array[position]} at {list(position)}; {accepted}")
+
+
 def _labels(x: Inputs) -> list[str]:
     """How messages call each example: by its keyword, or by its position where there are several."""
     if isinstance(x, Mapping):

@@ -271,11 +271,17 @@ def understand(
     with refusing(f"{path.name} cannot be understood"):  # whatever a graph that contradicts itself leads to
         entries = in_entries(outputs)[0]
         dimensions = dimensions_of(example_inputs, shapes, sizes)
-        found = _find_out(
-            path, example_inputs, row_axis, entries, output_row_axis, selection or Selection(), reading, dimensions
+        return _find_out(
+            path,
+            example_inputs,
+            row_axis,
+            entries,
+            output_row_axis,
+            selection or Selection(),
+            reading,
+            dimensions,
+            missing,
         )
-        found.inputs = tuple(replace(spec, missing=missing) for spec in found.inputs)
-        return found
 
 
 def _find_out(
@@ -287,6 +293,7 @@ def _find_out(
     selection: Selection,
     reading: Reading | None,
     dimensions: Sequence[tuple[Dimension, ...]] | None,
+    missing: bool,
 ) -> GraphSubject:
     if selection.add:
         raise InvalidInputError(
@@ -300,7 +307,7 @@ def _find_out(
     check_ratios(flow)
     as_it_is = not _draws(flow)
     axis = as_axis("output_row_axis", output_row_axis)
-    bound = bind(modes_apart(flow), declared, example_inputs, row_axis, outputs, axis, dimensions)
+    bound = bind(modes_apart(flow), declared, example_inputs, row_axis, outputs, axis, dimensions, missing)
     ends = ends_of(bound.flow)
     below = len(ends) == len(bound.flow.outputs) == 1 and all(
         can_be_left_out(node.end) and reads_below(reading, node.end) for node in ends.values()

@@ -22,6 +22,7 @@ from mcdropout.engine.inputs import (
     as_axis,
     as_examples,
     as_tuple,
+    check_finite,
     dimensions_of,
     is_bfloat16,
     row_axes,
@@ -276,6 +277,7 @@ def understand(
     example_inputs = flattened(example_inputs)
     axes = row_axes(example_inputs, row_axis)
     arrays = as_examples(example_inputs, axes, EXAMPLE_ROWS)
+    check_finite(example_inputs, arrays, missing)
     dimensions = dimensions_of(example_inputs, shapes, sizes)
     sizing = None if dimensions is None else sizing_of(arrays, dimensions)
     if sizing is not None:

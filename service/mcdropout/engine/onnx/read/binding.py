@@ -9,7 +9,7 @@ from onnx import TensorProto, ValueInfoProto, helper
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError
-from mcdropout.engine.inputs import Inputs, InputSpec, as_examples, as_tuple, may_hold, row_axes
+from mcdropout.engine.inputs import Inputs, InputSpec, as_examples, as_tuple, check_finite, may_hold, row_axes
 from mcdropout.engine.onnx.dataflow import Dataflow, Names, value_info
 from mcdropout.engine.reading import Entry
 from mcdropout.engine.sizes import Dimension, Named, Sizing, sizing_of
@@ -58,6 +58,7 @@ def bind(
     outputs: Entry | Sequence[Entry] | None,
     output_row_axis: int,
     dimensions: Sequence[tuple[Dimension, ...]] | None = None,
+    missing: bool = False,
 ) -> Bound:
     """Fit a graph to example inputs.
 
@@ -66,6 +67,7 @@ def bind(
         declared: what the file says of its inputs and outputs.
         example_inputs, row_axis, outputs, output_row_axis: as `understand` takes them.
         dimensions: of one row of each input, where some have names.
+        missing: whether inputs may hold NaN.
 
     Raises:
         InvalidInputError: the examples, or the outputs, are not those of the graph.
@@ -77,6 +79,7 @@ def bind(
     for name, value, axis in zip(names, as_tuple(example_inputs), axes, strict=True):
         given.append(_as_declared(value, declared[name], axis))
     arrays = as_examples(tuple(given), axes, EXAMPLE_ROWS)
+    check_finite(dict(zip(names, given, strict=True)), arrays, missing)
     sizing = None if dimensions is None else sizing_of(arrays, dimensions)
     if sizing is not None:
         _check_any_size(sizing, declared, names, axes)
@@ -89,7 +92,7 @@ def bind(
         )
     chosen = _outputs(flow, declared, outputs)
     specs = tuple(
-        InputSpec(shape, x.dtype, name, axis)
+        InputSpec(shape, x.dtype, name, axis, missing)
         for x, name, axis, shape in zip(
             arrays, names, axes, [x.shape[1:] for x in arrays] if sizing is None else sizing.shapes, strict=True
         )
