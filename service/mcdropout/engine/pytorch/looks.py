@@ -1,8 +1,9 @@
 """Looks: whether a network's own code takes numbers out of what it computes of its rows, as a length, say, to cut by.
 
-`int(lengths.max())` is of all rows of a batch, so that a row is cut otherwise beside others than alone. Whether that
-matters no example shows for certain: which tokens are padding, for one, only the network's own code knows. What it
-branches on (`if done.all():`) is no number; that trials show.
+`int(lengths.max())` is of all rows of a batch, so that a row is cut otherwise beside others than alone. No example
+shows that for certain: which tokens are padding, for one, only the network's own code knows. Whether a number matters
+is seen by handing it another: one that is only compared with a bound (`assert lengths.max().item() <= most`) does not.
+What the code branches on (`if done.all():`) is no number; that trials show.
 """
 
 from collections.abc import Sequence
@@ -14,16 +15,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-_TAKING_OUT = {
-    Tensor.item,
-    Tensor.tolist,
-    Tensor.numpy,
-    Tensor.__array__,
-    Tensor.__int__,
-    Tensor.__index__,
-    Tensor.__float__,
-}
-_MADE_AS_LARGE = {torch.arange, torch.zeros, torch.ones, torch.empty}
+_NUMBERS: set[Any] = {Tensor.item, Tensor.tolist, Tensor.__int__, Tensor.__index__, Tensor.__float__}
+_ARRAYS: set[Any] = {Tensor.numpy, Tensor.__array__}
+_MADE_AS_LARGE: set[Any] = {torch.arange, torch.zeros, torch.ones, torch.empty}
 _PACKING = "_pack_padded_sequence"
 _MARK = "_mcdropout_of_rows"
 
@@ -32,13 +26,16 @@ class Looks(TorchFunctionMode):
     """While it is entered, follows what is computed of some tensors.
 
     Attributes:
-        taken: whether a number of theirs was taken out.
+        taken: whether a number of theirs was taken out, and may matter.
+        numbers: whether a number of theirs became one of Python's, which may be another to see if it matters.
         packed: whether sequences were packed by lengths of theirs, which makes them as long as the longest.
     """
 
-    def __init__(self, inputs: Sequence[Tensor]) -> None:
+    def __init__(self, inputs: Sequence[Tensor], *, others: bool = False) -> None:
+        """`others`: whether code that takes a number out is handed another."""
         super().__init__()
-        self.taken = self.packed = False
+        self.taken = self.packed = self.numbers = False
+        self._others = others
         for x in inputs:
             setattr(x, _MARK, True)
 
@@ -48,7 +45,12 @@ class Looks(TorchFunctionMode):
         given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         if not cut_by and not any(hasattr(x, _MARK) for x in given):
             return func(*args, **kwargs)
-        takes = func in _TAKING_OUT and any(x.dtype != torch.bool for x in given)
+        counts = any(x.dtype != torch.bool for x in given)
+        if func in _NUMBERS and counts:
+            self.numbers = True
+            number = func(*args, **kwargs)
+            return _another(number) if self._others else number
+        takes = func in _ARRAYS and counts
         packs = getattr(func, "__name__", "") == _PACKING
         self.packed |= packs
         self.taken |= takes or bool(cut_by) or func in _MADE_AS_LARGE
@@ -60,6 +62,13 @@ class Looks(TorchFunctionMode):
                 with suppress(Exception):  # a class of the user's own that takes no attributes
                     setattr(value, _MARK, True)
         return found
+
+
+def _another(number: Any) -> Any:
+    """A number that is a little less, or a list of such."""
+    if isinstance(number, list):
+        return [_another(each) for each in number]
+    return number - 1 if isinstance(number, int) and not isinstance(number, bool) else number * 0.99 - 0.01
 
 
 def _slices(func: Any, args: Any) -> list[slice]:

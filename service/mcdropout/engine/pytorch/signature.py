@@ -114,6 +114,14 @@ class Signature:
         return found
 
 
+def same_outputs(some: tuple[Tensor, ...], others: tuple[Tensor, ...]) -> bool:
+    """Whether outputs are the same to the bit, NaN being NaN."""
+    return len(some) == len(others) and all(
+        a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+        for a, b in zip(some, others, strict=True)
+    )
+
+
 def _check_numbers(out: Tensor) -> None:
     """Refuse a tensor that holds no real numbers, or whose rows differ in length."""
     if out.is_nested:

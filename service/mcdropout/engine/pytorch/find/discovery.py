@@ -23,14 +23,14 @@ from mcdropout.engine.kinds import UNIFORM
 from mcdropout.engine.pytorch.added import Added, added_to, not_called
 from mcdropout.engine.pytorch.blame import renormalized
 from mcdropout.engine.pytorch.elsewhere import NUMPY, OWN, PYTHON
-from mcdropout.engine.pytorch.find.reach import reached, same_outputs
+from mcdropout.engine.pytorch.find.reach import reached
 from mcdropout.engine.pytorch.network import Known, Network
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
 from mcdropout.engine.pytorch.private.outside import Watch
 from mcdropout.engine.pytorch.private.untouched import while_copied
 from mcdropout.engine.pytorch.random_call import Call, EndlessCallsError, Form, Order, joined
 from mcdropout.engine.pytorch.seeding import Key, repeated
-from mcdropout.engine.pytorch.signature import Signature
+from mcdropout.engine.pytorch.signature import Signature, same_outputs
 from mcdropout.engine.pytorch.tracked import KEEPING, Draw, Recording, Tracked
 from mcdropout.engine.selection import Selection, select, site_off
 from mcdropout.engine.sites import Site, SiteOff, site_name

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mcdropout.engine.kinds import KINDS, NEARLY_ONE, UNIFORM
 from mcdropout.engine.pytorch.random_call import Call, Mask
-from mcdropout.engine.pytorch.signature import Signature
+from mcdropout.engine.pytorch.signature import Signature, same_outputs
 from mcdropout.engine.pytorch.tracked import Tracked, numbers
 
 _PROBES = (torch.nan, 0.0, 2.0, 1e6, -1e6)  # the last for thresholds that the examples are far from
@@ -88,14 +88,6 @@ def reached(tracked: Tracked, signature: Signature, inputs: Sequence[Tensor], ca
         return failed == len(backgrounds) * len(_PROBES)
 
     return found | {call.key for call in calls if call.key not in found and changes(call)}
-
-
-def same_outputs(some: tuple[Tensor, ...], others: tuple[Tensor, ...]) -> bool:
-    """Whether outputs are the same to the bit, NaN being NaN."""
-    return len(some) == len(others) and all(
-        a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
-        for a, b in zip(some, others, strict=True)
-    )
 
 
 def _with_gradients(outputs: tuple[Tensor, ...], leaves: dict[Key, Tensor]) -> set[Key]:
