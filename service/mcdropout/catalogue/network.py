@@ -16,6 +16,7 @@ def subject_of(bundle: Bundle) -> Subject:
         EngineError: its network cannot be served.
     """
     manifest, inputs = bundle.manifest, examples_of(bundle)
+    missing = any(spec.takes_missing for spec in manifest.takes)
     if manifest.is_onnx:
         from mcdropout.engine.onnx.model import understand as understand_graph
 
@@ -26,6 +27,7 @@ def subject_of(bundle: Bundle) -> Subject:
             row_axis=[spec.row_axis for spec in manifest.takes],
             outputs=manifest.output.entries,
             output_row_axis=manifest.output_row_axis,
+            missing=missing,
             selection=manifest.selection,
             reading=manifest.reading,
             shapes=manifest.shapes,
@@ -40,6 +42,7 @@ def subject_of(bundle: Bundle) -> Subject:
         row_axis=[spec.row_axis for spec in manifest.takes],
         outputs=manifest.output.entries,
         output_row_axis=manifest.output_row_axis,
+        missing=missing,
         selection=manifest.selection,
         reading=manifest.reading,
         shapes=manifest.shapes,
