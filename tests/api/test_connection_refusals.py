@@ -292,6 +292,15 @@ def test_a_request_that_offers_another_protocol_is_answered_in_this_one(run: Any
     run(test)
 
 
+def test_many_requests_that_offer_another_protocol_at_once_are_all_answered(run: Any) -> None:
+    async def test(server: Server) -> None:
+        connection = server.connect()
+        connection.data_received(request("/a", b"body", "connection: upgrade", "upgrade: h2c") * 2000)
+        assert statuses(connection) == ["503"] * 2000
+
+    run(test)
+
+
 def test_a_request_that_offers_another_protocol_and_closes_is_closed(run: Any) -> None:
     async def test(server: Server) -> None:
         connection = server.connect()

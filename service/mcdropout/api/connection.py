@@ -77,22 +77,24 @@ def protocol(
 
         def data_received(self, data: bytes) -> None:
             self._unset_keepalive_if_required()
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserError:
-                self.send_400_response("Invalid HTTP request received.")
-            except httptools.HttpParserUpgrade as offer:
-                if self._should_upgrade():
-                    self._read_without_offer(data[offer.args[0] :])
+            while data:
+                try:
+                    self.parser.feed_data(data)
+                    data = b""
+                except httptools.HttpParserError:
+                    self.send_400_response("Invalid HTTP request received.")
+                    data = b""
+                except httptools.HttpParserUpgrade as offer:
+                    data = self._without_offer(data[offer.args[0] :]) if self._should_upgrade() else b""
 
         def _should_upgrade(self) -> bool:
             return bool(self.scope["method"] != "CONNECT")
 
-        def _read_without_offer(self, rest: bytes) -> None:
-            """Go on with a request that offers another protocol (HTTP/2 in the clear, WebSockets) as if it did not.
+        def _without_offer(self, rest: bytes) -> bytes:
+            """A request that offers another protocol, HTTP/2 in the clear or WebSockets, as one that does not.
 
-            So a server may, and the client goes on in this one. The parser is done with such a request at its head, and
-            takes its body for the other protocol; no app was asked yet.
+            A server may go on in this one, and the client then does too. The parser is done with such a request at its
+            head, and takes its body for the other protocol; no app was asked yet. A new parser is to read what this is.
             """
             head = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode()]
             for name, value in self.headers:
@@ -102,7 +104,7 @@ def protocol(
                     head += (b"\r\n", name, b": ", value)
             self.parser = httptools.HttpRequestParser(self)
             self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-            self.data_received(b"".join((*head, b"\r\n\r\n", rest)))
+            return b"".join((*head, b"\r\n\r\n", rest))
 
         def _start_asgi_task(self, cycle: Any, app: Any) -> None:
             # A client that sends ahead, or does not read, is the app's: that waits until each answer is on its way.
