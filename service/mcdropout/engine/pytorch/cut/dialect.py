@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.fx.node import Argument
 
 _aten = torch.ops.aten
 
@@ -25,15 +24,15 @@ def as_onnx_reads_it(graph: fx.GraphModule) -> fx.GraphModule:
     for node in graph.graph.nodes:
         copied = written.node_copy(node, copies.__getitem__)
         say = _WORDS.get(node.target)
-        copies[node] = copied if say is None else say(written, copied, node, graph)
+        copies[node] = copied if say is None else say(written, copied, node)
     return fx.GraphModule(graph, written)
 
 
-def _embedding(written: fx.Graph, copied: fx.Node, node: fx.Node, graph: fx.GraphModule) -> fx.Node:
+def _embedding(written: fx.Graph, copied: fx.Node, node: fx.Node) -> fx.Node:
     """With an index beyond the end of the table, which ONNX refuses too, in the place of one below 0."""
-    count = _rows_of(node.args[0], graph)
-    if count is None:
-        return copied
+    table = node.args[0]
+    assert isinstance(table, fx.Node)
+    count = table.meta["val"].shape[0]
     given: Any = copied.args[1]
     with written.inserting_before(copied):
         below = written.call_function(_aten.lt.Scalar, (given, 0))
@@ -42,18 +41,7 @@ def _embedding(written: fx.Graph, copied: fx.Node, node: fx.Node, graph: fx.Grap
     return copied
 
 
-def _rows_of(table: Argument, graph: fx.GraphModule) -> int | None:
-    """How many rows a table has; None where that is not known."""
-    if not isinstance(table, fx.Node):
-        return None
-    value = table.meta.get("val")
-    if value is None and table.op == "get_attr":
-        value = getattr(graph, str(table.target), None)
-    size = None if value is None else value.shape[0]
-    return size if isinstance(size, int) else None
-
-
-def _attention(written: fx.Graph, copied: fx.Node, node: fx.Node, graph: fx.GraphModule) -> fx.Node:
+def _attention(written: fx.Graph, copied: fx.Node, node: fx.Node) -> fx.Node:
     """With 0 for a query that its mask lets look at no key."""
     given = copied.args[3] if len(copied.args) > 3 else copied.kwargs.get("attn_mask")
     original = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
@@ -68,7 +56,7 @@ def _attention(written: fx.Graph, copied: fx.Node, node: fx.Node, graph: fx.Grap
     return written.call_function(_aten.masked_fill.Scalar, (copied, none, 0.0))
 
 
-def _atan2(written: fx.Graph, copied: fx.Node, node: fx.Node, graph: fx.GraphModule) -> fx.Node:
+def _atan2(written: fx.Graph, copied: fx.Node, node: fx.Node) -> fx.Node:
     """With pi where `y` is 0, and not -0, and `x` less; and with an `x` of 0 for one of -0."""
     y, x = copied.args
     with written.inserting_before(copied):
@@ -85,7 +73,7 @@ def _atan2(written: fx.Graph, copied: fx.Node, node: fx.Node, graph: fx.GraphMod
     return written.call_function(_aten.masked_fill.Scalar, (copied, met, math.pi))
 
 
-_WORDS: Mapping[Any, Callable[[fx.Graph, fx.Node, fx.Node, fx.GraphModule], fx.Node]] = {
+_WORDS: Mapping[Any, Callable[[fx.Graph, fx.Node, fx.Node], fx.Node]] = {
     _aten.embedding.default: _embedding,
     _aten.scaled_dot_product_attention.default: _attention,
     _aten.atan2.default: _atan2,
