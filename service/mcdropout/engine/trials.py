@@ -9,6 +9,8 @@ network itself does not take, or answers with NaN, or so that rounding decides, 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,23 +64,25 @@ class Trial:
     outputs: tuple[Array, ...]
 
 
-def unlike_rows(x: Array, given: int) -> Array:
+def unlike_rows(x: Array, given: int, fixed: Sequence[float] = ()) -> Array:
     """Make the rows of `x` after the first `given`, which repeat them, unlike them, and rows that equal one before.
 
     Between equal rows it does not show that they influence each other. Numbers are scaled by 0.5 to 1, so that they
-    keep their sign and size (a row of zeros becomes 0 to 1); whole numbers of a row change places.
+    keep their sign and size (a row of zeros becomes 0 to 1); whole numbers of a row change places. Those that are
+    `fixed` stay as and where they are.
     """
     x, generator = x.copy(), np.random.default_rng(_SEED)
     for row in range(len(x)):
         if row < given and not any(np.array_equal(x[row], x[earlier]) for earlier in range(row)):
             continue
-        shape = x[row].shape
+        values = x[row : row + 1]
+        moves = ~np.isin(values, fixed)
         if not np.issubdtype(x.dtype, np.floating):
-            x[row] = generator.permutation(x[row].ravel()).reshape(shape)
-        elif x[row].any():
-            x[row] *= generator.uniform(0.5, 1.0, shape).astype(x.dtype)
+            values[moves] = generator.permutation(values[moves])
+        elif values.any():
+            values[moves] *= generator.uniform(0.5, 1.0, values.shape).astype(x.dtype)[moves]
         else:
-            x[row] = generator.random(shape)
+            values[moves] = generator.random(values.shape)[moves]
     return x
 
 
@@ -94,10 +98,10 @@ def unpadded(arrays: tuple[Array, ...], padding: int = 0) -> Iterator[tuple[Arra
         yield tuple(_unpadded(x, padding, kept) for x in arrays)
 
 
-def alike(arrays: tuple[Array, ...]) -> Iterator[tuple[Array, ...]]:
-    """Examples that are all much like one of them, for each."""
+def alike(arrays: tuple[Array, ...], fixed: Sequence[float] = ()) -> Iterator[tuple[Array, ...]]:
+    """Examples that are all much like one of them, for each; numbers that are `fixed` are in the same places."""
     for row in range(len(arrays[0])):
-        yield tuple(unlike_rows(np.repeat(x[row : row + 1], len(x), axis=0), 1) for x in arrays)
+        yield tuple(unlike_rows(np.repeat(x[row : row + 1], len(x), axis=0), 1, fixed) for x in arrays)
 
 
 def _unpadded(x: Array, padding: int, kept: int) -> Array:
@@ -112,22 +116,28 @@ def _unpadded(x: Array, padding: int, kept: int) -> Array:
     return x
 
 
-def varied(arrays: tuple[Array, ...], padding: int = 0, missing: Sequence[bool] = ()) -> list[Variant]:
+def varied(
+    arrays: tuple[Array, ...],
+    padding: int = 0,
+    missing: Sequence[bool] = (),
+    compared: Sequence[float] = (),
+) -> list[Variant]:
     """Examples in other orders, numbers, lengths, paddings and sizes, each unlike the examples and the others.
 
     Args:
         arrays: the examples, `[rows, ...]` each.
         padding: the token that stands behind the last of a row.
         missing: of each input, whether NaN may stand for what is missing; of none, where not given.
+        compared: numbers that a network's code compares with, each of which may be what it takes for padding.
     """
     found = [Variant("the examples", arrays)]
-    for variant in (*_all(arrays, padding), *_with_gaps(arrays, missing)):
+    for variant in (*_all(arrays, padding, compared), *_with_gaps(arrays, missing)):
         if not any(_equal(variant.inputs, earlier.inputs) for earlier in found):
             found.append(variant)
     return found[1:]
 
 
-def _all(arrays: tuple[Array, ...], padding: int) -> Iterator[Variant]:
+def _all(arrays: tuple[Array, ...], padding: int, compared: Sequence[float]) -> Iterator[Variant]:
     yield Variant("rows in another order", tuple(np.ascontiguousarray(x[::-1]) for x in arrays), ordinary=True)
     more = [with_rows(x, _MORE_ROWS) for x in arrays]
     unlike = tuple(x if _is_mask(x) else unlike_rows(x, len(arrays[0])) for x in more)
@@ -143,6 +153,11 @@ def _all(arrays: tuple[Array, ...], padding: int) -> Iterator[Variant]:
             ("lengths, masks and tokens", (_lengths, _padded_mask, padded_tokens)),
         ):
             yield Variant(f"{what} that get {end}", _shortened(arrays, shares, shorten))
+        for number, dimension in product(compared, (1, -1)):
+            fill_up = partial(_padded_with, number=number, dimension=dimension)
+            yield Variant(f"rows filled up with {number:g} that get {end}", _shortened(arrays, shares, (fill_up,)))
+            with_masks = _shortened(arrays, shares, (_padded_mask, fill_up))
+            yield Variant(f"masks, and rows filled up with {number:g}, that get {end}", with_masks)
     at_the_end = _shortened(arrays, _LENGTHS["longer"], (_padded_mask, padded_tokens))
     unpadded = [np.array_equal(x, y) for x, y in zip(arrays, at_the_end, strict=True)]
     turned = (x if same else x[..., ::-1] for x, same in zip(at_the_end, unpadded, strict=True))
@@ -240,6 +255,21 @@ def _zero_steps(x: Array, shares: Sequence[float]) -> Array | None:
         return None
     steps = _with_ends(np.ones(x.shape[:2], bool), shares, np.zeros((len(x), 1), bool))
     return np.where(steps[..., None], x, np.zeros_like(x))
+
+
+def _padded_with(x: Array, shares: Sequence[float], number: float, dimension: int) -> Array | None:
+    """Rows whose ends in a dimension are a number; None of anything that has none, or cannot hold it."""
+    if x.ndim < 2 or _is_mask(x) or not _holds(x.dtype, number):
+        return None
+    other = np.full((len(x), *[1] * (x.ndim - 1)), number, x.dtype)
+    return np.ascontiguousarray(np.moveaxis(_with_ends(np.moveaxis(x, dimension, -1), shares, other), -1, dimension))
+
+
+def _holds(dtype: np.dtype[Any], number: float) -> bool:
+    """Whether a number can be one of a kind."""
+    if dtype.kind not in "iu":
+        return dtype.kind == "f"
+    return float(number).is_integer() and np.iinfo(dtype).min <= number <= np.iinfo(dtype).max
 
 
 def _has_steps(x: Array) -> bool:

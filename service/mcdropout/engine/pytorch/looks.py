@@ -1,9 +1,11 @@
-"""Looks: whether a network's own code takes numbers out of what it computes of its rows, as a length, say, to cut by.
+"""Looks: what of all its rows a network's own code goes by, as the length of the longest, say, to cut by.
 
-`int(lengths.max())` is of all rows of a batch, so that a row is cut otherwise beside others than alone. No example
-shows that for certain: which tokens are padding, for one, only the network's own code knows. Whether a number matters
-is seen by handing it another: one that is only compared with a bound (`assert lengths.max().item() <= most`) does not.
-What the code branches on (`if done.all():`) is no number; that trials show.
+`int(lengths.max())` is of all rows of a batch, so that a row is cut otherwise beside others than alone; sequences that
+were packed are as long as the longest when they are unpacked. No example shows that for certain: which tokens are
+padding, for one, only the network's own code knows. Whether it matters is seen by handing the code another number, or
+another step: a number that is only compared with a bound (`assert lengths.max().item() <= most`) does not, nor does a
+step that is left out. What the code branches on (`if done.all():`) is no number; that trials show, for which the
+numbers are kept that it compares with: one of them is what it takes for padding.
 """
 
 from collections.abc import Sequence
@@ -18,7 +20,9 @@ from torch.utils._pytree import tree_leaves
 _NUMBERS: set[Any] = {Tensor.item, Tensor.tolist, Tensor.__int__, Tensor.__index__, Tensor.__float__}
 _ARRAYS: set[Any] = {Tensor.numpy, Tensor.__array__}
 _MADE_AS_LARGE: set[Any] = {torch.arange, torch.zeros, torch.ones, torch.empty}
-_PACKING = "_pack_padded_sequence"
+_PACKING, _UNPACKING = "_pack_padded_sequence", "_pad_packed_sequence"
+_COMPARING = {"eq", "ne", "lt", "le", "gt", "ge", "not_equal", "less", "less_equal", "greater", "greater_equal"}
+_MOST_COMPARED = 4
 _MARK = "_mcdropout_of_rows"
 
 
@@ -29,13 +33,25 @@ class Looks(TorchFunctionMode):
         taken: whether a number of theirs was taken out, and may matter.
         numbers: whether a number of theirs became one of Python's, which may be another to see if it matters.
         packed: whether sequences were packed by lengths of theirs, which makes them as long as the longest.
+        unpacked: whether what was packed became as long as the longest, and not of a length of the code's own.
+        compared: numbers that they were compared with, the first few.
     """
 
-    def __init__(self, inputs: Sequence[Tensor], *, others: bool = False) -> None:
-        """`others`: whether code that takes a number out is handed another."""
+    def __init__(
+        self, inputs: Sequence[Tensor], *, others: bool = False, cut: bool = False, longer: bool = False
+    ) -> None:
+        """Follow `inputs`.
+
+        Args:
+            inputs: `[rows, ...]` each.
+            others: whether code that takes a number out is handed another.
+            cut: whether sequences are packed to a single step each.
+            longer: whether what is unpacked is a step longer, as it is beside a longer row.
+        """
         super().__init__()
-        self.taken = self.packed = self.numbers = False
-        self._others = others
+        self.taken = self.packed = self.unpacked = self.numbers = False
+        self.compared: list[float] = []
+        self._others, self._cut, self._longer = others, cut, longer
         for x in inputs:
             setattr(x, _MARK, True)
 
@@ -51,7 +67,15 @@ class Looks(TorchFunctionMode):
             number = func(*args, **kwargs)
             return _another(number) if self._others else number
         takes = func in _ARRAYS and counts
-        packs = getattr(func, "__name__", "") == _PACKING
+        name = getattr(func, "__name__", "")
+        if name.strip("_") in _COMPARING:
+            self._keep(args[1:])
+        packs = name == _PACKING
+        if packs and self._cut:
+            args = (args[0], args[1].clamp(max=1), *args[2:])
+        if name == _UNPACKING and args[4] == len(args[1]):
+            self.unpacked = True
+            args = (*args[:4], args[4] + self._longer)
         self.packed |= packs
         self.taken |= takes or bool(cut_by) or func in _MADE_AS_LARGE
         found = func(*args, **kwargs)
@@ -62,6 +86,13 @@ class Looks(TorchFunctionMode):
                 with suppress(Exception):  # a class of the user's own that takes no attributes
                     setattr(value, _MARK, True)
         return found
+
+    def _keep(self, compared: Sequence[Any]) -> None:
+        for each in compared[:1]:
+            number = each.item() if isinstance(each, Tensor) and each.numel() == 1 else each
+            known = number in self.compared or len(self.compared) == _MOST_COMPARED
+            if isinstance(number, int | float) and not isinstance(number, bool) and not known:
+                self.compared.append(number)
 
 
 def _another(number: Any) -> Any:

@@ -1,6 +1,8 @@
 """Mixing: whether rows of a batch influence one another, and which may be one batch all the same."""
 
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.masks import MaskSource
+from mcdropout.engine.pytorch.looks import Looks
 from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.runtimes import Runtime
 from mcdropout.engine.runtimes.tensors import to_array
@@ -44,12 +47,13 @@ def rows_mix(
         return "under masks"
 
 
-def alike_do_not_mix(network: Network, inputs: tuple[Array, ...]) -> bool:
+def alike_do_not_mix(network: Network, inputs: tuple[Array, ...], fixed: Sequence[float]) -> bool:
     """Whether rows that are much like one another are answered as each alone, with nothing dropped.
 
     Those of a network that cuts all to the longest are, and those of one that takes the mean over its rows are not.
+    What is `fixed` they have in the same places, as it may be padding.
     """
-    return all(_as_alone_with_nothing_dropped(network, rows) for rows in alike(inputs))
+    return all(_as_alone_with_nothing_dropped(network, rows) for rows in alike(inputs, fixed))
 
 
 def _as_alone_with_nothing_dropped(network: Network, inputs: tuple[Array, ...]) -> bool:
@@ -70,6 +74,39 @@ def _as_alone_under_masks(eager: Runtime, source: MaskSource, inputs: tuple[Arra
         if not close("", alone, together, PROGRAM_TOLERANCE).passed:
             return False
     return True
+
+
+def look(network: Network, inputs: tuple[Array, ...], masks: Sequence[Array]) -> Looks:
+    """What of all its rows a network's own code goes by, as far as it shows. Arguments as for `run_pairs`."""
+    placed = [torch.from_numpy(mask) for mask in masks]
+
+    def seen(**changed: bool) -> tuple[Looks, tuple[Array, ...] | None]:
+        copies = [torch.from_numpy(x.copy()) for x in inputs]
+        looks, outputs = Looks(copies, **changed), None
+        with suppress(Exception), looks:  # what was compiled does not run in a mode that it was not compiled in
+            outputs = network.run(copies, placed)
+        return looks, None if outputs is None else tuple(map(to_array, outputs))
+
+    def same(some: tuple[Array, ...] | None, others: tuple[Array, ...] | None, tolerance: float = 0.0) -> bool | None:
+        if some is None or others is None:
+            return None
+        return all(_near(a, b, tolerance) for a, b in zip(some, others, strict=True))
+
+    looks, wanted = seen()
+    if looks.numbers and not looks.taken:
+        looks.taken = not same(wanted, seen(others=True)[1])
+    if looks.unpacked and not looks.taken:
+        short, cut = seen(cut=True)
+        pairs = ((cut, seen(cut=True, longer=True)[1]), (wanted, seen(longer=True)[1]))
+        answered = {same(*pair, EVAL_TOLERANCE) for pair in pairs}
+        looks.taken = short.unpacked and answered - {None} != {True}
+    return looks
+
+
+def _near(a: Array, b: Array, tolerance: float) -> bool:
+    """Whether numbers are the same but for a share of the largest, NaN being NaN."""
+    largest = np.abs(b[np.isfinite(b)]).max(initial=0.0)
+    return a.shape == b.shape and np.allclose(a, b, rtol=0.0, atol=tolerance * largest, equal_nan=True)
 
 
 def passes_in_a_batch(network: Network, source: MaskSource, inputs: tuple[Array, ...]) -> int:

@@ -37,7 +37,7 @@ from mcdropout.engine.pytorch.ends import Ending
 from mcdropout.engine.pytorch.find.apart import discover_apart, padding_of
 from mcdropout.engine.pytorch.find.findings import findings_of_graph
 from mcdropout.engine.pytorch.find.unpadding import discover_in_examples
-from mcdropout.engine.pytorch.mixing import alike_do_not_mix, passes_in_a_batch, rows_mix, scales_by_batch
+from mcdropout.engine.pytorch.mixing import alike_do_not_mix, look, passes_in_a_batch, rows_mix, scales_by_batch
 from mcdropout.engine.pytorch.network import Network, state_of
 from mcdropout.engine.pytorch.private.copies import private_copy
 from mcdropout.engine.pytorch.saved.programs import with_its_code
@@ -127,12 +127,13 @@ class ModuleSubject:
             self._run_alone(True)
             return ()
         mixes = rows_mix(self.network, self.eager, self.source, self.arrays)
-        looks = self.network.look(self._tensors, kept)
-        if mixes == "always" and not ((looks.taken or looks.packed) and alike_do_not_mix(self.network, self.arrays)):
+        looks = look(self.network, self.arrays, kept)
+        goes_by_rows = looks.taken or looks.packed or looks.compared
+        if mixes == "always" and not (goes_by_rows and alike_do_not_mix(self.network, self.arrays, looks.compared)):
             self.mixes = True
             return ()
         missing = [spec.missing for spec in self.inputs]
-        possible = varied(self.arrays, padding_of(self.network.origin), missing)
+        possible = varied(self.arrays, padding_of(self.network.origin), missing, looks.compared)
         variants = [each for each in possible if self._takes(each, like)]
         if given is not None:
             variants.insert(0, Variant("the examples that were given", given, ordinary=True))

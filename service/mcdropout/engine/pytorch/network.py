@@ -2,25 +2,23 @@
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mcdropout.engine.arrays import Array
 from mcdropout.engine.cutting.placement import Move, mask_moves, parts_axis, site_like
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.pytorch.added import Added
 from mcdropout.engine.pytorch.calls import RandomCalls
 from mcdropout.engine.pytorch.ends import Ending
-from mcdropout.engine.pytorch.looks import Looks
 from mcdropout.engine.pytorch.mapping import unwarned
 from mcdropout.engine.pytorch.moves import moved
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
 from mcdropout.engine.pytorch.random_call import Call, Form, Mask, ModuleStack, Order
-from mcdropout.engine.pytorch.signature import Signature, described, same_outputs
+from mcdropout.engine.pytorch.signature import Signature, described
 from mcdropout.engine.pytorch.tracked import Tracked, in_eval_mode
 from mcdropout.engine.returned import Returned
 from mcdropout.engine.sites import Site, site_name
@@ -202,23 +200,6 @@ class Network:
         inputs, masks = self._taken_together(inputs, masks)
         with torch.no_grad(), self.substitution(masks):
             return described(self.signature.returned(self.module, inputs))
-
-    def look(self, inputs: Sequence[Tensor], masks: Sequence[Array]) -> Looks:
-        """What its own code takes out of what it computes of its rows, as far as it shows. Arguments as for `run`."""
-        placed = [torch.from_numpy(mask) for mask in masks]
-
-        def seen(others: bool) -> tuple[Looks, tuple[Tensor, ...] | None]:
-            copies = [x.clone() for x in inputs]
-            looks, outputs = Looks(copies, others=others), None
-            with suppress(Exception), looks:  # what was compiled does not run in a mode that it was not compiled in
-                outputs = self.run(copies, placed)
-            return looks, outputs
-
-        looks, wanted = seen(False)
-        if looks.numbers and not looks.taken:
-            _, found = seen(True)
-            looks.taken = wanted is None or found is None or not same_outputs(found, wanted)
-        return looks
 
     def _taken_together(
         self, inputs: Sequence[Tensor], masks: Sequence[Tensor]
