@@ -133,6 +133,32 @@ def test_a_model_that_sorts_its_rows_is_refused_though_the_examples_are_in_order
         prepare(Reading("classification"), subject, Target())
 
 
+@pytest.mark.parametrize("padding", [0, 2])
+def test_a_model_that_leaves_out_what_is_padding_in_all_rows_is_refused(tmp_path, padding):
+    nodes = [
+        node("Cast", ["padding"], ["token"], to=TensorProto.INT64),
+        node("Equal", ["ids", "token"], ["padded"]),
+        node("Not", ["padded"], ["there"]),
+        node("Cast", ["there"], ["numbers"], to=TensorProto.FLOAT),
+        node("ReduceMax", ["numbers"], ["any"], axes=[0], keepdims=0),
+        node("Cast", ["any"], ["columns"], to=TensorProto.BOOL),
+        node("Compress", ["ids", "columns"], ["left"], axis=1),
+        node("Gather", ["words", "left"], ["vectors"]),
+        node("ReduceMean", ["vectors"], ["mean"], axes=[1], keepdims=0),
+        node("Gather", ["words", "ids"], ["all"]),
+        node("ReduceMax", ["all"], ["largest"], axes=[1], keepdims=0),
+        dropout("largest", "dropped"),
+        node("Add", ["mean", "dropped"], ["sum"]),
+        node("MatMul", ["sum", "w"], ["y"]),
+    ]
+    constants = {"padding": np.int32(padding)}
+    ids = value("ids", ["n", 6], TensorProto.INT64)
+    made = model(nodes, [ids], [value("y", ["n", 2])], w=numbers(4, 2), words=numbers(20, 4), **constants)
+    examples = np.random.default_rng(0).integers(3, 20, (3, 6))
+    with pytest.raises(VerificationError, match="a row's answer does not depend on the rows beside it"):
+        Engine.from_onnx(saved(made, tmp_path), examples, task="regression")
+
+
 @pytest.mark.parametrize("limit", [2, 12, 1000])
 def test_a_model_that_counts_its_rows_is_refused(tmp_path, limit):
     nodes = [

@@ -30,6 +30,7 @@ from mcdropout.engine.onnx.find.ends import EndNode, can_be_left_out, ends_of, i
 from mcdropout.engine.onnx.inference import batch_norm_in_inference, modes_apart, silenced
 from mcdropout.engine.onnx.mask import Masked, substituted
 from mcdropout.engine.onnx.measuring import Probe, Value, measure, with_varying
+from mcdropout.engine.onnx.mixing import compared, mixers
 from mcdropout.engine.onnx.read.batches import for_any_rows
 from mcdropout.engine.onnx.read.binding import Bound, bind
 from mcdropout.engine.onnx.read.file import read_model
@@ -115,7 +116,7 @@ class GraphSubject:
         self._quiet = substituted(found.flow, found.draws, (), types)
         self.eager: Runtime = GraphRuntime(self.flow)
         self.plain: Runtime = GraphRuntime(self._quiet) if any(site.raw for site in self.sites) else self.eager
-        self.mixes, self.mixers = False, _mixers(self.flow)
+        self.mixes, self.mixers = False, mixers(self.flow)
         half = any(value.type in _HALVES for value in understood.values.values())
         self.tolerance = HALF_TOLERANCE if half else PROGRAM_TOLERANCE
         self.trials, self._mixed = self._tried()
@@ -139,7 +140,9 @@ class GraphSubject:
         like, number = run(self.arrays), telling_passes(source, rows)[-1]
         variants = [
             each
-            for each in varied(self.arrays, missing=[spec.missing for spec in self.inputs])
+            for each in varied(
+                self.arrays, missing=[spec.missing for spec in self.inputs], compared=compared(self.flow)
+            )
             if steady(run, each.inputs, like, self.tolerance)
         ]
         trials, mixed = [], []
@@ -376,17 +379,6 @@ def _find_out(
 def _told_following(following: Collection[str], sizing: Sizing | None) -> dict[str, str]:
     names = " or ".join(str(x) for x in sizing.dimensions) if sizing else "the number of rows"
     return dict.fromkeys(following, f", which follows {names}")
-
-
-def _mixers(flow: Dataflow) -> str | None:
-    """What scales a whole batch by its extremes."""
-    scaled = [node.name or node.op_type for node in every_node(flow.nodes) if is_op(node, "DynamicQuantizeLinear")]
-    if not scaled:
-        return None
-    more = f" and {len(scaled) - 1} more" if len(scaled) > 1 else ""
-    return (
-        f"{scaled[0]}{more} (DynamicQuantizeLinear) scales by the extremes of a batch; static quantization is accepted"
-    )
 
 
 def _evidence(understood: _Understood) -> Evidence:
