@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mcdropout.engine import Engine, InvalidInputError
+from mcdropout.engine import Engine, InvalidInputError, UnsupportedModelError
 from mcdropout.layers import DropBlock2d
 from tests.engine.networks import Custom, drop_path, mlp
 from tests.engine.traps.common import drawn, find, names, ran, same
@@ -234,6 +234,30 @@ class TestNumbersThatTheNetworkDraws:
         module = nn.Sequential(nn.Linear(4, 8), Custom(forward), nn.Linear(8, 3))
         engine = Engine.from_module(module, torch.randn(3, 4), runtime="eager")
         assert [(site.name, site.kind, site.shape) for site in engine.sites] == [("1", "uniform", (8,))]
+
+    @pytest.mark.parametrize("std", [0.8, 0.9, 1.0])
+    def test_noise_that_is_drawn_again_where_it_is_out_of_bounds_is_refused(self, std):
+        def forward(self, x):
+            hidden = self.first(x)
+            if self.training:
+                hidden = hidden + nn.init.trunc_normal_(torch.empty_like(hidden), std=std)
+            return self.last(hidden)
+
+        torch.manual_seed(0)
+        module = Custom(forward, first=nn.Linear(4, 8), last=nn.Linear(8, 3))
+        with pytest.raises(UnsupportedModelError, match=r"makes a random call \(normal\) that was not made when"):
+            Engine.from_module(module, torch.randn(4, 4))
+
+    def test_noise_that_is_hardly_ever_out_of_bounds_is_served(self):
+        def forward(self, x):
+            hidden = self.first(x)
+            if self.training:
+                hidden = hidden + nn.init.trunc_normal_(torch.empty_like(hidden), std=0.2)
+            return self.last(hidden)
+
+        torch.manual_seed(0)
+        engine = Engine.from_module(Custom(forward, first=nn.Linear(4, 8), last=nn.Linear(8, 3)), torch.randn(4, 4))
+        assert [(site.kind, site.shape) for site in engine.sites] == [("normal", (8,))]
 
 
 class TestDropBlock:

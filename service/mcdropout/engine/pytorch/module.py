@@ -1,6 +1,7 @@
 """PyTorch networks as subjects of preparation."""
 
 import copy
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -56,6 +57,9 @@ from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.trials import Trial, Variant, steady, varied
 from mcdropout.engine.verify import run_pairs, telling_passes, tried
 
+_MANY_PASSES, _MOST_SECONDS = 256, 1.0  # run of a network that draws numbers itself
+_SEED = 20160619
+
 
 class ModuleSubject:
     """A PyTorch network whose randomness is known: a `Subject`.
@@ -92,6 +96,7 @@ class ModuleSubject:
         self.tolerance = network.tolerance
         self.mixes = False
         self.trials = self._tried(given, uneven)
+        self._draw_often()
         self.mixers = mixers(network.origin)
         padded = [path for path, part in network.origin.named_modules() if getattr(part, "use_nested_tensor", False)]
         self.advice = (
@@ -153,6 +158,22 @@ class ModuleSubject:
             if variant.ordinary and trial is None:  # raises what every second request would meet
                 tried(self.eager, self.source, variant, number, self.tolerance)
         return tuple(trial for trial, _ in filter(None, found))
+
+    def _draw_often(self) -> None:
+        """Run many passes of a network that draws numbers itself, since those may decide how often it draws.
+
+        So they do where what is out of bounds is drawn again. Such a network may seem to draw always as often.
+
+        Raises:
+            UnsupportedModelError: a pass makes a random call that the first ones did not.
+        """
+        if not any(site.raw for site in self.sites):
+            return
+        began, rows = time.perf_counter(), len(self.arrays[0])
+        for masks in self.source.draw_each([_SEED] * rows, range(rows), 0, _MANY_PASSES):
+            run_pairs(self.eager, self.arrays, masks)
+            if time.perf_counter() - began > _MOST_SECONDS:
+                break
 
     def _run_alone(self, alone: bool) -> None:
         """Run each row as a batch of its own from now on, or all together."""
