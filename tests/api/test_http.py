@@ -244,6 +244,7 @@ def test_infinity_by_overflow_is_refused(server: Server, seven: npt.NDArray[np.f
         ("seed=-1", ["seed", "-1"]),
         (f"seed={2**64}", ["seed", str(2**64)]),
         ("samples=perhaps", ["samples", "perhaps"]),
+        ("mc=50&seed=1&mc=0", ["'mc'", "2 times", "'50', '0'", "once"]),
         ("passes=3", ["passes", "mc, tolerance, deadline_ms, seed, samples, fields"]),
     ],
 )

@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import Counter
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 from starlette.datastructures import QueryParams
 from starlette.types import Scope
 
+from mcdropout.api.errors import ProblemError
 from mcdropout.api.schemas import PredictQuery
 from mcdropout.predictions import Ask
 
@@ -30,6 +32,7 @@ def ask_of(scope: Scope, model: str) -> Ask:
 
     Raises:
         RequestValidationError: its query cannot be used.
+        ProblemError: a parameter is in it more than once.
     """
     query = _query(scope.get("query_string", b""))
     deadline = None if query.deadline_ms is None else time.perf_counter() + query.deadline_ms / 1000.0
@@ -58,7 +61,12 @@ def _query(text: bytes) -> PredictQuery:
 
 
 def _read_query(text: bytes) -> PredictQuery:
-    return PredictQuery.model_validate(dict(QueryParams(text)))
+    query = QueryParams(text)
+    if len(given := query.multi_items()) > len(query):
+        name, times = Counter(name for name, _ in given).most_common(1)[0]
+        values = ", ".join(repr(value) for value in query.getlist(name)[:3])
+        raise ProblemError(422, f"query parameter {name!r} is given {times} times, as {values}; once is accepted")
+    return PredictQuery.model_validate(dict(query))
 
 
 _read_again = lru_cache(maxsize=1024)(_read_query)  # most clients ask the same way each time
