@@ -554,6 +554,17 @@ class TestRandomnessThatNoMaskCanStandFor:
             f"2 draws {kind} numbers in eval mode too, so that there is no deterministic baseline"
         )
 
+    def test_for_layers_that_are_made_in_the_first_pass_name_them(self):
+        def forward(self, x):
+            if not hasattr(self, "last"):
+                self.last = nn.Linear(x.shape[1], 3)
+            return self.last(self.drop(x))
+
+        module = Custom(forward, drop=nn.Dropout(0.5))
+        assert "the network makes last.weight in its first pass" in refusal(UnsupportedModelError, module)
+        module(X)
+        assert [site.name for site in take(module).sites] == ["drop"]
+
     def test_in_eval_mode_too_is_named_where_no_mask_could_stand_for_it(self):
         module = behind_dropout(Custom(lambda self, x: x + torch.empty_like(x).exponential_()))
         assert "does not repeat itself in eval mode: aten.exponential_" in refusal(UnsupportedModelError, module)

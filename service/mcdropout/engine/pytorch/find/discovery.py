@@ -196,6 +196,12 @@ class _Explorer:
             again = self._tracked.record(self._signature, self._two, seed=1)
         _check_seeding(quiet, again)
         if raw := [call for call in quiet.calls if call.raw]:
+            own = {name for name, _ in self._module.named_parameters()}
+            if made := [name for name, _ in self._tracked.module.named_parameters() if name not in own]:
+                raise UnsupportedModelError(
+                    f"the network makes {made[0]} in its first pass, of random numbers; one is accepted that has had "
+                    "its first pass, as module(example), and after that its trained weights"
+                )
             raise UnsupportedModelError(
                 f"{_name(raw[0])} draws {raw[0].kind} numbers in eval mode too, so that there is no deterministic "
                 "baseline; a draw that depends on `self.training` is accepted"
