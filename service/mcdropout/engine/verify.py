@@ -38,6 +38,8 @@ _ORDINARY_BITS = 16
 # How many rows are run together, as long as that is expected to take so long, and they to hold so much, at most.
 _MANY_ROWS = (64, 512, 4096)
 _MOST_SECONDS, _MOST_BYTES = 0.1, 2**26
+_SELDOM = 0.1
+_COPIES = 8  # of a row that is put beside itself
 ROWS = "a row's answer does not depend on the rows beside it"
 _ACCEPTED = {
     ROWS: "a network that answers each row by itself is accepted, without a mean, a softmax or statistics over the rows"
@@ -311,6 +313,15 @@ def _telling(sites: tuple[Site, ...]) -> MaskSource:
     return MaskSource([replace(site, p=0.5) if small else site for site, small in zip(sites, rare, strict=True)])
 
 
+def dropping_often(source: MaskSource) -> MaskSource:
+    """Draws masks for the same sites, of which those that hardly ever drop, or hardly ever keep, do so half the time.
+
+    Among a few passes in which nothing is dropped, it does not show that they influence one another.
+    """
+    seldom = [site.p is not None and min(site.p, 1.0 - site.p) < _SELDOM for site in source.sites]
+    return MaskSource([replace(site, p=0.5) if it else site for site, it in zip(source.sites, seldom, strict=True)])
+
+
 def _run_mixed(runtime: Runtime, source: MaskSource, inputs: tuple[Array, ...]) -> tuple[Array, ...]:
     """As in service: several passes of a row, and rows in any order."""
     rows = len(inputs[0])
@@ -352,6 +363,33 @@ def tried(eager: Runtime, source: MaskSource, variant: Variant, number: int, tol
         Trial(variant.name, variant.inputs, number, together),
         replace(check, detail=f"with {variant.name}: {check.detail}"),
     )
+
+
+def tried_beside_equal_rows(eager: Runtime, source: MaskSource, inputs: tuple[Array, ...], tolerance: float) -> Check:
+    """Whether copies of a row under different masks are answered as each alone, by themselves and with others among
+    them.
+
+    So stand the passes of a row in a batch. A network that takes the mean over equal rows, or answers all as it does
+    the first, would mix them, though between unlike rows it does not show.
+
+    Args:
+        eager: the network under masks.
+        source: draws them.
+        inputs: `[rows, ...]` each.
+        tolerance: how far the answers may be apart.
+    """
+    taken = np.concatenate([np.zeros(_COPIES, np.int64), np.arange(_COPIES // 2)[::-1] % len(inputs[0])])
+    pairs = np.arange(len(taken))
+    copies, among_others = pairs[:_COPIES], pairs.reshape(-1, _COPIES // 2).T.ravel()
+    found, wanted = [], []
+    for masks in telling_masks(source, len(taken)):
+        alone = each_alone(eager, source, tuple(x[taken] for x in inputs), masks)
+        for some in (copies, among_others):
+            own = [mask[some] if site.scope == "row" else mask for site, mask in zip(source.sites, masks, strict=True)]
+            found.append(run_pairs(eager, tuple(x[taken[some]] for x in inputs), own))
+            wanted.append(tuple(out[some] for out in alone))
+    check = close(ROWS, _one_after_another(found), _one_after_another(wanted), tolerance)
+    return replace(check, detail=f"beside equal rows: {check.detail}")
 
 
 def _one_after_another(runs: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:

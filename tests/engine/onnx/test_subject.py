@@ -174,3 +174,27 @@ def test_a_model_that_counts_its_rows_is_refused(tmp_path, limit):
     made = model(nodes, [value("x", ["rows", 4])], [value("y", ["rows", 2])], w=numbers(4, 2), **constants)
     with pytest.raises(VerificationError, match="a row's answer does not depend on the rows beside it"):
         Engine.from_onnx(saved(made, tmp_path), numbers(3, 4, seed=1), task="regression")
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_a_model_that_takes_the_mean_over_equal_rows_is_refused_and_one_that_compares_none_is_not(tmp_path, mixed):
+    nodes = [
+        node("Gemm", ["x", "v"], ["h"], transB=1),
+        node("Unsqueeze", ["x", "second"], ["column"]),
+        node("Unsqueeze", ["x", "first"], ["row"]),
+        node("Equal", ["column", "row" if mixed else "column"], ["equal"]),
+        node("Cast", ["equal"], ["numbers"], to=TensorProto.FLOAT),
+        node("ReduceMin", ["numbers"], ["same"], axes=[2], keepdims=0),
+        dropout("h", "d"),
+        node("MatMul" if mixed else "Mul", ["same", "d"], ["sum"]),
+        node("ReduceSum", ["same", "second"], ["count"], keepdims=1),
+        node("Div", ["sum", "count"], ["mean"]),
+        node("MatMul", ["mean", "w"], ["y"]),
+    ]
+    weights = {"v": numbers(8, 12), "w": numbers(8, 3), "first": np.array([0]), "second": np.array([1])}
+    path = saved(model(nodes, [value("x", ["n", 12])], [value("y", ["n", 3])], **weights), tmp_path)
+    if not mixed:
+        assert Engine.from_onnx(path, numbers(3, 12), task="regression").sites
+        return
+    with pytest.raises(VerificationError, match=r"does not depend on the rows beside it \(beside equal rows: diff"):
+        Engine.from_onnx(path, numbers(3, 12), task="regression")

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -44,7 +45,14 @@ from mcdropout.engine.sites import Site, SiteOff
 from mcdropout.engine.sizes import Dimension, Sizes, Sizing, check_extents, extents_of, told
 from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.trials import Trial, steady, varied
-from mcdropout.engine.verify import HALF_TOLERANCE, PROGRAM_TOLERANCE, run_pairs, telling_passes, tried
+from mcdropout.engine.verify import (
+    HALF_TOLERANCE,
+    PROGRAM_TOLERANCE,
+    run_pairs,
+    telling_passes,
+    tried,
+    tried_beside_equal_rows,
+)
 
 _HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _NO_DROPOUT = (
@@ -153,6 +161,9 @@ class GraphSubject:
                 continue
             trials += [trial] if alike.passed else []
             mixed += [] if alike.passed else [alike]
+        with suppress(Exception):  # as above
+            beside = tried_beside_equal_rows(self.eager, source, self.arrays, self.tolerance)
+            mixed += [] if beside.passed else [beside]
         return tuple(trials), tuple(mixed)
 
     def eval_outputs(self) -> tuple[Array, ...]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.runtimes.protocol import Runtime
-from mcdropout.engine.verify import close
+from mcdropout.engine.verify import close, dropping_often
 
 _SIZES = (8, 32, 128, 512)
 _MOST_SECONDS = 0.4  # of all tries of one size, for a larger one to be tried
@@ -55,11 +55,12 @@ class Batches:
         """
         self._per_row = [site.scope == "row" for site in source.sites]
         frontier, best, least = runtime.prefix(inputs), _SIZES[0], np.inf
+        often = dropping_often(source)
         few: tuple[Array, ...] = ()
         for size in _SIZES:
             self.size = size
             rows = np.arange(size, dtype=np.int64) % len(inputs[0])
-            masks = source.draw([0] * size, range(size), 0, 1)
+            masks = often.draw([0] * size, range(size), 0, 1)
             tries: list[float] = []
             try:
                 while len(tries) < 2 or (len(tries) < _TRIES and sum(tries) <= _MOST_SECONDS):

@@ -16,7 +16,15 @@ from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.runtimes import Runtime
 from mcdropout.engine.runtimes.tensors import to_array
 from mcdropout.engine.trials import alike
-from mcdropout.engine.verify import EVAL_TOLERANCE, PROGRAM_TOLERANCE, close, each_alone, run_pairs, telling_masks
+from mcdropout.engine.verify import (
+    EVAL_TOLERANCE,
+    PROGRAM_TOLERANCE,
+    close,
+    dropping_often,
+    each_alone,
+    run_pairs,
+    telling_masks,
+)
 
 _IN_A_BATCH = (*range(2, 18), 24, 33, 48, 64)  # around these, sorts of so many equal numbers change their ways
 _FEWEST = 8
@@ -115,6 +123,7 @@ def passes_in_a_batch(network: Network, source: MaskSource, inputs: tuple[Array,
     They do so where rows are sorted, as long as equal ones stay in their order.
     """
     most: int = _IN_A_BATCH[-1]
+    source = dropping_often(source)
     for row, x in enumerate(zip(*inputs, strict=True)):
         repeated = [torch.from_numpy(np.stack([value] * most)) for value in x]
         masks = [torch.from_numpy(mask) for mask in source.draw([row], [row], 0, most)]

@@ -55,7 +55,7 @@ from mcdropout.engine.sites import Site, SiteOff
 from mcdropout.engine.sizes import Extent, Sizes, Sizing, check_extents, extents_of, sizing_of, told
 from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.trials import Trial, Variant, steady, varied
-from mcdropout.engine.verify import run_pairs, telling_passes, tried
+from mcdropout.engine.verify import run_pairs, telling_passes, tried, tried_beside_equal_rows
 
 _MANY_PASSES, _MOST_SECONDS = 256, 1.0  # run of a network that draws numbers itself
 _SEED = 20160619
@@ -145,6 +145,7 @@ class ModuleSubject:
         number = telling_passes(self.source, rows)[-1]
         found = [self._try(each, number) for each in variants]
         mix = mixes is not None or looks.taken or any(not alike.passed for _, alike in filter(None, found))
+        mix = mix or self._equal_rows_mix()
         if mix or None in found:
             self._run_alone(True)
             by_itself = [self._try(each, number) for each in variants]
@@ -158,6 +159,15 @@ class ModuleSubject:
             if variant.ordinary and trial is None:  # raises what every second request would meet
                 tried(self.eager, self.source, variant, number, self.tolerance)
         return tuple(trial for trial, _ in filter(None, found))
+
+    def _equal_rows_mix(self) -> bool:
+        """Whether passes of one row would influence one another in a batch; those that fail in one count as such."""
+        if self.network.alone:
+            return False
+        try:
+            return not tried_beside_equal_rows(self.eager, self.source, self.arrays, self.tolerance).passed
+        except Exception:  # whatever the network's code raises of equal rows
+            return True
 
     def _draw_often(self) -> None:
         """Run many passes of a network that draws numbers itself, since those may decide how often it draws.
