@@ -128,7 +128,13 @@ def take_reference(
     )
 
 
-def check_network(eager: Runtime, masks: Masks, inputs: tuple[Array, ...], wanted: tuple[Array, ...]) -> Check:
+def check_network(
+    eager: Runtime,
+    masks: Masks,
+    inputs: tuple[Array, ...],
+    wanted: tuple[Array, ...],
+    tolerance: float = EVAL_TOLERANCE,
+) -> Check:
     """Whether nothing but dropout tells a network under masks from its eval mode.
 
     Args:
@@ -136,9 +142,10 @@ def check_network(eager: Runtime, masks: Masks, inputs: tuple[Array, ...], wante
         masks: those that keep everything; none where there are no such masks.
         inputs: `[rows, ...]` each.
         wanted: its outputs in eval mode, `[rows, ...]` each.
+        tolerance: how far it may be from them.
     """
     how = "with keep-everything masks" if masks else "with nothing dropped"
-    return close(f"the network {how} equals its eval mode", run_pairs(eager, inputs, masks), wanted, EVAL_TOLERANCE)
+    return close(f"the network {how} equals its eval mode", run_pairs(eager, inputs, masks), wanted, tolerance)
 
 
 def check_baseline(baseline: Runtime, source: MaskSource, reference: Reference) -> Check:

@@ -83,6 +83,27 @@ class TestTransformersThatTakeAFastPathInEvalMode:
         mean.encoder = nn.TransformerEncoder(self.layer(), 2, enable_nested_tensor=False)
         assert len(Engine.from_module(mean, (x, ends), runtime="eager").sites) == 8
 
+    @pytest.mark.parametrize(("nested", "pooled"), [(True, "most"), (False, "most"), (True, "masked mean")])
+    def test_an_encoder_whose_eval_mode_zeroes_what_is_padded_is_refused_though_no_example_is(self, nested, pooled):
+        def forward(self, ids):
+            hidden, there = self.encoder(self.words(ids), src_key_padding_mask=ids == 0), (ids != 0).unsqueeze(-1)
+            return self.out((hidden * there).sum(1) / there.sum(1) if pooled == "masked mean" else hidden.amax(1))
+
+        encoder = nn.TransformerEncoder(self.layer(), 2, enable_nested_tensor=nested)
+        module = Custom(forward, words=nn.Embedding(20, 8), encoder=encoder, out=nn.Linear(8, 3)).eval()
+        ids = torch.randint(1, 20, (3, 7))
+        if nested and pooled == "most":
+            with pytest.raises(
+                VerificationError, match=r"eval mode \(with .*encoder writes 0.*enable_nested_tensor=False"
+            ):
+                Engine.from_module(module, ids, "regression")
+            return
+        engine = Engine.from_module(module, ids, "regression")
+        ids[1, 3:], ids[2, 5:] = 0, 0
+        with torch.no_grad():
+            wanted = torch.cat([module(ids[row : row + 1]) for row in range(3)])
+        np.testing.assert_allclose(engine.predict(ids, passes=0).mean, wanted, atol=1e-5)
+
     def test_a_transformer_of_encoder_and_decoder(self):
         module = nn.Transformer(8, 2, 1, 1, 16, dropout=0.3, batch_first=True)
         network = find(module, torch.randn(2, 5, 8), torch.randn(2, 4, 8))

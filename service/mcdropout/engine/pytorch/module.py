@@ -55,7 +55,7 @@ from mcdropout.engine.sites import Site, SiteOff
 from mcdropout.engine.sizes import Extent, Sizes, Sizing, check_extents, extents_of, sizing_of, told
 from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.trials import Trial, Variant, steady, varied
-from mcdropout.engine.verify import run_pairs, telling_passes, tried, tried_beside_equal_rows
+from mcdropout.engine.verify import check_network, run_pairs, telling_passes, tried, tried_beside_equal_rows
 
 _MANY_PASSES, _MOST_SECONDS = 256, 1.0  # run of a network that draws numbers itself
 _SEED = 20160619
@@ -95,6 +95,7 @@ class ModuleSubject:
         self._state = {name: value.clone() for name, value in state_of(network.origin).items()}
         self.tolerance = network.tolerance
         self.mixes = False
+        self._unlike_eval_mode: Check | None = None
         self.trials = self._tried(given, uneven)
         self._draw_often()
         self.mixers = mixers(network.origin)
@@ -158,7 +159,10 @@ class ModuleSubject:
         for variant, trial in zip(variants, found, strict=True):
             if variant.ordinary and trial is None:  # raises what every second request would meet
                 tried(self.eager, self.source, variant, number, self.tolerance)
-        return tuple(trial for trial, _ in filter(None, found))
+        trials = tuple(trial for trial, _ in filter(None, found))
+        checks = filter(None, map(self._check_in_eval_mode, trials))
+        self._unlike_eval_mode = next((check for check in checks if not check.passed), None)
+        return trials
 
     def _equal_rows_mix(self) -> bool:
         """Whether passes of one row would influence one another in a batch; those that fail in one count as such."""
@@ -168,6 +172,22 @@ class ModuleSubject:
             return not tried_beside_equal_rows(self.eager, self.source, self.arrays, self.tolerance).passed
         except Exception:  # whatever the network's code raises of equal rows
             return True
+
+    def _check_in_eval_mode(self, trial: Trial) -> Check | None:
+        """Whether nothing but dropout tells the network from its eval mode for some rows too.
+
+        A path that it takes in eval mode alone may do otherwise for what the examples do not hold, such as padding.
+        None where eval mode has no answer.
+        """
+        kept = self.source.baseline(len(trial.inputs[0]))
+        try:
+            wanted = tuple(map(to_array, self.network.eval_outputs(tuple(map(torch.from_numpy, trial.inputs)))))
+            if not all(np.isfinite(out).all() for out in wanted):
+                return None
+            check = check_network(self.plain, kept, trial.inputs, wanted, self.tolerance)
+        except Exception:  # whatever the network's code raises in eval mode
+            return None
+        return replace(check, detail=f"with {trial.name}: {check.detail}")
 
     def _draw_often(self) -> None:
         """Run many passes of a network that draws numbers itself, since those may decide how often it draws.
@@ -228,7 +248,10 @@ class ModuleSubject:
         return self.network.returned(self._tensors, [torch.from_numpy(mask) for mask in masks])
 
     def own_checks(self) -> list[Check]:
-        """Whether its modules are in the modes that they ought to be in, and nothing in it has moved."""
+        """Whether its modules are in the modes that they ought to be in, and nothing in it has moved.
+
+        The first of the trials in which it is not what it is in eval mode is among them.
+        """
         origin, masked = self.network.origin, self.network.copied.state()
         moved = [name for name, value in state_of(origin).items() if not torch.equal(value, self._state[name])]
         as_copied = private_copy(origin)
@@ -239,7 +262,10 @@ class ModuleSubject:
             moved = [name for name in moved if name not in made_anew]
         detail = "; ".join([f"moved: {', '.join(moved) or 'none'}", *movers(origin, moved)])
         still = Check("no parameter and no buffer moved by a bit", not moved, detail)
-        return [_stayed_in_eval(self.network), still]
+        unlike = self._unlike_eval_mode
+        if unlike and self.advice:
+            unlike = replace(unlike, detail=f"{unlike.detail}; {self.advice}")
+        return [*filter(None, [unlike]), _stayed_in_eval(self.network), still]
 
     def _made_anew(self) -> set[str]:
         """The names of tensors that each pass puts in the place of the last one's, whatever those were.
