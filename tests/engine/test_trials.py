@@ -505,15 +505,15 @@ def test_a_network_that_answers_each_row_by_itself_is_run_as_before(case):
     assert "mixes rows" not in (program.reason or "")
 
 
-def test_dropout_that_the_examples_do_not_show_is_no_reason_to_run_each_row_alone():
+def test_dropout_that_the_examples_do_not_show_is_refused_for_a_row_alone_as_beside_others():
     def forward(self, x):
         hidden = self.drop(F.relu(self.first(x)))
         return self.exit(F.dropout(hidden, 0.1, self.training)) if (x.abs() > 30).all() else self.out(hidden)
 
     engine = Engine.from_module(Custom(forward, **layered()), ORDINARY)
-    assert engine.program.strategy == "whole"
-    with pytest.raises(UnsupportedModelError, match="not made when sites were looked for"):
-        engine.predict(np.full((1, 8), 99, np.float32), 5)
+    for x in (np.full((1, 8), 99, np.float32), np.concatenate([ORDINARY, np.full((1, 8), 99, np.float32)])):
+        with pytest.raises(UnsupportedModelError, match="not made when sites were looked for"):
+            engine.predict(x, 5)
 
 
 @pytest.mark.parametrize("fault", ["order", "size"])

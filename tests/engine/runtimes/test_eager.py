@@ -23,7 +23,7 @@ class Branching(nn.Module):
     def forward(self, x):
         hidden = self.drop(torch.relu(self.first(x)))
         if (hidden > 1e6).any():
-            hidden = -hidden
+            hidden = hidden.clamp(max=1e6)
         return F.linear(hidden, F.dropout(self.weight, 0.5, self.training))
 
 

@@ -1,7 +1,7 @@
 """Networks: a private copy of a user's module, whose random calls take masks: `f(x, masks)`."""
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -173,14 +173,23 @@ class Network:
         Dropout that does not heed eval mode is kept from dropping. Each row is a batch of its own where `alone`, unless
         all are wanted `together`.
         """
-        module = in_eval_mode(private_copy(self._origin))
-        device = next((value.device for value in state_of(module).values()), torch.device("cpu"))
+        run = self.in_eval()
         batches: Iterable[Sequence[Tensor]] = [inputs]
         if self.alone and not together:
             batches = [[x[row : row + 1] for x in inputs] for row in range(len(inputs[0]))]
-        with torch.no_grad(), self._silenced() if self.always_on else nullcontext():
-            parts = [self._call(module, [x.clone().to(device) for x in batch]) for batch in batches]
+        parts = [run(batch) for batch in batches]
         return tuple(torch.cat(outputs).cpu() for outputs in zip(*parts, strict=True))
+
+    def in_eval(self) -> Callable[[Sequence[Tensor]], tuple[Tensor, ...]]:
+        """A copy without hooks of ours in eval mode, that takes all rows in one batch."""
+        module = in_eval_mode(private_copy(self._origin))
+        device = next((value.device for value in state_of(module).values()), torch.device("cpu"))
+
+        def run(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            with torch.no_grad(), self._silenced() if self.always_on else nullcontext():
+                return self._call(module, [x.clone().to(device) for x in inputs])
+
+        return run
 
     @staticmethod
     def _silenced() -> AbstractContextManager[Any]:
