@@ -14,7 +14,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -46,8 +45,14 @@ _TRIES: tuple[tuple[_How, _How], ...] = (
     ("low", "random"),
 )
 """What all rows bring to an operation, and what one of them does then instead."""
-_SMOOTH = {"addmm", "baddbmm", "bmm", "convolution", "mm", "native_layer_norm", "_softmax", "_log_softmax"}
-"""Operations that take long, and whose results show any change."""
+_IN_TRAINING = 5  # the place of this among the arguments of `native_batch_norm`
+_LEFT_BY_ROWS = {"addmm": 1, "mm": 0}
+_BY_FIRST_DIMENSION = {
+    *("convolution", "mkldnn_convolution", "bmm", "baddbmm", "native_group_norm", "avg_pool2d", "_adaptive_avg_pool2d"),
+    *("max_pool2d_with_indices", "upsample_nearest2d", "upsample_bilinear2d"),
+    *("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math_for_cpu"),
+}
+"""Operations that take long, of which it is known that the entries of their first dimension do not meet."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,14 @@ class _Operation:
             return
         before = [x.clone() if place in self._places else x for place, x in enumerate(leaves)]
         self.found, self.outs = self._run(leaves)
+        if (first := _in_first_dimension(func.__name__.split(".")[0], leaves, bits)) is not None:
+            self.of_rows = [
+                first.reshape(-1, *[1] * (out.ndim - 1)).expand(out.shape)
+                if out.ndim and len(out) == len(first)
+                else torch.zeros(out.shape, dtype=torch.uint8)
+                for out in self.outs
+            ]
+            return
         self.of_rows = [torch.zeros(x.shape, dtype=torch.uint8) for x in self.outs]
         self._try(before)
         if "zeros" not in func.__name__ and "ones" not in func.__name__ and "full" not in func.__name__:
@@ -197,8 +210,7 @@ class _Operation:
     def _try(self, before: list[Any]) -> None:
         marked = [of for of in self._bits if of is not None]
         rows = [row for row in range(MOST_ROWS) if any(bool((of & (1 << row)).any()) for of in marked)]
-        tries = _TRIES[:1] if self._func.__name__.split(".")[0] in _SMOOTH else _TRIES
-        for all_rows, one in tries if self.outs else ():
+        for all_rows, one in _TRIES if self.outs else ():
             base = self._other(before, None, all_rows, 0)
             wanted = self._answer(base)
             for row in rows if wanted is not None else ():
@@ -265,19 +277,19 @@ class _Trials:
     def are_passed(self, meeting: _Meeting) -> bool:
         """Whether the answer of a row is the same, whatever the others bring to a meeting."""
         wanted = self._outputs(None)
-        for row in {0, len(self._inputs[0]) - 1}:
-            for own, *others in _TRIALS:
-                try:
-                    found = [self._outputs(_Change(meeting, row, own, how, seed)) for seed, how in enumerate(others, 1)]
-                except UnsupportedModelError:  # masks do not fit, or there are none, because of the others
-                    if own == "as it is":
-                        return False
-                    continue
+        last = len(self._inputs[0]) - 1
+        for row, (own, *others) in [(0, each) for each in _TRIALS] + [(last, each) for each in _TRIALS[:2]]:
+            try:
+                found = [self._outputs(_Change(meeting, row, own, how, seed)) for seed, how in enumerate(others, 1)]
+            except UnsupportedModelError:  # masks do not fit, or there are none, because of the others
                 if own == "as it is":
-                    found.append(wanted)
-                answers = [outputs for outputs in found if outputs is not None]
-                if not all(self._same(answers[0], each, row) for each in answers[1:]):
                     return False
+                continue
+            if own == "as it is":
+                found.append(wanted)
+            answers = [outputs for outputs in found if outputs is not None]
+            if not all(self._same(answers[0], each, row) for each in answers[1:]):
+                return False
         return True
 
     def _outputs(self, change: _Change | None) -> tuple[Tensor, ...] | None:
@@ -311,7 +323,7 @@ def _other(x: Tensor, where: Tensor, how: _How, seed: int) -> Tensor:
     if x.dtype == torch.bool:
         low, high = 0.0, 1.0
     elif x.is_floating_point():
-        values = x.double()[torch.isfinite(x)]
+        values = x[torch.isfinite(x)].float()
         mean, spread = (float(values.mean()), float(values.std(correction=0))) if values.numel() else (0.0, 1.0)
         far = (abs(mean) + 3 * spread + 1e-6) * (1 if how == "random" else _FAR)
         low, high = mean - far, mean + far
@@ -322,15 +334,36 @@ def _other(x: Tensor, where: Tensor, how: _How, seed: int) -> Tensor:
     else:
         low, high = float(x.min()), float(x.max())
         low, high = min(low, 0.0), max(high, 1.0)
-    drawn = torch.from_numpy(np.asarray(np.random.default_rng(seed).random(tuple(x.shape))))
+    drawn = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed))
     if how == "high":
-        other = torch.full(x.shape, high, dtype=torch.float64)
+        other = torch.full(x.shape, high)
     elif x.is_floating_point():
         other = low + drawn * (_LITTLE * far if how == "low" else high - low)
     else:  # the lowest are not all the same, where that is possible: what is made of zeros alone shows nothing
         most = high if how == "random" else min(low + 1, high - 1)
         other = (low + drawn * (most - low)).round()
     return torch.where(where, other.to(x.dtype), x)
+
+
+def _in_first_dimension(name: str, leaves: Sequence[Any], bits: Sequence[Tensor | None]) -> Tensor | None:
+    """Of which rows the entries in the first dimension of an operation's result are; None where that is not known."""
+    marked = [place for place, of in enumerate(bits) if of is not None]
+    if name == "native_layer_norm":
+        known = marked == [0] and leaves[0].ndim > sum(isinstance(x, int) for x in leaves)
+    elif name in ("_softmax", "_log_softmax"):
+        known = leaves[1] % leaves[0].ndim > 0
+    elif name == "native_batch_norm":
+        known = marked == [0] and leaves[_IN_TRAINING] is False
+    else:
+        known = name in _BY_FIRST_DIMENSION or marked == [_LEFT_BY_ROWS.get(name)]
+    first: Tensor | None = None
+    for of in (of for of in bits if known and of is not None):
+        flat = of.reshape(len(of), -1)
+        each = flat.amax(1)
+        if not torch.equal(each, flat.amin(1)) or (first is not None and len(first) != len(each)):
+            return None
+        first = each if first is None else first | each
+    return first
 
 
 def _note(number: int, found: Sequence[tuple[Tensor, Tensor]]) -> None:
@@ -345,7 +378,8 @@ def _note(number: int, found: Sequence[tuple[Tensor, Tensor]]) -> None:
 
 
 def _is_view(func: Any) -> bool:
-    return any(x.alias_info is not None and not x.alias_info.is_write for x in func._schema.returns)
+    aliases = [x.alias_info for x in func._schema.returns if x.alias_info is not None]
+    return func.__name__.startswith("_unsafe_view") or any(not alias.is_write for alias in aliases)
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
