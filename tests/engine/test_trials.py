@@ -533,6 +533,15 @@ def test_a_program_that_holds_for_the_examples_only_does_not_serve(fault):
         check_program(served, served, subject.source, reference, subject.trials)
 
 
+def test_a_bound_is_not_taken_for_padding_so_that_code_which_waits_beyond_it_does_not():
+    def forward(self, x):
+        while x.max() > 1e6:
+            pass
+        return self.out(self.drop(F.relu(self.first(x))))
+
+    assert Engine.from_module(Custom(forward, **layered()), ORDINARY).program.strategy == "whole"
+
+
 class TestVariants:
     def of(self, *arrays):
         return {variant.name: variant.inputs for variant in varied(arrays)}

@@ -28,6 +28,7 @@ _SIZES = {
 # How much of what a row holds is left where rows are shortened, a number a row.
 _LENGTHS = {"shorter": (1.0, 0.5, 0.0), "longer": (0.0, 0.5, 1.0), "shortest in the middle": (0.8, 0.0, 0.5)}
 _MORE_ROWS = 9
+_LARGEST_PADDING = 1e5  # a number that code compares with and that is larger is a bound
 _SEED = 20160619
 _SHAKEN, _MOVED = 1 / 40, 1 / 4  # of the tolerance
 
@@ -153,7 +154,7 @@ def _all(arrays: tuple[Array, ...], padding: int, compared: Sequence[float]) -> 
             ("lengths, masks and tokens", (_lengths, _padded_mask, padded_tokens)),
         ):
             yield Variant(f"{what} that get {end}", _shortened(arrays, shares, shorten))
-        for number, dimension in product(compared, (1, -1)):
+        for number, dimension in product((x for x in compared if abs(x) <= _LARGEST_PADDING), (1, -1)):
             fill_up = partial(_padded_with, number=number, dimension=dimension)
             yield Variant(f"rows filled up with {number:g} that get {end}", _shortened(arrays, shares, (fill_up,)))
             with_masks = _shortened(arrays, shares, (_padded_mask, fill_up))

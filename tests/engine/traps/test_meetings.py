@@ -254,6 +254,16 @@ def test_meetings_that_do_no_harm_are_seen_to_do_none(case):
         assert not rows_meet(lambda inputs: (module(*inputs),), [torch.from_numpy(x)], 1e-5)
 
 
+def test_a_loop_that_other_numbers_make_endless_ends():
+    def run(inputs):
+        (x,) = inputs
+        while x.max() > 20:
+            x = x * 1.0
+        return (x,)
+
+    assert not rows_meet(run, [torch.from_numpy(random(3, 4))], 1e-5)
+
+
 def test_masks_that_fit_only_beside_some_rows_are_a_meeting():
     def run(inputs):
         if (inputs[0] > 0).all():

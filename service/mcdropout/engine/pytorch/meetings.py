@@ -100,15 +100,19 @@ class _Change:
 class _Pass(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is entered, follows which rows what is computed is of, up to the first meeting; or changes one."""
 
-    def __init__(self, harmless: set[int], change: _Change | None = None) -> None:
+    def __init__(self, harmless: set[int], change: _Change | None = None, most: int | None = None) -> None:
+        """`most`: how many operations it lets be, so that a loop which other numbers make endless ends."""
         super().__init__()  # type: ignore[no-untyped-call]
+        self.count, self._most = 0, most
         self.meeting: _Meeting | None = None
         self._harmless, self._change = harmless, change
-        self._follows, self._count = change is None, 0
+        self._follows = change is None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        number, self._count = self._count, self._count + 1
+        number, self.count = self.count, self.count + 1
+        if self._most is not None and number > self._most:
+            raise RuntimeError("a pass that does not end")
         with torch._C.DisableTorchFunction():
             if self._follows:
                 return self._followed(number, func, args, kwargs)
@@ -260,7 +264,7 @@ def rows_meet(run: Callable[[list[Tensor]], tuple[Tensor, ...]], inputs: Sequenc
             return False
         if follower.meeting is None:
             return False
-        if not trials.are_passed(follower.meeting):
+        if not trials.are_passed(follower.meeting, 10 * follower.count + 100):
             return True
         harmless.add(follower.meeting.number)
     return True
@@ -274,13 +278,14 @@ class _Trials:
     ) -> None:
         self._run, self._inputs, self._near = run, inputs, near
 
-    def are_passed(self, meeting: _Meeting) -> bool:
-        """Whether the answer of a row is the same, whatever the others bring to a meeting."""
-        wanted = self._outputs(None)
+    def are_passed(self, meeting: _Meeting, most: int) -> bool:
+        """Whether the answer of a row is the same, whatever the others bring to a meeting, in `most` operations."""
+        wanted = self._outputs(None, most)
         last = len(self._inputs[0]) - 1
         for row, (own, *others) in [(0, each) for each in _TRIALS] + [(last, each) for each in _TRIALS[:2]]:
             try:
-                found = [self._outputs(_Change(meeting, row, own, how, seed)) for seed, how in enumerate(others, 1)]
+                changes = [_Change(meeting, row, own, how, seed) for seed, how in enumerate(others, 1)]
+                found = [self._outputs(change, most) for change in changes]
             except UnsupportedModelError:  # masks do not fit, or there are none, because of the others
                 if own == "as it is":
                     return False
@@ -292,12 +297,12 @@ class _Trials:
                 return False
         return True
 
-    def _outputs(self, change: _Change | None) -> tuple[Tensor, ...] | None:
+    def _outputs(self, change: _Change | None, most: int) -> tuple[Tensor, ...] | None:
         copies = [x.clone() for x in self._inputs]
         if change is not None:
             change.make(-1, copies)
         try:
-            with nullcontext() if change is None else _Pass(set(), change):
+            with nullcontext() if change is None else _Pass(set(), change, most):
                 return self._run(copies)
         except UnsupportedModelError:
             raise
