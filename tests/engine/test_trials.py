@@ -502,7 +502,7 @@ def test_a_network_that_answers_each_row_by_itself_is_run_as_before(case):
     torch.manual_seed(4)
     program = Engine.from_module(Custom(forward, **parts()), given(examples)).program
     assert program.strategy == strategy
-    assert "mixes rows" not in (program.reason or "")
+    assert "influence one another" not in (program.reason or "")
 
 
 def test_dropout_that_the_examples_do_not_show_is_refused_for_a_row_alone_as_beside_others():

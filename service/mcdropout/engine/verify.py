@@ -316,8 +316,7 @@ def _telling(sites: tuple[Site, ...]) -> MaskSource:
 
     What a mask does is the same whatever the probability that it was drawn with.
     """
-    rare = [site.p is not None and bits_of(site.p) > _ORDINARY_BITS for site in sites]
-    return MaskSource([replace(site, p=0.5) if small else site for site, small in zip(sites, rare, strict=True)])
+    return _by_halves(sites, [site.p is not None and bits_of(site.p) > _ORDINARY_BITS for site in sites])
 
 
 def dropping_often(source: MaskSource) -> MaskSource:
@@ -326,7 +325,12 @@ def dropping_often(source: MaskSource) -> MaskSource:
     Among a few passes in which nothing is dropped, it does not show that they influence one another.
     """
     seldom = [site.p is not None and min(site.p, 1.0 - site.p) < _SELDOM for site in source.sites]
-    return MaskSource([replace(site, p=0.5) if it else site for site, it in zip(source.sites, seldom, strict=True)])
+    return _by_halves(source.sites, seldom)
+
+
+def _by_halves(sites: Sequence[Site], which: Sequence[bool]) -> MaskSource:
+    """Draws masks for sites, some of which drop half of their units."""
+    return MaskSource([replace(site, p=0.5) if it else site for site, it in zip(sites, which, strict=True)])
 
 
 def _run_mixed(runtime: Runtime, source: MaskSource, inputs: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -1,5 +1,6 @@
 """What the tests of traps share: finding sites, running under masks, comparing."""
 
+import numpy as np
 import torch
 
 from mcdropout.engine.masks import MaskSource
@@ -22,6 +23,15 @@ def drawn(network, rows, number=0):
 
 def kept(network, rows):
     return [torch.from_numpy(mask) for mask in MaskSource(network.sites).keep_everything(rows)]
+
+
+def looped(module, x, passes):
+    """What a plain loop in train mode gives, a row at a time: `[passes, rows, ...]`."""
+    module.train()
+    with torch.no_grad():
+        found = np.stack([torch.cat([module(x[i : i + 1]) for i in range(len(x))]).numpy() for _ in range(passes)])
+    module.eval()
+    return found.astype(np.float64)
 
 
 def names(network):

@@ -8,6 +8,7 @@ from torch import nn
 
 from mcdropout.engine import Engine, UnsupportedModelError, VerificationError
 from tests.engine.networks import Custom, mlp
+from tests.engine.traps.common import looped
 
 X = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
 PASSES = 600
@@ -99,15 +100,6 @@ NETWORKS = {
     "experts that are handed rows": lambda: Custom(routed, **routing(), **parts()),
     "a batch of one": lambda: Custom(a_batch_of_one, **parts()),
 }
-
-
-def looped(module, x, passes):
-    """What a plain loop gives, a row at a time."""
-    module.train()
-    with torch.no_grad():
-        found = np.stack([torch.cat([module(x[i : i + 1]) for i in range(len(x))]).numpy() for _ in range(passes)])
-    module.eval()
-    return found.astype(np.float64)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -4,8 +4,8 @@
 were packed are as long as the longest when they are unpacked. No example shows that for certain: which tokens are
 padding, for one, only the network's own code knows. Whether it matters is seen by handing the code another number, or
 another step: a number that is only compared with a bound (`assert lengths.max().item() <= most`) does not, nor does a
-step that is left out. What the code branches on (`if done.all():`) is no number; that trials show, for which the
-numbers are kept that it compares with: one of them is what it takes for padding.
+step that is left out. What the code branches on (`if done.all():`) is no number: that `meetings` and trials show, for
+which the numbers are kept that it compares with: one of them is what it takes for padding.
 """
 
 from collections.abc import Sequence

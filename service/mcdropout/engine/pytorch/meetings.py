@@ -14,12 +14,15 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.runtimes.tensors import to_array
 
 _OF_ROWS, _SOURCE = "_mcdropout_rows", "_mcdropout_source"
 MOST_ROWS, _MOST_MEETINGS = 3, 8
@@ -310,15 +313,13 @@ class _Trials:
             return None
 
     def _same(self, some: tuple[Tensor, ...], others: tuple[Tensor, ...], row: int) -> bool:
-        return all(_are_near(a[row], b[row], self._near) for a, b in zip(some, others, strict=True))
+        return all(are_near(to_array(a[row]), to_array(b[row]), self._near) for a, b in zip(some, others, strict=True))
 
 
-def _are_near(a: Tensor, b: Tensor, near: float) -> bool:
-    if a.shape != b.shape:
-        return False
-    a, b = a.double(), b.double()
-    largest = float(torch.nan_to_num(b, 0.0, 0.0, 0.0).abs().amax()) if b.numel() else 0.0
-    return bool(torch.isclose(a, b, rtol=0.0, atol=near * largest, equal_nan=True).all())
+def are_near(a: Array, b: Array, share: float) -> bool:
+    """Whether numbers are the same but for a share of the largest, NaN being NaN."""
+    largest = np.abs(b[np.isfinite(b)]).max(initial=0.0)
+    return a.shape == b.shape and np.allclose(a, b, rtol=0.0, atol=share * largest, equal_nan=True)
 
 
 def _other(x: Tensor, where: Tensor, how: _How, seed: int) -> Tensor:

@@ -12,7 +12,7 @@ from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.pytorch.looks import Looks
-from mcdropout.engine.pytorch.meetings import MOST_ROWS, rows_meet
+from mcdropout.engine.pytorch.meetings import MOST_ROWS, are_near, rows_meet
 from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.runtimes import Runtime
 from mcdropout.engine.runtimes.tensors import to_array
@@ -99,7 +99,7 @@ def look(network: Network, inputs: tuple[Array, ...], masks: Sequence[Array]) ->
     def same(some: tuple[Array, ...] | None, others: tuple[Array, ...] | None, tolerance: float = 0.0) -> bool | None:
         if some is None or others is None:
             return None
-        return all(_near(a, b, tolerance) for a, b in zip(some, others, strict=True))
+        return all(are_near(a, b, tolerance) for a, b in zip(some, others, strict=True))
 
     looks, wanted = seen()
     if looks.numbers and not looks.taken:
@@ -120,12 +120,6 @@ def look(network: Network, inputs: tuple[Array, ...], masks: Sequence[Array]) ->
             for run in (lambda x: network.run(x, few), network.in_eval())
         )
     return looks
-
-
-def _near(a: Array, b: Array, tolerance: float) -> bool:
-    """Whether numbers are the same but for a share of the largest, NaN being NaN."""
-    largest = np.abs(b[np.isfinite(b)]).max(initial=0.0)
-    return a.shape == b.shape and np.allclose(a, b, rtol=0.0, atol=tolerance * largest, equal_nan=True)
 
 
 def passes_in_a_batch(network: Network, source: MaskSource, inputs: tuple[Array, ...]) -> int:
