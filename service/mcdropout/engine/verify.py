@@ -18,7 +18,7 @@ from mcdropout.engine.errors import VerificationError
 from mcdropout.engine.kinds import UNIFORM
 from mcdropout.engine.masks import Masks, MaskSource, bits_of
 from mcdropout.engine.runtimes import Runtime, drawing_of
-from mcdropout.engine.runtimes.protocol import SuffixDrawing
+from mcdropout.engine.runtimes.protocol import SuffixDrawing, trim
 from mcdropout.engine.sites import Site
 from mcdropout.engine.trials import Trial, Variant
 
@@ -251,6 +251,7 @@ def _check_rows(
             break
         taken = np.arange(many, dtype=np.int64) % rows
         masks = _telling(source.sites).draw([_SEED] * many, taken, number, 1)
+        trim(runtime)  # requests hardly ever take so much memory
         start = time.perf_counter()
         found = run_pairs(runtime, tuple(x[taken] for x in inputs), masks)
         count, seconds = many, time.perf_counter() - start

@@ -39,6 +39,11 @@ class OnnxRuntime:
         session = self._suffix_of_few if len(rows) <= self._few_pairs else self._suffix
         return session.run((rows, *frontier, *masks))
 
+    def trim(self) -> None:
+        self._prefix.trim()
+        self._suffix.trim()
+        self._suffix_of_few.trim()
+
     def take(self, value: Array, rows: npt.NDArray[np.int64]) -> Array:
         return value[rows]
 
@@ -57,6 +62,10 @@ class OnnxPrefix:
         if self._session is None:
             return tuple(inputs[index] for index in self._passed_on)
         return self._session.run(inputs)
+
+    def trim(self) -> None:
+        if self._session is not None:
+            self._session.trim()
 
 
 def _build(program: Runnable, target: Target) -> Runtime:

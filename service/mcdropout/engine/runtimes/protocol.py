@@ -18,7 +18,8 @@ class Runtime(Protocol):
 
     It may have `suffix_drawing` besides, which draws the masks while it runs, where that is faster than to be given
     them: `suffix_drawing(frontier, rows, undrawn)` returns, to the bit, what `suffix` does under these masks. Where it
-    has to know the shapes of masks, `at(sites)` returns what runs the same for inputs of other sizes.
+    has to know the shapes of masks, `at(sites)` returns what runs the same for inputs of other sizes. Where it keeps
+    memory from run to run, `trim()` has the next runs give back what is kept.
 
     Attributes:
         device: where it computes.
@@ -37,6 +38,12 @@ class Runtime(Protocol):
 
     def join(self, parts: Sequence[Any]) -> Any:
         """Values `[rows, ...]` of several frontiers, one behind another, in the form that the runtime keeps them in."""
+
+
+def trim(runtime: Runtime) -> None:
+    """Have a runtime's next runs give back the memory that it keeps from run to run, if it keeps any."""
+    if (give_back := getattr(runtime, "trim", None)) is not None:
+        give_back()
 
 
 RuntimeT = TypeVar("RuntimeT", bound=Runtime)

@@ -3,8 +3,9 @@
 ONNX Runtime is imported with the first session: what only names the options of one does without.
 """
 
+import functools
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import InvalidInputError
@@ -37,7 +38,8 @@ class SessionOptions:
         provider: what executes them: "cpu", or, where an ONNX Runtime that has it is installed, "cuda", "tensorrt" or
             "openvino"; what a provider does not know runs on the CPU.
         optimization: how far graphs are rewritten: "all", "extended", "basic" or "none".
-        arena: whether memory for values is kept from run to run, which is faster, or given back.
+        arena: whether memory for values is kept from run to run, which is faster, or given back. What is kept, all
+            sessions of the process share.
     """
 
     provider: Provider = "cpu"
@@ -86,6 +88,13 @@ class Session:
         settings.add_session_config_entry("session.force_spinning_stop", "1")
         settings.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[options.optimization])
         settings.enable_cpu_mem_arena = options.arena
+        self._trimming: Any = None
+        self._trims = False
+        if options.arena:
+            _share_arena()
+            settings.add_session_config_entry("session.use_env_allocators", "1")
+            self._trimming = onnxruntime.RunOptions()
+            self._trimming.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         settings.log_severity_level = 4  # errors are raised; what is beneath them is for ONNX Runtime's own makers
         providers = list(dict.fromkeys([_PROVIDERS[options.provider], _CPU]))
         self._session = onnxruntime.InferenceSession(graph.path, settings, providers=providers)
@@ -94,4 +103,24 @@ class Session:
 
     def run(self, values: tuple[Array, ...]) -> tuple[Array, ...]:
         """The graph's outputs for its inputs."""
-        return tuple(self._session.run(None, {name: values[index] for index, name in self._inputs}))
+        given = {name: values[index] for index, name in self._inputs}
+        if not self._trims:
+            return tuple(self._session.run(None, given))
+        self._trims = False
+        return tuple(self._session.run(None, given, self._trimming))
+
+    def trim(self) -> None:
+        """Give back, after the next run, the memory that is kept from run to run: that run takes more than others."""
+        self._trims = self._trimming is not None
+
+
+@functools.cache
+def _share_arena() -> None:
+    """Have one arena for all sessions of this process.
+
+    Each would keep for itself as much as its largest run took, and there are up to three for a model.
+    """
+    import onnxruntime
+
+    kind, use = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+    onnxruntime.create_and_register_allocator(onnxruntime.OrtMemoryInfo("Cpu", kind, 0, use), None)

@@ -65,6 +65,10 @@ class SparseRuntime:
         self._chain.run_drawn(x, rows, masks.table, self._sites, masks.passes, out)
         return (out,)
 
+    def trim(self) -> None:
+        if self._prefix is not None:
+            self._prefix.trim()
+
     def take(self, value: Array, rows: npt.NDArray[np.int64]) -> Array:
         return value[rows]
 
