@@ -115,8 +115,11 @@ class Shown:
     @property
     def numbers(self) -> int:
         """How many numbers the largest field and the samples hold."""
-        sizes = (value.size for value in self.prediction.values.values() if value is not None)
-        return max(sizes, default=0) + (0 if self.samples is None else self.samples.size)
+        largest = 0
+        for value in self.prediction.values.values():
+            if value is not None and value.size > largest:
+                largest = value.size
+        return largest if self.samples is None else largest + self.samples.size
 
 
 @dataclass(frozen=True)
@@ -147,10 +150,10 @@ class Answered:
                 found[row] = share, place
         return found
 
-    @cached_property
+    @property
     def rows(self) -> int:
         """How many rows were answered."""
-        return sum(len(rows) for rows, _ in self.answer.parts)
+        return self.answer.rows
 
     @cached_property
     def numbers(self) -> int:
@@ -329,13 +332,13 @@ class Predictions:
         for _, answer in answered.answer.parts:
             prediction = answer.prediction
             observed: list[tuple[Histogram, npt.NDArray[Any]]] = [(metrics.passes_used, prediction.passes)]
-            for field in TASKS[prediction.task].fields:
-                values = prediction.values.get(field.name)
-                if field.histogram is not None and values is not None:
-                    observed.append((metrics.row_values[field.histogram], values))
-            for rows in answered.parts(len(prediction.passes)):
-                for histogram, values in observed:
-                    observe, some = metrics.of(histogram, name).observe, values[rows]
+            for field, histogram in TASKS[prediction.task].histograms.items():
+                values = prediction.values.get(field)
+                if values is not None:
+                    observed.append((metrics.row_values[histogram], values))
+            for rows in answered.parts(answer.rows):
+                for counting, values in observed:
+                    observe, some = metrics.of(counting, name).observe, values[rows]
                     for value in (some if some.ndim == 1 else some.reshape(len(some), -1).mean(axis=1)).tolist():
                         if value == value:  # a single pass has no variance
                             observe(value)

@@ -13,6 +13,7 @@ import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mcdropout.api.headers import header_of
 from mcdropout.metrics import Metrics
 
 _log, _logger = structlog.get_logger("http"), logging.getLogger("http")
@@ -86,7 +87,7 @@ class ObserveMiddleware:
 
 def request_id_of(scope: Scope) -> str:
     """The client's id of a request, where it sent a usable one, else a new one."""
-    offered = next((value.decode("latin-1") for name, value in scope["headers"] if name == _ID_NAME), "")
+    offered = header_of(scope, _ID_NAME)
     return offered if offered and _GOOD_ID.fullmatch(offered) else f"{_PROCESS}-{next(_NUMBERS):x}"
 
 

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mcdropout.api import formats
 from mcdropout.api.admission import was_admitted
 from mcdropout.api.errors import Problem, ProblemError, explain
+from mcdropout.api.headers import header_of
 from mcdropout.api.observe import seen_of
 from mcdropout.api.query import ask_of, predicted_by
 from mcdropout.api.schemas import PredictQuery, PredictResponse
@@ -85,7 +86,7 @@ async def predict(services: Services, request: Request, name: str) -> Response:
         seen.mode = planned.mode
     if not was_admitted(request.scope):
         predictions.admit(planned)
-    given = formats.of_content(request.headers.get("content-type", ""))
+    given = formats.of_content(header_of(request.scope, b"content-type") or "")
     body = await _body(request, settings.max_body_bytes)
     takes = planned.model.takes
     inputs = await _where_it_belongs(len(body), given.read, body, takes, settings.max_rows)
@@ -94,7 +95,7 @@ async def predict(services: Services, request: Request, name: str) -> Response:
     answered = Answered(planned.model, seed, await _awaited(request, future), planned.view)
     if seen is not None:
         seen.rows = answered.rows
-    accepted = formats.of_answer(request.headers.get("accept"))
+    accepted = formats.of_answer(header_of(request.scope, b"accept"))
 
     def write(pause: Pause) -> bytes:
         predictions.observe(answered, pause)
@@ -134,11 +135,11 @@ async def _gone(request: Request) -> None:
 
 
 async def _body(request: Request, limit: int) -> bytes:
-    coding = request.headers.get("content-encoding", "identity")
-    if coding.lower() != "identity":
+    coding = header_of(request.scope, b"content-encoding")
+    if coding is not None and coding.lower() != "identity":
         raise ProblemError(415, f"the content encoding is {coding!r}; a body as it is, identity, is accepted")
     too_large = ProblemError(413, f"the body is larger than {limit} bytes; at most that many are accepted")
-    if int(request.headers.get("content-length", 0)) > limit:
+    if int(header_of(request.scope, b"content-length") or 0) > limit:
         raise too_large
     parts: list[bytes] = []
     size = 0

@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -215,17 +216,17 @@ class Input(Record):
         """Its shape, with what is accepted for each name."""
         return tuple(self._named[size] if isinstance(size, str) else size for size in self.shape)
 
-    @property
+    @cached_property
     def varies(self) -> bool:
         """Whether a size differs from row to row."""
         return any(isinstance(size, str) for size in self.shape)
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """The kind of the dtype: "f" of floats, "i" of whole numbers, and "b" of booleans."""
         return self.array_dtype.kind.replace("u", "i")
 
-    @property
+    @cached_property
     def array_dtype(self) -> np.dtype[Any]:
         """The dtype of its rows as arrays; NumPy has no bfloat16, whose numbers float32 holds."""
         return np.dtype("float32" if self.dtype == "bfloat16" else self.dtype)
@@ -240,7 +241,7 @@ class Input(Record):
         """Whether values may be missing."""
         return self.missing == "allowed"
 
-    @property
+    @cached_property
     def bounds_of_dtype(self) -> tuple[int, int]:
         """The smallest and the largest number of an integer dtype."""
         limits = np.iinfo(self.dtype)

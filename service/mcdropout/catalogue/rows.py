@@ -161,12 +161,8 @@ def _form(inputs: Sequence[Input]) -> str:
 
 def _take(label: str, value: Any, spec: Input, words: bool) -> _Given:
     """Check what is given for an input. `words`: whether the text holds true or false anywhere."""
-    shape = ", ".join(map(str, spec.dimensions))
-    accepted = f"[{shape}] for one row, [rows, {shape}] for several is accepted"
-    if not spec.shape:
-        accepted = "a single value for one row, [rows] for several is accepted"
     if spec.varies:
-        return _take_of_any_size(label, value, spec, words, accepted)
+        return _take_of_any_size(label, value, spec, words)
     try:
         values = _as_values(value, spec)
     except ValueError as error:
@@ -174,33 +170,41 @@ def _take(label: str, value: Any, spec: Input, words: bool) -> _Given:
         found = "is ragged: its lists differ in length"
         if depth > len(spec.shape) + 1:  # NumPy takes no more than 64 deep
             found = f"holds lists {depth} deep"
-        raise RowsError(f"{label} {found}; {accepted}") from error
+        raise RowsError(f"{label} {found}; {_accepted(spec)}") from error
     listed = list(values.shape) != spec.shape
     if listed and (list(values.shape[1:]) != spec.shape or len(values) == 0):
-        raise RowsError(f"{label} has the shape {list(values.shape)}; {accepted}")
+        raise RowsError(f"{label} has the shape {list(values.shape)}; {_accepted(spec)}")
     _check_values(label, value, values, spec, words)
     return _Given(label, spec, values if listed else values[None], listed)
 
 
-def _take_of_any_size(label: str, value: Any, spec: Input, words: bool, accepted: str) -> _Given:
+def _take_of_any_size(label: str, value: Any, spec: Input, words: bool) -> _Given:
     """The same where sizes differ from row to row; rows that are all of one size are one array nevertheless."""
     depth = _depth(value)
     listed = depth == len(spec.shape) + 1
     if not listed and depth != len(spec.shape):
-        raise RowsError(f"{label} holds lists {depth} deep; {accepted}")
+        raise RowsError(f"{label} holds lists {depth} deep; {_accepted(spec)}")
     rows: list[npt.NDArray[Any]] = []
     for index, row in enumerate(value if listed else [value]):
         called = f"row {index} of {label}" if listed else label
         try:
             values = _as_values(row, spec)
         except ValueError as error:
-            raise RowsError(f"{called} is ragged: its lists differ in length; {accepted}") from error
+            raise RowsError(f"{called} is ragged: its lists differ in length; {_accepted(spec)}") from error
         if len(values.shape) != len(spec.shape) or not all(map(accepts, spec.dimensions, values.shape)):
-            raise RowsError(f"{called} has the shape {list(values.shape)}; {accepted}")
+            raise RowsError(f"{called} has the shape {list(values.shape)}; {_accepted(spec)}")
         _check_values(called, row, values, spec, words)
         rows.append(values)
     alike = len({row.shape for row in rows}) == 1
     return _Given(label, spec, np.stack(rows) if alike else rows, listed)
+
+
+def _accepted(spec: Input) -> str:
+    """What is accepted for an input, as messages say it."""
+    if not spec.shape:
+        return "a single value for one row, [rows] for several is accepted"
+    shape = ", ".join(map(str, spec.dimensions))
+    return f"[{shape}] for one row, [rows, {shape}] for several is accepted"
 
 
 def _depth(value: Any) -> int:

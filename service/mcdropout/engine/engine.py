@@ -356,7 +356,8 @@ class Engine:
             FailedRowsError: it raised an error for some of the rows.
         """
         outcome, seed = self._run_checked(x, passes, seed, samples=False)
-        return dataclasses.replace(outcome.prediction, seed=None if passes == 0 else seed)
+        found = outcome.prediction
+        return Prediction(found.task, found.passes, found.values, None if passes == 0 else seed)
 
     def samples(self, x: Inputs, passes: int = 50, seed: int | None = None) -> npt.NDArray[np.float64]:
         """What `predict` sums up, `[passes, rows, ...]`: class probabilities, or the predicted means of a regression.

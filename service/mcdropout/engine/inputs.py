@@ -229,7 +229,7 @@ def as_array(x: OneInput, spec: InputSpec) -> Array:
         position = np.argwhere(wrong)[0].tolist()
         found, accepted = ("infinity", "and NaN ") if spec.missing else ("NaN or infinity", "")
         raise InvalidInputError(f"{spec.label} holds {found} at {position}; finite numbers {accepted}are accepted")
-    if np.issubdtype(spec.dtype, np.integer) and (changed := taken != array).any():
+    if spec.dtype.kind in "iu" and (changed := taken != array).any():
         position = np.argwhere(changed)[0].tolist()
         raise InvalidInputError(
             f"{spec.label} holds {array[tuple(position)]} at {position}; numbers of {spec.dtype} are accepted"

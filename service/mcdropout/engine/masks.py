@@ -276,13 +276,17 @@ class Undrawn:
 
 
 def _keys(seeds: npt.ArrayLike, rows: npt.ArrayLike) -> npt.NDArray[np.uint64]:
-    return np.stack([np.asarray(seeds, np.uint64), np.asarray(rows, np.uint64)], axis=1)
+    row_of = np.asarray(rows, np.uint64)
+    keys = np.empty((len(row_of), 2), np.uint64)
+    keys[:, 0], keys[:, 1] = seeds, row_of
+    return keys
 
 
 def _passes(keys: npt.NDArray[np.uint64], first: npt.ArrayLike, passes: npt.ArrayLike) -> Passes:
     """Each key's `passes` from its `first` on."""
-    firsts = np.ascontiguousarray(np.broadcast_to(np.asarray(first, np.uint64), len(keys)))
-    return Passes(keys, firsts, np.cumsum(np.broadcast_to(np.asarray(passes, np.int64), len(keys))))
+    firsts, counts = np.empty(len(keys), np.uint64), np.empty(len(keys), np.int64)
+    firsts[:], counts[:] = first, passes
+    return Passes(keys, firsts, counts.cumsum())
 
 
 def _draw(layout: _Layout, passes: Passes, scratch: Scratch | None = None) -> Masks:

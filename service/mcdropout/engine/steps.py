@@ -167,6 +167,9 @@ class Steps:
 
     def _masks(self, work: Sequence[tuple[Cohort, int]]) -> Undrawn:
         """Of all pairs."""
+        if len(work) == 1:
+            ((cohort, passes),) = work
+            return self._source.undrawn(cohort.seeds, cohort.indices, cohort.passes, passes)
         cohorts = [cohort for cohort, _ in work]
         sizes = [len(cohort) for cohort in cohorts]
         seeds = np.concatenate([cohort.seeds for cohort in cohorts])

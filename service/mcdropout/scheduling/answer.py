@@ -47,9 +47,14 @@ class Answer:
     compute_seconds: float
 
     @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return len(self.prediction.passes)
+
+    @property
     def parts(self) -> "tuple[tuple[npt.NDArray[np.int64], Answer], ...]":
         """Its rows' indices in the request, and itself."""
-        return ((np.arange(len(self.prediction.passes), dtype=np.int64), self),)
+        return ((np.arange(self.rows, dtype=np.int64), self),)
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,11 @@ class Shares:
     """
 
     parts: tuple[tuple[npt.NDArray[np.int64], Answer], ...]
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return sum(len(rows) for rows, _ in self.parts)
 
     @property
     def plan(self) -> Plan:

@@ -101,8 +101,10 @@ def test_a_run_that_trims_answers_the_same(wide: Path) -> None:
     session.trim()
     (trimmed,) = session.run((x,))
     (again,) = session.run((x,))
-    assert plain.shape == (5,) and plain.std() > 0
-    assert np.array_equal(plain, trimmed) and np.array_equal(plain, again)
+    assert plain.shape == (5,)
+    assert plain.std() > 0
+    assert np.array_equal(plain, trimmed)
+    assert np.array_equal(plain, again)
 
 
 @resident

@@ -39,7 +39,7 @@ def _rows(answered: Answered, which: slice) -> list[dict[str, Any]]:
     """Some rows, each as `schemas.py` describes a row of the model's task."""
     task, shown = TASKS[answered.shown[0].prediction.task], answered.shown
     columns = [_columns(one.prediction, task) for one in shown]
-    classes = [field.name for field in task.fields if field.is_class and field.name in columns[0]]
+    classes = [name for name in task.class_fields if name in columns[0]]
     rows: list[dict[str, Any]] = []
     for share, place in answered.places[which]:
         row = {name: None if value is None else value[place] for name, value in columns[share].items()}
@@ -53,9 +53,9 @@ def _rows(answered: Answered, which: slice) -> list[dict[str, Any]]:
 
 def _columns(prediction: Prediction, task: Task) -> dict[str, npt.NDArray[Any] | None]:
     """The columns of a row, in their order: those that lead, the passes, and the others."""
-    fields = [field for field in task.fields if field.name in prediction.values]
-    leading = {field.name: prediction.values[field.name] for field in fields if field.leads}
-    return {**leading, "passes": prediction.passes, **prediction.values}
+    values = prediction.values
+    leading = {name: values[name] for name in task.leading if name in values}
+    return {**leading, "passes": prediction.passes, **values}
 
 
 def _label(model: Model, label: Any) -> Any:

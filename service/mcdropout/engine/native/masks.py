@@ -77,7 +77,7 @@ class Passes:
         check_array(keys, np.uint64, (rows, 2))
         check_array(firsts, np.uint64, (rows,))
         check_array(ends, np.int64, (rows,))
-        if rows and (ends[0] < 0 or np.any(ends[1:] < ends[:-1])):
+        if rows and (ends[0] < 0 or (ends[1:] < ends[:-1]).any()):
             raise ValueError(f"the passes of rows end at {ends.tolist()}; ascending order is accepted")
         self.keys, self.firsts, self.ends = keys, firsts, ends
         self._pairs = int(ends[-1]) if rows else 0

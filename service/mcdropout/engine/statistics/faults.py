@@ -35,14 +35,12 @@ class Fault:
 
 def none_of(rows: int) -> Faults:
     """So many rows without a fault."""
-    return np.full(rows, None, object)
+    return np.empty(rows, object)
 
 
 def faults_of(outputs: Sequence[Array], reading: Reading, wrong: npt.NDArray[np.bool_]) -> Faults:
     """What is wrong with the rows `[rows]` of outputs `[rows, passes, ...]` that are of no use."""
     faults = none_of(len(wrong))
-    if not wrong.any():
-        return faults
     impossible = reading.task != "regression" and reading.form != "probabilities"  # may be said, by -infinity
     faults[wrong] = Fault("NaN or infinity")
     for row in np.flatnonzero(wrong):

@@ -15,7 +15,7 @@ from mcdropout.engine.statistics.block import Block, Floats
 from mcdropout.engine.statistics.class_block import in_place, read_classes, unusable_classes
 from mcdropout.engine.statistics.entropy import ENTROPY, LABEL_ENTROPY
 from mcdropout.engine.statistics.expected_entropy import EXPECTED_ENTROPY, LABEL_EXPECTED_ENTROPY
-from mcdropout.engine.statistics.faults import Faults, faults_of
+from mcdropout.engine.statistics.faults import Faults, faults_of, none_of
 from mcdropout.engine.statistics.field import Field, State
 from mcdropout.engine.statistics.gaussian_entropy import GAUSSIAN_ENTROPY
 from mcdropout.engine.statistics.interval import INTERVAL
@@ -66,6 +66,21 @@ class Task:
         """Its fields by their names."""
         return {one.name: one for one in self.fields}
 
+    @cached_property
+    def histograms(self) -> dict[str, str]:
+        """By the names of its fields that are counted in histograms, which ones."""
+        return {one.name: one.histogram for one in self.fields if one.histogram is not None}
+
+    @cached_property
+    def leading(self) -> tuple[str, ...]:
+        """The names of its fields that an answer has first of all."""
+        return tuple(one.name for one in self.fields if one.leads)
+
+    @cached_property
+    def class_fields(self) -> tuple[str, ...]:
+        """The names of its fields whose integers are classes."""
+        return tuple(one.name for one in self.fields if one.is_class)
+
     def states(self, reading: Reading) -> list[type[State]]:
         """What has to gather the passes for its fields, each once, where outputs mean that."""
         wanted = (one.state for one in self.fields if one.state is not None and one.known_for(reading))
@@ -82,10 +97,10 @@ class Task:
     def cleared(self, outputs: Sequence[Array], reading: Reading) -> tuple[list[Array], Faults]:
         """Outputs `[rows, passes, ...]` with 0 in the rows that are unusable, and what is wrong with these."""
         wrong = self.unusable(outputs, reading)
-        faults = faults_of(outputs, reading, wrong)
         if not wrong.any():
-            return list(outputs), faults
-        return [np.where(wrong.reshape(-1, *[1] * (output.ndim - 1)), 0, output) for output in outputs], faults
+            return list(outputs), none_of(len(wrong))
+        cleared = [np.where(wrong.reshape(-1, *[1] * (output.ndim - 1)), 0, output) for output in outputs]
+        return cleared, faults_of(outputs, reading, wrong)
 
 
 def _of_each_label(one: Field) -> Field:
