@@ -125,7 +125,6 @@ class Input(Record):
     preprocessing: Preprocessing = Preprocessing()
     row_axis: Axis = 0
     _named: dict[str, Named] = PrivateAttr(default_factory=dict)
-    _taken: np.dtype[Any] | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _consistent(self) -> "Input":
@@ -204,7 +203,7 @@ class Input(Record):
         same = self.model_copy(
             update={"minimum": lowest if low is None else low, "maximum": highest if high is None else high}
         )
-        same._taken = taken
+        same.__dict__["network_dtype"] = taken
         return same
 
     def name_sizes(self, named: dict[str, Named]) -> None:
@@ -231,10 +230,10 @@ class Input(Record):
         """The dtype of its rows as arrays; NumPy has no bfloat16, whose numbers float32 holds."""
         return np.dtype("float32" if self.dtype == "bfloat16" else self.dtype)
 
-    @property
+    @cached_property
     def network_dtype(self) -> np.dtype[Any]:
-        """The dtype that the network itself takes, once that is known: an ONNX file may take another of the kind."""
-        return self.array_dtype if self._taken is None else self._taken
+        """The dtype that the network itself takes, as `within` was told, since an ONNX file may take another."""
+        return self.array_dtype
 
     @property
     def takes_missing(self) -> bool:

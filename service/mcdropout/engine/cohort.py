@@ -45,7 +45,7 @@ class Cohort:
     def update(self, outputs: Sequence[Array]) -> None:
         """Take in the outputs `[rows, passes, ...]` of its next passes."""
         usable, faults = self.statistics.cleared(outputs)
-        for row in np.flatnonzero(faults):
+        for row in faults.nonzero()[0]:
             self.faults[row] = self.faults[row] or faults[row]
         samples = self.statistics.update(usable)
         if self.samples is not None:
