@@ -22,6 +22,7 @@ _PROBE_MC = 50
 _QUEUE_SECONDS = 0.5
 _CONNECTIONS = 1000
 _DIGITS = 200
+_REQUESTS = 20_000  # with an id each, as proxies give them: no two heads are the same for seconds
 
 
 def overload(generator: Generator, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -31,7 +32,8 @@ def overload(generator: Generator, folder: Path, arguments: argparse.Namespace) 
     """
     model, _, mc = arguments.overload.partition(":")
     bodies = one_each(digits(arguments.data_dir, _DIGITS))
-    requests = tuple(encode(f"/models/{model}/predict?mc={mc}", body) for body in bodies)
+    path = f"/models/{model}/predict?mc={mc}"
+    requests = tuple(encode(path, bodies[n % len(bodies)], request_id=f"{n:x}") for n in range(_REQUESTS))
     probes = tuple(encode(f"/models/{model}/predict?mc={_PROBE_MC}", body) for body in bodies)
     with ours(folder) as server:
         run = generator.run(Job(server.port, (Stream(requests, 64),), 2 * arguments.seconds))

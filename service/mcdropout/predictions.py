@@ -7,9 +7,9 @@ the same way by its parts: `model`, `plan`, `admit`, reading the rows, `submit`,
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future as ThreadFuture
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -74,8 +74,7 @@ class Ask:
     regions: str | None = None
 
 
-@dataclass(frozen=True)
-class Planned:
+class Planned(NamedTuple):
     """What an ask comes to.
 
     Attributes:
@@ -249,19 +248,17 @@ class Predictions:
         """
         return Planned(model, _plan(model, ask), ask.seed, _view(model, ask))
 
-    def has_room(self, coming: int = 0) -> bool:
-        """Whether one more row would be taken, where `coming` are about to be taken before."""
-        return self._scheduler.refusal(coming) is None
+    def overload(self, coming: int = 0) -> OverloadedError | None:
+        """Why not one more row would be taken, where `coming` are about to be taken before; None where one would.
 
-    def refusal(self, planned: Planned, coming: int = 0) -> OverloadedError | None:
-        """Why a request is refused before its rows are read, where `coming` are about to be taken before it.
-
-        None where it is let in. It is for one request: whoever has it refuses that.
+        All who ask between two changes get the same error: whoever refuses a request for it tells `refused`.
         """
-        error = self._scheduler.refusal(coming)
-        if error is not None:
-            self._count(planned.model, error)
-        return error
+        return self._scheduler.refusal(coming)
+
+    def refused(self, model: str, error: OverloadedError) -> None:
+        """Count a request of a model that is refused: here, and nowhere else."""
+        self._metrics.of(self._metrics.refused, model, error.reason).inc()
+        self._on_refusal()
 
     def admit(self, planned: Planned) -> None:
         """Let a request in before its rows are read.
@@ -269,8 +266,9 @@ class Predictions:
         Raises:
             OverloadedError: not one more row is taken.
         """
-        error = self.refusal(planned)
+        error = self.overload()
         if error is not None:
+            self.refused(planned.model.name, error)
             raise copy(error)  # others are refused for the same, each with a traceback of its own
 
     def submit(self, planned: Planned, inputs: tuple[Rows, ...], future: Future) -> int:
@@ -297,7 +295,7 @@ class Predictions:
         try:
             self._hand_over(planned, inputs, seed, plan, future)
         except OverloadedError as error:
-            self._count(planned.model, error)
+            self.refused(planned.model.name, error)
             raise
         return seed
 
@@ -343,11 +341,6 @@ class Predictions:
                         if value == value:  # a single pass has no variance
                             observe(value)
                 pause()
-
-    def _count(self, model: Model, error: OverloadedError) -> None:
-        """Count a request that is refused: here, and nowhere else."""
-        self._metrics.of(self._metrics.refused, model.name, error.reason).inc()
-        self._on_refusal()
 
 
 def entry_of(registry: Registry, name: str) -> Entry:
@@ -410,4 +403,4 @@ def _reduced(plan: Plan, load: float, floor: int) -> Plan:
     if load <= _SHED_FROM or plan.passes <= floor:
         return plan
     share = max(0.0, (1.0 - load) / (1.0 - _SHED_FROM))
-    return replace(plan, passes=max(floor, round(plan.passes * share)), asked=plan.passes)
+    return plan._replace(passes=max(floor, round(plan.passes * share)), asked=plan.passes)

@@ -68,7 +68,8 @@ class Admission:
         """
         if self._stopping() or (name := predicted_by(scope)) is None:
             return None
-        if self._predictions.has_room(self._coming):
+        error = self._predictions.overload(self._coming)
+        if error is None:
             # Many connections are read before the first task gets to the scheduler. It does right after this call
             # comes back, unless its body is still to come: that may take any time, in which it holds no place.
             self._coming += 1
@@ -81,9 +82,7 @@ class Admission:
             planned = self._predictions.plan(self._predictions.model(ask), ask)
         except Exception:  # it is the app's to explain
             return None
-        error = self._predictions.refusal(planned, self._coming)
-        if error is None:  # there is room by now
-            return None
+        self._predictions.refused(planned.model.name, error)
         seen.model, seen.mode = planned.model.name, planned.mode
         return self._refuse(scope, seen, error, started)
 

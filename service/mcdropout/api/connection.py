@@ -2,8 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import httptools
 import uvicorn
@@ -26,8 +25,7 @@ _INTERNALS = (
 _OFFERS = {b"upgrade", b"http2-settings"}
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """An answer to a request that no app was asked for.
 
     Attributes:

@@ -22,16 +22,17 @@ class SwitchInterval:
         self._refused = self._short = False
 
     def shorten(self) -> None:
-        """A request was refused. In a thread without an event loop it changes nothing."""
+        """A request was refused. In a thread without an event loop it begins nothing."""
+        self._refused = True
+        if self._short:  # to find the loop takes a system call, an eighth of what a refusal costs
+            return
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:  # who asks there is one caller, and no flood
             return
-        self._refused = True
-        if not self._short:
-            self._short = True
-            sys.setswitchinterval(_UNDER_OVERLOAD)
-            self._look_later(loop)
+        self._short = True
+        sys.setswitchinterval(_UNDER_OVERLOAD)
+        self._look_later(loop)
 
     def _look_later(self, loop: asyncio.AbstractEventLoop) -> None:
         self._refused = False

@@ -1,8 +1,8 @@
 """What a request for a prediction asks for: the model by its path, the rest by its query."""
 
-import re
 import time
 from collections import Counter
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,16 +15,22 @@ from mcdropout.api.errors import ProblemError
 from mcdropout.api.schemas import PredictQuery
 from mcdropout.predictions import Ask
 
-_PATH = re.compile(r"(?:/models/(?P<name>[^/]+))?/predict")
-_SHORT_QUERY_BYTES = 200
+_MODELS, _PREDICT = "/models/", "/predict"
+_SHORT_BYTES = 200
 
 
 def predicted_by(scope: Scope) -> str | None:
     """The model that a request wants a prediction of, "" for the default one; None where it wants something else."""
     if scope["type"] != "http" or scope["method"] != "POST" or scope.get("root_path"):
         return None
-    found = _PATH.fullmatch(scope["path"])
-    return None if found is None else found["name"] or ""
+    path: str = scope["path"]
+    if not path.endswith(_PREDICT):
+        return None
+    head = path[: -len(_PREDICT)]
+    if not head:
+        return ""
+    name = head.removeprefix(_MODELS)
+    return name if name and name != head and "/" not in name else None
 
 
 def ask_of(scope: Scope, model: str) -> Ask:
@@ -34,39 +40,45 @@ def ask_of(scope: Scope, model: str) -> Ask:
         RequestValidationError: its query cannot be used.
         ProblemError: a parameter is in it more than once.
     """
-    query = _query(scope.get("query_string", b""))
-    deadline = None if query.deadline_ms is None else time.perf_counter() + query.deadline_ms / 1000.0
-    fields = None if query.fields is None else tuple(query.fields.split(","))
-    return Ask(
-        model or None,
-        query.mc,
-        query.tolerance,
-        deadline,
-        query.seed,
-        query.samples,
-        fields,
-        query.reduce,
-        query.regions,
-    )
-
-
-def _query(text: bytes) -> PredictQuery:
-    """The query, checked: here and not by FastAPI, which takes longer over it than the model over a row."""
-    read = _read_again if len(text) <= _SHORT_QUERY_BYTES else _read_query
+    text = scope.get("query_string", b"")
+    read = _read_again if len(text) + len(model) <= _SHORT_BYTES else _read
     try:
-        return read(text)
+        ask, deadline_ms = read(text, model)
     except ValidationError as error:
         problems: list[Any] = [{**problem, "loc": ("query", *problem["loc"])} for problem in error.errors()]
         raise RequestValidationError(problems) from error
+    if deadline_ms is None:
+        return ask
+    return replace(ask, deadline=time.perf_counter() + deadline_ms / 1000.0)
 
 
-def _read_query(text: bytes) -> PredictQuery:
+def _read(text: bytes, model: str) -> tuple[Ask, float | None]:
+    """What a query asks of a model, and in how many milliseconds at the latest.
+
+    It is read here and not by FastAPI, which takes longer over it than the model over a row.
+    """
+    query = _checked(text)
+    ask = Ask(
+        model or None,
+        query.mc,
+        query.tolerance,
+        None,
+        query.seed,
+        query.samples,
+        None if query.fields is None else tuple(query.fields.split(",")),
+        query.reduce,
+        query.regions,
+    )
+    return ask, query.deadline_ms
+
+
+_read_again = lru_cache(maxsize=1024)(_read)  # most clients ask the same way each time
+
+
+def _checked(text: bytes) -> PredictQuery:
     query = QueryParams(text)
     if len(given := query.multi_items()) > len(query):
         name, times = Counter(name for name, _ in given).most_common(1)[0]
         values = ", ".join(repr(value) for value in query.getlist(name)[:3])
         raise ProblemError(422, f"query parameter {name!r} is given {times} times, as {values}; once is accepted")
     return PredictQuery.model_validate(dict(query))
-
-
-_read_again = lru_cache(maxsize=1024)(_read_query)  # most clients ask the same way each time

@@ -1,6 +1,6 @@
 """Plans: how many passes a request gets."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 FEWEST_PASSES = 8
 """How many passes a row gets at least, where it may stop early."""
@@ -9,8 +9,7 @@ DEFAULT_TOLERANCE = 0.01
 """Where rows stop by themselves: the standard error of their mean that is small enough, where a request names none."""
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """How many passes a request gets.
 
     Attributes:
