@@ -1,4 +1,4 @@
-"""Headers of a request, read off what its connection left: Starlette's own reader takes as long for each as for all."""
+"""Headers of a request, read off its scope: with Starlette, four take a hundredth of a small request's time."""
 
 from starlette.types import Scope
 
