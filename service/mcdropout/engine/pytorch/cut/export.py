@@ -10,6 +10,7 @@ from mcdropout.engine.arrays import with_rows
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.masks import MaskSource
 from mcdropout.engine.pytorch.cut.guards import check_guards
+from mcdropout.engine.pytorch.cut.lengths import open_lengths
 from mcdropout.engine.pytorch.mapping import unwound
 from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.pytorch.quiet import quiet
@@ -55,7 +56,7 @@ def export(
         shape.update(dict.fromkeys(axes, torch.export.Dim.AUTO))
     masked = _Masked(network, len(inputs))
     masked.training = False  # not `eval()`, which would reach the modules whose dropout calls are gone in eval mode
-    with torch.no_grad(), quiet(), unwound():
+    with torch.no_grad(), quiet(), unwound(), open_lengths():
         program = torch.export.export(
             masked, arguments, dynamic_shapes=(tuple(shape or None for shape in shapes),), strict=False
         )
