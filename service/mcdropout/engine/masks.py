@@ -30,8 +30,7 @@ import itertools
 import math
 import secrets
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import wait
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -44,7 +43,7 @@ from mcdropout.engine.native.masks import MaskTable, Passes, UnitLayout
 from mcdropout.engine.scratch import Scratch
 from mcdropout.engine.sites import Site
 from mcdropout.engine.streams import BLOCK_WORDS, read
-from mcdropout.engine.threads import pool, thread_count
+from mcdropout.engine.threads import at_once, thread_count
 
 MAPPING: Final = 2
 """The version of the mapping above. The first took 16 bits wherever 1 or 8 do not do."""
@@ -302,7 +301,7 @@ def _draw(layout: _Layout, passes: Passes, scratch: Scratch | None = None) -> Ma
             for entry, mask in zip(layout.entries, masks, strict=True)
         ]
         threads = min(thread_count(), 1 + pairs * layout.stride // _WORDS_A_THREAD)
-        _at_once(threads, pairs, functools.partial(layout.table.draw, passes, planes, locked=threads == 1))
+        at_once(threads, pairs, functools.partial(layout.table.draw, passes, planes, locked=threads == 1))
         return masks
     keys, firsts, ends = passes.keys, passes.firsts, passes.ends
     begin = 0
@@ -338,23 +337,7 @@ def _draw_block(layout: _Layout, keys: npt.NDArray[np.uint64], first: int, passe
 
     threads = min(thread_count(), 1 + len(keys) * passes * layout.stride // _WORDS_A_THREAD)
     by_rows = len(keys) >= threads
-    _at_once(threads, len(keys) if by_rows else passes, draw)
-
-
-def _at_once(threads: int, count: int, draw: Callable[[int, int], None]) -> None:
-    """Call `draw` with parts of `0 .. count`, in so many threads at most."""
-    threads = min(threads, count)
-    if threads <= 1:
-        draw(0, count)
-        return
-    first, *others = itertools.pairwise(count * part // threads for part in range(threads + 1))
-    waiting = [pool().submit(draw, *part) for part in others]
-    try:
-        draw(*first)
-    finally:  # whatever happens, nobody writes into the masks afterwards
-        wait(waiting)
-    for future in waiting:
-        future.result()
+    at_once(threads, len(keys) if by_rows else passes, draw)
 
 
 def _runs(*columns: npt.NDArray[Any]) -> Iterator[slice]:

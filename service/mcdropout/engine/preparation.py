@@ -13,13 +13,13 @@ from mcdropout.engine.checks import Check
 from mcdropout.engine.errors import EngineError, UnsupportedModelError, VerificationError
 from mcdropout.engine.faults import described, refusing
 from mcdropout.engine.inputs import InputSpec
-from mcdropout.engine.masks import MaskSource
+from mcdropout.engine.masks import Masks, MaskSource
 from mcdropout.engine.program import Graphs, Outline, Program
 from mcdropout.engine.ranges import with_ranges
 from mcdropout.engine.reading import Reading
 from mcdropout.engine.returned import check_count
 from mcdropout.engine.runtimes import Refusal, Runnable, Runtime, Target
-from mcdropout.engine.runtimes.protocol import runtime_at
+from mcdropout.engine.runtimes.protocol import measure, runtime_at
 from mcdropout.engine.settling import settle
 from mcdropout.engine.sites import SiteOff
 from mcdropout.engine.sizes import Sizes, Sizing, told
@@ -272,7 +272,11 @@ def choose(
 
         baseline = _first_that_passes(baseline_programs, target, check_plain)
 
+    def draw(pairs: int) -> Masks:
+        return source.draw([0] * pairs, range(pairs), 0, 1)
+
     def check(found: Runtime) -> list[Check]:
+        measure(found, reference.inputs, draw)
         checks = check_program(found, baseline.runtime if baseline else found, source, reference, trials)
         for other in others:
             assert sizing is not None

@@ -3,10 +3,12 @@
 ONNX Runtime's sessions have as many, each of its own, which sleep between runs (`runtimes/sessions.py`).
 """
 
+import itertools
 import os
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 
 from mcdropout.engine.errors import InvalidInputError
@@ -67,3 +69,19 @@ def pool() -> ThreadPoolExecutor:
         if _threads.pool is None:
             _threads.pool = ThreadPoolExecutor(count, thread_name_prefix="compute", initializer=_give_way)
         return _threads.pool
+
+
+def at_once(threads: int, count: int, run: Callable[[int, int], None]) -> None:
+    """Call `run` with parts of `0 .. count`, in so many threads at most, this one among them."""
+    threads = min(threads, count)
+    if threads <= 1:
+        run(0, count)
+        return
+    first, *others = itertools.pairwise(count * part // threads for part in range(threads + 1))
+    waiting = [pool().submit(run, *part) for part in others]
+    try:
+        run(*first)
+    finally:  # whatever happens, nobody writes into what is shared afterwards
+        wait(waiting)
+    for future in waiting:
+        future.result()

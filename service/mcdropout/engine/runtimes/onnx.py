@@ -1,22 +1,18 @@
 """Onnx: ONNX Runtime, the embedded default."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array, Frontier
+from mcdropout.engine.masks import Masks
 from mcdropout.engine.program import Graph, Graphs, Outline
 from mcdropout.engine.runtimes.forms import Form, Runnable
 from mcdropout.engine.runtimes.protocol import Runtime
 from mcdropout.engine.runtimes.sessions import Session, SessionOptions
+from mcdropout.engine.runtimes.suffix import OnnxSuffix
 from mcdropout.engine.runtimes.table import RuntimeKind, Target, register
-
-# Where the values of a suffix take no more memory than this, in bytes, it is done before a second thread has woken up:
-# 800 pairs of mnist-cnn take 0.067 ms on one thread, and 0.093 to 0.128 on two. A session for that is worth its memory
-# where it serves more than a handful of pairs.
-_FEW_BYTES = 4 * 2**20
-_FEWEST_PAIRS = 64
 
 
 class OnnxRuntime:
@@ -27,22 +23,21 @@ class OnnxRuntime:
         options = options or SessionOptions()
         self.device: str = options.provider
         self._prefix = OnnxPrefix(graphs.prefix, graphs.outline, options)
-        self._suffix = self._suffix_of_few = Session(graphs.suffix, options)
-        self._few_pairs = _FEW_BYTES // max(1, graphs.outline.suffix_bytes)
-        if self._few_pairs >= _FEWEST_PAIRS and options.provider == "cpu":
-            self._suffix_of_few = Session(graphs.suffix, options, one_thread=True)
+        self._suffix = OnnxSuffix(graphs.suffix, options)
+        self._pair_bytes = graphs.outline.suffix_bytes
 
     def prefix(self, inputs: tuple[Array, ...]) -> Frontier:
         return self._prefix.run(inputs)
 
     def suffix(self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: list[Array]) -> tuple[Array, ...]:
-        session = self._suffix_of_few if len(rows) <= self._few_pairs else self._suffix
-        return session.run((rows, *frontier, *masks))
+        return self._suffix.run(rows, frontier, masks)
+
+    def measure(self, inputs: tuple[Array, ...], draw: Callable[[int], Masks]) -> None:
+        self._suffix.measure(self._prefix.run(inputs), len(inputs[0]), draw, self._pair_bytes)
 
     def trim(self) -> None:
         self._prefix.trim()
         self._suffix.trim()
-        self._suffix_of_few.trim()
 
     def take(self, value: Array, rows: npt.NDArray[np.int64]) -> Array:
         return value[rows]

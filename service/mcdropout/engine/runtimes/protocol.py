@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array, Frontier
-from mcdropout.engine.masks import Undrawn
+from mcdropout.engine.masks import Masks, Undrawn
 from mcdropout.engine.sites import Site
 
 SuffixDrawing = Callable[[Frontier, npt.NDArray[np.int64], Undrawn], tuple[Array, ...]]
@@ -19,7 +19,8 @@ class Runtime(Protocol):
     It may have `suffix_drawing` besides, which draws the masks while it runs, where that is faster than to be given
     them: `suffix_drawing(frontier, rows, undrawn)` returns, to the bit, what `suffix` does under these masks. Where it
     has to know the shapes of masks, `at(sites)` returns what runs the same for inputs of other sizes. Where it keeps
-    memory from run to run, `trim()` has the next runs give back what is kept.
+    memory from run to run, `trim()` has the next runs give back what is kept. Where it may run pairs in several ways,
+    `measure(inputs, draw)` has it find the fastest.
 
     Attributes:
         device: where it computes.
@@ -44,6 +45,18 @@ def trim(runtime: Runtime) -> None:
     """Have a runtime's next runs give back the memory that it keeps from run to run, if it keeps any."""
     if (give_back := getattr(runtime, "trim", None)) is not None:
         give_back()
+
+
+def measure(runtime: Runtime, inputs: tuple[Array, ...], draw: Callable[[int], Masks]) -> None:
+    """Have a runtime find out how it runs pairs fastest, if there are several ways; nothing else changes.
+
+    Args:
+        runtime: which.
+        inputs: some rows, `[rows, ...]` each.
+        draw: gives the masks of so many pairs.
+    """
+    if (find_out := getattr(runtime, "measure", None)) is not None:
+        find_out(inputs, draw)
 
 
 RuntimeT = TypeVar("RuntimeT", bound=Runtime)
