@@ -48,9 +48,7 @@ class OnnxSuffix:
         self._shared.trim()
         self._single.trim()
 
-    def measure(
-        self, frontier: Frontier, rows: int, draw: Callable[[int], Sequence[Array]], pair_bytes: int
-    ) -> None:
+    def measure(self, frontier: Frontier, rows: int, draw: Callable[[int], Sequence[Array]], pair_bytes: int) -> None:
         """Find the way that takes the least time, for some numbers of pairs; only what answers the same to the bit.
 
         Args:

@@ -20,7 +20,7 @@ def gaussian_quantile(level: float) -> float:
 def about_quantile_of_gaussians(means: Floats, deviations: Floats, weights: Floats, level: float) -> Floats:
     """The quantiles of mixtures of Gaussians, `[mixtures]`, to a hundredth of what lies beyond the level.
 
-    A few steps of float32; arguments as for `quantile_of_mixture`, with means that ascend.
+    A few steps of float32; arguments as for `quantiles_of_mixture`, with means that ascend.
 
     Newton's method finds where the logarithm of the share has its value, which is nearly straight in a Gaussian's tail.
     It begins where the quantile were if that of the means and that of the noise around them were those of Gaussians.
@@ -87,7 +87,7 @@ def weighted(numbers: Any, weights: Any) -> Any:
     return np.einsum("ij,j->i", numbers, weights)
 
 
-def bounds_of(level: float) -> tuple[float, float]:
+def bounds_of(level: Any) -> tuple[Any, Any]:
     """Where a quantile lies at least and at most, in deviations from the mean: Cantelli's inequality."""
     return -np.sqrt((1.0 - level) / level), np.sqrt(level / (1.0 - level))
 

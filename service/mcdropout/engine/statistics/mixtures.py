@@ -1,5 +1,7 @@
 """Mixtures: quantiles of many at once, whatever the noise around their means is, by Newton's method."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mcdropout.engine.statistics.block import Floats
@@ -11,29 +13,33 @@ _NEAR = 1e-9
 _ROUNDING = 1e-12
 
 
-def quantile_of_mixture(
-    means: Floats, deviations: Floats, weights: Floats, level: float, likelihood: Likelihood
+def quantiles_of_mixture(
+    means: Floats, deviations: Floats, weights: Floats, levels: Sequence[float], likelihood: Likelihood
 ) -> Floats:
-    """The quantiles of mixtures, `[mixtures]`, to about 1e-9 of the level.
+    """The quantiles of mixtures, `[mixtures, levels]`, to about 1e-9 of the level.
 
-    Newton's method, kept between bounds that bisection narrows; each mixture is settled without regard to others. A
-    short step of Newton's method shows a near root only where the share is right too: in a component that is all but
-    a point, every step is short.
+    Newton's method, kept between bounds that bisection narrows; each is settled without regard to others. A short step
+    of Newton's method shows a near root only where the share is right too: in a component that is all but a point,
+    every step is short.
 
     Args:
         means: `[mixtures, components]`.
         deviations: `[mixtures, components]`; 0 for a point.
         weights: `[components]`, whose sum is 1.
-        level: between 0 and 1.
+        levels: between 0 and 1.
         likelihood: of each component around its mean.
     """
-    centre, spread = moments_of(means, deviations, weights)
+    count, mixtures = len(levels), len(means)
+    centre, spread = (np.repeat(x, count) for x in moments_of(means, deviations, weights))
+    means, deviations = np.repeat(means, count, axis=0), np.repeat(deviations, count, axis=0)
+    level = np.tile(levels, mixtures)
+    begin = np.tile([likelihood.quantile(each) for each in levels], mixtures)
     below, above = bounds_of(level)
     low, high = centre + below * spread, centre + above * spread
     tolerance = 1e-12 * np.maximum(high - low, np.abs(high))
     low, high = low - tolerance, high + tolerance
-    value = np.clip(centre + likelihood.quantile(level) * spread, low, high)
-    settled = np.zeros(value.shape, bool)
+    value = np.clip(centre + begin * spread, low, high)
+    found, which = np.empty(value.shape), np.arange(len(value))
     for number in range(_NEWTON_STEPS + _BISECTION_STEPS):
         share, density = _share_and_density(value, means, deviations, weights, likelihood)
         excess = share - level
@@ -44,12 +50,15 @@ def quantile_of_mixture(
         within = (step > low) & (step < high) & (number < _NEWTON_STEPS)
         following: Floats = np.where(within, step, 0.5 * (low + high))
         # Judged by Newton's step, even where it is too short to lie within the bounds.
-        settled |= (np.abs(step - value) <= tolerance) & (np.abs(excess) <= _NEAR)
-        value = np.where(settled, value, following)
-        settled |= high - low <= tolerance
-        if settled.all():
+        near = (np.abs(step - value) <= tolerance) & (np.abs(excess) <= _NEAR)
+        found[which] = value = np.where(near, value, following)
+        left = np.flatnonzero(~near & (high - low > tolerance))
+        if not len(left):
             break
-    return value
+        if len(left) < len(which):
+            which, means, deviations, level = which[left], means[left], deviations[left], level[left]
+            value, low, high, tolerance = value[left], low[left], high[left], tolerance[left]
+    return found.reshape(mixtures, count)
 
 
 def _share_and_density(

@@ -8,7 +8,7 @@ from mcdropout.engine.statistics.block import Floats, Rows
 from mcdropout.engine.statistics.gaussians import about_quantile_of_gaussians
 from mcdropout.engine.statistics.likelihoods import GAUSSIAN, Likelihood
 from mcdropout.engine.statistics.merging import Counts, merged, parts_of, pooled, weighted_quantiles
-from mcdropout.engine.statistics.mixtures import quantile_of_mixture
+from mcdropout.engine.statistics.mixtures import quantiles_of_mixture
 
 CAPACITY = 1024
 """Up to this many passes are kept as they are where a row has few values."""
@@ -131,10 +131,8 @@ class MixtureQuantiles:
         deviations = np.sqrt(variances if self._noise is None else variances + self._noise)
         shares = weights / weights.sum()
         if dense and likelihood is GAUSSIAN:
-            found = [about_quantile_of_gaussians(means, deviations, shares, level) for level in levels]
-        else:
-            found = [quantile_of_mixture(means, deviations, shares, level, likelihood) for level in levels]
-        return np.stack(found, axis=-1)
+            return np.stack([about_quantile_of_gaussians(means, deviations, shares, x) for x in levels], axis=-1)
+        return quantiles_of_mixture(means, deviations, shares, levels, likelihood)
 
     def _weights(self) -> Counts:
         """Of the components, the merged ones and then the recent, in passes."""
