@@ -430,6 +430,86 @@ def test_it_does_not_matter_whether_the_examples_are_alike(case):
     np.testing.assert_allclose(found.samples(given(rows), 5, seed=1), engine.samples(given(rows), 5, seed=1), atol=1e-5)
 
 
+def cut(rounded, padding=0):
+    """A forward pass that cuts all rows to as many steps as it makes of the longest."""
+
+    def by_padding(self, ids):
+        return by_lengths(self, ids, (ids != padding).sum(1))
+
+    def by_lengths(self, ids, lengths):
+        ids = ids[:, : rounded(int(lengths.max()))]
+        return self.out((self.drop(self.words(ids)) * (ids != padding)[..., None]).sum(1))
+
+    return by_padding, by_lengths
+
+
+def cut_steps(padding):
+    def forward(self, x):
+        there = (x != padding).any(-1)
+        x = x[:, : int(there.sum(1).max())]
+        return self.out((self.drop(F.relu(self.steps(x))) * there[:, : x.shape[1], None]).sum(1))
+
+    return forward
+
+
+CUTS = {
+    "the longest": lambda longest: longest,
+    "a multiple": lambda longest: (longest + 2) // 3 * 3,
+    "at least some": lambda longest: max(4, longest),
+    "a power of two": lambda longest: 1 << (longest - 1).bit_length(),
+}
+
+
+def answers_longer_rows(module, inputs):
+    """Whether examples that are all short say as much as long ones; `inputs` makes rows of their lengths."""
+    engine, wanted = (Engine.from_module(module, inputs(0, lengths)) for lengths in ([2, 4, 1], [7, 7, 7]))
+    long = inputs(1, [7, 2, 6])
+    np.testing.assert_allclose(engine.samples(long, 5, seed=1), wanted.samples(long, 5, seed=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 49])
+@pytest.mark.parametrize("rounded", CUTS)
+def test_rows_that_are_longer_than_all_examples_are_answered(rounded, padding):
+    torch.manual_seed(4)
+    module = Custom(cut(CUTS[rounded], padding)[0], **embedded()).eval()
+    answers_longer_rows(
+        module, lambda seed, lengths: np.where(masks_of(lengths), np.clip(words(3, seed), 2, 48), padding)
+    )
+
+
+@pytest.mark.parametrize("rounded", CUTS)
+def test_rows_that_are_longer_than_all_examples_are_answered_where_lengths_say_so(rounded):
+    torch.manual_seed(4)
+    module = Custom(cut(CUTS[rounded])[1], **embedded()).eval()
+    answers_longer_rows(module, lambda seed, lengths: (words(3, seed) * masks_of(lengths), np.array(lengths)))
+
+
+@pytest.mark.parametrize("padding", [0.0, -1.0, 1.0])
+def test_rows_of_more_steps_than_all_examples_are_answered(padding):
+    torch.manual_seed(4)
+    module = Custom(cut_steps(padding), **recurrent()).eval()
+
+    def inputs(seed, lengths):
+        there = masks_of(lengths)[..., None] > 0
+        return np.where(there, random(3, STEPS, 4, seed=seed), np.float32(padding))
+
+    answers_longer_rows(module, inputs)
+
+
+def test_a_row_that_draws_more_than_the_examples_is_refused_with_how_much():
+    """Where nothing in the examples shows what padding is."""
+    torch.manual_seed(4)
+
+    def forward(self, ids):
+        ids = ids[:, : int(torch.isin(ids, torch.tensor([7, 8]), invert=True).sum(1).max())]
+        return self.out(self.drop(self.words(ids)).mean(1))
+
+    ids = np.clip(words(3), 9, 49)
+    engine = Engine.from_module(Custom(forward, **embedded()).eval(), np.where(masks_of([4, 4, 4]), ids, 7))
+    with pytest.raises(UnsupportedModelError, match=r"draws \[3, 7, 16\] for these rows, where \[3, 4, 16\]"):
+        engine.predict(ids, 3)
+
+
 @pytest.mark.parametrize("case", ["unpadded", "leaves early row by row"])
 def test_the_variance_of_such_a_row_is_that_of_the_plain_loop(case):
     """4000 passes of each. Bound of 5 standard deviations of the mean: false alarms 6e-7 a value."""

@@ -87,16 +87,20 @@ def unlike_rows(x: Array, given: int, fixed: Sequence[float] = ()) -> Array:
     return x
 
 
-def unpadded(arrays: tuple[Array, ...], padding: int = 0) -> Iterator[tuple[Array, ...]]:
+def unpadded(arrays: tuple[Array, ...], padding: float = 0) -> Iterator[tuple[Array, ...]]:
     """Examples in which a network that takes padding out finds none: masks that keep all, lengths that are the
-    largest, other tokens in the place of padding, and other numbers in that of zeros and NaN.
+    largest, or as many as there are steps, other tokens in the place of padding, and other numbers in that of it, of
+    zeros and of NaN.
 
     Args:
         arrays: the examples, `[rows, ...]` each.
-        padding: the token that stands behind the last of a row.
+        padding: what stands behind the last of a row.
     """
-    for kept in (1, 0):  # in a mask
-        yield tuple(_unpadded(x, padding, kept) for x in arrays)
+    lengths = max((int(x.max()) for x in arrays if _can_be_lengths(x)), default=0)
+    steps = [x.shape[1] for x in arrays if x.ndim > 1 and x.shape[1] > lengths]
+    for length in (min(steps), lengths) if lengths and steps else (lengths,):
+        for kept in (1, 0):  # in a mask
+            yield tuple(_unpadded(x, padding, kept, length) for x in arrays)
 
 
 def alike(arrays: tuple[Array, ...], fixed: Sequence[float] = ()) -> Iterator[tuple[Array, ...]]:
@@ -105,15 +109,16 @@ def alike(arrays: tuple[Array, ...], fixed: Sequence[float] = ()) -> Iterator[tu
         yield tuple(unlike_rows(np.repeat(x[row : row + 1], len(x), axis=0), 1, fixed) for x in arrays)
 
 
-def _unpadded(x: Array, padding: int, kept: int) -> Array:
+def _unpadded(x: Array, padding: float, kept: int, length: int) -> Array:
     if _can_be_padded_mask(x):
         return np.full_like(x, kept)
     if _can_be_lengths(x):
-        return np.full_like(x, x.max())
+        return np.full_like(x, length)
     if _can_be_padded_tokens(x):
-        return np.where(x == padding, x.max(axis=1, keepdims=True), x)
+        tokens = np.where(x == padding, x.min(), x).max(axis=1, keepdims=True)
+        return np.where(x == padding, tokens, x)
     if np.issubdtype(x.dtype, np.floating):
-        return np.where(np.isnan(x) | (x == 0), np.ones_like(x), x)
+        return np.where(np.isnan(x) | (x == 0) | (x == padding), np.full_like(x, 2 if padding == 1 else 1), x)
     return x
 
 

@@ -233,7 +233,15 @@ class Network:
             mask = None if place is None else place.of(masks[place.index])
             if self.alone:
                 mask = _begun(mask, call.mask_shape)
-            if self._known.get(key) != call.form or not _fits(mask, call.mask_shape):
+            if self._known.get(key) == call.form and not _fits(mask, call.mask_shape):
+                held = mask[0] if isinstance(mask, tuple) else mask
+                assert held is not None
+                raise UnsupportedModelError(
+                    f"{site_name(*key)} draws {list(call.mask_shape)} for these rows, where {list(held.shape)} is what "
+                    "it drew for the examples; a network that draws as much for each row is accepted, or, where it "
+                    "cuts rows to the longest, an example as long as rows can be"
+                )
+            if self._known.get(key) != call.form:
                 raise UnsupportedModelError(
                     f"{site_name(*key)} makes a random call ({call.kind}) that was not made when sites were "
                     "looked for; a network whose calls depend neither on its inputs' values nor on draws nor on "
