@@ -465,3 +465,35 @@ def test_an_angle_on_the_negative_half_of_the_axis_is_pi_in_every_program():
         wanted = module(x).numpy()
     signs = (x == 0.0).all(1).numpy()  # of two zeros the angle is a matter of their signs alone
     np.testing.assert_allclose(engine.predict(x, 0).mean[~signs], wanted[~signs], atol=1e-5)
+
+
+SEEDED_ONCE = torch.Generator().manual_seed(3)
+# What no mask stands for, drawn by a generator: columns that are picked, in an order.
+PICKED = {
+    "randperm": lambda generator: torch.randperm(4, generator=generator),
+    "multinomial": lambda generator: torch.multinomial(torch.ones(4), 3, generator=generator),
+    "randint": lambda generator: torch.randint(4, (3,), generator=generator),
+}
+
+
+def picks(drawn, generator):
+    torch.manual_seed(0)
+    parts = {"drop": nn.Dropout(0.5), "last": nn.Linear(4 if drawn is PICKED["randperm"] else 3, 3)}
+    return Custom(lambda self, x: self.last(self.drop(x[:, drawn(generator())])), **parts).eval()
+
+
+@pytest.mark.parametrize("drawn", PICKED.values(), ids=PICKED)
+def test_what_a_generator_draws_that_is_seeded_anew_in_each_pass_is_not_random(drawn):
+    x, module = torch.rand(3, 4), picks(drawn, lambda: torch.Generator().manual_seed(3))
+    engine = Engine.from_module(module, x)
+    assert names(engine) == ["drop"]
+    np.testing.assert_allclose(engine.predict(x, 0).mean, module(x).softmax(-1).detach(), atol=1e-6)
+    mask = engine.masks(1, 0, 0, 1)[0]
+    wanted = module.last(x[:1, drawn(torch.Generator().manual_seed(3))] * torch.from_numpy(mask)).softmax(-1)
+    np.testing.assert_allclose(engine.samples(x[:1], 1, seed=1)[0], wanted.detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize("drawn", PICKED.values(), ids=PICKED)
+def test_what_a_generator_draws_that_goes_on_from_pass_to_pass_is_refused(drawn):
+    with pytest.raises(UnsupportedModelError, match="does not repeat itself in eval mode: aten"):
+        Engine.from_module(picks(drawn, lambda: SEEDED_ONCE), torch.rand(3, 4))

@@ -27,10 +27,18 @@ from mcdropout.engine.pytorch.silent import never_draws
 
 @dataclass(frozen=True)
 class Draw:
-    """A number drawn by a function that no mask can stand for: the module that called it, and what drew."""
+    """A number drawn by a function that no mask can stand for.
+
+    Attributes:
+        path: the module that called it.
+        operator: what drew.
+        numbers: a checksum of what came out, where the call says which generator to draw from: from one that is made
+            and seeded anew for each call comes always the same.
+    """
 
     path: str
     operator: str
+    numbers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,9 +69,15 @@ class _Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._path = path
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
         if torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()) and _draws(func, args):
-            self.seen.append(Draw(self._path(), str(func)))
-        return func(*args, **(kwargs or {}))
+            named = any(isinstance(each, torch.Generator) for each in (*args, *(kwargs or {}).values()))
+            self.seen.append(Draw(self._path(), str(func), _checksum(found) if named else None))
+        return found
+
+
+def _checksum(found: Any) -> int | None:
+    return zlib.crc32(found.cpu().contiguous().numpy().tobytes()) if isinstance(found, Tensor) else None
 
 
 def in_eval_mode(copied: Copy) -> nn.Module:

@@ -130,6 +130,7 @@ class _Explorer:
         self._drawing: set[str] = set()
         self._noisy: set[str] = set()  # modules with noise that is no dropout
         self._of_no_effect: set[Draw] = set()  # numbers of Python's or NumPy's that eval mode draws too, for nothing
+        self._repeating: set[Draw] = set()  # of generators that are seeded anew in each pass
         self._failure: Exception | None = None
 
     def explore(self, selection: Selection) -> Discovery:
@@ -207,6 +208,7 @@ class _Explorer:
                 "baseline; a draw that depends on `self.training` is accepted"
             )
         draws = _certain(quiet, again)
+        self._repeating |= _seeded_anew(quiet) - set(draws)
         if same_outputs(quiet.outputs, again.outputs):
             self._of_no_effect = {draw for draw in draws if not _is_pytorchs(draw)}
             draws = [draw for draw in draws if _is_pytorchs(draw)]
@@ -303,6 +305,7 @@ class _Explorer:
             first, another = self._trained(inputs, 0), self._trained(inputs, 1)
             _check_seeding(first, another)
             certain = [draw for draw in _certain(first, another) if draw not in self._of_no_effect]
+            self._repeating |= _seeded_anew(first) - set(certain)
             self._drawing |= {draw.path for draw in certain}
             self._noisy |= {draw.path for draw in certain if draw.operator.startswith(_NOT_DROPOUT)}
             draws = [draw for draw in certain if not draw.operator.startswith(_NOT_DROPOUT)]
@@ -458,6 +461,7 @@ class _Explorer:
             recording = tracked.record(self._signature, self._two, variant=variant)
             calls = recording.calls
             draws = [draw for draw in recording.draws if _is_pytorchs(draw) or draw.path in self._drawing]
+            draws = [draw for draw in draws if draw not in self._repeating]
             if draws:
                 raise UnsupportedModelError(
                     "modules that have to leave eval mode for dropout draw what no mask can stand for: "
@@ -561,8 +565,20 @@ def _is_pytorchs(draw: Draw) -> bool:
 
 
 def _certain(one: Recording, another: Recording) -> list[Draw]:
-    """What the network itself drew: other threads draw from Python's and NumPy's generators too, but not both times."""
-    return [draw for draw in one.draws if _is_pytorchs(draw) or draw in another.draws]
+    """What the network itself drew: other threads draw from Python's and NumPy's generators too, but not both times.
+
+    And what came out the same both times, though all generators began elsewhere, is not random.
+    """
+    return [
+        draw
+        for draw in one.draws
+        if (draw in another.draws if not _is_pytorchs(draw) else draw.numbers is None or draw not in another.draws)
+    ]
+
+
+def _seeded_anew(recording: Recording) -> set[Draw]:
+    """What was drawn from a generator that the call names, which may be seeded anew for each."""
+    return {draw for draw in recording.draws if draw.numbers is not None}
 
 
 def _blamed(draws: Iterable[Draw]) -> str:
