@@ -1,5 +1,5 @@
 """`python -m mcdropout`: the same as `mcdropout`."""
 
-from mcdropout.cli import app
+from mcdropout.cli import run
 
-app()
+run()

@@ -36,6 +36,8 @@ def inspect(*arguments, folder=REPOSITORY):
 
 
 NETWORKS = """
+    import threading
+
     import torch
     from torch import nn
     from mcdropout.engine import Selection
@@ -53,6 +55,14 @@ NETWORKS = """
 
     def without():
         return nn.Linear(4, 3), torch.rand(3, 4)
+
+    def leaves_a_thread():
+        threading.Thread(target=threading.Event().wait).start()
+        return sound()
+
+    def leaves_a_thread_without():
+        threading.Thread(target=threading.Event().wait).start()
+        return without()
 
     def wrong():
         return 3
@@ -155,3 +165,12 @@ def test_what_is_no_network_is_an_error_that_says_what_would_be_accepted(inspect
     assert done.exit_code == 1
     for told, document in zip(wrong.values(), json.loads(done.stdout), strict=True):
         assert told in document["error"]
+
+
+def test_it_ends_though_a_network_has_left_a_thread_running(folder):
+    found = inspect("networks:leaves_a_thread", folder=folder)
+    assert found.returncode == 0, found.stderr
+    assert "split program" in found.stdout
+    refused = inspect("networks:leaves_a_thread_without", folder=folder)
+    assert refused.returncode == 1
+    assert "no dropout" in refused.stdout

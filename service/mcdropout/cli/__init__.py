@@ -1,10 +1,18 @@
 """The command line: one file a command. What a command needs is imported when it runs, so that `--help` is quick."""
 
+import atexit
+import os
+import sys
+import threading
+from contextlib import suppress
+
 import typer
 
 from mcdropout.cli.compile import compile_bundles
 from mcdropout.cli.inspect import inspect
 from mcdropout.cli.serve import serve
+
+_SECONDS_TO_END = 2.0
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Serve predictions together with how far to trust them."
@@ -17,3 +25,27 @@ app.command("compile")(compile_bundles)
 @app.callback()
 def main() -> None:
     """Serve predictions together with how far to trust them, by Monte Carlo dropout."""
+
+
+def run() -> None:
+    """The command line as a process, which ends with its command, whatever threads a network's code has left running.
+
+    Python waits for those, and so for ever where they never end.
+    """
+    try:
+        app()
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        end = threading.Timer(_SECONDS_TO_END, _end, [status])
+        end.daemon = True
+        end.start()
+        raise
+
+
+def _end(status: int) -> None:
+    with suppress(Exception):  # what is left to do may not depend on a thread that is stuck
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(status)

@@ -295,7 +295,8 @@ def _scaled(x: Array, sizes: Sequence[float]) -> Array:
     if not np.issubdtype(x.dtype, np.floating) or _is_mask(x):
         return x
     factors = np.array([_share(sizes, row) for row in range(len(x))])
-    scaled: Array = (x * factors.reshape(-1, *[1] * (x.ndim - 1))).astype(x.dtype)
+    with np.errstate(over="ignore"):  # what is infinite in a narrow type is no trial
+        scaled: Array = (x * factors.reshape(-1, *[1] * (x.ndim - 1))).astype(x.dtype)
     return scaled
 
 

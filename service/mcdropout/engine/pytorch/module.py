@@ -39,7 +39,7 @@ from mcdropout.engine.pytorch.find.apart import discover_apart, padding_of
 from mcdropout.engine.pytorch.find.findings import findings_of_graph
 from mcdropout.engine.pytorch.find.unpadding import discover_in_examples
 from mcdropout.engine.pytorch.mixing import alike_do_not_mix, look, passes_in_a_batch, rows_mix, scales_by_batch
-from mcdropout.engine.pytorch.network import Network, state_of
+from mcdropout.engine.pytorch.network import InEval, Network, state_of
 from mcdropout.engine.pytorch.private.copies import private_copy
 from mcdropout.engine.pytorch.saved.programs import with_its_code
 from mcdropout.engine.pytorch.signature import Signature
@@ -160,7 +160,8 @@ class ModuleSubject:
             if variant.ordinary and trial is None:  # raises what every second request would meet
                 tried(self.eager, self.source, variant, number, self.tolerance)
         trials = tuple(trial for trial, _ in filter(None, found))
-        checks = filter(None, map(self._check_in_eval_mode, trials))
+        in_eval = self.network.in_eval() if trials else None
+        checks = filter(None, (self._check_in_eval_mode(trial, in_eval) for trial in trials))
         self._unlike_eval_mode = next((check for check in checks if not check.passed), None)
         return trials
 
@@ -173,7 +174,7 @@ class ModuleSubject:
         except Exception:  # whatever the network's code raises of equal rows
             return True
 
-    def _check_in_eval_mode(self, trial: Trial) -> Check | None:
+    def _check_in_eval_mode(self, trial: Trial, in_eval: InEval | None) -> Check | None:
         """Whether nothing but dropout tells the network from its eval mode for some rows too.
 
         A path that it takes in eval mode alone may do otherwise for what the examples do not hold, such as padding.
@@ -181,7 +182,8 @@ class ModuleSubject:
         """
         kept = self.source.baseline(len(trial.inputs[0]))
         try:
-            wanted = tuple(map(to_array, self.network.eval_outputs(tuple(map(torch.from_numpy, trial.inputs)))))
+            rows = tuple(map(torch.from_numpy, trial.inputs))
+            wanted = tuple(map(to_array, self.network.eval_outputs(rows, run=in_eval)))
             if not all(np.isfinite(out).all() for out in wanted):
                 return None
             check = check_network(self.plain, kept, trial.inputs, wanted, self.tolerance)

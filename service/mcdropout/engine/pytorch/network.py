@@ -24,6 +24,8 @@ from mcdropout.engine.returned import Returned
 from mcdropout.engine.sites import Site, site_name
 from mcdropout.engine.verify import HALF_TOLERANCE, PROGRAM_TOLERANCE
 
+InEval = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
+"""Runs a network in eval mode: `[rows, ...]` each, all in one batch."""
 Known = Mapping[tuple[str, int], Form]
 """Random calls that may be made: the key and the form of each."""
 
@@ -167,20 +169,22 @@ class Network:
         """The same network with no site: all in eval mode, nothing dropped."""
         return self.variant((), ())
 
-    def eval_outputs(self, inputs: Sequence[Tensor], *, together: bool = False) -> tuple[Tensor, ...]:
-        """`module.eval()(x)` of a copy without hooks of ours.
+    def eval_outputs(
+        self, inputs: Sequence[Tensor], *, together: bool = False, run: InEval | None = None
+    ) -> tuple[Tensor, ...]:
+        """`module.eval()(x)` of a copy without hooks of ours: of `run`, as `in_eval` gives it, or of another.
 
         Dropout that does not heed eval mode is kept from dropping. Each row is a batch of its own where `alone`, unless
         all are wanted `together`.
         """
-        run = self.in_eval()
+        run = run or self.in_eval()
         batches: Iterable[Sequence[Tensor]] = [inputs]
         if self.alone and not together:
             batches = [[x[row : row + 1] for x in inputs] for row in range(len(inputs[0]))]
         parts = [run(batch) for batch in batches]
         return tuple(torch.cat(outputs).cpu() for outputs in zip(*parts, strict=True))
 
-    def in_eval(self) -> Callable[[Sequence[Tensor]], tuple[Tensor, ...]]:
+    def in_eval(self) -> InEval:
         """A copy without hooks of ours in eval mode, that takes all rows in one batch."""
         module = in_eval_mode(private_copy(self._origin))
         device = next((value.device for value in state_of(module).values()), torch.device("cpu"))

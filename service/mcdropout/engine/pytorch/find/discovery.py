@@ -628,7 +628,8 @@ def _site(call: Call, shape_of_three: tuple[int, ...], in_eval: bool, interleave
         (axis,) = axes
         raise UnevenRowsError(
             f"{where} has {two[axis]} entries for 2 rows and {shape_of_three[axis]} for 3; the same number for each "
-            "row, whatever its values, is accepted: where x[mask] leaves out padding, dropout on the padded x"
+            "row, whatever its values, is accepted: where x[mask] leaves out padding, or picks what an expert takes, "
+            "dropout on all of x"
         )
     p = None if call.p is None else float(call.p)
     layout = replace(layout, interleaved=interleaved and layout.merged)
