@@ -24,7 +24,7 @@ Way = Literal["shared", "single", "parts"]
 
 _SIZES = (16, 64, 256)  # pairs that are measured
 _BORDERS = (32, 128)  # between what is run as one of them or as the next
-_TRIES = 5
+_TRIES, _FEWEST_TRIES, _SECONDS_OF_TRIES = 5, 2, 0.02
 # Of one run; beyond, operations are large, and a second session would take much memory.
 _MOST_SECONDS, _MOST_BYTES = 0.02, 2**26
 _WORTHWHILE = 0.9  # of the time of the first way
@@ -79,9 +79,11 @@ class OnnxSuffix:
         ways: list[Way] = ["shared", "single", "parts"]
         same = [way for way in ways if _same(self._run(way, values), wanted)]
         least = dict.fromkeys(same, np.inf)
-        for _ in range(_TRIES):
-            for way in least:
-                least[way] = min(least[way], _seconds(partial(self._run, way, values)))
+        for number in range(_TRIES):
+            taken = {way: _seconds(partial(self._run, way, values)) for way in same}
+            least = {way: min(least[way], taken[way]) for way in same}
+            if number + 1 >= _FEWEST_TRIES and (number + 1) * sum(taken.values()) > _SECONDS_OF_TRIES:
+                break
         best = min(least, key=lambda way: least[way])
         return best if least[best] <= _WORTHWHILE * least["shared"] else "shared"
 
