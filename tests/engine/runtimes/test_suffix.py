@@ -70,7 +70,7 @@ def test_pairs_in_parts_are_answered_to_the_bit_as_together(monkeypatch, prepare
     threads(monkeypatch, count)
     timed(monkeypatch, SECONDS)
     suffix, frontier = measured(prepared), prepared.runtime.prefix((X,))
-    assert suffix._ways == ["parts"] * 3
+    assert suffix._ways == ["parts"] * 4
     for pairs in PAIRS:
         rows, masks = np.arange(pairs) % len(X), masks_of(prepared, pairs)
         found = suffix.run(rows, frontier, masks)
@@ -81,15 +81,21 @@ def test_pairs_in_parts_are_answered_to_the_bit_as_together(monkeypatch, prepare
 def test_the_fastest_way_is_found(monkeypatch, prepared, fastest):
     threads(monkeypatch, 2)
     timed(monkeypatch, {way: 1.0 if way == fastest else 2.0 for way in SECONDS})
-    assert measured(prepared)._ways == [fastest] * 3
+    assert measured(prepared)._ways == [fastest] * 4
 
 
-def test_operations_are_shared_out_unless_another_way_is_clearly_faster(monkeypatch, prepared):
+def test_one_thread_runs_all_unless_more_are_clearly_faster(monkeypatch, prepared):
     threads(monkeypatch, 2)
-    timed(monkeypatch, {"shared": 1.0, "single": 0.95, "parts": 0.95})
+    timed(monkeypatch, {"shared": 0.95, "single": 1.0, "parts": 0.95})
+    assert measured(prepared)._ways == ["single"] * 4
+
+
+def test_where_operations_are_always_shared_out_no_second_session_is_kept(monkeypatch, prepared):
+    threads(monkeypatch, 2)
+    timed(monkeypatch, {"shared": 1.0, "single": 2.0, "parts": 2.0})
     suffix = measured(prepared)
-    assert suffix._ways == ["shared"] * 3
-    assert suffix._single is suffix._shared  # and no second session is kept
+    assert suffix._ways == ["shared"] * 4
+    assert suffix._single is suffix._shared
 
 
 def test_a_way_that_answers_otherwise_is_not_taken(monkeypatch, prepared):
@@ -99,24 +105,33 @@ def test_a_way_that_answers_otherwise_is_not_taken(monkeypatch, prepared):
     monkeypatch.setattr(
         OnnxSuffix, "_in_parts", lambda self, values: tuple(np.nextafter(x, np.inf) for x in real(self, values))
     )
-    assert measured(prepared)._ways == ["single"] * 3
+    assert measured(prepared)._ways == ["single"] * 4
 
 
 def test_a_large_network_has_one_session(monkeypatch, prepared):
     threads(monkeypatch, 2)
     monkeypatch.setattr(module, "_MOST_SECONDS", 0.0)
     suffix = measured(prepared)
-    assert suffix._ways == ["shared"] * 3
+    assert suffix._ways == ["shared"] * 4
     assert suffix._single is suffix._shared
 
 
-def test_more_pairs_than_a_step_may_take_are_not_measured(monkeypatch, prepared):
+def test_more_pairs_than_there_is_memory_for_are_not_measured(monkeypatch, prepared):
     threads(monkeypatch, 2)
     sizes = []
     monkeypatch.setattr(OnnxSuffix, "_fastest", lambda self, values: sizes.append(len(values[0])) or "parts")
-    monkeypatch.setattr(module, "_MOST_BYTES", 64 * prepared.outline.suffix_bytes)
-    assert measured(prepared)._ways == ["parts"] * 3
-    assert sizes == [16, 64]
+    monkeypatch.setattr(module, "_MOST_BYTES", 40 * prepared.outline.suffix_bytes)
+    assert measured(prepared)._ways == ["parts"] * 4
+    assert sizes == [1, 16, 40, 40]
+
+
+def test_operations_are_shared_out_where_runs_are_long(monkeypatch, prepared):
+    threads(monkeypatch, 2)
+    timed(monkeypatch, SECONDS)
+    seconds = iter([0.0, 0.0, 1.0])
+    monkeypatch.setattr(OnnxSuffix, "_fastest", lambda self, values: "single")
+    monkeypatch.setattr(module, "_seconds", lambda run: next(seconds))
+    assert measured(prepared)._ways == ["single", "single", "shared", "shared"]
 
 
 def test_one_thread_runs_all_pairs_without_measuring(monkeypatch, prepared):
@@ -129,4 +144,4 @@ def test_one_thread_runs_all_pairs_without_measuring(monkeypatch, prepared):
 def test_a_network_that_is_prepared_is_measured(monkeypatch):
     threads(monkeypatch, 2)
     timed(monkeypatch, SECONDS)
-    assert Engine.from_module(drop_connect(), X, runtime="onnx")._runtime._suffix._ways == ["parts"] * 3
+    assert Engine.from_module(drop_connect(), X, runtime="onnx")._runtime._suffix._ways == ["parts"] * 4

@@ -22,12 +22,12 @@ from mcdropout.engine.threads import at_once, thread_count
 Way = Literal["shared", "single", "parts"]
 """Each operation shared out among the threads; all on one thread; or each thread a part of the pairs."""
 
-_SIZES = (16, 64, 256)  # pairs that are measured
-_BORDERS = (32, 128)  # between what is run as one of them or as the next
+_SIZES = (1, 16, 64, 256)  # pairs that are measured
+_BORDERS = (4, 32, 128)  # between what is run as one of them or as the next
 _TRIES, _FEWEST_TRIES, _SECONDS_OF_TRIES = 5, 2, 0.02
-# Of one run; beyond, operations are large, and a second session would take much memory.
-_MOST_SECONDS, _MOST_BYTES = 0.02, 2**26
-_WORTHWHILE = 0.9  # of the time of the first way
+_MOST_SECONDS = 0.02  # of one run; beyond, operations are large, and a second session would take much memory
+_MOST_BYTES = 2**26  # of the pairs of one run
+_WORTHWHILE = 0.9  # of the time on one thread, which leaves the others to whoever has work for them
 
 
 class OnnxSuffix:
@@ -59,18 +59,15 @@ class OnnxSuffix:
         """
         if thread_count() == 1 or self._options.provider != "cpu":
             return
-        chosen: list[Way] = []
-        for pairs in _SIZES:
-            if chosen and pairs * pair_bytes > _MOST_BYTES:
-                break
+        most = max(1, _MOST_BYTES // max(1, pair_bytes))
+        for index, size in enumerate(_SIZES):
+            pairs = min(size, most)
             values = (np.arange(pairs, dtype=np.int64) % rows, *frontier, *draw(pairs))
             if _seconds(partial(self._shared.run, values)) > _MOST_SECONDS:
                 break
             if self._single is self._shared:
                 self._single = Session(self._graph, self._options, one_thread=True)
-            chosen.append(self._fastest(values))
-        if chosen:
-            self._ways = chosen + chosen[-1:] * (len(_SIZES) - len(chosen))
+            self._ways[index] = self._fastest(values)
         if set(self._ways) == {"shared"}:
             self._single = self._shared
 
@@ -85,7 +82,8 @@ class OnnxSuffix:
             if number + 1 >= _FEWEST_TRIES and (number + 1) * sum(taken.values()) > _SECONDS_OF_TRIES:
                 break
         best = min(least, key=lambda way: least[way])
-        return best if least[best] <= _WORTHWHILE * least["shared"] else "shared"
+        frugal: Way = "single" if "single" in least else "shared"
+        return best if least[best] <= _WORTHWHILE * least[frugal] else frugal
 
     def _run(self, way: Way, values: tuple[Array, ...]) -> tuple[Array, ...]:
         if way == "parts":
