@@ -22,8 +22,8 @@ class Case:
         task: what its user wants.
         outputs: which of what it returns counts; None where it returns one tensor.
         axis: the dimension of its output that holds the classes, the rows being 0.
-        alone: whether its rows have to do with one another while it drops (masks scaled by their sum over the batch):
-            the engine answers each as if it were alone, and so must the plain loop be asked.
+        alone: whether its rows have to do with one another while it drops (masks scaled by their sum over the batch, or
+            drawn for another row): the engine answers each as if it were alone, and so must the plain loop be asked.
         options: what else `Engine.from_module` is given.
     """
 

@@ -3,6 +3,8 @@
 - An index below 0 is none in a table of embeddings, and counted from its end in ONNX.
 - A query that may look at no key gets 0, and the mean over all keys, or NaN, from the exporter's attention.
 - The angle of what lies on the negative half of the axis is pi, and -pi by the exporter's `atan2`.
+
+And what ONNX Runtime takes long for: Fourier transforms.
 """
 
 import math
@@ -11,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import fx
+
+from mcdropout.engine.pytorch.cut.fourier import FOURIER
 
 _aten = torch.ops.aten
 
@@ -25,6 +29,7 @@ def as_onnx_reads_it(graph: fx.GraphModule) -> fx.GraphModule:
         copied = written.node_copy(node, copies.__getitem__)
         say = _WORDS.get(node.target)
         copies[node] = copied if say is None else say(written, copied, node)
+    written.eliminate_dead_code()
     return fx.GraphModule(graph, written)
 
 
@@ -77,4 +82,5 @@ _WORDS: Mapping[Any, Callable[[fx.Graph, fx.Node, fx.Node], fx.Node]] = {
     _aten.embedding.default: _embedding,
     _aten.scaled_dot_product_attention.default: _attention,
     _aten.atan2.default: _atan2,
+    **FOURIER,
 }

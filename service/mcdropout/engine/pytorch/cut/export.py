@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from mcdropout.engine.arrays import with_rows
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.masks import MaskSource
+from mcdropout.engine.pytorch.cut.fourier import parts_of
 from mcdropout.engine.pytorch.cut.guards import check_guards
 from mcdropout.engine.pytorch.cut.lengths import open_lengths
 from mcdropout.engine.pytorch.mapping import unwound
@@ -60,7 +61,7 @@ def export(
         program = torch.export.export(
             masked, arguments, dynamic_shapes=(tuple(shape or None for shape in shapes),), strict=False
         )
-        program = program.run_decompositions({})
+        program = program.run_decompositions(parts_of(program.graph))
         module = program.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
     if sizing is not None:
