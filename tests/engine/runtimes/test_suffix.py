@@ -13,6 +13,7 @@ from mcdropout.engine.runtimes.onnx import OnnxRuntime
 from mcdropout.engine.runtimes.protocol import measure
 from mcdropout.engine.runtimes.suffix import OnnxSuffix
 from tests.engine.networks import drop_connect
+from tests.engine.onnx.common import dropout, model, node, numbers, saved, value
 from tests.engine.test_engine import random
 
 X = random(8, 4)
@@ -49,9 +50,29 @@ def timed(monkeypatch, seconds):
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
 
-@pytest.fixture(scope="module", params=[transformer, drop_connect], ids=["a mask a pair", "a mask for all"])
-def prepared(request):
-    return Engine.from_module(request.param(), X, runtime="onnx")._prepared
+def from_onnx(folder):
+    """An engine of a graph that was not made of a network of PyTorch."""
+    made = model(
+        [
+            node("Gemm", ["x", "w"], ["h"]),
+            node("Relu", ["h"], ["r"]),
+            dropout("r", "d"),
+            node("Gemm", ["d", "v"], ["y"]),
+        ],
+        [value("x", ["rows", 4])],
+        [value("y", ["rows", 3])],
+        w=numbers(4, 16),
+        v=numbers(16, 3, seed=1),
+    )
+    return Engine.from_onnx(saved(made, folder), X, runtime="onnx")
+
+
+@pytest.fixture(scope="module", params=["a mask a pair", "a mask for all", "from ONNX"])
+def prepared(request, tmp_path_factory):
+    if request.param == "from ONNX":
+        return from_onnx(tmp_path_factory.mktemp("onnx"))._prepared
+    network = transformer() if request.param == "a mask a pair" else drop_connect()
+    return Engine.from_module(network, X, runtime="onnx")._prepared
 
 
 def measured(prepared):

@@ -67,12 +67,7 @@ class SessionOptions:
 
 
 class Session:
-    """A graph, loaded. Thread-safe.
-
-    Attributes:
-        like_the_first: the inputs, by position, that have as many entries along their first dimension as the first has,
-            whatever that number is.
-    """
+    """A graph, loaded. Thread-safe."""
 
     def __init__(self, graph: Graph, options: SessionOptions, *, one_thread: bool = False) -> None:
         """
@@ -103,12 +98,8 @@ class Session:
         settings.log_severity_level = 4  # errors are raised; what is beneath them is for ONNX Runtime's own makers
         providers = list(dict.fromkeys([_PROVIDERS[options.provider], _CPU]))
         self._session = onnxruntime.InferenceSession(graph.path, settings, providers=providers)
-        firsts = {value.name: next(iter(value.shape), None) for value in self._session.get_inputs()}
-        self._inputs = [(index, name) for index, name in enumerate(graph.inputs) if name in firsts]
-        counted = firsts.get(graph.inputs[0])
-        self.like_the_first = frozenset(
-            index for index, name in self._inputs if isinstance(counted, str) and firsts[name] == counted
-        )
+        wanted = {value.name for value in self._session.get_inputs()}
+        self._inputs = [(index, name) for index, name in enumerate(graph.inputs) if name in wanted]
 
     def run(self, values: tuple[Array, ...]) -> tuple[Array, ...]:
         """The graph's outputs for its inputs."""

@@ -38,6 +38,7 @@ class OnnxSuffix:
         self._shared = Session(graph, options)
         self._single = self._shared
         self._ways: list[Way] = ["shared" for _ in _SIZES]
+        self._per_pair: list[bool] = []  # of what it is given, whether that has an entry for each pair
 
     def run(self, rows: npt.NDArray[np.int64], frontier: Frontier, masks: Sequence[Array]) -> tuple[Array, ...]:
         """The outputs, `[pairs, ...]` each; arguments as for `Runtime.suffix`."""
@@ -60,6 +61,8 @@ class OnnxSuffix:
         if thread_count() == 1 or self._options.provider != "cpu":
             return
         most = max(1, _MOST_BYTES // max(1, pair_bytes))
+        own = (a.shape != b.shape for a, b in zip(draw(1), draw(2), strict=True))
+        self._per_pair = [True, *[False] * len(frontier), *own]
         for index, size in enumerate(_SIZES):
             pairs = min(size, most)
             values = (np.arange(pairs, dtype=np.int64) % rows, *frontier, *draw(pairs))
@@ -92,13 +95,12 @@ class OnnxSuffix:
 
     def _in_parts(self, values: tuple[Array, ...]) -> tuple[Array, ...]:
         found: dict[int, tuple[Array, ...]] = {}
-        pairs, per_pair = len(values[0]), self._single.like_the_first
 
         def run(begin: int, end: int) -> None:
-            own = [value[begin:end] if index in per_pair else value for index, value in enumerate(values)]
-            found[begin] = self._single.run(tuple(own))
+            parts = zip(values, self._per_pair, strict=True)
+            found[begin] = self._single.run(tuple(value[begin:end] if own else value for value, own in parts))
 
-        at_once(thread_count(), pairs, run)
+        at_once(thread_count(), len(values[0]), run)
         return tuple(np.concatenate(parts) for parts in zip(*(found[begin] for begin in sorted(found)), strict=True))
 
 
