@@ -38,14 +38,15 @@ def operators(graph):
     return {str(node.target).split(".")[1] for node in graph.graph.nodes if str(node.target).startswith("aten")}
 
 
-@pytest.mark.parametrize("shape", [(6, 8), (5, 7), (1, 2), (12, 10)], ids=str)
-@pytest.mark.parametrize("transform", TRANSFORMS)
+SHAPES = [(6, 8), (5, 7), (1, 2), (12, 10)]
+# A row too short for three terms, and one whose length the terms do not tell.
+LEFT_OUT = {("irfft", (1, 2)), ("what passes a filter", (5, 7))}
+TRIED = [(name, shape) for name in TRANSFORMS for shape in SHAPES if (name, shape) not in LEFT_OUT]
+
+
+@pytest.mark.parametrize(("transform", "shape"), TRIED, ids=str)
 def test_a_product_is_the_transform(transform, shape):
     x = torch.from_numpy(random(3, *shape))
-    if transform == "irfft" and shape[-1] < 5:
-        pytest.skip("there are no three terms")
-    if transform == "what passes a filter" and shape[-1] % 2:
-        pytest.skip("its length is not given")
     graph = graph_of(TRANSFORMS[transform], x)
     written = as_onnx_reads_it(graph)
     assert any(name.startswith("_fft") for name in operators(graph))

@@ -1,7 +1,7 @@
 """Fourier: discrete Fourier transforms as products with matrices of cosines and sines.
 
-ONNX Runtime transforms lengths that are no power of two term by term, and any length on one thread: a product takes a
-part of the time, for as many terms as a network's dimensions have.
+ONNX Runtime's own transform takes longer: a step of 400 passes of a small FNet (8 steps of 16 numbers) took 1.02 times
+one batch of PyTorch with it, and 0.81 with products. Longer transforms were not measured.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 _aten = torch.ops.aten
-_LONGEST = 1024  # beyond, a fast transform is faster than a product
+_LONGEST = 1024  # of points: the work of a product grows with their square
 
 
 class _Complex(NamedTuple):
