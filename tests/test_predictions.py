@@ -60,6 +60,11 @@ def examples(model: Model) -> tuple[Array, ...]:
     return tuple(model.bundle.manifest.for_network(model.bundle.examples(1)))
 
 
+def assert_same(one: Answered, other: Answered) -> None:
+    """The same but for the order in which passes are summed up: how steps divide them is a matter of time."""
+    np.testing.assert_allclose(one.answer.prediction.mean, other.answer.prediction.mean, rtol=1e-6)
+
+
 def test_no_http_is_needed_to_predict() -> None:
     code = "import sys, mcdropout.predictions; print({'fastapi', 'starlette', 'uvicorn'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=patience(120))
@@ -70,13 +75,13 @@ def test_an_ask_is_answered_by_the_default_model_or_the_one_that_is_named(predic
     named = predictions.ask(Ask("concrete-mlp", mc=20, seed=3), examples)
     default = predictions.ask(Ask(mc=20, seed=3), examples(named.model))
     assert (named.model.name, named.seed, named.rows) == ("concrete-mlp", 3, 4)
-    np.testing.assert_array_equal(named.answer.prediction.mean, default.answer.prediction.mean)
+    assert_same(named, default)
 
 
 def test_a_seed_that_was_drawn_gives_the_same_answer_again(predictions: Predictions) -> None:
     first: Answered = predictions.ask(Ask(mc=5), examples)
     again = predictions.ask(Ask(mc=5, seed=first.seed), examples)
-    np.testing.assert_array_equal(first.answer.prediction.mean, again.answer.prediction.mean)
+    assert_same(first, again)
 
 
 @pytest.mark.parametrize(
