@@ -14,6 +14,7 @@ from mcdropout.engine.faults import described
 from mcdropout.engine.masks import Undrawn
 from mcdropout.engine.preparation import Prepared
 from mcdropout.engine.runtimes import drawing_of
+from mcdropout.engine.runtimes.protocol import run_passes
 from mcdropout.engine.statistics import TASKS, Faults, Prediction, Statistics, deterministic
 from mcdropout.engine.verify import run_pairs
 
@@ -216,8 +217,8 @@ class Steps:
         return parts
 
     def _run_apart(self, cohort: Cohort, passes: int) -> list[Array]:
-        """The outputs `[rows, passes, ...]` of one cohort, a pass at a time: its rows share masks."""
+        """The outputs `[rows, passes, ...]` of one cohort, whose rows share masks."""
         drawn = self._source.draw_each(cohort.seeds, cohort.indices, cohort.passes, passes)
         with _ANSWERING:
-            runs = [self._runtime.suffix(cohort.frontier, cohort.places, masks) for masks in drawn]
+            runs = run_passes(self._runtime, cohort.frontier, cohort.places, drawn)
         return [np.stack(outputs, axis=1) for outputs in zip(*runs, strict=True)]

@@ -245,6 +245,88 @@ class TestLayersThatAreDroppedAsAWhole:
             find(module, torch.randn(2, 4))
 
 
+class TestNumbersThatEvalModeDrawsForNothing:
+    """They are drawn in each mode and used in train mode alone."""
+
+    class Layers(nn.ModuleList):
+        """Leaves some of itself out, as fairseq does it: in a container, which is never run itself."""
+
+        def __iter__(self):
+            numbers = torch.empty(len(self)).uniform_()
+            for number, layer in zip(numbers, super().__iter__(), strict=True):
+                if not self.training or number > 0.4:
+                    yield layer
+
+    @staticmethod
+    def layers():
+        return [nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(3)]
+
+    @classmethod
+    def container(cls):
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+        return Custom(forward, layers=cls.Layers(cls.layers()))
+
+    @classmethod
+    def vector(cls):
+        def forward(self, x):
+            numbers = torch.empty(len(self.layers)).uniform_()
+            for number, layer in zip(numbers, self.layers, strict=True):
+                x = layer(x) if not self.training or number > 0.4 else x
+            return x
+
+        return Custom(forward, layers=nn.ModuleList(cls.layers()))
+
+    @classmethod
+    def scalars(cls):
+        def forward(self, x):
+            for layer in self.layers:
+                skips = torch.rand(()) < 0.4
+                x = x if self.training and skips else layer(x)
+            return x
+
+        return Custom(forward, layers=nn.ModuleList(cls.layers()))
+
+    @staticmethod
+    def noise():
+        def forward(self, x):
+            noise = torch.randn_like(x)
+            return self.last(x + noise if self.training else x)
+
+        return Custom(forward, last=nn.Linear(4, 3))
+
+    @pytest.mark.parametrize(
+        ("make", "kind"),
+        [("container", "uniform"), ("vector", "uniform"), ("scalars", "uniform"), ("noise", "normal")],
+    )
+    def test_are_sites_and_leave_eval_mode_the_baseline(self, make, kind):
+        torch.manual_seed(0)
+        module, x = getattr(self, make)(), torch.randn(3, 4)
+        engine = Engine.from_module(module, x, "regression")
+        assert {site.kind for site in engine.sites} == {kind}
+        with torch.no_grad():
+            np.testing.assert_allclose(engine.predict(x.numpy(), 0).mean, module.eval()(x), atol=1e-6)
+            passes = torch.stack([module.train()(x) for _ in range(4000)]).double()
+        found = engine.predict(x.numpy(), 4000, 1)
+        spread = passes.var(0).mean() ** 0.5
+        np.testing.assert_allclose(found.mean, passes.mean(0), atol=6 * float(spread) * (2 / 4000) ** 0.5)
+        np.testing.assert_allclose(found.epistemic_variance.mean() / passes.var(0).mean(), 1.0, atol=0.1)
+
+    def test_are_sites_where_train_mode_draws_them_for_nothing_too(self):
+        """They might be used for other rows."""
+        def forward(self, x):
+            torch.rand(())
+            return self.last(self.drop(x))
+
+        module = Custom(forward, drop=nn.Dropout(0.5), last=nn.Linear(4, 3))
+        engine = Engine.from_module(module, torch.randn(3, 4), "regression")
+        assert [(site.name, site.scope) for site in engine.sites] == [("(network)", "pass"), ("drop", "row")]
+        assert engine.predict(np.ones((2, 4), np.float32), 20, 1).epistemic_variance.min() > 0
+
+
 class TestBranchesThatDependOnTheData:
     def test_dropout_that_no_example_met_is_an_error_for_the_request_that_meets_it(self):
         def forward(self, x):

@@ -30,6 +30,7 @@ from mcdropout.engine.kinds import (
     UNIFORM,
 )
 from mcdropout.engine.pytorch.attention import attention, weights_shape
+from mcdropout.engine.pytorch.drawn import Drawn
 from mcdropout.engine.pytorch.mapping import depth, is_mapped, mapped, maps, sizes
 from mcdropout.engine.pytorch.random_call import MOST_CALLS, Call, EndlessCallsError, Mask, ModuleStack, Order
 
@@ -349,6 +350,14 @@ def _into(kwargs: dict[str, Any], numbers: Tensor) -> Tensor:
     return numbers if out is None else out.resize_(numbers.shape).copy_(numbers)
 
 
+def _filled(x: Tensor, numbers: Tensor) -> Tensor:
+    """A tensor that takes numbers. Those of several passes it cannot, and only what is returned is to be read."""
+    if isinstance(numbers, Drawn) and x.is_floating_point():
+        x.fill_(torch.nan)
+        return numbers
+    return x.copy_(numbers)
+
+
 @handles(torch.rand, torch.randn)
 def _new(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     without = {name: value for name, value in kwargs.items() if name not in ("generator", "out")}
@@ -369,7 +378,7 @@ def _uniform_(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[
     x: Tensor = args[0]
     low = args[1] if len(args) > 1 else kwargs.get("from", 0.0)
     high = args[2] if len(args) > 2 else kwargs.get("to", 1.0)
-    return x.copy_(low + (high - low) * _numbers(mode, UNIFORM, None, x, kwargs.get("generator")))
+    return _filled(x, low + (high - low) * _numbers(mode, UNIFORM, None, x, kwargs.get("generator")))
 
 
 @handles(Tensor.normal_)
@@ -377,7 +386,7 @@ def _normal_(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[s
     x: Tensor = args[0]
     mean = args[1] if len(args) > 1 else kwargs.get("mean", 0.0)
     deviation = args[2] if len(args) > 2 else kwargs.get("std", 1.0)
-    return x.copy_(mean + deviation * _numbers(mode, NORMAL, None, x, kwargs.get("generator")))
+    return _filled(x, mean + deviation * _numbers(mode, NORMAL, None, x, kwargs.get("generator")))
 
 
 @handles(nn.init.uniform_, nn.init.normal_)
@@ -411,7 +420,7 @@ def _normal(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[st
 def _bernoulli_(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     x: Tensor = args[0]
     one = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
-    return x.copy_(_bernoulli_numbers(mode, x, one, kwargs.get("generator")))
+    return _filled(x, _bernoulli_numbers(mode, x, one, kwargs.get("generator")))
 
 
 @handles(torch.bernoulli, Tensor.bernoulli)

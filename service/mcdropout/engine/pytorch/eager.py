@@ -4,7 +4,8 @@ against, and what serves where there is no program.
 
 import copy
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +13,17 @@ import torch
 from torch import Tensor
 
 from mcdropout.engine.arrays import Array, Frontier
+from mcdropout.engine.masks import Masks, MaskSource
 from mcdropout.engine.pytorch.batches import Batches
+from mcdropout.engine.pytorch.decisions import Decisions, extreme_draws
 from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.runtimes.tensors import joined, take_rows
 from mcdropout.engine.sites import Site
+from mcdropout.engine.verify import close, dropping_often
+
+_PASSES = (4, 16, 64)  # that are tried in one call
+_WORTHWHILE = 0.9  # of the time of one after another
+_MOST_SECONDS = 0.4  # of those passes one after another, for more to be tried
 
 
 class EagerRuntime:
@@ -24,11 +32,13 @@ class EagerRuntime:
     Attributes:
         device: where it computes.
         batches: how many pairs one call of the module takes.
+        decisions: runs passes that decide alike in one call, where rows share what these go by; None where they do not.
     """
 
     def __init__(self, network: Network, device: str = "cpu") -> None:
         self.device = device
         self.batches = Batches()
+        self.decisions: Decisions | None = None
         self._network = network
         network.module.to(device)
         for module in network.copied.hidden.values():
@@ -40,6 +50,8 @@ class EagerRuntime:
         """The same for inputs of other sizes, at which the sites are as given; one of them runs at a time."""
         runtime = copy.copy(self)
         runtime._network = self._network.at(sites)
+        if self.decisions is not None:
+            runtime.decisions = Decisions(runtime._network, self.decisions.most_pairs)
         return runtime
 
     def prefix(self, inputs: tuple[Array, ...]) -> Frontier:
@@ -55,6 +67,59 @@ class EagerRuntime:
         with self._lock:
             return joined([run([x.index_select(0, each) for x in frontier], own) for each, own in parts])
 
+    def passes(
+        self, frontier: Frontier, rows: npt.NDArray[np.int64], masks: Sequence[Masks]
+    ) -> list[tuple[Array, ...]]:
+        """What `suffix` gives for each of several passes, under the masks of each."""
+        if self.decisions is None or 2 * len(rows) > self.decisions.most_pairs:
+            return [self.suffix(frontier, rows, each) for each in masks]
+        taken = self._placed(rows)
+        placed = [[self._placed(mask) for mask in each] for each in masks]
+        with self._lock:
+            found = self.decisions.run([x.index_select(0, taken) for x in frontier], placed)
+        return [joined([outputs]) for outputs in found]
+
+    def decide(self, source: MaskSource, inputs: tuple[Array, ...], tolerance: float) -> None:
+        """Find out whether passes that decide alike may be one call, how many pairs of them, and whether that pays.
+
+        Args:
+            source: draws the masks.
+            inputs: `[rows, ...]` each.
+            tolerance: how far the answer to a pass may be from that of the pass alone.
+        """
+        if not Decisions.may_be(self._network):
+            return
+        rows, draws = len(inputs[0]), dropping_often(source)
+        places, frontier = np.arange(rows, dtype=np.int64), self.prefix(inputs)
+
+        def one_by_one(masks: Sequence[Masks]) -> tuple[float, tuple[Array, ...]]:
+            return _timed(lambda: [self.suffix(frontier, places, each) for each in masks])
+
+        def together(masks: Sequence[Masks], most_pairs: int) -> tuple[float, tuple[Array, ...]]:
+            self.decisions = Decisions(self._network, 2 * most_pairs)
+            self.passes(frontier, places, masks)  # what parts passes is found out
+            return _timed(lambda: self.passes(frontier, places, masks))
+
+        found: Decisions | None = None
+        least = np.inf
+        try:
+            extremes = extreme_draws(source.sites, draws.draw_each([0] * rows, range(rows), 0, _PASSES[-1]))
+            same = close("", together(extremes, rows * len(extremes))[1], one_by_one(extremes)[1], tolerance).passed
+            for count in _PASSES if same else ():
+                masks = draws.draw_each([0] * rows, range(rows), 0, count)
+                alone, wanted = one_by_one(masks)
+                taken, answers = together(masks, rows * count)
+                if not close("", answers, wanted, tolerance).passed:
+                    break
+                if taken / count < least:
+                    least = taken / count
+                    found = Decisions(self._network, rows * count) if taken < _WORTHWHILE * alone else None
+                if alone > _MOST_SECONDS:
+                    break
+        except Exception:  # whatever the network raises of so many rows, or of such numbers
+            found = None
+        self.decisions = found
+
     def take(self, value: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
         return take_rows(value, rows)
 
@@ -64,6 +129,13 @@ class EagerRuntime:
     def _placed(self, value: Array) -> Tensor:
         placed = torch.from_numpy(value)
         return placed if self.device == "cpu" else placed.to(self.device)
+
+
+def _timed(run: Callable[[], list[tuple[Array, ...]]]) -> tuple[float, tuple[Array, ...]]:
+    """How many seconds some passes take, and what they answer, one behind another."""
+    start = time.perf_counter()
+    found = run()
+    return time.perf_counter() - start, tuple(map(np.concatenate, zip(*found, strict=True)))
 
 
 def _row_by_row(rows: Tensor, masks: list[Tensor], most: int) -> Iterator[tuple[Tensor, list[Tensor]]]:

@@ -19,7 +19,7 @@ from mcdropout.engine.pytorch.moves import moved
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
 from mcdropout.engine.pytorch.random_call import Call, Form, Mask, ModuleStack, Order
 from mcdropout.engine.pytorch.signature import Signature, described
-from mcdropout.engine.pytorch.tracked import Tracked, in_eval_mode
+from mcdropout.engine.pytorch.tracked import KEEPING, Tracked, in_eval_mode, numbers
 from mcdropout.engine.returned import Returned
 from mcdropout.engine.sites import Site, site_name
 from mcdropout.engine.verify import HALF_TOLERANCE, PROGRAM_TOLERANCE
@@ -224,7 +224,8 @@ class Network:
         return [x[:1] for x in inputs], first
 
     def substitution(self, masks: Sequence[Tensor]) -> AbstractContextManager[Any]:
-        """While it is entered, each site takes its mask, and no other random call draws.
+        """While it is entered, each site takes its mask, and no other random call draws. Of numbers that are drawn for
+        nothing the network's code gets always the same.
 
         Args:
             masks: one for each of `sites`, `[rows, *site.mask_shape]`, or `[*site.mask_shape]` where its scope is
@@ -234,7 +235,7 @@ class Network:
         def answer(call: Call) -> Mask:
             key = call.key
             place = self._places.get(key)
-            mask = None if place is None else place.of(masks[place.index])
+            mask = place.of(masks[place.index]) if place else numbers(call, KEEPING) if call.raw else None
             if self.alone:
                 mask = _begun(mask, call.mask_shape)
             if self._known.get(key) == call.form and not _fits(mask, call.mask_shape):

@@ -20,7 +20,8 @@ class Runtime(Protocol):
     them: `suffix_drawing(frontier, rows, undrawn)` returns, to the bit, what `suffix` does under these masks. Where it
     has to know the shapes of masks, `at(sites)` returns what runs the same for inputs of other sizes. Where it keeps
     memory from run to run, `trim()` has the next runs give back what is kept. Where it may run pairs in several ways,
-    `measure(inputs, draw)` has it find the fastest.
+    `measure(inputs, draw)` has it find the fastest. Where rows share masks, it may run several passes at once:
+    `passes(frontier, rows, masks)` returns, but for rounding, what `suffix` does under the masks of each.
 
     Attributes:
         device: where it computes.
@@ -57,6 +58,16 @@ def measure(runtime: Runtime, inputs: tuple[Array, ...], draw: Callable[[int], M
     """
     if (find_out := getattr(runtime, "measure", None)) is not None:
         find_out(inputs, draw)
+
+
+def run_passes(
+    runtime: Runtime, frontier: Frontier, rows: npt.NDArray[np.int64], masks: Sequence[Masks]
+) -> list[tuple[Array, ...]]:
+    """What a runtime's `suffix` gives under the masks of each of several passes: at once, where it can."""
+    if (at_once := getattr(runtime, "passes", None)) is not None:
+        found: list[tuple[Array, ...]] = at_once(frontier, rows, masks)
+        return found
+    return [runtime.suffix(frontier, rows, each) for each in masks]
 
 
 RuntimeT = TypeVar("RuntimeT", bound=Runtime)

@@ -120,4 +120,5 @@ def _eager(network: Network, source: MaskSource, examples: tuple[Tensor, ...], d
             runtime.batches.measure(runtime, source, tuple(x.numpy() for x in examples), network.tolerance)
         except Exception:  # whatever the network raises: its checks, and who asks it, will see
             runtime.batches = Batches()
+    runtime.decide(source, tuple(x.numpy() for x in examples), network.tolerance)
     return runtime

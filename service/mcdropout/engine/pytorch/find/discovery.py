@@ -135,7 +135,10 @@ class _Explorer:
 
     def explore(self, selection: Selection) -> Discovery:
         quiet = self._eval_mode()
-        always_on = self._tracked.restless or any(call.active and not call.injected for call in quiet.calls)
+        # What its code draws is for nothing there, or the network is refused.
+        always_on = self._tracked.restless or any(
+            call.active and not call.injected and not call.raw for call in quiet.calls
+        )
         self._signature = replace(self._signature, in_pairs=not self._one_by_one and not self._takes_one_row(quiet))
         small, large = self._train_mode(self._two, selection), self._train_mode(self._three, selection)
         self._check_probabilities_stay()
@@ -149,7 +152,7 @@ class _Explorer:
         off += [SiteOff(path, 0, UNIFORM, None, _NOISE) for path in sorted(self._noisy - {call.path for call in on})]
         self._tracked.order = order = Order({key: call.form for key, call in small.items()})
         quiet = replace(quiet, calls=order.numbered(quiet.calls))
-        still = {call.key: call for call in quiet.calls}
+        still = {call.key: call for call in quiet.calls if not call.raw}
         gone = {call.key for call in on if not _same_call(call, still.get(call.key))}
         needs = self._needs(on, gone, quiet)
         on, asleep = _parted(on, needs)
@@ -203,10 +206,11 @@ class _Explorer:
                     f"the network makes {made[0]} in its first pass, of random numbers; one is accepted that has had "
                     "its first pass, as module(example), and after that its trained weights"
                 )
-            raise UnsupportedModelError(
-                f"{_name(raw[0])} draws {raw[0].kind} numbers in eval mode too, so that there is no deterministic "
-                "baseline; a draw that depends on `self.training` is accepted"
-            )
+            if not self._are_for_nothing(quiet):
+                raise UnsupportedModelError(
+                    f"{_name(raw[0])} draws {raw[0].kind} numbers in eval mode too, so that there is no deterministic "
+                    "baseline; a draw that depends on `self.training` is accepted"
+                )
         draws = _certain(quiet, again)
         self._repeating |= _seeded_anew(quiet) - set(draws)
         if same_outputs(quiet.outputs, again.outputs):
@@ -227,6 +231,13 @@ class _Explorer:
                 "one that keeps nothing from call to call is accepted, or that has had its first pass already"
             )
         return quiet
+
+    def _are_for_nothing(self, quiet: Recording) -> bool:
+        """Whether eval mode answers the same whatever numbers its code draws, which then does so for train mode."""
+        return all(
+            same_outputs(self._tracked.record(self._signature, self._two, variant=variant).outputs, quiet.outputs)
+            for variant in _OTHER_VARIANTS
+        )
 
     def _forgets(self, quiet: Recording) -> bool:
         """Whether a copy that has seen other rows answers the examples as one that has not."""
@@ -412,7 +423,13 @@ class _Explorer:
 
     def _needs(self, on: Sequence[Call], gone: set[Key], quiet: Recording) -> dict[Key, frozenset[str]]:
         """For each call that can be made to happen, the modules that have to leave eval mode for it."""
-        needs = {call.key: frozenset({call.path} if call.key in gone else ()) for call in on}
+        for_nothing = {call.key for call in quiet.calls if call.raw}
+        needs = {
+            call.key: frozenset({call.path, *(self._never_run() if call.key in for_nothing else ())})
+            if call.key in gone
+            else frozenset()
+            for call in on
+        }
         awake = frozenset().union(*needs.values())
         met = self._met(awake)[0]
         reachable: dict[Key, frozenset[str]] = {}
@@ -428,6 +445,14 @@ class _Explorer:
                     awake |= needs[call.key]
                     break
         return reachable
+
+    def _never_run(self) -> set[str]:
+        """The containers with code of their own, which has modes to go by and no forward pass to be seen in."""
+        return {
+            path
+            for path, part in self._tracked.parts.items()
+            if type(part).forward is nn.Module.forward and not type(part).__module__.startswith("torch.")
+        }
 
     def _met(self, awake: Iterable[str]) -> tuple[set[Key], tuple[Tensor, ...]]:
         """The calls that are made, and the outputs, while the modules `awake` are out of eval mode."""
