@@ -317,6 +317,7 @@ class TestNumbersThatEvalModeDrawsForNothing:
 
     def test_are_sites_where_train_mode_draws_them_for_nothing_too(self):
         """They might be used for other rows."""
+
         def forward(self, x):
             torch.rand(())
             return self.last(self.drop(x))

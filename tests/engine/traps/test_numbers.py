@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mcdropout.engine import Engine, InvalidInputError, UnsupportedModelError
+from mcdropout.engine.pytorch.module import understand
+from mcdropout.engine.runtimes import Target
 from mcdropout.layers import DropBlock2d
 from tests.engine.networks import Custom, drop_path, mlp
 from tests.engine.traps.common import drawn, find, names, ran, same
@@ -292,6 +294,34 @@ class TestDropBlock:
             mask = 1 - F.max_pool2d((numbers[row : row + 1] < 0.5 / 9).float(), 3, 1, 1)
             hidden = module[0](x[row : row + 1]) * mask * (mask.numel() / mask.sum())
             same(torch.from_numpy(found[row]), module[3](module[2](hidden))[0])
+
+    @pytest.mark.parametrize(
+        ("drawn", "strategy"),
+        [
+            (lambda x: torch.empty(x.shape).bernoulli_(0.1), "mapped"),
+            (lambda x: (torch.empty(x.shape).uniform_(-1.0, 1.0) > 0.8).float(), "mapped"),
+            (lambda x: (torch.empty(x.shape).normal_() > 1.0).float(), "mapped"),
+            (lambda x: [number := torch.zeros(x.shape), number.bernoulli_(0.1)][0], "loop"),
+            (lambda x: [number := torch.ones(x.shape), number.uniform_(), number < 0.1][2].float(), "loop"),
+        ],
+        ids=["bernoulli", "uniform", "normal", "a tensor that is read later", "a tensor that is compared later"],
+    )
+    def test_that_fills_a_tensor_is_mapped_where_that_answers_as_one_row_after_another(self, drawn, strategy):
+        def forward(self, x):
+            if not self.training:
+                return x
+            mask = 1 - F.max_pool2d(drawn(x), 3, 1, 1)
+            return x * mask * (mask.numel() / (mask.sum() + 1e-7))
+
+        module = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), Custom(forward), nn.Flatten(), nn.Linear(2 * 6**2, 3))
+        subject = understand(module, torch.randn(3, 1, 6, 6).numpy())
+        assert subject.network.alone
+        *_, program = subject.programs(Target(runtime="eager"))
+        assert program.strategy == strategy
+        x, masks = torch.randn(2, 1, 6, 6), list(map(torch.from_numpy, subject.source.draw([1, 2], [0, 1], 0, 1)))
+        found = subject.network.run([x], masks)
+        subject.network.maps = False
+        same(found[0], subject.network.run([x], masks)[0])
 
     def test_within_a_branch_that_is_dropped_at_random_is_a_site_too(self):
         class Block(nn.Module):

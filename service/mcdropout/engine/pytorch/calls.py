@@ -351,8 +351,9 @@ def _into(kwargs: dict[str, Any], numbers: Tensor) -> Tensor:
 
 
 def _filled(x: Tensor, numbers: Tensor) -> Tensor:
-    """A tensor that takes numbers. Those of several passes it cannot, and only what is returned is to be read."""
-    if isinstance(numbers, Drawn) and x.is_floating_point():
+    """A tensor that takes numbers. Those of several passes, or rows, it cannot: only what is returned is to be read."""
+    of_many = isinstance(numbers, Drawn) or (is_mapped(numbers) and not is_mapped(x))
+    if of_many and x.is_floating_point():
         x.fill_(torch.nan)
         return numbers
     return x.copy_(numbers)

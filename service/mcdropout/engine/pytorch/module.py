@@ -55,7 +55,16 @@ from mcdropout.engine.sites import Site, SiteOff
 from mcdropout.engine.sizes import Extent, Sizes, Sizing, check_extents, extents_of, sizing_of, told
 from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.trials import Trial, Variant, steady, varied
-from mcdropout.engine.verify import check_network, run_pairs, telling_passes, tried, tried_beside_equal_rows
+from mcdropout.engine.verify import (
+    check_network,
+    close,
+    dropping_often,
+    run_pairs,
+    telling_masks,
+    telling_passes,
+    tried,
+    tried_beside_equal_rows,
+)
 
 _MANY_PASSES, _MOST_SECONDS = 256, 1.0  # run of a network that draws numbers itself
 _SEED = 20160619
@@ -213,10 +222,25 @@ class ModuleSubject:
         for network in filter(None, (self.network, self._baseline)):
             network.alone = alone
         self.network.repeats = 1
-        if alone:  # finds out whether it can be mapped
-            run_pairs(self.eager, self.arrays, self.source.keep_everything(len(self.arrays[0])))
+        if alone:
+            self._map_if_possible()
             if not self.network.maps and self.source.shares_rows and not self.network.one_by_one:
                 self.network.repeats = passes_in_a_batch(self.network, self.source, self.arrays)
+
+    def _map_if_possible(self) -> None:
+        """Map over all rows that are run alone, where that can be done and answers as one after another."""
+        self.network.maps = True
+        rows = len(self.arrays[0])
+        for source in (self.source, dropping_often(self.source)):
+            for masks in telling_masks(source, rows):
+                mapped = run_pairs(self.eager, self.arrays, masks)
+                if not self.network.maps:  # it failed, and was not
+                    return
+                self.network.maps = False
+                one_by_one = run_pairs(self.eager, self.arrays, masks)
+                if not close("", mapped, one_by_one, self.tolerance).passed:
+                    return
+                self.network.maps = True
 
     def _takes(self, variant: Variant, like: tuple[Array, ...]) -> bool:
         """Whether the network itself answers some rows, with nothing dropped."""

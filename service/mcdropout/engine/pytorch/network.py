@@ -43,6 +43,7 @@ class Network:
         alone: whether each row is run as a batch of its own, because rows would influence one another, or because some
             calls are made `one_by_one`.
         repeats: how many passes of one row may be one batch then: so many equal rows do not influence one another.
+        maps: whether rows that are run alone are mapped over all at once, as far as is known.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Network:
         self._known, self._known_in_eval = dict(known or {}), dict(known_in_eval or {})
         self._tracked.order = Order(self._known)
         self._places = _places_of(self.sites)
-        self._maps = True
+        self.maps = True
 
     @property
     def module(self) -> nn.Module:
@@ -133,7 +134,9 @@ class Network:
 
     def copy(self) -> "Network":
         """Another copy."""
-        return self.variant(self.sites, self.awake)
+        network = self.variant(self.sites, self.awake)
+        network.maps = self.maps
+        return network
 
     def at(self, sites: Sequence[Site]) -> "Network":
         """The same network, with the same copy in it, for inputs of other sizes, where its sites are as given."""
@@ -295,7 +298,7 @@ class Network:
             outputs = self._call(self.module, [value.unsqueeze(0) for value in x], placed)
             return tuple(out.squeeze(0) for out in outputs)
 
-        if self._maps:
+        if self.maps:
             axes = ([0] * len(inputs), [0 if own else None for own in per_row])
             try:
                 with unwarned():
@@ -303,7 +306,7 @@ class Network:
                         list(inputs), list(masks)
                     )
             except Exception:  # whatever PyTorch cannot map: a branch on a number, an operator without a rule
-                self._maps = False
+                self.maps = False
             else:
                 return mapped
         rows = [
@@ -313,11 +316,6 @@ class Network:
             for row in range(len(inputs[0]))
         ]
         return tuple(torch.stack(outputs) for outputs in zip(*rows, strict=True))
-
-    @property
-    def maps(self) -> bool:
-        """Whether rows that are run alone are mapped over all at once, as far as is known."""
-        return self._maps
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
