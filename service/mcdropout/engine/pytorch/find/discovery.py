@@ -15,25 +15,32 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from mcdropout.engine.arrays import with_rows
-from mcdropout.engine.cutting.layout import ROWS, growing, is_interleaved, layout_between
-from mcdropout.engine.cutting.placement import site_at
+from mcdropout.engine.cutting.layout import ROWS, is_interleaved
 from mcdropout.engine.errors import OneRowError, UnevenRowsError, UnsupportedModelError
 from mcdropout.engine.faults import described, refusing
 from mcdropout.engine.kinds import UNIFORM
 from mcdropout.engine.pytorch.added import Added, added_to, not_called
 from mcdropout.engine.pytorch.blame import renormalized
-from mcdropout.engine.pytorch.elsewhere import NUMPY, OWN, PYTHON
+from mcdropout.engine.pytorch.find.draws import (
+    blamed_draws,
+    certain_draws,
+    check_seeding,
+    is_pytorchs,
+    seeded_anew,
+    taken_from_python,
+)
 from mcdropout.engine.pytorch.find.reach import reached
+from mcdropout.engine.pytorch.find.seen import site_of, site_of_one
 from mcdropout.engine.pytorch.network import Known, Network
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
 from mcdropout.engine.pytorch.private.outside import Watch
 from mcdropout.engine.pytorch.private.untouched import while_copied
 from mcdropout.engine.pytorch.random_call import Call, EndlessCallsError, Form, Order, joined
-from mcdropout.engine.pytorch.seeding import Key, repeated
+from mcdropout.engine.pytorch.seeding import Key
 from mcdropout.engine.pytorch.signature import Signature, same_outputs
 from mcdropout.engine.pytorch.tracked import KEEPING, Draw, Recording, Tracked
 from mcdropout.engine.selection import Selection, select, site_off
-from mcdropout.engine.sites import Site, SiteOff, site_name
+from mcdropout.engine.sites import SiteOff, site_name
 
 # Code that draws its own numbers may call other sites for other numbers (layers dropped as a whole): a few are tried.
 _VARIANTS = (0, 1, 2)
@@ -166,10 +173,10 @@ class _Explorer:
         known = self._known(awake, [*on, *idle])
         self._check_awake_modules(on, needs, quiet)
         if self._one_by_one:
-            sites = [_site_of_one(call, call.path in shared, call.key not in gone) for call in on]
+            sites = [site_of_one(call, call.path in shared, call.key not in gone) for call in on]
         else:
             apart = self._interleaved(awake, on)
-            sites = [_site(call, large[call.key].mask_shape, call.key not in gone, call.key in apart) for call in on]
+            sites = [site_of(call, large[call.key].mask_shape, call.key not in gone, call.key in apart) for call in on]
         known_in_eval = {call.key: call.form for call in quiet.calls}
         network = Network(self._module, self._signature, sites, awake, known, known_in_eval, self._added)
         network.always_on = always_on
@@ -198,7 +205,7 @@ class _Explorer:
         accepted = "one that keeps nothing from call to call is accepted"
         with refusing("the network fails when it is run a second time", accepted):
             again = self._tracked.record(self._signature, self._two, seed=1)
-        _check_seeding(quiet, again)
+        check_seeding(quiet, again)
         if raw := [call for call in quiet.calls if call.raw]:
             own = {name for name, _ in self._module.named_parameters()}
             if made := [name for name, _ in self._tracked.module.named_parameters() if name not in own]:
@@ -211,13 +218,13 @@ class _Explorer:
                     f"{_name(raw[0])} draws {raw[0].kind} numbers in eval mode too, so that there is no deterministic "
                     "baseline; a draw that depends on `self.training` is accepted"
                 )
-        draws = _certain(quiet, again)
-        self._repeating |= _seeded_anew(quiet) - set(draws)
+        draws = certain_draws(quiet, again)
+        self._repeating |= seeded_anew(quiet) - set(draws)
         if same_outputs(quiet.outputs, again.outputs):
-            self._of_no_effect = {draw for draw in draws if not _is_pytorchs(draw)}
-            draws = [draw for draw in draws if _is_pytorchs(draw)]
+            self._of_no_effect = {draw for draw in draws if not is_pytorchs(draw)}
+            draws = [draw for draw in draws if is_pytorchs(draw)]
         if draws or not same_outputs(quiet.outputs, again.outputs):
-            blamed = _blamed(draws) or self._own_state([self._tracked] * 2, self._two)[1]
+            blamed = blamed_draws(draws) or self._own_state([self._tracked] * 2, self._two)[1]
             known = filter(None, (renormalized(path, part) for path, part in self._module.named_modules()))
             accepted = (
                 "one that keeps nothing from call to call, and draws nothing in eval mode but dropout, is accepted"
@@ -314,14 +321,14 @@ class _Explorer:
         """All random calls in train mode."""
         while True:
             first, another = self._trained(inputs, 0), self._trained(inputs, 1)
-            _check_seeding(first, another)
-            certain = [draw for draw in _certain(first, another) if draw not in self._of_no_effect]
-            self._repeating |= _seeded_anew(first) - set(certain)
+            check_seeding(first, another)
+            certain = [draw for draw in certain_draws(first, another) if draw not in self._of_no_effect]
+            self._repeating |= seeded_anew(first) - set(certain)
             self._drawing |= {draw.path for draw in certain}
             self._noisy |= {draw.path for draw in certain if draw.operator.startswith(_NOT_DROPOUT)}
             draws = [draw for draw in certain if not draw.operator.startswith(_NOT_DROPOUT)]
             draws = [draw for draw in draws if selection.takes(draw.path)]
-            blamed = _blamed(draws)
+            blamed = blamed_draws(draws)
             if not blamed:
                 if certain or same_outputs(first.outputs, another.outputs):
                     break
@@ -332,8 +339,8 @@ class _Explorer:
                     continue
             raise UnsupportedModelError(
                 f"the network draws randomness in train mode that no mask can stand for: {blamed}; dropout calls of "
-                f"PyTorch, and uniform, normal and Bernoulli numbers, are accepted{_from_python(draws)}, and modules "
-                "that the selection excludes, which stay off"
+                f"PyTorch, and uniform, normal and Bernoulli numbers, are accepted{taken_from_python(draws)}, and "
+                "modules that the selection excludes, which stay off"
             )
         if not any(call.raw for call in first.calls):
             return {call.key: call for call in first.calls}
@@ -485,12 +492,12 @@ class _Explorer:
         for variant in (_VARIANTS[0], *_OTHER_VARIANTS):
             recording = tracked.record(self._signature, self._two, variant=variant)
             calls = recording.calls
-            draws = [draw for draw in recording.draws if _is_pytorchs(draw) or draw.path in self._drawing]
+            draws = [draw for draw in recording.draws if is_pytorchs(draw) or draw.path in self._drawing]
             draws = [draw for draw in draws if draw not in self._repeating]
             if draws:
                 raise UnsupportedModelError(
                     "modules that have to leave eval mode for dropout draw what no mask can stand for: "
-                    f"{_blamed(draws)}; dropout calls of PyTorch, and uniform, normal and Bernoulli numbers, "
+                    f"{blamed_draws(draws)}; dropout calls of PyTorch, and uniform, normal and Bernoulli numbers, "
                     "are accepted"
                 )
             for call in calls:
@@ -549,20 +556,6 @@ def _name(call: Call) -> str:
     return site_name(call.path, call.number)
 
 
-def _check_seeding(first: Recording, another: Recording) -> None:
-    """Numbers that repeat are none that a mask could stand for."""
-    if (found := repeated(first.set, another.set)) is None:
-        return
-    key, generator = found
-    why = "set to the same seed in each pass" if generator.seed is not None else "put back to an earlier state"
-    raise UnsupportedModelError(
-        f"{site_name(*key)} draws from a generator that the network's own code has {why} (torch.manual_seed, "
-        "torch.set_rng_state and torch.random.fork_rng do so), so that its numbers repeat; one is accepted that leaves "
-        "its generators to go on, with numbers that are to stay the same in a buffer, and a mask that is to be used "
-        "twice drawn once"
-    )
-
-
 def _check_form(call: Call, form: Form) -> None:
     if call.form != form:
         raise UnsupportedModelError(
@@ -585,44 +578,6 @@ def _changed_every_third(before: Tensor, after: Tensor, axis: int) -> bool:
     return is_interleaved(changed.numpy(), before.shape[axis] // ROWS[1]) is True
 
 
-def _is_pytorchs(draw: Draw) -> bool:
-    return draw.operator not in (PYTHON, NUMPY, OWN)
-
-
-def _certain(one: Recording, another: Recording) -> list[Draw]:
-    """What the network itself drew: other threads draw from Python's and NumPy's generators too, but not both times.
-
-    And what came out the same both times, though all generators began elsewhere, is not random.
-    """
-    return [
-        draw
-        for draw in one.draws
-        if (draw in another.draws if not _is_pytorchs(draw) else draw.numbers is None or draw not in another.draws)
-    ]
-
-
-def _seeded_anew(recording: Recording) -> set[Draw]:
-    """What was drawn from a generator that the call names, which may be seeded anew for each."""
-    return {draw for draw in recording.draws if draw.numbers is not None}
-
-
-def _blamed(draws: Iterable[Draw]) -> str:
-    """Where randomness comes from that no mask can stand for, in words; empty where that is not known."""
-    found = list(dict.fromkeys(f"{draw.operator} in {draw.path or '(network)'}" for draw in draws))
-    return ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
-
-
-_TAKEN_FROM_PYTHON = ("bernoulli", "native_dropout", "normal", "rand.", "rand_like", "randn", "uniform_")
-
-
-def _from_python(draws: Iterable[Draw]) -> str:
-    """What to do about draws that would have been taken, had they been seen as calls of PyTorch's Python functions."""
-    taken = tuple(f"aten.{name}" for name in _TAKEN_FROM_PYTHON)
-    if not any(draw.operator.startswith(taken) for draw in draws):
-        return ""
-    return " where Python code calls them by their names (functions of torch.jit.script and of torch.ops hide them)"
-
-
 def _nothing_to_switch_on(off: Sequence[SiteOff], failure: Exception | None) -> str:
     seen = "; ".join(f"{site.name}: {site.reason}" for site in off) or "none"
     failed = "" if failure is None else f"; modules that fail in train mode were left out of it: {described(failure)}"
@@ -630,33 +585,3 @@ def _nothing_to_switch_on(off: Sequence[SiteOff], failure: Exception | None) -> 
         f"the network has no dropout to switch on (dropout calls seen: {seen}); Monte Carlo dropout needs at least one "
         f"with p above 0 on the way from input to output, which the selection may add{failed}"
     )
-
-
-def _site_of_one(call: Call, shared: bool, in_eval: bool) -> Site:
-    """Describe a call that is made for each row by itself, or for none of them, from the shape of its mask."""
-    p, scope = None if call.p is None else float(call.p), "pass" if shared else "row"
-    shape = call.mask_shape
-    return Site(call.path, call.number, call.kind, p, scope, shape, None, in_eval=in_eval, injected=call.injected)
-
-
-def _site(call: Call, shape_of_three: tuple[int, ...], in_eval: bool, interleaved: bool) -> Site:
-    """Describe a call from the shapes of its mask with two rows and with three."""
-    where = f"the {call.kind} draw of {_name(call)}"
-    two, layout = call.mask_shape, layout_between(call.mask_shape, shape_of_three)
-    if not layout.known:
-        axes = growing(two, shape_of_three) if len(two) == len(shape_of_three) else ()
-        if len(axes) != 1:
-            raise UnevenRowsError(
-                f"{where} has the shape {list(two)} with 2 rows and {list(shape_of_three)} with 3; exactly one "
-                "dimension may follow the rows"
-            )
-        (axis,) = axes
-        raise UnevenRowsError(
-            f"{where} has {two[axis]} entries for 2 rows and {shape_of_three[axis]} for 3; the same number for each "
-            "row, whatever its values, is accepted: where x[mask] leaves out padding, or picks what an expert takes, "
-            "dropout on all of x"
-        )
-    p = None if call.p is None else float(call.p)
-    layout = replace(layout, interleaved=interleaved and layout.merged)
-    site = site_at(layout, call.path, call.number, call.kind, p, in_eval=in_eval)
-    return replace(site, injected=call.injected)
