@@ -135,7 +135,7 @@ def test_passes_that_decide_alike_are_one_batch_and_answer_as_each_alone(make):
     subject, _, (frontier, places, masks), alone = prepared(make)
     assert [site.scope for site in subject.sites if site.raw].count("pass") >= 1
     runtime = EagerRuntime(subject.network)
-    runtime.decisions = Decisions(subject.network, 64)
+    runtime.decisions = Decisions(subject.network, 64, learning=True)
     calls = counted(subject.network)
     for number in range(2):
         calls.clear()
@@ -181,6 +181,104 @@ def test_a_decision_that_is_hardly_ever_taken_shows_while_a_network_is_prepared(
 
     _, runtime, _, _ = prepared(lambda: Skipping(skips))
     assert runtime.decisions is None
+
+
+class Keeping(Skipping):
+    """The first and the last are never left out."""
+
+    def __init__(self, kept=None):
+        super().__init__(None)
+        self.kept = kept
+
+    def forward(self, x):
+        keep = torch.ones(len(self.blocks), dtype=torch.bool)
+        if self.training:
+            keep = torch.rand(len(self.blocks)) > 0.4
+            (self.kept or self.keep)(keep)
+        for block, each in zip(self.blocks, keep, strict=True):
+            if each:
+                x = block(x)
+        return self.last(x)
+
+    @staticmethod
+    def keep(drawn):
+        drawn[0] = drawn[-1] = True
+
+
+WRITTEN = {
+    "by places": Keeping,
+    "by a part": lambda: Keeping(lambda drawn: drawn[1:].logical_not_()),
+    "by a mask": lambda: Keeping(lambda drawn: drawn.masked_fill_(torch.tensor([True, False, True]), True)),
+    "by another shape": lambda: Keeping(lambda drawn: drawn.view(1, 3)[0].fill_(True)),
+    "in NumPy": lambda: Keeping(lambda drawn: drawn.numpy().__setitem__(0, True)),
+}
+
+
+@pytest.mark.parametrize("make", WRITTEN.values(), ids=WRITTEN)
+def test_what_is_written_to_numbers_that_were_drawn_is_not_lost(make):
+    subject, runtime, (frontier, places, masks), alone = prepared(make)
+    for decisions in (runtime.decisions, Decisions(subject.network, 64)):
+        runtime.decisions = decisions
+        found = np.stack([outputs[0] for outputs in runtime.passes(frontier, places, masks)])
+        np.testing.assert_allclose(found, alone, atol=1e-5)
+
+
+class Counting(Skipping):
+    """Has things in its attributes while it runs, and none afterwards."""
+
+    def __init__(self, seldom=0.4):
+        super().__init__(lambda: (torch.rand(()) - 0.5).abs() < seldom / 2)
+        self.level, self.mask, self.seen, self.known = 0, None, [], {}
+
+    def forward(self, x):
+        self.level += 1
+        self.mask = torch.ones_like(x) if self.mask is None else self.mask
+        self.seen.append(x)
+        self.known["x"] = self.known.get("x", 0) + 1
+        x = super().forward(x * self.mask * self.level * len(self.seen) * self.known["x"])
+        self.level, self.mask = self.level - 1, None
+        self.seen.clear()
+        del self.known["x"]
+        return x
+
+
+@pytest.mark.parametrize("seldom", [0.4, 0.001])
+def test_passes_that_are_no_longer_followed_leave_the_network_as_every_pass_does(seldom):
+    subject, runtime, (frontier, places, _), _ = prepared(lambda: Counting(seldom))
+    assert runtime.decisions is not None
+    masks = subject.source.draw_each([7, 7], [0, 1], 0, 2000)
+    for _ in range(2):
+        found = np.stack([outputs[0] for outputs in runtime.passes(frontier, places, masks)])
+        network = subject.network.module
+        assert (network.level, network.mask, network.seen, network.known) == (0, None, [], {})
+    alone = np.stack([runtime.suffix(frontier, places, each)[0] for each in masks[:200]])
+    np.testing.assert_allclose(found[:200], alone, atol=1e-5)
+
+
+KEPT = []
+
+
+def test_a_network_that_keeps_what_it_drew_gets_its_own_numbers():
+    def skips():
+        KEPT.append(torch.rand(1).item())
+        return KEPT[-1] < 0.4
+
+    _, runtime, given, _ = prepared(lambda: Skipping(skips))
+    assert runtime.decisions is None
+    KEPT.clear()
+    runtime.passes(*given)
+    assert len(KEPT) == 3 * 40
+    assert all(type(number) is float for number in KEPT)
+
+
+def test_a_seed_gives_the_same_bytes_whatever_was_asked_before():
+    torch.manual_seed(0)
+    engine = Engine.from_module(DECIDED["one of one number"](), X)
+    assert engine.steps._runtime.decisions is not None
+    first, *others = (engine.predict(X, 200, seed=1).mean for _ in range(3))
+    engine.predict(X, 500, seed=2)
+    for other in (*others, engine.predict(X, 200, seed=1).mean):
+        assert other.tobytes() == first.tobytes()
 
 
 def test_it_is_measured_whether_that_pays():

@@ -1,10 +1,12 @@
 """Decisions: numbers that a network draws once a pass and goes by, as one that leaves out layers at random does.
 
-Passes whose numbers decide alike can be one batch. Where some are found to differ while they are run, those that agree
-are run anew. The questions in which they differed are remembered: later passes are sorted by their answers beforehand.
+Passes whose numbers decide alike can be one batch. Of some that are found to differ while they are run, most are
+answered, and the others run anew. The questions in which they differed while the network was prepared are known: passes
+are sorted by their answers beforehand. No others are remembered, so that no answer depends on what was asked before.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.kinds import BERNOULLI, NEARLY_ONE, NORMAL, UNIFORM
-from mcdropout.engine.pytorch.drawn import Drawn, Numbers, PartedError, Question, UndecidedError
+from mcdropout.engine.pytorch.drawn import Numbers, Question, Run
 from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.sites import Site
 
@@ -45,13 +47,16 @@ class Decisions:
 
     Attributes:
         most_pairs: how many pairs one batch takes at most.
+        questions: by whose answers passes are sorted.
+        learning: whether questions in which passes are found to differ are remembered.
     """
 
-    def __init__(self, network: Network, most_pairs: int) -> None:
-        self.most_pairs = most_pairs
+    def __init__(
+        self, network: Network, most_pairs: int, questions: Sequence[Question] = (), *, learning: bool = False
+    ) -> None:
+        self.most_pairs, self.questions, self.learning = most_pairs, tuple(questions), learning
         self._network = network
         self._shared = [index for index, site in enumerate(network.sites) if site.scope == "pass"]
-        self._questions: list[Question] = []
 
     @staticmethod
     def may_be(network: Network) -> bool:
@@ -68,45 +73,80 @@ class Decisions:
         """
         rows = len(inputs[0])
         most = max(1, self.most_pairs // rows)
-        numbers = [torch.stack([each[index] for each in masks]) for index in self._shared]
+        numbers = self._numbers(masks)
         found: dict[int, tuple[Tensor, ...]] = {}
         waiting = [part for alike in self._sorted(numbers) for part in _cut(alike, most)]
         while waiting:
             part = waiting.pop()
-            try:
-                outputs = self._run(inputs, [masks[number] for number in part.tolist()], [x[part] for x in numbers])
-            except PartedError as parted:
-                alike = self._sorted([x[part] for x in numbers])  # by what was found out since they were
-                if len(alike) == 1:
-                    alike = _by_answers(parted.answers)
-                    self._questions = [*self._questions, parted.question][:_MOST_QUESTIONS]
-                waiting += [part[some] for some in alike]
-            except UndecidedError:
-                waiting += _cut(part, 1)
+            own = [masks[number] for number in part.tolist()]
+            run = Run(len(part))
+            if len(part) == 1:
+                outputs = self._network.run(inputs, own[0])
             else:
-                of_each = zip(*(out.reshape(rows, len(part), *out.shape[1:]).unbind(1) for out in outputs), strict=True)
-                found.update(zip(part.tolist(), of_each, strict=True))
+                try:
+                    outputs = self._run_as_one(inputs, own, [x[part] for x in numbers], run)
+                except Exception:  # what goes wrong each by itself too is raised then
+                    run.spoiled = True
+                if run.spoiled:
+                    waiting += _cut(part, 1)
+                    continue
+                waiting += self._left_out(part[~run.followed], numbers, run)
+            of_each = zip(*(out.reshape(rows, len(part), *out.shape[1:]).unbind(1) for out in outputs), strict=True)
+            answered = zip(part.tolist(), run.followed.tolist(), of_each, strict=True)
+            found.update({number: each for number, followed, each in answered if followed})
         return [found[number] for number in range(len(masks))]
 
-    def _sorted(self, numbers: Numbers) -> list[Tensor]:
-        """The passes that give the same answers to all questions that are known."""
-        if not self._questions:
-            return [torch.arange(len(numbers[0]))]
-        answers = [question(numbers).reshape(len(numbers[0]), -1).double() for question in self._questions]
-        return _by_answers(torch.cat(answers, dim=1))
+    def _left_out(self, part: Tensor, numbers: Numbers, run: Run) -> list[Tensor]:
+        """Passes that a run did not follow to its end, in parts of those that are to be run together."""
+        if not len(part) or run.undecided:
+            return _cut(part, 1)
+        own = [x[part] for x in numbers]
+        if self.learning:
+            self.questions = (*self.questions, *run.questions)[:_MOST_QUESTIONS]
+        answers = [question(own).reshape(len(part), -1).double() for question in run.questions]
+        return [part[alike] for alike in _by_answers(torch.cat(answers, dim=1))]
 
-    def _run(self, inputs: Sequence[Tensor], masks: Sequence[Masks], numbers: Numbers) -> tuple[Tensor, ...]:
-        """The outputs `[rows * passes, ...]` of passes that decide alike, in one batch."""
-        if len(masks) == 1:
-            return self._network.run(inputs, masks[0])
+    def is_for_nothing_else(self, inputs: Sequence[Tensor], masks: Sequence[Masks]) -> bool:
+        """Whether a network does no more with what these passes draw than to decide by it; arguments as for `run`."""
+        run = Run(len(masks))
+        self._run_as_one(inputs, masks, self._numbers(masks), run)
+        return not (run.undecided or run.spoiled or run.kept)
+
+    def _run_as_one(
+        self, inputs: Sequence[Tensor], masks: Sequence[Masks], numbers: Numbers, run: Run
+    ) -> tuple[Tensor, ...]:
+        """The outputs `[rows * passes, ...]` of passes in one batch, right for those that `run` follows.
+
+        Args:
+            inputs: `[rows, ...]` each.
+            masks: those of each pass.
+            numbers: of them, those that rows share, for all passes.
+            run: what is drawn in it.
+        """
         each: list[Tensor] = []
         for index, site in enumerate(self._network.sites):
             if site.scope == "row":
                 each.append(torch.stack([mask[index] for mask in masks], dim=1).flatten(0, 1))
             else:
                 place = self._shared.index(index)
-                each.append(Drawn.of(numbers[place], lambda known, place=place: known[place]))  # type: ignore[misc]
-        return self._network.run([x.repeat_interleave(len(masks), 0) for x in inputs], each)
+                each.append(run.drawn(numbers[place], partial(_one_of, place)))
+        outputs = self._network.run([x.repeat_interleave(len(masks), 0) for x in inputs], each)
+        run.end()
+        return outputs
+
+    def _numbers(self, masks: Sequence[Masks]) -> Numbers:
+        return [torch.stack([each[index] for each in masks]) for index in self._shared]
+
+    def _sorted(self, numbers: Numbers) -> list[Tensor]:
+        """The passes that give the same answers to all questions that are known."""
+        if not self.questions:
+            return [torch.arange(len(numbers[0]))]
+        answers = [question(numbers).reshape(len(numbers[0]), -1).double() for question in self.questions]
+        return _by_answers(torch.cat(answers, dim=1))
+
+
+def _one_of(place: int, numbers: Numbers) -> Tensor:
+    return numbers[place]
 
 
 def _by_answers(answers: Tensor) -> list[Tensor]:

@@ -22,6 +22,7 @@ from mcdropout.engine.sites import Site
 from mcdropout.engine.verify import close, dropping_often
 
 _PASSES = (4, 16, 64)  # that are tried in one call
+_LOOKED_AT = 8  # passes, each beside those that draw what hardly any does
 _WORTHWHILE = 0.9  # of the time of one after another
 _MOST_SECONDS = 0.4  # of those passes one after another, for more to be tried
 
@@ -51,7 +52,7 @@ class EagerRuntime:
         runtime = copy.copy(self)
         runtime._network = self._network.at(sites)
         if self.decisions is not None:
-            runtime.decisions = Decisions(runtime._network, self.decisions.most_pairs)
+            runtime.decisions = Decisions(runtime._network, self.decisions.most_pairs, self.decisions.questions)
         return runtime
 
     def prefix(self, inputs: tuple[Array, ...]) -> Frontier:
@@ -89,36 +90,44 @@ class EagerRuntime:
         """
         if not Decisions.may_be(self._network):
             return
+        try:
+            self.decisions = self._decisions(source, inputs, tolerance)
+        except Exception:  # whatever the network raises of so many rows, or of such numbers
+            self.decisions = None
+
+    def _decisions(self, source: MaskSource, inputs: tuple[Array, ...], tolerance: float) -> Decisions | None:
+        """As `decide`."""
         rows, draws = len(inputs[0]), dropping_often(source)
+        self.decisions = tried = Decisions(self._network, 0, learning=True)
         places, frontier = np.arange(rows, dtype=np.int64), self.prefix(inputs)
 
         def one_by_one(masks: Sequence[Masks]) -> tuple[float, tuple[Array, ...]]:
             return _timed(lambda: [self.suffix(frontier, places, each) for each in masks])
 
-        def together(masks: Sequence[Masks], most_pairs: int) -> tuple[float, tuple[Array, ...]]:
-            self.decisions = Decisions(self._network, 2 * most_pairs)
+        def together(masks: Sequence[Masks]) -> tuple[float, tuple[Array, ...]]:
+            tried.most_pairs = 2 * rows * len(masks)
             self.passes(frontier, places, masks)  # what parts passes is found out
             return _timed(lambda: self.passes(frontier, places, masks))
 
-        found: Decisions | None = None
-        least = np.inf
-        try:
-            extremes = extreme_draws(source.sites, draws.draw_each([0] * rows, range(rows), 0, _PASSES[-1]))
-            same = close("", together(extremes, rows * len(extremes))[1], one_by_one(extremes)[1], tolerance).passed
-            for count in _PASSES if same else ():
-                masks = draws.draw_each([0] * rows, range(rows), 0, count)
-                alone, wanted = one_by_one(masks)
-                taken, answers = together(masks, rows * count)
-                if not close("", answers, wanted, tolerance).passed:
-                    break
-                if taken / count < least:
-                    least = taken / count
-                    found = Decisions(self._network, rows * count) if taken < _WORTHWHILE * alone else None
-                if alone > _MOST_SECONDS:
-                    break
-        except Exception:  # whatever the network raises of so many rows, or of such numbers
-            found = None
-        self.decisions = found
+        many = draws.draw_each([0] * rows, range(rows), 0, _PASSES[-1])
+        extremes = extreme_draws(source.sites, many)
+        for masks in ([each, *extremes] for each in many[:_LOOKED_AT]):
+            placed = [[self._placed(mask) for mask in each] for each in masks]
+            if not tried.is_for_nothing_else([x.index_select(0, self._placed(places)) for x in frontier], placed):
+                return None
+        if not close("", together(extremes)[1], one_by_one(extremes)[1], tolerance).passed:
+            return None
+        size, least = 0, np.inf
+        for count in _PASSES:
+            alone, wanted = one_by_one(many[:count])
+            taken, answers = together(many[:count])
+            if not close("", answers, wanted, tolerance).passed:
+                return None
+            if taken / count < least:
+                least, size = taken / count, rows * count if taken < _WORTHWHILE * alone else 0
+            if alone > _MOST_SECONDS:
+                break
+        return Decisions(self._network, size, tried.questions) if size else None
 
     def take(self, value: Tensor, rows: npt.NDArray[np.int64]) -> Tensor:
         return take_rows(value, rows)
