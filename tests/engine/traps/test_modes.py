@@ -245,6 +245,81 @@ class TestLayersThatAreDroppedAsAWhole:
             find(module, torch.randn(2, 4))
 
 
+class TestCallsThatHardlyAnyNumbersLeadTo:
+    """A network draws a number and drops for some of them alone."""
+
+    @staticmethod
+    def seldom(p):
+        def forward(self, x):
+            if self.training and torch.rand(1) < p:
+                x = F.dropout(torch.tanh(self.layer(x)), 0.5)
+            return self.last(x)
+
+        return Custom(forward, layer=nn.Linear(4, 4), last=nn.Linear(4, 3))
+
+    @staticmethod
+    def one_of(count):
+        def forward(self, x):
+            return self.last(self.layers[int(torch.rand(1) * count) if self.training else 0](x))
+
+        layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.25)) for _ in range(count))
+        return Custom(forward, layers=layers, last=nn.Linear(4, 3))
+
+    @staticmethod
+    def all_of(count):
+        def forward(self, x):
+            if not self.training or all(torch.rand(count) < 0.5):
+                x = self.drop(x)
+            return self.last(x)
+
+        return Custom(forward, drop=nn.Dropout(0.25), last=nn.Linear(4, 3))
+
+    @staticmethod
+    def as_many(count):
+        def forward(self, x):
+            for layer in self.layers[: int((torch.rand(count) < 0.5).sum()) if self.training else count]:
+                x = layer(x)
+            return self.last(x)
+
+        layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.25)) for _ in range(count))
+        return Custom(forward, layers=layers, last=nn.Linear(4, 3))
+
+    @pytest.mark.parametrize(
+        ("make", "sites"),
+        [
+            (lambda self: self.seldom(0.2), 2),
+            (lambda self: self.seldom(0.01), 2),
+            (lambda self: self.one_of(8), 9),
+            (lambda self: self.all_of(3), 2),
+            (lambda self: self.as_many(3), 4),
+        ],
+        ids=["one of five", "one of a hundred", "one of eight", "all of three", "as many as were drawn"],
+    )
+    def test_are_sites(self, make, sites):
+        torch.manual_seed(0)
+        engine = Engine.from_module(make(self), torch.randn(3, 4), "regression")
+        assert len(engine.sites) == sites
+        runtime, x = engine.steps._runtime, np.ones((2, 4), np.float32)
+        found = engine.samples(x, 600, 1)
+        runtime.decisions = None
+        np.testing.assert_allclose(found, engine.samples(x, 600, 1), atol=1e-5)
+
+    def test_are_sites_at_other_sizes_too(self):
+        def forward(self, ids):
+            x = self.words(ids)
+            for layer in self.layers:
+                if not self.training or torch.rand(1).item() < 0.2:
+                    x = layer(x)
+            return self.last(x.mean(1))
+
+        torch.manual_seed(0)
+        layers = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.25)) for _ in range(3))
+        module = Custom(forward, words=nn.Embedding(20, 8), layers=layers, last=nn.Linear(8, 2))
+        ids = torch.randint(1, 20, (4, 5))
+        engine = Engine.from_module(module, ids, "regression", shapes=("tokens",), sizes={"tokens": (1, 12)})
+        assert len(engine.sites) == 6
+
+
 class TestNumbersThatEvalModeDrawsForNothing:
     """They are drawn in each mode and used in train mode alone."""
 
@@ -314,6 +389,14 @@ class TestNumbersThatEvalModeDrawsForNothing:
         spread = passes.var(0).mean() ** 0.5
         np.testing.assert_allclose(found.mean, passes.mean(0), atol=6 * float(spread) * (2 / 4000) ** 0.5)
         np.testing.assert_allclose(found.epistemic_variance.mean() / passes.var(0).mean(), 1.0, atol=0.1)
+
+    def test_leave_a_baseline_that_can_be_saved(self, tmp_path):
+        torch.manual_seed(0)
+        engine = Engine.from_module(self.noise(), torch.randn(3, 4), "regression")
+        engine.save(tmp_path / "saved")
+        loaded, x = Engine.load(tmp_path / "saved"), np.ones((2, 4), np.float32)
+        for passes in (0, 20):
+            assert loaded.predict(x, passes, 1).mean.tobytes() == engine.predict(x, passes, 1).mean.tobytes()
 
     def test_are_sites_where_train_mode_draws_them_for_nothing_too(self):
         """They might be used for other rows."""

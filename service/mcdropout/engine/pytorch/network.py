@@ -19,13 +19,14 @@ from mcdropout.engine.pytorch.moves import moved
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
 from mcdropout.engine.pytorch.random_call import Call, Form, Mask, ModuleStack, Order
 from mcdropout.engine.pytorch.signature import Signature, described
-from mcdropout.engine.pytorch.tracked import KEEPING, Tracked, in_eval_mode, numbers
+from mcdropout.engine.pytorch.tracked import DROPPING, KEEPING, Tracked, in_eval_mode, numbers
 from mcdropout.engine.returned import Returned
 from mcdropout.engine.sites import Site, site_name
 from mcdropout.engine.verify import HALF_TOLERANCE, PROGRAM_TOLERANCE
 
 InEval = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 """Runs a network in eval mode: `[rows, ...]` each, all in one batch."""
+_VARIANTS = (0, KEEPING, DROPPING, *range(1, 32))  # of numbers that a network draws itself
 Known = Mapping[tuple[str, int], Form]
 """Random calls that may be made: the key and the form of each."""
 
@@ -151,7 +152,7 @@ class Network:
             UnsupportedModelError: it makes other random calls for them.
         """
         batches = [[x[:1] for x in inputs]] * 2 if self.one_by_one else [inputs, fewer]
-        three, two = ({call.key: call for call in self._tracked.record(self.signature, x).calls} for x in batches)
+        three, two = map(self._calls_for, batches)
         found: list[Site] = []
         for site in self.sites:
             key = (site.path, site.call)
@@ -167,6 +168,16 @@ class Network:
                 "same calls at all sizes are accepted"
             )
         return tuple(found)
+
+    def _calls_for(self, inputs: Sequence[Tensor]) -> dict[tuple[str, int], Call]:
+        """The random calls that it makes for some rows, by their keys; for one set of its own numbers or another."""
+        found: dict[tuple[str, int], Call] = {}
+        for variant in _VARIANTS if self.has_raw_sites else _VARIANTS[:1]:
+            calls = self._tracked.record(self.signature, inputs, variant=variant).calls
+            found = {call.key: call for call in calls} | found
+            if found.keys() >= self._places.keys():
+                break
+        return found
 
     def baseline(self) -> "Network":
         """The same network with no site: all in eval mode, nothing dropped."""

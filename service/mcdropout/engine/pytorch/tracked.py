@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mcdropout.engine.kinds import BERNOULLI, NORMAL
+from mcdropout.engine.kinds import BERNOULLI, NORMAL, UNIFORM
 from mcdropout.engine.pytorch.added import Added, put_behind
 from mcdropout.engine.pytorch.calls import RandomCalls
 from mcdropout.engine.pytorch.elsewhere import Elsewhere, seeded
@@ -297,15 +297,20 @@ class Tracked:
         return Recording(tuple(calls), outputs, (*draws.seen, *self._drawn_elsewhere), seeding.found)
 
 
-KEEPING = -1
-"""The variant of numbers with which most code that draws its own leaves nothing out."""
+KEEPING, DROPPING = -1, -2
+"""The variants of numbers with which most code that draws its own leaves nothing out, and all that it can."""
+
+
+_ALIKE = {
+    KEEPING: {UNIFORM: 0.999, NORMAL: 0.0, BERNOULLI: 1.0},
+    DROPPING: {UNIFORM: 0.001, NORMAL: -3.0, BERNOULLI: 0.0},
+}
 
 
 def numbers(call: Call, variant: int) -> Tensor:
     """Some numbers of a raw call's kind, always the same for a call and a variant."""
-    if variant == KEEPING:
-        kept = {NORMAL: 0.0, BERNOULLI: 1.0}.get(call.kind, 0.999)
-        return torch.full([int(size) for size in call.mask_shape], kept)
+    if variant in _ALIKE:
+        return torch.full(list(call.mask_shape), _ALIKE[variant][call.kind])
     generator = np.random.default_rng([variant, zlib.crc32(call.path.encode()), call.number])
     shape = [int(size) for size in call.mask_shape]
     if call.kind == NORMAL:

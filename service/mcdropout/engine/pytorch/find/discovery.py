@@ -6,6 +6,7 @@ has to leave eval mode, or, where that module itself is no longer called, the on
 """
 
 import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,13 +39,14 @@ from mcdropout.engine.pytorch.private.untouched import while_copied
 from mcdropout.engine.pytorch.random_call import Call, EndlessCallsError, Form, Order, joined
 from mcdropout.engine.pytorch.seeding import Key
 from mcdropout.engine.pytorch.signature import Signature, same_outputs
-from mcdropout.engine.pytorch.tracked import KEEPING, Draw, Recording, Tracked
+from mcdropout.engine.pytorch.tracked import DROPPING, KEEPING, Draw, Recording, Tracked
 from mcdropout.engine.selection import Selection, select, site_off
 from mcdropout.engine.sites import SiteOff, site_name
 
-# Code that draws its own numbers may call other sites for other numbers (layers dropped as a whole): a few are tried.
-_VARIANTS = (0, 1, 2)
-_OTHER_VARIANTS = (KEEPING, *_VARIANTS[1:])
+# Code that draws its own numbers may call other sites for other numbers (layers dropped as a whole): some are tried,
+# and more as long as they show something new.
+_OTHER_VARIANTS = (KEEPING, DROPPING, 1, 2)
+_MOST_VARIANTS, _WITHOUT_NEWS, _VARIANT_SECONDS = 64, 16, 2.0
 # Noise of an activation in train mode, which is not dropout, and stays off with the rest of train mode.
 _NOT_DROPOUT = "aten.rrelu_with_noise"
 _NOISE = "the slope of an activation is random in train mode, which is no dropout"
@@ -139,6 +141,7 @@ class _Explorer:
         self._of_no_effect: set[Draw] = set()  # numbers of Python's or NumPy's that eval mode draws too, for nothing
         self._repeating: set[Draw] = set()  # of generators that are seeded anew in each pass
         self._failure: Exception | None = None
+        self._variants: list[int] = []
 
     def explore(self, selection: Selection) -> Discovery:
         quiet = self._eval_mode()
@@ -344,8 +347,35 @@ class _Explorer:
             )
         if not any(call.raw for call in first.calls):
             return {call.key: call for call in first.calls}
-        others = [self._trained(inputs, 0, variant) for variant in _OTHER_VARIANTS]
-        return joined(sorted((each.calls for each in (first, *others)), key=len, reverse=True))
+        if not self._variants:
+            self._variants = self._telling_variants(inputs, first)
+        others = [self._trained(inputs, 0, variant) for variant in self._variants]
+        return _joined(first, *others)
+
+    def _telling_variants(self, inputs: Sequence[Tensor], first: Recording) -> list[int]:
+        """The numbers for which a network that draws its own makes calls that it makes for no others."""
+        began, known = time.perf_counter(), [first]
+        found: list[int] = []
+        without_news = 0
+        for variant in (*_OTHER_VARIANTS, *range(3, _MOST_VARIANTS)):
+            if variant > 2 and (without_news == _WITHOUT_NEWS or time.perf_counter() - began > _VARIANT_SECONDS):
+                break
+            try:
+                seen = self._in_train_mode().record(self._signature, inputs, variant=variant, whatever=True)
+            except MemoryError:
+                raise
+            except EndlessCallsError:
+                if variant == DROPPING:  # always the same: code that draws anew what is out of bounds gets no other
+                    continue
+                raise
+            except Exception:  # numbers that it was not made for
+                continue
+            without_news += 1
+            if variant in _OTHER_VARIANTS or len(_joined(*known, seen)) > len(_joined(*known)):
+                found.append(variant)
+                known.append(seen)
+                without_news = 0
+        return found
 
     def _drawn_once(self) -> set[str]:
         """The modules that draw once for all rows; the others have to draw for each what they draw for it alone.
@@ -467,7 +497,7 @@ class _Explorer:
         try:
             records = [tracked.record(self._signature, self._two)]
             if any(call.raw for call in records[0].calls):
-                records += [tracked.record(self._signature, self._two, variant=variant) for variant in _OTHER_VARIANTS]
+                records += [tracked.record(self._signature, self._two, variant=variant) for variant in self._variants]
         except MemoryError:
             raise
         except Exception as error:  # a module that is not made to be in train mode alone
@@ -489,7 +519,7 @@ class _Explorer:
         """All random calls that are made while the modules `awake` are out of eval mode."""
         tracked = self._tracked.wake(awake)
         known: dict[Key, Form] = {}
-        for variant in (_VARIANTS[0], *_OTHER_VARIANTS):
+        for variant in (0, *self._variants):
             recording = tracked.record(self._signature, self._two, variant=variant)
             calls = recording.calls
             draws = [draw for draw in recording.draws if is_pytorchs(draw) or draw.path in self._drawing]
@@ -545,6 +575,11 @@ class _Explorer:
                 if size > 3 and size % 3 == 0 and _changed_every_third(before, after, axis):
                     found.add(call.key)
         return found
+
+
+def _joined(*recordings: Recording) -> dict[Key, Call]:
+    """All calls of some passes by their keys."""
+    return joined(sorted((each.calls for each in recordings), key=len, reverse=True))
 
 
 def _parted(calls: Sequence[Call], keys: Iterable[Key]) -> tuple[list[Call], list[Call]]:
