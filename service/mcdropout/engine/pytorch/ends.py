@@ -7,7 +7,8 @@ may be 1 for the example only. Nor would one example: code may return something 
 this is looked at for varied rows, and again whenever the network itself runs.
 
 That a network ends in none is seen as well: its output is then a linear layer's, or sums and parts of that, and may be
-any number, whatever those for the examples are.
+any number, whatever those for the examples are. Not so where its weights are all positive, which may be shares of a
+mixture, nor where it is added to what was made of it, as in `z - softplus(z)`.
 """
 
 import weakref
@@ -150,7 +151,7 @@ class EndCalls(TorchFunctionMode):
         taken = x.clone() if in_place else x
         made = func(*args, **named)
         dim = args[1] if len(args) > 1 else named.get("dim")
-        if end in _EACH_ALONE or isinstance(dim, int):
+        if named.get("out") is None and (end in _EACH_ALONE or isinstance(dim, int)):
             axis = dim % x.dim() if isinstance(dim, int) and end not in _EACH_ALONE else None
             self.seen.append(EndCall(end, axis, taken, made, _version(made)))
         return made
@@ -161,38 +162,77 @@ class LinearLayers(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._made: dict[int, weakref.ref[Tensor]] = {}  # by identity
+        self._made: dict[int, _Made] = {}  # by identity: what linear layers make, and whatever is made of that
+        self._last: deque[tuple[weakref.ref[Tensor], Tensor]] = deque(maxlen=_KEPT)
 
     def may_be_any(self, x: Tensor) -> bool:
-        """Whether the numbers of a tensor were seen to be a linear layer's, or sums and parts of that."""
-        held = self._made.get(id(x))
-        return held is not None and held() is x
+        """Whether the numbers of a tensor were seen to be a linear layer's, or sums and parts of that; and still are.
+
+        To be asked of what was made last, of which it is known what was in it: not every write shows.
+        """
+        return self._is_linear(x) and any(held() is x and torch.equal(x, values) for held, values in self._last)
+
+    def _is_linear(self, x: Tensor) -> bool:
+        found = self._known(x)
+        return found is not None and found.linear and found.version == _version(x) is not None
+
+    def _known(self, x: Tensor) -> "_Made | None":
+        found = self._made.get(id(x))
+        return found if found is not None and found.tensor() is x else None
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         named = kwargs or {}
-        made = func(*args, **named)
-        if isinstance(made, Tensor):
-            self._follow(func, args, named, made)
-        return made
-
-    def _follow(self, func: Any, args: Sequence[Any], named: dict[str, Any], made: Tensor) -> None:
-        """Note whether what a call made may be any number, and forget it of what it wrote to."""
         taken = [x for x in (*args, *named.values()) if isinstance(x, Tensor)]
         if args and isinstance(args[0], list | tuple):
             taken += [x for x in args[0] if isinstance(x, Tensor)]
+        kept = self._keeps(func, taken)  # as they are before anything is written to them
+        made = func(*args, **named)
+        for x in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(x, Tensor):
+                self._note(x, kept, taken)
+        return made
+
+    def _keeps(self, func: Any, taken: Sequence[Tensor]) -> bool:
+        """Whether what a function makes may be any number."""
         functions = {func, getattr(func, "overloadpacket", func)}
         weights = [x for x in taken if isinstance(x, nn.Parameter)]
-        linear = bool(weights) and not _LINEAR.isdisjoint(functions)
-        kept = any(map(self.may_be_any, taken)) and (
-            not _KEEPING.isdisjoint(functions)
-            or (not _SCALING.isdisjoint(functions) and len(taken) - len(weights) == 1)
-        )
-        if linear or kept:
-            self._made[id(made)] = weakref.ref(made)
+        if weights and not _LINEAR.isdisjoint(functions):
+            return _has_negative(max(weights, key=Tensor.numel))
+        others = [x for x in taken if not isinstance(x, nn.Parameter) and self._known(x) is not None]
+        if not others or not all(map(self._is_linear, others)):
+            return False
+        if not _SCALING.isdisjoint(functions):
+            return len(taken) - len(weights) == 1
+        return not _KEEPING.isdisjoint(functions)
+
+    def _note(self, made: Tensor, linear: bool, taken: Sequence[Tensor]) -> None:
+        if linear or any(self._known(x) is not None for x in taken):
+            self._made[id(made)] = _Made(weakref.ref(made), linear, _version(made))
+            if linear and type(made) is Tensor and not made.is_meta:
+                self._last.append((weakref.ref(made), made.detach().clone()))
         else:
             self._made.pop(id(made), None)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a linear layer made, or what was made of that.
+
+    Attributes:
+        tensor: it, if it is still there.
+        linear: whether it may be any number.
+        version: of it, which changes when it is written to.
+    """
+
+    tensor: weakref.ref[Tensor]
+    linear: bool
+    version: int | None
+
+
+def _has_negative(weight: Tensor) -> bool:
+    return bool((weight < 0).any()) if type(weight) in (Tensor, nn.Parameter) and not weight.is_meta else True
 
 
 def ending_of(calls: Sequence[EndCall], output: Tensor) -> Ending | None:
@@ -209,7 +249,28 @@ def _made(call: EndCall, output: Tensor) -> bool:
     alike = output is made or (
         output.numel() == made.numel() and output.untyped_storage().data_ptr() == made.untyped_storage().data_ptr()
     )
-    return alike and call.version == _version(made)
+    return alike and call.version == _version(made) and _is_what_it_makes(call)
+
+
+def _is_what_it_makes(call: EndCall) -> bool:
+    """Whether a call's result is what its function makes of what it took: not every write shows in the version."""
+    x = call.taken.detach()
+    with torch._C.DisableTorchFunction():
+        match call.end:
+            case "softmax":
+                wanted = torch.softmax(x, call.axis or 0)
+            case "log_softmax":
+                wanted = torch.log_softmax(x, call.axis or 0)
+            case "sigmoid":
+                wanted = torch.sigmoid(x)
+            case "log_sigmoid":
+                wanted = F.logsigmoid(x)
+            case _:
+                wanted = torch.tanh(x)
+        made = call.made.detach()
+        wanted = wanted.to(made.dtype)
+        tolerance = 1e-5 if made.dtype in (torch.float32, torch.float64) else 1e-2
+        return wanted.shape == made.shape and torch.allclose(made, wanted, tolerance, tolerance, equal_nan=True)
 
 
 def _equal(x: Tensor, other: Tensor) -> bool:

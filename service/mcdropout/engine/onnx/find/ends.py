@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from onnx import NodeProto
+from onnx.numpy_helper import to_array
 
 from mcdropout.engine.onnx.dataflow import Dataflow, Names, attribute, is_op, renamed
 from mcdropout.engine.onnx.inference import label
@@ -23,6 +24,7 @@ _KEEPING = (
     *("AveragePool", "GlobalAveragePool", "Resize", "Expand"),
 )
 _SCALING = ("Mul", "Div")
+_OF_SEVERAL = ("Add", "Sub", "Sum", "Mean", "Concat", *_SCALING)
 _ALONG_ONE_DIMENSION = 13  # from this version on a softmax runs along one, before along all from there on
 
 
@@ -59,19 +61,33 @@ def ends_of(flow: Dataflow) -> dict[str, EndNode]:
 
 
 def is_linear(name: str, flow: Dataflow) -> bool:
-    """Whether a value is a linear layer's, or sums and parts of that, so that it may be any number."""
-    reached, ways = set(), [name]
-    while ways:
-        node = flow.producers.get(ways.pop())
-        if node is None or id(node) in reached:
+    """Whether a value is a linear layer's, or sums and parts of that, so that it may be any number.
+
+    Not so where its weights are all positive, which may be shares of a mixture, nor where something else is added that
+    may have been made of it, as in `z - softplus(z)`.
+    """
+    known: dict[str, bool] = {}
+    waiting = [name]
+    while waiting:
+        value = waiting[-1]
+        node = flow.producers.get(value)
+        if value in known or node is None:
+            known.setdefault(value, False)
+            waiting.pop()
             continue
-        reached.add(id(node))
         weights = [taken for taken in node.input if taken in flow.weights]
         if is_op(node, *_LINEAR) and weights:
-            return True
-        if is_op(node, *_KEEPING) or (is_op(node, *_SCALING) and weights):
-            ways += node.input
-    return False
+            known[value] = any((to_array(flow.weights[weight]) < 0).any() for weight in weights[:1])
+        elif is_op(node, *_KEEPING) or (is_op(node, *_SCALING) and weights):
+            taken = node.input if is_op(node, *_OF_SEVERAL) else node.input[:1]
+            own = [each for each in taken if each and each not in flow.weights]
+            if missing := [each for each in own if each not in known]:
+                waiting += missing
+                continue
+            known[value] = bool(own) and all(known[each] for each in own)
+        else:
+            known[value] = False
+    return known[name]
 
 
 def without_ends(flow: Dataflow) -> Dataflow:
