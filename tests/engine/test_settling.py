@@ -1,6 +1,7 @@
 """Settling: what a network's outputs are, found in its graph and its answers; or a question, where not certain."""
 
 from collections import namedtuple
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -285,6 +286,111 @@ class TestProbabilities:
         assert engine_of(gate, X).reading.form == "logits"
 
 
+def ended(function, outputs=1):
+    """A network whose linear head a function follows."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, outputs), Custom(lambda self, z: function(z))
+    )
+
+
+def _filled(z):
+    z[...] = torch.sigmoid(z)
+    return z
+
+
+def _in_views(z):
+    z[:, 1:].sigmoid_()
+    z[:, :1].sigmoid_()
+    return z
+
+
+def _into_itself(z):
+    torch.sigmoid(z, out=z)
+    return z
+
+
+def _cut_off(z):
+    z[z > 1.0] = 1.0
+    z[z < 0.0] = 0.0
+    return z
+
+
+def _into_a_sum(z):
+    summed = torch.zeros_like(z) + z
+    summed[:] = torch.sigmoid(z)
+    return summed
+
+
+def _clamped_as_data(z):
+    p = torch.sigmoid(z)
+    p.data.clamp_(0.45, 0.55)
+    return p
+
+
+def _clamped_in_numpy(z):
+    p = torch.sigmoid(z)
+    values = p.detach().numpy()
+    np.clip(values, 0.45, 0.55, out=values)
+    return p
+
+
+def _clamped_in_inference(z):
+    with torch.inference_mode():
+        p = torch.softmax(z, 1)
+        p.clamp_(0.3, 0.4)
+        return p.div_(p.sum(1, keepdim=True))
+
+
+def mixture():
+    def forward(self, x):
+        return torch.sigmoid(self.rest(x)) @ self.shares
+
+    network = Custom(forward, rest=mlp(outputs=3))
+    network.shares = nn.Parameter(torch.tensor([0.2, 0.3, 0.5]))
+    return network
+
+
+def voted():
+    vote = nn.Linear(3, 1, bias=False)
+    vote.weight.data = torch.tensor([[0.2, 0.3, 0.5]])
+    return nn.Sequential(mlp(outputs=3), nn.Sigmoid(), vote)
+
+
+# Each with its task, and what makes probabilities of what it returns.
+NO_LOGITS = {
+    "shares of a mixture": (mixture, "binary", lambda p: p),
+    "a layer that votes": (voted, "binary", lambda p: p),
+    "a log-sigmoid by hand": (lambda: ended(lambda z: z - F.softplus(z)), "binary", torch.exp),
+    "a clamp by hand": (lambda: ended(lambda z: z - F.relu(z - 1) + F.relu(-z)), "binary", lambda p: p),
+    "filled": (lambda: ended(_filled), "binary", lambda p: p),
+    "in views": (lambda: ended(_in_views, 3), "multilabel", lambda p: p),
+    "into itself": (lambda: ended(_into_itself), "binary", lambda p: p),
+    "cut off": (lambda: ended(_cut_off), "binary", lambda p: p),
+    "into a sum": (lambda: ended(_into_a_sum), "binary", lambda p: p),
+    "clamped as data": (lambda: ended(_clamped_as_data), "binary", lambda p: p),
+    "clamped in NumPy": (lambda: ended(_clamped_in_numpy), "binary", lambda p: p),
+    "clamped in inference mode": (lambda: ended(_clamped_in_inference, 3), "classification", lambda p: p),
+}
+
+
+@pytest.mark.parametrize(("make", "task", "probabilities"), NO_LOGITS.values(), ids=NO_LOGITS)
+@pytest.mark.parametrize("runtime", ["eager", "auto"])
+def test_what_is_no_logit_is_read_as_what_it_is_or_asked_for(make, task, probabilities, runtime):
+    torch.manual_seed(0)
+    network = make().eval()
+    with suppress(UnsupportedModelError):
+        engine = engine_of(network, X, task, runtime=runtime)
+    if "engine" not in locals():
+        with pytest.raises(UnsupportedModelError, match="which are hardly logits"):
+            engine_of(network, X, task, runtime=runtime)
+        return
+    with torch.no_grad():
+        wanted = probabilities(network(torch.from_numpy(X.copy()))).numpy()
+    found = engine.predict(X, 0).mean
+    np.testing.assert_allclose(found, wanted.reshape(found.shape), atol=1e-5)
+
+
 class Steps(nn.Module):
     """Logits `[rows, steps, classes]` of `[rows, steps]` words."""
 
@@ -295,6 +401,10 @@ class Steps(nn.Module):
 
     def forward(self, ids):
         return self.out(self.drop(self.words(ids)))
+
+
+def _pooled(self, x):
+    return self.rest(F.avg_pool1d(x.transpose(1, 2), 2).transpose(1, 2))
 
 
 def ids(steps=7):
@@ -330,9 +440,53 @@ class TestTheDimensionOfTheClasses:
         self.assert_along(engine_of(map_of(2, 4, factor=2), x), x, 1)
         self.assert_along(engine_of(map_of(2, 2), x), x, 1)
 
+    @pytest.mark.parametrize(
+        ("network", "x", "axis"),
+        [
+            (lambda: Custom(_pooled, rest=mlp(inputs=4, outputs=4)), numbers(3, 10, 4), 2),
+            (
+                lambda: nn.Sequential(map_of(3, 4), Custom(lambda self, y: y.permute(0, 2, 3, 1))),
+                numbers(3, 3, 16, 8),
+                3,
+            ),
+            (
+                lambda: nn.Sequential(map_of(3, 8), Custom(lambda self, y: y.permute(0, 2, 3, 1))),
+                numbers(3, 3, 8, 8),
+                3,
+            ),
+        ],
+        ids=["pooled steps of as many features as classes", "a map with channels last", "a square one"],
+    )
+    def test_is_the_one_that_does_not_follow_the_sizes_of_the_input(self, network, x, axis):
+        self.assert_along(engine_of(network(), x), x, axis)
+
+    @pytest.mark.parametrize("classes", [7, 8])
+    @pytest.mark.parametrize("along", [1, 2])
+    def test_is_asked_for_where_as_many_entries_as_the_input_has_steps_are_no_steps(self, classes, along):
+        def forward(self, words):
+            answers = self.rest(self.words(words).mean(1)).reshape(-1, 3, classes)
+            return answers if along == 2 else answers.transpose(1, 2)
+
+        torch.manual_seed(0)
+        questions = Custom(forward, words=nn.Embedding(50, 4), rest=mlp(outputs=3 * classes))
+        with pytest.raises(UnsupportedModelError, match="more than one dimension may hold the classes"):
+            engine_of(questions, ids(8))
+
+    def test_is_not_taken_from_what_a_configuration_says_of_its_own_accord(self):
+        def forward(self, words):
+            return self.rest(self.words(words).mean(1)).reshape(-1, 2, 5)
+
+        torch.manual_seed(0)
+        questions = Custom(forward, words=nn.Embedding(50, 4), rest=mlp(outputs=10))
+        questions.config = type("Configuration", (), {"num_labels": 2, "vocab_size": 5})()
+        with pytest.raises(UnsupportedModelError, match="more than one dimension may hold the classes"):
+            engine_of(questions, ids(8))
+
     def test_is_asked_for_where_it_may_be_either(self):
+        of_one_length = nn.Sequential(Steps(classes=7), Custom(lambda self, y: y + torch.ones(7, 7)))
         with pytest.raises(UnsupportedModelError, match=r"output: \{classes: 1\} or output: \{classes: 2\} says which"):
-            engine_of(Steps(classes=7), ids())
+            engine_of(of_one_length, ids())
+        self.assert_along(engine_of(Steps(classes=7), ids()), ids(), 2)
         queries = Custom(lambda self, x: self.rest(x).reshape(-1, 4, 3), rest=mlp(outputs=12))
         with pytest.raises(UnsupportedModelError, match="more than one dimension may hold the classes"):
             engine_of(queries, X)
@@ -479,8 +633,14 @@ class TestTheSecondOutputOfARegression:
         network = Custom(
             lambda self, x: dict(zip(names, ((z := self.rest(x))[:, 0], change(z[:, 1], 9.0)), strict=True)), rest=mlp()
         )
-        with pytest.raises(UnsupportedModelError, match=rf"named '{names[0]}' and '{names[1]}', .*mean: {names[0]}, "):
+        mean = names[0] if names[0] != "logvar" else names[1]
+        with pytest.raises(UnsupportedModelError, match=rf"named '{names[0]}' and '{names[1]}', .*mean: {mean}, log_"):
             engine_of(network, X, "regression")
+
+    def test_is_no_standard_deviation_by_its_name_where_the_likelihood_has_a_scale_of_its_own(self):
+        network = Custom(lambda self, x: {"mu": (z := self.rest(x))[:, 0], "sigma": F.softplus(z[:, 1])}, rest=mlp())
+        with pytest.raises(UnsupportedModelError, match=r"mean: mu, std: sigma\} says it, or .*scale in its place"):
+            engine_of(network, X, "regression", likelihood="student_t", df=4.0)
 
     @pytest.mark.parametrize("noise", ["variance", "std"])
     def test_that_is_negative_is_no_variance(self, noise):

@@ -161,7 +161,7 @@ def prepare(reading: Reading, subject: Subject, target: Target) -> Prepared:
     def run(inputs: tuple[Array, ...]) -> tuple[Array, ...]:
         return run_pairs(subject.plain, inputs, kept)
 
-    reading = settle(reading, subject.evidence, arrays, [wanted, *reference.under_masks], run)
+    reading = settle(reading, subject.evidence, arrays, [wanted, *reference.under_masks], run, subject.eval_outputs)
     inputs = _with_ranges(subject)
     raise_if_failed([_check_readable(reading, wanted)])
     others = () if subject.sizing is None else tuple(_sized(subject, sizes) for sizes in subject.sizing.tried())

@@ -54,8 +54,11 @@ class Subject(Protocol):
     def at(self, sizes: Sizes) -> "Subject":
         """The same network with examples of other sizes, where these may differ; to be compared with, no more."""
 
-    def eval_outputs(self) -> tuple[Array, ...]:
-        """What the network as its owner has it answers to `arrays` in inference, `[EXAMPLE_ROWS, ...]` each."""
+    def eval_outputs(self, arrays: tuple[Array, ...] | None = None) -> tuple[Array, ...]:
+        """What the network as its owner has it answers in inference to rows, or to its `arrays`, `[rows, ...]` each.
+
+        It may raise whatever its code does of rows that it does not take, such as those of other sizes.
+        """
 
     def returned(self) -> Returned:
         """All that the network returns, for messages."""

@@ -166,13 +166,14 @@ class GraphSubject:
             mixed += [] if beside.passed else [beside]
         return tuple(trials), tuple(mixed)
 
-    def eval_outputs(self) -> tuple[Array, ...]:
+    def eval_outputs(self, arrays: tuple[Array, ...] | None = None) -> tuple[Array, ...]:
         """What the file itself answers, where it is in inference mode; else its graph with nothing dropped."""
+        arrays = self.arrays if arrays is None else arrays
         if self._is.as_it_is:
-            return _run_file(self._is.path, self._is.bound, self.arrays)
+            return _run_file(self._is.path, self._is.bound, arrays)
         if self._is.given is None:
-            return session_of(self._quiet).run(self.arrays)
-        return _in_batches(session_of(self._is.given).run, self._is.bound, self.arrays)
+            return session_of(self._quiet).run(arrays)
+        return _in_batches(session_of(self._is.given).run, self._is.bound, arrays)
 
     def returned(self) -> Returned:
         answers = session_of(self._quiet).run(self.arrays)

@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -265,9 +266,14 @@ class ModuleSubject:
         except Exception:  # whatever the network's code raises of what its dropout left
             return None
 
-    def eval_outputs(self) -> tuple[Array, ...]:
+    def eval_outputs(self, arrays: tuple[Array, ...] | None = None) -> tuple[Array, ...]:
         """`module.eval()(arrays)`."""
-        return tuple(map(to_array, self.network.eval_outputs(self._tensors)))
+        tensors = self._tensors if arrays is None else tuple(map(torch.from_numpy, arrays))
+        return tuple(map(to_array, self.network.eval_outputs(tensors, run=self._in_eval)))
+
+    @cached_property
+    def _in_eval(self) -> InEval:
+        return self.network.in_eval()
 
     def returned(self) -> Returned:
         masks = self.source.keep_everything(len(self.arrays[0]))
@@ -451,12 +457,14 @@ def _tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
     return {**dict(parameters), **dict(module.named_buffers(remove_duplicate=False))}
 
 
-_CLASS_COUNTS = ("num_classes", "num_labels", "vocab_size")
+_UNSET_LABELS = 2  # what configurations of transformers say where nobody has said how many labels there are
 
 
 def _configured_classes(module: nn.Module) -> tuple[int, ...]:
     """How many classes a network says that it has, or its configuration, as those of libraries do."""
-    said = [getattr(place, name, None) for place in (module, getattr(module, "config", None)) for name in _CLASS_COUNTS]
+    places = (module, getattr(module, "config", None))
+    said = [getattr(place, "num_classes", None) for place in places]
+    said += [count for place in places if (count := getattr(place, "num_labels", None)) != _UNSET_LABELS]
     return tuple(dict.fromkeys(count for count in said if type(count) is int))
 
 

@@ -1,7 +1,7 @@
 """The dimension of an output that holds its classes or labels."""
 
 from mcdropout.engine.errors import UnsupportedModelError
-from mcdropout.engine.settling.seen import Seen, refused
+from mcdropout.engine.settling.seen import Seen, are_of_an_input, refused
 
 
 def class_axis(seen: Seen) -> tuple[int, str | None]:
@@ -27,14 +27,20 @@ def class_axis(seen: Seen) -> tuple[int, str | None]:
         if not labelled:
             raise refused(seen, f"of which none has {seen.reading.classes} entries, as many as labels are given")
         found.append((labelled, "it has as many entries as there are labels"))
+    for candidates, why in found:
+        if len(candidates) == 1:
+            return candidates[0], f"dimension {candidates[0]} holds the classes: {why}"
+    left = [axis for axis in axes if axis not in seen.followed.axes]
+    found = [(left, "the others follow the sizes of an input")] if len(left) < len(axes) else []
     found += [
         (
-            [axis for axis in axes if shape[axis] == classes],
+            [axis for axis in left if shape[axis] == classes],
             "it has as many entries as the network's configuration names",
         )
         for classes in seen.evidence.classes
     ]
-    found.append((_left_over(seen), "the others are those of an input"))
+    if len(left) == len(axes):
+        found.append((_left_over(seen), "the others are those of an input"))
     for candidates, why in found:
         if len(candidates) == 1:
             return candidates[0], f"dimension {candidates[0]} holds the classes: {why}"
@@ -46,15 +52,20 @@ def class_axis(seen: Seen) -> tuple[int, str | None]:
 
 
 def _left_over(seen: Seen) -> list[int]:
-    """The dimensions that can be those of the classes, the others being those of an input: its places or steps."""
-    shape = seen.shape
-    found = []
-    if seen.is_of_an_input(shape[2:]):
-        found.append(1)
-    # Of maps PyTorch has the channels first, whatever the last dimension of an input happens to be.
-    is_map = bool(found) and len(shape) > 3
+    """The dimensions that can be those of the classes, the others being those of an input: its places or steps.
+
+    Of inputs whose sizes cannot be changed: else the output would follow them.
+    """
+    shape, found = seen.shape, []
     places = len(shape) - 2
-    if not is_map and any(shape[1:-1] == x[:places] and len(x) <= places + 1 for x in seen.inputs):
+    fixed = [
+        x.shape[1:]
+        for index, (x, own) in enumerate(zip(seen.examples, seen.spatial, strict=True))
+        if own and index not in seen.followed.inputs
+    ]
+    if any(are_of_an_input(shape[2:], x) for x in fixed):
+        found.append(1)
+    if any(shape[1:-1] in (x[:places], x[len(x) - places :]) and len(x) <= places + 1 for x in fixed):
         found.append(len(shape) - 1)
     return found
 

@@ -1,5 +1,6 @@
 """What is seen of a network that is to be read: what it says and answers, and how that is refused in words."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,17 +24,47 @@ class Seen:
     Attributes:
         reading: as far as it is given.
         evidence: what the network says.
-        inputs: the shapes of those inputs that have steps or places, without the rows. One of numbers in a single
-            dimension has features, whose count says nothing of the output's dimensions.
+        examples: its inputs, `[rows, ...]` each.
+        spatial: which of them have steps or places. One of numbers in a single dimension has features, whose count says
+            nothing of the output's dimensions.
         answers: its outputs, with nothing dropped and under masks: `[rows, ...]` each, the same shapes in each.
         scaled: what it answers, with nothing dropped, to its examples times a number; None where it does not.
+        resized: the shape of its first output for other inputs; None where it does not run.
     """
 
     reading: Reading
     evidence: Evidence
-    inputs: tuple[tuple[int, ...], ...]
+    examples: tuple[Array, ...]
+    spatial: tuple[bool, ...]
     answers: Sequence[tuple[Array, ...]]
     scaled: Callable[[float], Array | None]
+    resized: Callable[[Sequence[Array]], tuple[int, ...] | None]
+
+    @property
+    def inputs(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of those inputs that have steps or places, without the rows."""
+        return tuple(x.shape[1:] for x, own in zip(self.examples, self.spatial, strict=True) if own)
+
+    @cached_property
+    def followed(self) -> "Followed":
+        """Which dimensions of the output follow the sizes of inputs, as far as these can be changed."""
+        changed: set[tuple[int, int]] = set()
+        axes: set[int] = set()
+        for index, axis in (
+            (i, a) for i, own in enumerate(self.spatial) if own for a in range(1, self.examples[i].ndim)
+        ):
+            size = self.examples[index].shape[axis]
+            together = {i for i, x in enumerate(self.examples) if x.ndim > axis and x.shape[axis] == size}
+            for others, other in itertools.product((together, {index}), (size // 2, size - 1, 2 * size)):
+                if other < 1 or other == size:
+                    continue
+                inputs = [_of_size(x, axis, other) if i in others else x for i, x in enumerate(self.examples)]
+                shape = self.resized(inputs)
+                if shape is not None and len(shape) == len(self.shape) and shape[0] == self.shape[0]:
+                    changed.add((index, axis))
+                    axes |= {place for place, (a, b) in enumerate(zip(shape, self.shape, strict=True)) if a != b}
+                    break
+        return Followed(frozenset(axes), frozenset(index for index, _ in changed))
 
     @cached_property
     def large(self) -> list[Array]:
@@ -76,17 +107,8 @@ class Seen:
         return bool((np.abs(values.sum(axis=axis) - 1.0) <= self.tolerance).all())
 
     def is_of_an_input(self, sizes: tuple[int, ...]) -> bool:
-        """Whether these are the sizes of an input's places, or, where they are two or more, the same part of each.
-
-        An input has one more dimension than places, its channels or features, or none more.
-        """
-        for x in self.inputs:
-            own = x[len(x) - len(sizes) :]
-            if not len(sizes) <= len(x) <= len(sizes) + 1 or not sizes:
-                continue
-            if own == sizes or (len(sizes) > 1 and len({a / b for a, b in zip(own, sizes, strict=True) if b}) == 1):
-                return True
-        return False
+        """As `are_of_an_input`, of any."""
+        return any(are_of_an_input(sizes, x) for x in self.inputs)
 
     def within(self, axis: int) -> int:
         """A dimension of the output other than the rows, counted from the front."""
@@ -98,6 +120,36 @@ class Seen:
                 f"and dimension {axis} is to hold the classes; 1 to {dimensions - 1}, or -1 for the last, is accepted",
             )
         return found
+
+
+def are_of_an_input(sizes: tuple[int, ...], x: tuple[int, ...]) -> bool:
+    """Whether these are the sizes of an input's places, or, where they are two or more, the same part of each.
+
+    An input has one more dimension than places, its channels or features, or none more.
+    """
+    own = x[len(x) - len(sizes) :]
+    if not len(sizes) <= len(x) <= len(sizes) + 1 or not sizes:
+        return False
+    return own == sizes or (len(sizes) > 1 and len({a / b for a, b in zip(own, sizes, strict=True) if b}) == 1)
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What follows the sizes of inputs.
+
+    Attributes:
+        axes: of the output, those whose sizes do.
+        inputs: those some of whose sizes could be changed.
+    """
+
+    axes: frozenset[int]
+    inputs: frozenset[int]
+
+
+def _of_size(x: Array, axis: int, size: int) -> Array:
+    """The first entries along a dimension, which begin anew where there are fewer."""
+    taken: Array = np.take(x, np.arange(size) % x.shape[axis], axis=axis)
+    return taken
 
 
 def refused(seen: Seen, why: str) -> UnsupportedModelError:

@@ -33,6 +33,7 @@ def settle(
     inputs: Sequence[Array],
     answers: Sequence[tuple[Array, ...]],
     run: Callable[[tuple[Array, ...]], tuple[Array, ...]],
+    infer: Callable[[tuple[Array, ...]], tuple[Array, ...]],
 ) -> Reading:
     """The reading, with nothing left open.
 
@@ -41,7 +42,8 @@ def settle(
         evidence: what the network itself says of its output.
         inputs: examples, `[rows, ...]` each.
         answers: the network's outputs for these, with nothing dropped and in some passes.
-        run: the network with nothing dropped, for other inputs.
+        run: the network with nothing dropped, for other inputs of the same sizes.
+        infer: the network as it is in inference, for inputs of other sizes too.
 
     Raises:
         UnsupportedModelError: what the network answers does not fit the reading, or leaves a question open; the
@@ -57,6 +59,12 @@ def settle(
         except Exception:  # inputs like none that it ever saw: whatever it makes of them is no answer
             return None
 
-    shapes = tuple(x.shape[1:] for x in inputs if x.ndim > 2 or not np.issubdtype(x.dtype, np.floating))
-    seen = Seen(reading, evidence, shapes, answers, scaled)
+    def resized(changed: Sequence[Array]) -> tuple[int, ...] | None:
+        try:
+            return infer(tuple(changed))[0].shape
+        except Exception:  # sizes that it was not made for
+            return None
+
+    spatial = [x.ndim > 2 or not np.issubdtype(x.dtype, np.floating) for x in inputs]
+    seen = Seen(reading, evidence, tuple(inputs), tuple(spatial), answers, scaled, resized)
     return _SETTLED[reading.task](seen)

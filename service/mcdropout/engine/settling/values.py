@@ -52,14 +52,18 @@ def _regression_by_names(seen: Seen, negative: bool) -> Reading:
     """The mean and its noise where the network gives both a name."""
     first, second = seen.evidence.names
     noise = _NOISES.get(_plain(second))
-    if noise == "log_scale" and seen.reading.likelihood != "gaussian":
+    if noise in ("log_scale", "std") and seen.reading.likelihood != "gaussian":  # the scale is another number there
         noise = None
     if noise is None or _plain(first) in _NOISES or (negative and not noise.startswith("log_")):
+        mean, other = (second, first) if _plain(first) in _NOISES and _plain(second) not in _NOISES else (first, second)
+        kind = _NOISES.get(_plain(other), "log_variance")
+        kind = "log_variance" if negative and not kind.startswith("log_") else kind
+        others = ", ".join(each for each in ("log_variance", "variance", "std", "log_scale", "scale") if each != kind)
         raise refused(
             seen,
             f"named {first!r} and {second!r}, which leave open what is the mean and what its noise; output: {{mean: "
-            f"{first}, log_variance: {second}}} says it, or variance, std, log_scale or scale in its place; or output: "
-            f"{first} for it alone (in Python, outputs)",
+            f"{mean}, {kind}: {other}}} says it, or {others} in its place; or output: {mean} for it alone (in Python, "
+            "outputs)",
         )
     return replace(seen.reading, noise=noise, because=f"the network calls its second output {second}")
 
