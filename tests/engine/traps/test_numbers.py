@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mcdropout.engine import Engine, InvalidInputError, UnsupportedModelError
+from mcdropout.engine import Engine, EngineError, InvalidInputError, UnsupportedModelError
 from mcdropout.engine.pytorch.module import understand
 from mcdropout.engine.runtimes import Target
 from mcdropout.layers import DropBlock2d
@@ -260,6 +260,58 @@ class TestNumbersThatTheNetworkDraws:
         torch.manual_seed(0)
         engine = Engine.from_module(Custom(forward, first=nn.Linear(4, 8), last=nn.Linear(8, 3)), torch.randn(4, 4))
         assert [(site.kind, site.shape) for site in engine.sites] == [("normal", (8,))]
+
+
+def _written(network):
+    network.noise.copy_(torch.randn(4))
+
+
+def _drawn_in_place(network):
+    network.noise.normal_()
+
+
+def _put_there(network):
+    network.noise = torch.randn(4)
+
+
+def _averaged(network):
+    network.noise.mul_(0.9).add_(torch.randn(4))
+
+
+def _partly_written(network):
+    network.noise[:2] += torch.randn(2)
+
+
+class TestNoiseThatIsKeptInABuffer:
+    @staticmethod
+    def module(write):
+        def forward(self, x):
+            if self.training:
+                write(self)
+                x = x * (1.0 + 0.2 * self.noise)
+            return self.last(x)
+
+        torch.manual_seed(0)
+        module = Custom(forward, last=nn.Linear(4, 3))
+        module.register_buffer("noise", torch.zeros(4))
+        return module
+
+    @pytest.mark.parametrize("runtime", ["auto", "eager"])
+    @pytest.mark.parametrize("write", [_written, _drawn_in_place, _put_there])
+    def test_that_each_pass_writes_anew_is_served(self, write, runtime):
+        module, x = self.module(write), torch.randn(3, 4)
+        engine = Engine.from_module(module, x, "regression", runtime=runtime)
+        assert torch.equal(module.noise, torch.zeros(4))
+        (site,) = engine.sites
+        assert (site.kind, site.shape, site.scope) == ("normal", (4,), "pass")
+        noise = torch.randn(4)
+        (found,) = engine.outputs(x, [noise.numpy()])
+        same(torch.from_numpy(found), module.last(x * (1.0 + 0.2 * noise)))
+
+    @pytest.mark.parametrize("write", [_averaged, _partly_written])
+    def test_that_keeps_something_of_the_pass_before_is_refused(self, write):
+        with pytest.raises(EngineError):
+            Engine.from_module(self.module(write), torch.randn(3, 4), "regression")
 
 
 class TestDropBlock:

@@ -23,8 +23,11 @@ def movers(module: nn.Module, moved: Sequence[str]) -> list[str]:
         path = name.rpartition(".")[0]
         part = parts.get(path)
         if part is not None:
-            writes = f"{_labelled(path, part)} writes to {name}, in eval mode too; one that does in train mode alone"
-            found[renormalized(path, part) or f"{writes} is accepted"] = None
+            writes = (
+                f"{_labelled(path, part)} writes to {name}; one that leaves it as it is, or that writes it anew in "
+                "each pass before it reads it, is accepted"
+            )
+            found[renormalized(path, part) or writes] = None
     return list(found)
 
 

@@ -292,6 +292,7 @@ class ModuleSubject:
         if moved:
             made_anew = self._made_anew()
             moved = [name for name in moved if name not in made_anew]
+            moved = sorted(set(moved) - self._overwritten(moved))
         detail = "; ".join([f"moved: {', '.join(moved) or 'none'}", *movers(origin, moved)])
         still = Check("no parameter and no buffer moved by a bit", not moved, detail)
         unlike = self._unlike_eval_mode
@@ -317,6 +318,25 @@ class ModuleSubject:
             for name, value in after.items()
             if name in first and value is not before.get(name) and torch.equal(value, first[name])
         }
+
+    def _overwritten(self, names: Sequence[str]) -> set[str]:
+        """Those of some tensors that each pass writes before it reads them, such as noise that is kept in a buffer.
+
+        Whatever is in them beforehand, a pass then answers the same, and leaves the same in them.
+        """
+        found = set(names)
+        for masks in telling_masks(self.source, len(self.arrays[0])) if found else ():
+            networks = self.network.copy(), self.network.copy()
+            with torch.no_grad():
+                for name, value in _tensors_of(networks[1].module).items():
+                    if name in found:
+                        value.copy_(value.logical_not() if value.dtype == torch.bool else value + 1)
+            answers = [run_pairs(EagerRuntime(network), self.arrays, masks) for network in networks]
+            if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(*answers, strict=True)):
+                return set()
+            one, other = (_tensors_of(network.module) for network in networks)
+            found = {name for name in found if name in one and name in other and torch.equal(one[name], other[name])}
+        return found
 
     def programs(self, target: Target) -> Iterator[Runnable | Refusal]:
         return programs(self.network, self.source, self._tensors, target, self.sizing)
