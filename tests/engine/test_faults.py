@@ -243,6 +243,7 @@ def test_what_a_network_raises_for_some_rows_is_an_error_of_the_engine(passes):
         ({"selection": "a"}, "selection is 'a'; a Selection"),
         ({"missing": "a"}, "missing is 'a'; True or False is accepted"),
         ({"step_bytes": -5}, "step_bytes is -5; a number of bytes above 0 is accepted"),
+        ({"task": "regression", "quantiles": 3}, "quantiles is 3; levels between 0 and 1"),
     ],
     ids=str,
 )
@@ -250,3 +251,20 @@ def test_an_argument_of_another_type_is_named(arguments, said):
     with pytest.raises(InvalidInputError) as refused:
         Engine.from_module(nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3)), torch.rand(3, 4), **arguments)
     assert str(refused.value).startswith(said)
+
+
+def test_a_path_that_is_none_is_named(tmp_path):
+    engine = Engine.from_module(nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3)), torch.rand(3, 4))
+    engine.save(tmp_path / "saved")
+    (tmp_path / "file").write_text("")
+    for call, said in (
+        (lambda: Engine.from_onnx(None, torch.rand(3, 4)), "path is of the type NoneType; a path"),
+        (lambda: Engine.from_onnx(b"graph", torch.rand(3, 4)), "path is of the type bytes; a path"),
+        (lambda: Engine.load(None), "folder is of the type NoneType; a path"),
+        (lambda: Engine.load(tmp_path / "saved", "binary"), "reading is 'binary'; a Reading"),
+        (lambda: engine.save(3), "folder is of the type int; a path"),
+        (lambda: engine.save(tmp_path / "file"), f"folder is '{tmp_path / 'file'}', which is a file"),
+    ):
+        with pytest.raises(InvalidInputError) as refused:
+            call()
+        assert str(refused.value).startswith(said)

@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from mcdropout.engine.arguments import (
+    as_folder,
+    as_levels,
+    as_path,
+    check_as_many,
+    check_kinds,
+    check_reading,
+    check_step_bytes,
+)
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.compiled import read_compiled, write_compiled
 from mcdropout.engine.errors import InvalidInputError, UnusableOutputError
@@ -16,8 +25,8 @@ from mcdropout.engine.inputs import Bounds, Inputs, Shapes, as_array, in_order
 from mcdropout.engine.masks import MAX_SEED, Masks, drawn_seed
 from mcdropout.engine.members import Members
 from mcdropout.engine.preparation import Prepared, prepare
-from mcdropout.engine.ragged import Batch, Rows, as_rows, batches_of, in_order_of_rows
-from mcdropout.engine.reading import Entries, Form, LikelihoodName, Reading, Task, in_entries, is_number
+from mcdropout.engine.ragged import Batch, as_rows, batches_of, in_order_of_rows
+from mcdropout.engine.reading import Entries, Form, LikelihoodName, Reading, Task, in_entries
 from mcdropout.engine.runtimes import Target
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.engine.selection import Selection
@@ -155,11 +164,11 @@ class Engine:
             df=df,
             noise_variance=noise_variance,
             interval=interval,
-            quantiles=None if quantiles is None else tuple(quantiles),
+            quantiles=as_levels(quantiles),
             quantile_axis=quantile_axis,
         )
         reading.check()
-        _check_kinds(missing, selection)
+        check_kinds(missing, selection)
         target = Target(device, runtime, sessions or SessionOptions())
         target.check()
         with untouched(module):
@@ -226,15 +235,15 @@ class Engine:
             df=df,
             noise_variance=noise_variance,
             interval=interval,
-            quantiles=None if quantiles is None else tuple(quantiles),
+            quantiles=as_levels(quantiles),
             quantile_axis=quantile_axis,
         )
         reading.check()
-        _check_kinds(missing, selection)
+        check_kinds(missing, selection)
         target = Target("cpu", runtime, sessions or SessionOptions())
         target.check()
         subject = understand(
-            Path(path),
+            as_path(path, "path"),
             example_inputs,
             row_axis=row_axis,
             outputs=outputs,
@@ -265,7 +274,7 @@ class Engine:
             VerificationError: it failed a check.
         """
         target = target or Target()
-        _check_step_bytes(step_bytes)
+        check_step_bytes(step_bytes)
         reading.check()
         target.check()
         return cls(prepare(reading, subject, target), step_bytes)
@@ -292,11 +301,11 @@ class Engine:
             VerificationError: it failed a check.
         """
         target = Target(options=sessions or SessionOptions())
-        _check_step_bytes(step_bytes)
+        check_step_bytes(step_bytes)
         target.check()
-        prepared = read_compiled(Path(folder), target)
+        prepared = read_compiled(as_path(folder, "folder"), target)
         if reading is not None:
-            reading.check()
+            check_reading(reading)
             dimensions = prepared.reference.deterministic[0].ndim
             prepared = dataclasses.replace(prepared, reading=reading.filled_from(prepared.reading, dimensions))
         return cls(prepared, step_bytes)
@@ -309,8 +318,9 @@ class Engine:
 
         Raises:
             UnsupportedModelError: it runs on PyTorch, because the network cannot be written as ONNX.
+            InvalidInputError: the folder is none.
         """
-        write_compiled(self._prepared, Path(folder))
+        write_compiled(self._prepared, as_folder(folder))
 
     @property
     def places(self) -> tuple[int, ...]:
@@ -420,7 +430,7 @@ class Engine:
             return [Batch({}, np.arange(len(inputs[0]), dtype=np.int64), inputs)]
         given = in_order(x, self.inputs)
         rows = [as_rows(value, spec) for value, spec in zip(given, self.inputs, strict=True)]
-        _check_as_many(rows)
+        check_as_many(rows)
         return batches_of(rows, self.sizing)
 
     def as_inputs(self, x: Inputs) -> tuple[Array, ...]:
@@ -431,7 +441,7 @@ class Engine:
         """
         given = in_order(x, self.inputs)
         arrays = tuple(as_array(value, spec) for value, spec in zip(given, self.inputs, strict=True))
-        _check_as_many(arrays)
+        check_as_many(arrays)
         return arrays
 
     def run(
@@ -513,20 +523,3 @@ def _member(prepared: Prepared, step_bytes: int, sizes: Sizes) -> Engine:
     if member._places:  # those of the examples, and it has others
         member._places = None
     return member
-
-
-def _check_as_many(inputs: Sequence[Rows]) -> None:
-    if len(counts := {len(x) for x in inputs}) > 1:
-        raise InvalidInputError(f"the inputs have {sorted(counts)} rows; the same number in each is accepted")
-
-
-def _check_step_bytes(step_bytes: object) -> None:
-    if not is_number(step_bytes) or not step_bytes > 0:
-        raise InvalidInputError(f"step_bytes is {step_bytes!r}; a number of bytes above 0 is accepted")
-
-
-def _check_kinds(missing: object, selection: object) -> None:
-    if not isinstance(missing, bool):
-        raise InvalidInputError(f"missing is {missing!r}; True or False is accepted")
-    if selection is not None and not isinstance(selection, Selection):
-        raise InvalidInputError(f"selection is {selection!r}; a Selection, or None for all sites, is accepted")

@@ -591,3 +591,49 @@ def test_a_logarithm_of_a_sigmoid_at_the_end_is_that_of_a_probability(tmp_path, 
     engine = Engine.prepare(subject, Reading("multilabel"))
     assert engine.reading.form == "log_probabilities"
     np.testing.assert_allclose(engine.predict(X, 0).mean, np.exp(subject.eval_outputs()[0]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("end", "weights", "probabilities"),
+    [
+        ([node("Sigmoid", ["z"], ["p"]), node("MatMul", ["p", "shares"], ["y"])], {"shares": np.full((3, 3), 0.2)}, lambda y: y),
+        (
+            [node("Sigmoid", ["z"], ["p"]), node("Gemm", ["p", "shares", "bias"], ["y"])],
+            {"shares": np.full((3, 3), 0.3), "bias": np.zeros(3)},
+            lambda y: y,
+        ),
+        ([node("Softplus", ["z"], ["s"]), node("Sub", ["z", "s"], ["y"])], {}, np.exp),
+        (
+            [
+                *(node("Sub", ["z", "one"], ["over"]), node("Relu", ["over"], ["more"]), node("Neg", ["z"], ["n"])),
+                *(
+                    node("Relu", ["n"], ["less"]),
+                    node("Sub", ["z", "more"], ["cut"]),
+                    node("Add", ["cut", "less"], ["y"]),
+                ),
+            ],
+            {"one": np.ones(1)},
+            lambda y: y,
+        ),
+    ],
+    ids=["shares of a mixture", "a layer of shares", "a log-sigmoid by hand", "a clamp by hand"],
+)
+def test_what_is_no_logit_is_read_as_what_it_is_or_asked_for(tmp_path, end, weights, probabilities):
+    nodes = [dropout("x", "d"), node("MatMul", ["d", "w"], ["z"])]
+    weights = {name: value.astype(np.float32) for name, value in weights.items()}
+    reading = Reading("multilabel")
+    subject = understood(model([*nodes, *end], INPUT, OUTPUT, **W, **weights), tmp_path, X, reading=reading)
+    if "Softplus" in {each.op_type for each in end} or weights.keys() & {"shares"}:
+        with pytest.raises(UnsupportedModelError, match="which are hardly logits"):
+            Engine.prepare(subject, reading)
+    else:
+        engine = Engine.prepare(subject, reading)
+        np.testing.assert_allclose(engine.predict(X, 0).mean, probabilities(subject.eval_outputs()[0]), atol=1e-6)
+
+
+def test_a_layer_at_the_end_makes_logits_whatever_these_are_for_the_examples(tmp_path):
+    nodes = [dropout("x", "d"), node("MatMul", ["d", "w"], ["z"]), node("Add", ["z", "half"], ["y"])]
+    weights = {"w": W["w"] * 1e-3, "half": np.full(3, 0.5, np.float32)}
+    subject = understood(model(nodes, INPUT, OUTPUT, **weights), tmp_path, X, reading=Reading("multilabel"))
+    assert subject.evidence.linear
+    assert Engine.prepare(subject, Reading("multilabel")).reading.form == "logits"
