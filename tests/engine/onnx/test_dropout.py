@@ -596,7 +596,11 @@ def test_a_logarithm_of_a_sigmoid_at_the_end_is_that_of_a_probability(tmp_path, 
 @pytest.mark.parametrize(
     ("end", "weights", "probabilities"),
     [
-        ([node("Sigmoid", ["z"], ["p"]), node("MatMul", ["p", "shares"], ["y"])], {"shares": np.full((3, 3), 0.2)}, lambda y: y),
+        (
+            [node("Sigmoid", ["z"], ["p"]), node("MatMul", ["p", "shares"], ["y"])],
+            {"shares": np.full((3, 3), 0.2)},
+            lambda y: y,
+        ),
         (
             [node("Sigmoid", ["z"], ["p"]), node("Gemm", ["p", "shares", "bias"], ["y"])],
             {"shares": np.full((3, 3), 0.3), "bias": np.zeros(3)},
