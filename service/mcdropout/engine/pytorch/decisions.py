@@ -151,7 +151,7 @@ def _one_of(place: int, numbers: Numbers) -> Tensor:
 
 def _by_answers(answers: Tensor) -> list[Tensor]:
     """Which passes give the same answers `[passes, ...]`, of each that are given."""
-    _, which = torch.unique(answers.reshape(len(answers), -1), dim=0, return_inverse=True)
+    _, which = torch.unique(answers.reshape(len(answers), -1).cpu(), dim=0, return_inverse=True)
     return [torch.nonzero(which == number).flatten() for number in range(int(which.max()) + 1)]
 
 
