@@ -358,12 +358,11 @@ class _Explorer:
         found: list[int] = []
         without_news = 0
         for variant in (*_OTHER_VARIANTS, *range(3, _MOST_VARIANTS)):
-            if variant not in _OTHER_VARIANTS and (
-                without_news == _WITHOUT_NEWS
-                or time.perf_counter() - began > _VARIANT_SECONDS
-                or len({tuple((call.path, call.form) for call in each.calls) for each in known}) == 1  # it goes by none of them
-            ):
-                break
+            if variant not in _OTHER_VARIANTS:
+                goes_by_numbers = len({tuple((call.path, call.form) for call in each.calls) for each in known}) > 1
+                in_time = time.perf_counter() - began < _VARIANT_SECONDS
+                if not goes_by_numbers or not in_time or without_news == _WITHOUT_NEWS:
+                    break
             try:
                 seen = self._in_train_mode().record(self._signature, inputs, variant=variant, whatever=True)
             except MemoryError:
