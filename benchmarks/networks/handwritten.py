@@ -503,6 +503,92 @@ class Detector(nn.Module):
         return {"boxes": self.boxes(h).flatten(2).transpose(1, 2), "scores": self.classes(h).flatten(2).transpose(1, 2)}
 
 
+class NoisyLinear(nn.Module):
+    """Of noisy networks for exploration: factorized noise, which each pass writes into buffers."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.mean, self.scale = nn.Linear(inputs, outputs), nn.Linear(inputs, outputs)
+        nn.init.constant_(self.scale.weight, 0.1)
+        self.register_buffer("noise_in", torch.zeros(inputs))
+        self.register_buffer("noise_out", torch.zeros(outputs))
+
+    @staticmethod
+    def _factor(size: int) -> Tensor:
+        x = torch.randn(size)
+        return x.sign() * x.abs().sqrt()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return self.mean(x)
+        self.noise_in.copy_(self._factor(self.noise_in.shape[0]))
+        self.noise_out.copy_(self._factor(self.noise_out.shape[0]))
+        weight = self.mean.weight + self.scale.weight * self.noise_out.outer(self.noise_in)
+        return F.linear(x, weight, self.mean.bias + self.scale.bias * self.noise_out)
+
+
+class LayerDropList(nn.ModuleList):
+    """Leaves some of its layers out, in train mode; it draws in each mode."""
+
+    def __iter__(self):
+        for layer, number in zip(super().__iter__(), torch.empty(len(self)).uniform_(), strict=True):
+            if not self.training or number > 0.3:
+                yield layer
+
+
+class LayerDropEncoder(nn.Module):
+    """A transformer whose layers lie in such a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(60, 16)
+        self.layers = LayerDropList(
+            nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True) for _ in range(3)
+        )
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.words(ids)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x.mean(1))
+
+
+class ShakeDrop(nn.Module):
+    """Scales a branch at random where a coin, one for all rows, says so."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x * (1 - self.p)
+        gate = torch.empty(1).bernoulli_(1 - self.p)
+        if gate.item() == 0:
+            return x * torch.empty(x.shape[0], 1, 1, 1).uniform_(-1, 1)
+        return x
+
+
+class ShakeDropNet(nn.Module):
+    """Residual blocks with a ShakeDrop each, more likely in deeper ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), ShakeDrop(0.15 * (block + 1)))
+            for block in range(3)
+        )
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x.mean((2, 3)))
+
+
 def _ids(rows: int) -> Tensor:
     return torch.randint(1, 60, (rows, 9))
 
@@ -548,6 +634,14 @@ CASES = [
     Case("handwritten/seq2seq", Seq2Seq, _numbers(8, 3), "regression"),
     Case("handwritten/tabular", Tabular, _records, "multilabel"),
     Case("handwritten/word-dropout", WordDropout, _ids),
+    Case(
+        "handwritten/noisy-linear",
+        lambda: nn.Sequential(NoisyLinear(6, 32), nn.ReLU(), NoisyLinear(32, 2)),
+        _numbers(6),
+        "regression",
+    ),
+    Case("handwritten/layerdrop-list", LayerDropEncoder, _ids),
+    Case("handwritten/shake-drop", ShakeDropNet, _numbers(3, 8, 8)),
     Case("handwritten/autoencoder-3d", Autoencoder, _numbers(1, 8, 8, 8), "regression"),
     Case("handwritten/single-shot-detector", Detector, _numbers(3, 32, 32), outputs="scores", axis=-1),
 ]
