@@ -184,6 +184,8 @@ class LinearLayers(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         named = kwargs or {}
+        if torch.compiler.is_compiling():  # what is compiled is not followed: TorchDynamo would have to read this
+            return func(*args, **named)
         taken = [x for x in (*args, *named.values()) if isinstance(x, Tensor)]
         if args and isinstance(args[0], list | tuple):
             taken += [x for x in args[0] if isinstance(x, Tensor)]
