@@ -131,6 +131,20 @@ class TestAnExample:
     def test_of_other_floats_than_the_weights_is_told_so(self, network, x, accepted):
         assert refusal(UnsupportedModelError, network, x).endswith(f"; {accepted}")
 
+    def test_that_is_masked_in_places_is_refused(self):
+        values = X.numpy()
+        masked = np.ma.masked_array(values, np.arange(values.size).reshape(values.shape) == 2)
+        assert refusal(InvalidInputError, mlp(), masked).startswith(
+            "the example input is a masked array, whose entry at"
+        )
+        with pytest.raises(
+            InvalidInputError, match=r"^the input is a masked array, whose entry at \[0, 2\] is masked; "
+        ):
+            take(mlp()).predict(masked, 5)
+        engine = take(mlp())
+        whole = engine.predict(np.ma.masked_array(values), 5, 1)
+        np.testing.assert_array_equal(whole.mean, engine.predict(values, 5, 1).mean)
+
     def test_that_is_a_nested_tensor_is_asked_for_padded(self):
         x = torch.nested.nested_tensor([torch.rand(3, 4), torch.rand(2, 4)], layout=torch.jagged)
         assert refusal(InvalidInputError, mlp(), x).startswith("the example input is a nested tensor, whose rows di")

@@ -159,7 +159,7 @@ _BOUND = (
 def _rows_first(x: OneInput, row_axis: int, label: str) -> Array:
     if x is None or isinstance(x, str | bytes | bool | int | float):
         raise InvalidInputError(f"{label} is {x!r}; {_BOUND}")
-    _check_padded(x, label)
+    check_whole(x, label)
     try:
         array = _array(x)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -177,7 +177,13 @@ def _rows_first(x: OneInput, row_axis: int, label: str) -> Array:
     return np.moveaxis(array, row_axis, 0)
 
 
-def _check_padded(x: object, label: str) -> None:
+def check_whole(x: object, label: str) -> None:
+    """Raise InvalidInputError where some of an input is not there: entries that are masked, or steps of some rows."""
+    if isinstance(x, np.ma.MaskedArray) and (hidden := np.ma.getmaskarray(x)).any():
+        raise InvalidInputError(
+            f"{label} is a masked array, whose entry at {np.argwhere(hidden)[0].tolist()} is masked; one without such "
+            "entries is accepted, as x.filled(value) makes it, with NaN where the network takes what is missing"
+        )
     if getattr(x, "is_nested", False):
         raise InvalidInputError(
             f"{label} is a nested tensor, whose rows differ in length; a tensor in which they are padded is accepted, "
@@ -210,7 +216,7 @@ def is_bfloat16(x: Any) -> bool:
 
 def as_array(x: OneInput, spec: InputSpec) -> Array:
     """An input, of finite numbers (and NaN where they may be missing), as `[rows, *spec.shape]` in its dtype."""
-    _check_padded(x, spec.label)
+    check_whole(x, spec.label)
     try:
         array = _array(x)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import InvalidInputError
-from mcdropout.engine.inputs import InputSpec, OneInput, as_array
+from mcdropout.engine.inputs import InputSpec, OneInput, as_array, check_whole
 from mcdropout.engine.sizes import Named, Sizing, told
 from mcdropout.engine.statistics import concatenate, take
 from mcdropout.engine.steps import Outcome
@@ -43,6 +43,7 @@ def as_rows(x: OneInput, spec: InputSpec) -> Rows:
         return as_array(x, spec)
     found: list[Array] = []
     for index, row in enumerate(x):
+        check_whole(row, f"row {index} of {spec.label}")
         try:
             array = np.asarray(row.detach().cpu() if hasattr(row, "detach") else row)
         except ValueError as error:
