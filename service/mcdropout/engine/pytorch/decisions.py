@@ -75,7 +75,7 @@ class Decisions:
         most = max(1, self.most_pairs // rows)
         numbers = self._numbers(masks)
         found: dict[int, tuple[Tensor, ...]] = {}
-        waiting = [part for alike in self._sorted(numbers) for part in _cut(alike, most)]
+        waiting = [part for alike in _by_answers(self.questions, numbers) for part in _cut(alike, most)]
         while waiting:
             part = waiting.pop()
             own = [masks[number] for number in part.tolist()]
@@ -103,8 +103,7 @@ class Decisions:
         own = [x[part] for x in numbers]
         if self.learning:
             self.questions = (*self.questions, *run.questions)[:_MOST_QUESTIONS]
-        answers = [question(own).reshape(len(part), -1).double() for question in run.questions]
-        return [part[alike] for alike in _by_answers(torch.cat(answers, dim=1))]
+        return [part[alike] for alike in _by_answers(run.questions, own)]
 
     def is_for_nothing_else(self, inputs: Sequence[Tensor], masks: Sequence[Masks]) -> bool:
         """Whether a network does no more with what these passes draw than to decide by it; arguments as for `run`."""
@@ -137,21 +136,18 @@ class Decisions:
     def _numbers(self, masks: Sequence[Masks]) -> Numbers:
         return [torch.stack([each[index] for each in masks]) for index in self._shared]
 
-    def _sorted(self, numbers: Numbers) -> list[Tensor]:
-        """The passes that give the same answers to all questions that are known."""
-        if not self.questions:
-            return [torch.arange(len(numbers[0]))]
-        answers = [question(numbers).reshape(len(numbers[0]), -1).double() for question in self.questions]
-        return _by_answers(torch.cat(answers, dim=1))
-
 
 def _one_of(place: int, numbers: Numbers) -> Tensor:
     return numbers[place]
 
 
-def _by_answers(answers: Tensor) -> list[Tensor]:
-    """Which passes give the same answers `[passes, ...]`, of each that are given."""
-    _, which = torch.unique(answers.reshape(len(answers), -1).cpu(), dim=0, return_inverse=True)
+def _by_answers(questions: Sequence[Question], numbers: Numbers) -> list[Tensor]:
+    """Which passes give the same answers to all of some questions."""
+    passes = len(numbers[0])
+    if not questions:
+        return [torch.arange(passes)]
+    answers = [question(numbers).reshape(passes, -1).double().cpu() for question in questions]
+    _, which = torch.unique(torch.cat(answers, dim=1), dim=0, return_inverse=True)
     return [torch.nonzero(which == number).flatten() for number in range(int(which.max()) + 1)]
 
 

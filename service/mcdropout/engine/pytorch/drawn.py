@@ -119,9 +119,9 @@ class Drawn(Tensor):
             if func in (Tensor.__iter__, Tensor.unbind, torch.unbind) and args[1:] in ((), (0,)) and not kwargs:
                 parts = [_part(first, index) for index in range(first.each.shape[1])]
                 return iter(parts) if func is Tensor.__iter__ else tuple(parts)
-        if func is Tensor.__setitem__ and first is not None and _is_place(args[1]) and not isinstance(args[2], Tensor):
-            first.write(_for_each(partial(_with_part, index=args[1], value=args[2]), (first,), {}))
-            return None
+            if func is Tensor.__setitem__ and _is_place(args[1]) and not isinstance(args[2], Tensor):
+                first.write(_for_each(partial(_with_part, index=args[1], value=args[2]), (first,), {}))
+                return None
         return func(*_agreed(args), **_agreed(kwargs))
 
 

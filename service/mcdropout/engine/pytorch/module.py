@@ -268,11 +268,13 @@ class ModuleSubject:
 
     def eval_outputs(self, arrays: tuple[Array, ...] | None = None) -> tuple[Array, ...]:
         """`module.eval()(arrays)`."""
-        tensors = self._tensors if arrays is None else tuple(map(torch.from_numpy, arrays))
-        return tuple(map(to_array, self.network.eval_outputs(tensors, run=self._in_eval)))
+        if arrays is None:
+            return tuple(map(to_array, self.network.eval_outputs(self._tensors)))
+        return tuple(map(to_array, self.network.eval_outputs(tuple(map(torch.from_numpy, arrays)), run=self._in_eval)))
 
     @cached_property
     def _in_eval(self) -> InEval:
+        """For rows that it may not take, which leave a copy in whatever state they do."""
         return self.network.in_eval()
 
     def returned(self) -> Returned:

@@ -48,7 +48,7 @@ class Seen:
     @cached_property
     def followed(self) -> "Followed":
         """Which dimensions of the output follow the sizes of inputs, as far as these can be changed."""
-        changed: set[tuple[int, int]] = set()
+        changed: set[int] = set()
         axes: set[int] = set()
         for index, axis in (
             (i, a) for i, own in enumerate(self.spatial) if own for a in range(1, self.examples[i].ndim)
@@ -61,10 +61,10 @@ class Seen:
                 inputs = [_of_size(x, axis, other) if i in others else x for i, x in enumerate(self.examples)]
                 shape = self.resized(inputs)
                 if shape is not None and len(shape) == len(self.shape) and shape[0] == self.shape[0]:
-                    changed.add((index, axis))
+                    changed.add(index)
                     axes |= {place for place, (a, b) in enumerate(zip(shape, self.shape, strict=True)) if a != b}
                     break
-        return Followed(frozenset(axes), frozenset(index for index, _ in changed))
+        return Followed(frozenset(axes), frozenset(changed))
 
     @cached_property
     def large(self) -> list[Array]:
