@@ -28,8 +28,7 @@ from mcdropout.cli import app
 from mcdropout.engine import Engine, kinds, runtimes, statistics
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.kinds import Kind
-from mcdropout.engine.pytorch import calls
-from mcdropout.engine.pytorch.calls import RandomCalls, apply_mask
+from mcdropout.engine.pytorch.calls import RandomCalls, apply_mask, handles, mode
 from mcdropout.engine.runtimes import Form, Runnable, RuntimeKind, Target
 from mcdropout.engine.runtimes.onnx import OnnxRuntime
 from mcdropout.engine.statistics import Field
@@ -131,7 +130,7 @@ def masked_dropout_add(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwar
 
 def add_function() -> None:
     kinds.register(Kind("residual", "units of a branch, before it is added"))
-    calls.handles(torch.ops.house.dropout_add)(masked_dropout_add)
+    handles(torch.ops.house.dropout_add)(masked_dropout_add)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -165,7 +164,7 @@ def _tables_as_they_were() -> Iterator[None]:
         runtimes.TABLE,
         formats.TABLE,
         kinds.KINDS,
-        calls._HANDLERS,
+        mode._HANDLERS,
     ]
     before = [dict(table) for table in tables]
     yield

@@ -589,6 +589,64 @@ class ShakeDropNet(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class PatchDropout(nn.Module):
+    """A transformer over patches, of which train mode keeps a part, another for each row (Liu et al. 2022)."""
+
+    def __init__(self, kept: int = 6) -> None:
+        super().__init__()
+        self.kept = kept
+        self.embed = nn.Conv2d(3, 16, 4, stride=4)
+        self.places = nn.Parameter(torch.randn(16, 16) * 0.1)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.1, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(16, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.embed(x).flatten(2).transpose(1, 2) + self.places
+        if self.training:
+            weights = torch.ones(patches.shape[:2])
+            kept = torch.multinomial(weights, self.kept)
+            patches = patches.gather(1, kept[..., None].expand(-1, -1, patches.shape[-1]))
+        return self.head(self.encoder(patches).mean(1))
+
+
+class GumbelGates(nn.Module):
+    """Experts, one of which a hard Gumbel-softmax takes for each row in train mode; eval mode takes the likeliest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(6, 4)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 3)) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.gate(x)
+        if self.training:
+            gates = F.gumbel_softmax(scores, tau=0.5, hard=True)
+        else:
+            gates = F.one_hot(scores.argmax(-1), 4).to(x.dtype)
+        answers = torch.stack([expert(x) for expert in self.experts], 1)
+        return (gates[..., None] * answers).sum(1)
+
+
+class RandomCutout(nn.Module):
+    """A square of the features, drawn for each row, is left out in train mode."""
+
+    def __init__(self, size: int = 4) -> None:
+        super().__init__()
+        self.size = size
+        self.first, self.last = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        if self.training:
+            top = torch.randint(0, x.shape[2] - self.size + 1, (x.shape[0], 1, 1))
+            left = torch.randint(0, x.shape[3] - self.size + 1, (x.shape[0], 1, 1))
+            rows, columns = torch.arange(x.shape[2])[None, :, None], torch.arange(x.shape[3])[None, None]
+            inside = (rows >= top) & (rows < top + self.size) & (columns >= left) & (columns < left + self.size)
+            x = x * ~inside[:, None]
+        return self.last(x.mean((2, 3)))
+
+
 def _ids(rows: int) -> Tensor:
     return torch.randint(1, 60, (rows, 9))
 
@@ -642,6 +700,9 @@ CASES = [
     ),
     Case("handwritten/layerdrop-list", LayerDropEncoder, _ids),
     Case("handwritten/shake-drop", ShakeDropNet, _numbers(3, 8, 8)),
+    Case("handwritten/patch-dropout", PatchDropout, _numbers(3, 16, 16)),
+    Case("handwritten/gumbel-gates", GumbelGates, _numbers(6)),
+    Case("handwritten/random-cutout", RandomCutout, _numbers(1, 12, 12)),
     Case("handwritten/autoencoder-3d", Autoencoder, _numbers(1, 8, 8, 8), "regression"),
     Case("handwritten/single-shot-detector", Detector, _numbers(3, 32, 32), outputs="scores", axis=-1),
 ]

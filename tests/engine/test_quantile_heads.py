@@ -146,8 +146,17 @@ class TestAnswers:
             ({"quantile_axis": 1}, InvalidInputError, "with quantiles"),
             ({"quantiles": (0.1, 0.9)}, UnsupportedModelError, "none has as many entries .* 2"),
             ({"quantiles": (0.1, 0.9), "quantile_axis": 1}, UnsupportedModelError, "dimension 1 is to hold the 2"),
+            (
+                {"quantiles": (0.1, 0.5, 0.9), "quantile_axis": 2},
+                UnsupportedModelError,
+                "dimension 2 is to hold the quantiles; 1 to 1",
+            ),
         ],
     )
     def test_what_does_not_fit_is_refused(self, options, error, message):
         with pytest.raises(error, match=message):
             Engine.from_module(Heads().eval(), self.x, "regression", runtime="torch", **options)
+
+    def test_those_of_several_targets_in_one_dimension_are_to_be_kept_apart(self):
+        with pytest.raises(UnsupportedModelError, match=r"dimension 1 holds those of 2 targets, .* as \[3, 2, 3\] or"):
+            Engine.from_module(Heads(6).eval(), self.x, "regression", runtime="torch", quantiles=(0.1, 0.5, 0.9))

@@ -642,6 +642,56 @@ class TestTheSecondOutputOfARegression:
         with pytest.raises(UnsupportedModelError, match=r"mean: mu, std: sigma\} says it, or .*scale in its place"):
             engine_of(network, X, "regression", likelihood="student_t", df=4.0)
 
+    @pytest.mark.parametrize("kind", ["variance", "std", "log_variance"])
+    @pytest.mark.parametrize(
+        ("mean", "noise"),
+        [
+            (lambda y: y, lambda v: v[:, :1]),
+            (lambda y: y, lambda v: v[:, 0]),
+            (lambda y: y[:, 0], lambda v: v[:, :1]),
+            (lambda y: y[:, :1], lambda v: v[:, 0]),
+            (lambda y: y[:, None].expand(-1, 4, -1), lambda v: v[:, None, :1].expand(-1, 4, -1)),
+            (lambda y: y[:, None].expand(-1, 4, -1), lambda v: v[:, :1].expand(-1, 4)),
+        ],
+        ids=[
+            "[r,1] of [r,t]",
+            "[r] of [r,t]",
+            "[r,1] of [r]",
+            "[r] of [r,1]",
+            "[r,p,1] of [r,p,t]",
+            "[r,p] of [r,p,t]",
+        ],
+    )
+    def test_may_be_one_for_all_along_the_last_dimension(self, mean, noise, kind):
+        def own(self, x):
+            y = self.rest(x)
+            return mean(y), noise(F.softplus(y))
+
+        def spread(self, x):
+            y, v = own(self, x)
+            v = v.reshape(y.shape) if v.numel() == y.numel() else v.reshape(*y.shape[:-1], 1).expand_as(y)
+            return y, v
+
+        told = {"mean": 0, kind: 1}
+        found, wanted = (
+            engine_of(Custom(forward, rest=mlp()), X, "regression", outputs=told).predict(X, 30, 1)
+            for forward in (own, spread)
+        )
+        assert found.aleatoric_variance.shape == found.mean.shape
+        for statistic in ("mean", "variance", "epistemic_variance", "aleatoric_variance", "interval", "entropy"):
+            np.testing.assert_array_equal(found.values[statistic], wanted.values[statistic], err_msg=statistic)
+
+    def test_of_another_shape_is_asked_for_where_nobody_says_what_it_is(self):
+        network = Custom(lambda self, x: (y := self.rest(x), y[:, :1] - 9.0), rest=mlp())
+        with pytest.raises(UnsupportedModelError, match=r'outputs=\{"mean": ..., "variance": ...\} for two'):
+            engine_of(network, X, "regression")
+
+    def test_of_a_shape_that_fits_no_mean_is_refused(self):
+        network = Custom(lambda self, x: (y := self.rest(x), F.softplus(y[:, :2])), rest=mlp())
+        message = r"shape \[\[3, 3\], \[3, 2\]\]; .* in the same shape, or without the last dimension, or with 1 in it"
+        with pytest.raises(UnsupportedModelError, match=message):
+            engine_of(network, X, "regression", outputs={"mean": 0, "variance": 1})
+
     @pytest.mark.parametrize("noise", ["variance", "std"])
     def test_that_is_negative_is_no_variance(self, noise):
         with pytest.raises(UnsupportedModelError, match=f"is negative somewhere, and so is no {noise}"):

@@ -107,7 +107,8 @@ class Engine:
                 that it holds, and left as it is; later changes to it change no answer. Whatever its own `eval()` and
                 `train()` do, its baseline is the network with its dropout off. For classification it returns logits or
                 probabilities, `[rows, classes, ...]`; for binary one a row, `[rows]` or `[rows, 1]`; for multilabel one
-                for each label, `[rows, labels, ...]`; for regression the mean `[rows, ...]`, or the mean and its noise.
+                for each label, `[rows, labels, ...]`; for regression the mean `[rows, ...]`, or the mean and its noise,
+                which has the mean's shape, or 1 in its last dimension, or lacks that.
             example_inputs: an input, a tuple of them, or, for a network that takes keywords, a dict of them:
                 `[rows, ...]` each, of whatever dtype the network takes; in lists, tuples and dicts, where it takes them
                 so. One row is enough, and is varied where the checks need more. A network that takes only some numbers

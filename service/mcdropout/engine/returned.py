@@ -56,7 +56,7 @@ def check_count(reading: Reading, shapes: Sequence[tuple[int, ...]], returned: R
     """
     levels = len(reading.quantiles or ())
     counts = {1} if reading.task != "regression" else {1, levels} if levels else {1, 2}
-    unlike = reading.task == "regression" and len(set(shapes)) > 1
+    unlike = reading.task == "regression" and reading.noise is None and len(set(shapes)) > 1
     entry = returned.one_for(rows)
     a_row_each = len(shapes) == rows and all(len(shape) == 1 for shape in shapes)  # of which none is to be taken
     if entry is None or a_row_each or (len(shapes) in counts and not unlike):

@@ -350,6 +350,20 @@ def test_inputs_and_outputs_that_are_no_tensors_of_numbers_are_refused(tmp_path)
     with pytest.raises(UnsupportedModelError, match="the output 'all' is no tensor"):
         understood(made, tmp_path, X)
     serves(understood(made, tmp_path, X, outputs="y"))
+    del made.graph.output[0]
+    with pytest.raises(UnsupportedModelError, match="is no tensor of numbers; a graph with an output that is one"):
+        understood(made, tmp_path, X)
+
+
+def test_probabilities_in_maps_are_refused_with_what_makes_them(tmp_path):
+    """The form of skl2onnx as it is by default: a list of dictionaries, one a row."""
+    made = good()
+    made.graph.node.append(node("ZipMap", ["y"], ["maps"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2]))
+    made.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
+    maps = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(F, None))
+    made.graph.output.append(helper.make_value_info("maps", helper.make_sequence_type_proto(maps)))
+    with pytest.raises(UnsupportedModelError, match=r"'maps' is no tensor .*without, zipmap=False, is accepted"):
+        understood(made, tmp_path, X)
 
 
 def test_reading_leaves_the_file_as_it_is(tmp_path):

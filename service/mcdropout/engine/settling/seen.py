@@ -110,14 +110,14 @@ class Seen:
         """As `are_of_an_input`, of any."""
         return any(are_of_an_input(sizes, x) for x in self.inputs)
 
-    def within(self, axis: int) -> int:
-        """A dimension of the output other than the rows, counted from the front."""
+    def within(self, axis: int, held: str = "classes") -> int:
+        """A dimension of the output other than the rows, counted from the front; `held` is what it is to hold."""
         dimensions = len(self.shape)
         found = axis + dimensions if axis < 0 else axis
         if not 1 <= found < dimensions:
             raise refused(
                 self,
-                f"and dimension {axis} is to hold the classes; 1 to {dimensions - 1}, or -1 for the last, is accepted",
+                f"and dimension {axis} is to hold the {held}; 1 to {dimensions - 1}, or -1 for the last, is accepted",
             )
         return found
 

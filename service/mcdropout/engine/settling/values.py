@@ -6,6 +6,7 @@ import numpy as np
 
 from mcdropout.engine.reading import Noise, Reading
 from mcdropout.engine.settling.seen import Seen, refused
+from mcdropout.engine.statistics.value_block import fits_values
 
 _NOISES: dict[str, Noise] = {
     **dict.fromkeys(("logvar", "logvariance", "logsigma2", "logsigmasq", "logsigmasquared"), "log_variance"),
@@ -21,8 +22,12 @@ def regression(seen: Seen) -> Reading:
     shapes, noise = seen.shapes, seen.reading.noise
     if seen.reading.quantiles is not None:
         return _quantiles(seen, len(seen.reading.quantiles))
-    if len(shapes) > 2 or shapes[0] != shapes[-1]:
-        raise refused(seen, "regression takes the mean, or the mean and its noise in the same shape")
+    if len(shapes) > 2 or not fits_values(shapes[-1], shapes[0]):
+        raise refused(
+            seen,
+            "regression takes the mean, or the mean and its noise: in the same shape, or without the last dimension, "
+            "or with 1 in it, for a noise that all values along it have",
+        )
     if len(shapes) == 1:
         if noise is not None:
             raise refused(seen, f"regression with the noise as {noise} takes two outputs: the mean, and that")
@@ -80,11 +85,20 @@ def _quantiles(seen: Seen, levels: int) -> Reading:
     if len(seen.shapes) != 1:
         raise refused(seen, f"{levels} quantiles are one output that holds them all, or one for each in the same shape")
     if given is not None:
-        axis = seen.within(given)
+        axis = seen.within(given, "quantiles")
         if shape[axis] != levels:
             raise refused(seen, f"of which dimension {axis} is to hold the {levels} quantiles")
         return replace(seen.reading, quantile_axis=axis)
     fitting = [axis for axis in range(1, len(shape)) if shape[axis] == levels]
+    flat = next((axis for axis in range(1, len(shape)) if shape[axis] and shape[axis] % levels == 0), None)
+    if not fitting and flat is not None:
+        parted = [*shape[:flat], shape[flat] // levels, levels, *shape[flat + 1 :]]
+        raise refused(
+            seen,
+            f"of which none has as many entries as there are quantiles, {levels}; where dimension {flat} holds those "
+            f"of {shape[flat] // levels} targets, a network that keeps them apart is accepted, as {parted} or with "
+            "these two dimensions the other way round",
+        )
     if len(fitting) != 1:
         raise refused(
             seen,

@@ -47,11 +47,29 @@ def read_values(outputs: Sequence[Array], reading: Reading) -> ValueBlock:
         )
     means, narrow = outputs[0].astype(np.float64), outputs[0].dtype.itemsize <= 4
     if len(outputs) > 1:
-        return ValueBlock(means, _variance(outputs[1].astype(np.float64), reading), narrow=narrow)
+        noise = _of_each_value(outputs[1].astype(np.float64), means.shape)
+        return ValueBlock(means, _variance(noise, reading), narrow=narrow)
     if reading.noise_variance is not None:
         given = np.float64(reading.noise_variance)
         return ValueBlock(means, np.broadcast_to(given, means.shape), float(given), narrow=narrow)
     return ValueBlock(means, None, narrow=narrow)
+
+
+def fits_values(noise: Sequence[int], means: Sequence[int]) -> bool:
+    """Whether a noise `[rows, ...]` of this shape may be that of values of that shape.
+
+    It is one for each, or one for all that lie along the last dimension, which it then has in size 1 or not at all, as
+    `torch.nn.GaussianNLLLoss` takes them.
+    """
+    noise, means = tuple(noise), tuple(means)
+    return noise == (*means, 1) or (len(noise) > 0 and noise in (means, means[:-1], (*means[:-1], 1)))
+
+
+def _of_each_value(noise: Floats, shape: tuple[int, ...]) -> Floats:
+    """A noise that fits values `[rows, passes, ...]` of a shape, in that shape."""
+    if noise.ndim > len(shape):
+        return noise[..., 0]
+    return np.broadcast_to(noise if noise.ndim == len(shape) else noise[..., None], shape)
 
 
 def _variance(noise: Floats, reading: Reading) -> Floats:

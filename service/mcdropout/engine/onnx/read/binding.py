@@ -188,10 +188,12 @@ def _outputs(
     usable = [name for name in flow.outputs if _is_of_numbers(declared[name])]
     for name in found:
         if name not in usable:
-            raise UnsupportedModelError(
-                f"the output {name!r} is no tensor of numbers; outputs (in model.yaml, output) that names one that is, "
-                f"of {usable}, is accepted"
-            )
+            accepted = f"outputs (in model.yaml, output) that names one that is, of {usable}, is accepted"
+            if any(node.op_type == "ZipMap" and name in node.output for node in flow.nodes):
+                accepted = "a ZipMap makes it of one that is: a file exported without, zipmap=False, is accepted"
+            elif not usable:
+                accepted = "a graph with an output that is one is accepted"
+            raise UnsupportedModelError(f"the output {name!r} is no tensor of numbers; {accepted}")
     return tuple(found)
 
 

@@ -23,6 +23,7 @@ from mcdropout.engine.kinds import UNIFORM
 from mcdropout.engine.pytorch.added import Added, added_to, not_called
 from mcdropout.engine.pytorch.blame import renormalized
 from mcdropout.engine.pytorch.find.draws import (
+    ACCEPTED,
     blamed_draws,
     certain_draws,
     check_seeding,
@@ -341,9 +342,8 @@ class _Explorer:
                     self._asleep.add(path)
                     continue
             raise UnsupportedModelError(
-                f"the network draws randomness in train mode that no mask can stand for: {blamed}; dropout calls of "
-                f"PyTorch, and uniform, normal and Bernoulli numbers, are accepted{taken_from_python(draws)}, and "
-                "modules that the selection excludes, which stay off"
+                f"the network draws randomness in train mode that no mask can stand for: {blamed}; "
+                f"{ACCEPTED}{taken_from_python(draws)}, and modules that the selection excludes, which stay off"
             )
         if not any(call.raw for call in first.calls):
             return {call.key: call for call in first.calls}
@@ -530,8 +530,7 @@ class _Explorer:
             if draws:
                 raise UnsupportedModelError(
                     "modules that have to leave eval mode for dropout draw what no mask can stand for: "
-                    f"{blamed_draws(draws)}; dropout calls of PyTorch, and uniform, normal and Bernoulli numbers, "
-                    "are accepted"
+                    f"{blamed_draws(draws)}; {ACCEPTED}"
                 )
             for call in calls:
                 _check_form(call, known.setdefault(call.key, call.form))

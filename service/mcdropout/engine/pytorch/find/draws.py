@@ -8,7 +8,12 @@ from mcdropout.engine.pytorch.seeding import repeated
 from mcdropout.engine.pytorch.tracked import Draw, Recording
 from mcdropout.engine.sites import site_name
 
-_TAKEN_FROM_PYTHON = ("bernoulli", "native_dropout", "normal", "rand.", "rand_like", "randn", "uniform_")
+ACCEPTED = "dropout calls of PyTorch, and uniform, normal, Bernoulli, exponential and whole numbers, are accepted"
+"""What masks stand for, in words."""
+_TAKEN_FROM_PYTHON = (
+    *("bernoulli", "native_dropout", "normal", "rand", "uniform_"),  # rand_like, randn, randint, randperm, random_ too
+    *("exponential_", "geometric_", "cauchy_", "log_normal_", "multinomial"),
+)
 
 
 def check_seeding(first: Recording, another: Recording) -> None:

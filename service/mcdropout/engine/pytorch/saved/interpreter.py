@@ -32,7 +32,9 @@ _NOT_FOR_RAW = ("layout", "pin_memory", "memory_format", "generator")
 _TYPES: dict[str, type] = {"Tensor": Tensor, "int": int, "float": float, "bool": bool, "str": str}
 RAW: dict[str, Callable[..., Any]] = {
     **{name: getattr(torch, name) for name in ("rand", "randn", "rand_like", "randn_like", "bernoulli", "normal")},
+    **{name: getattr(torch, name) for name in ("randint", "randint_like", "randperm", "multinomial")},
     **{name: getattr(Tensor, name) for name in ("bernoulli_", "uniform_", "normal_")},
+    **{name: getattr(Tensor, name) for name in ("exponential_", "geometric_", "cauchy_", "log_normal_", "random_")},
 }
 """What draws numbers for a network's own code, by name."""
 
