@@ -46,6 +46,62 @@ class TestSitesThatAreUsedMoreThanOnce:
         same(ran(network, x, masks=[mask]), F.linear(words.weight[x] * mask, words.weight))
 
 
+class Skipping(nn.Module):
+    """Leaves out a dropout of one module at random, and not the other, of another width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(4, 8), nn.Linear(8, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        hidden = F.relu(self.first(x))
+        if not self.training or torch.rand(()) < 0.5:
+            hidden = F.dropout(hidden, 0.5, self.training)
+        return self.last(F.dropout(F.relu(self.second(hidden)), 0.5, self.training))
+
+
+class Choosing(nn.Module):
+    """One of two branches at random, each with its own dropout of one module; their mean in eval mode."""
+
+    def __init__(self, image: bool) -> None:
+        super().__init__()
+        layer = (lambda a, b: nn.Conv2d(a, b, 1)) if image else nn.Linear
+        self.wide, self.narrow = layer(4, 8), layer(4, 6)
+        self.from_wide, self.from_narrow, self.last = layer(8, 4), layer(6, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        if not self.training:
+            hidden = (self.from_wide(F.relu(self.wide(x))) + self.from_narrow(F.relu(self.narrow(x)))) / 2
+        elif torch.rand(()) < 0.5:
+            hidden = F.dropout(self.from_wide(F.dropout(F.relu(self.wide(x)), 0.5)), 0.5)
+        else:
+            hidden = F.dropout(self.from_narrow(F.dropout(F.relu(self.narrow(x)), 0.5)), 0.5)
+        return self.last(hidden.flatten(2).mean(2) if x.ndim > 2 else hidden)
+
+
+class TestCallsOfOneKindThatAPassMayLeaveOut:
+    @pytest.mark.parametrize(
+        ("make", "x"),
+        [
+            (Skipping, torch.rand(5, 4)),
+            (lambda: Choosing(False), torch.rand(5, 4)),
+            (lambda: Choosing(True), torch.rand(5, 4, 3, 3)),
+        ],
+        ids=["one is left out", "one of two", "one of two of images"],
+    )
+    def test_are_told_apart_by_what_they_drop_from(self, make, x):
+        torch.manual_seed(0)
+        module, passes = make().eval(), 3_000
+        engine = Engine.from_module(module, x[:3], "regression", interval=None)
+        found = engine.samples(x, passes, seed=1)
+        module.train()
+        with torch.no_grad():
+            wanted = torch.stack([torch.cat([module(row) for row in x.split(1)]) for _ in range(passes)]).numpy()
+        error = np.sqrt((found.var(0) + wanted.var(0)) / passes)
+        assert (np.abs(found.mean(0) - wanted.mean(0)) < 4.5 * error).all()
+        assert found.var(0).sum() == pytest.approx(wanted.var(0).sum(), rel=0.1)
+
+
 class TestDropoutThatIsNoSite:
     @staticmethod
     def off(module, *inputs):

@@ -17,7 +17,7 @@ from mcdropout.engine.pytorch.ends import Ending
 from mcdropout.engine.pytorch.mapping import unwarned
 from mcdropout.engine.pytorch.moves import moved
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
-from mcdropout.engine.pytorch.random_call import Call, Form, Mask, ModuleStack, Order
+from mcdropout.engine.pytorch.random_call import Call, Form, Known, Mask, ModuleStack, Order
 from mcdropout.engine.pytorch.signature import Signature, described
 from mcdropout.engine.pytorch.tracked import DROPPING, KEEPING, Tracked, in_eval_mode, numbers
 from mcdropout.engine.returned import Returned
@@ -27,8 +27,6 @@ from mcdropout.engine.verify import HALF_TOLERANCE, PROGRAM_TOLERANCE
 InEval = Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 """Runs a network in eval mode: `[rows, ...]` each, all in one batch."""
 _VARIANTS = (0, KEEPING, DROPPING, *range(1, 32))  # of numbers that a network draws itself
-Known = Mapping[tuple[str, int], Form]
-"""Random calls that may be made: the key and the form of each."""
 
 
 class Network:
@@ -53,8 +51,8 @@ class Network:
         signature: Signature,
         sites: Sequence[Site],
         awake: Iterable[str] = (),
-        known: Known | None = None,
-        known_in_eval: Known | None = None,
+        known: Mapping[tuple[str, int], Known] | None = None,
+        known_in_eval: Mapping[tuple[str, int], Known] | None = None,
         added: Mapping[str, Added] | None = None,
     ) -> None:
         """`mcdropout.engine.pytorch.find.discovery.discover` finds out what to hand over here.
@@ -125,7 +123,7 @@ class Network:
         """One of several of the same module, each of which was seen to draw for other rows; with all their sites."""
         first = networks[0]
         known, in_eval = (
-            {key: form for each in every for key, form in each.items()}
+            {key: one for each in every for key, one in each.items()}
             for every in ([network._known for network in networks], [network._known_in_eval for network in networks])
         )
         awake = frozenset().union(*(network.awake for network in networks))
@@ -156,7 +154,7 @@ class Network:
         found: list[Site] = []
         for site in self.sites:
             key = (site.path, site.call)
-            if key not in two or key not in three or two[key].form != self._known.get(key):
+            if key not in two or key not in three or two[key].form != self._form(key):
                 raise UnsupportedModelError(
                     f"the network makes other random calls than at the sizes of the examples: {site.name} is not among "
                     "them; the same calls at all sizes are accepted"
@@ -168,6 +166,10 @@ class Network:
                 "same calls at all sizes are accepted"
             )
         return tuple(found)
+
+    def _form(self, key: tuple[str, int]) -> Form | None:
+        known = self._known.get(key)
+        return None if known is None else known.form
 
     def _calls_for(self, inputs: Sequence[Tensor]) -> dict[tuple[str, int], Call]:
         """The random calls that it makes for some rows, by their keys; for one set of its own numbers or another."""
@@ -252,7 +254,7 @@ class Network:
             mask = place.of(masks[place.index]) if place else numbers(call, KEEPING) if call.raw else None
             if self.alone:
                 mask = _begun(mask, call.mask_shape)
-            if self._known.get(key) == call.form and not _fits(mask, call.mask_shape):
+            if self._form(key) == call.form and not _fits(mask, call.mask_shape):
                 held = mask[0] if isinstance(mask, tuple) else mask
                 assert held is not None
                 raise UnsupportedModelError(
@@ -260,7 +262,7 @@ class Network:
                     "it drew for the examples; a network that draws as much for each row is accepted, or, where it "
                     "cuts rows to the longest, an example as long as rows can be"
                 )
-            if self._known.get(key) != call.form:
+            if self._form(key) != call.form:
                 raise UnsupportedModelError(
                     f"{site_name(*key)} makes a random call ({call.kind}) that was not made when sites were "
                     "looked for; a network whose calls depend neither on its inputs' values nor on draws nor on "

@@ -42,6 +42,7 @@ class Call:
         data: the tensor that it drops from; None where it only draws.
         injected: whether it is none of the network's own, but added by the selection.
         generator: what it would draw from; PyTorch's own, that all share, where it is None.
+        always: whether it was made in every pass that was seen, whatever numbers the network drew.
     """
 
     stack: ModuleStack
@@ -53,6 +54,7 @@ class Call:
     data: Tensor | None = None
     injected: bool = False
     generator: torch.Generator | None = None
+    always: bool = True
 
     @property
     def path(self) -> str:
@@ -70,9 +72,26 @@ class Call:
         return self.kind, self.p, len(self.mask_shape)
 
     @property
+    def known(self) -> "Known":
+        """What is known of it in other passes."""
+        return Known(self.form, tuple(self.mask_shape), self.always)
+
+    @property
     def raw(self) -> bool:
         """Whether it draws numbers for the network's own code, which a mask must always give it."""
         return KINDS[self.kind].raw
+
+
+class Known(NamedTuple):
+    """What is known of a random call: its form, the shape that it drew in, and whether it was made in every pass."""
+
+    form: Form
+    shape: tuple[int, ...]
+    always: bool = True
+
+    def alike(self, shape: Sequence[int]) -> int:
+        """How many dimensions of a shape are as they were."""
+        return sum(type(size) is int and size == own for size, own in zip(shape, self.shape, strict=False))
 
 
 MOST_CALLS = 10_000
@@ -86,56 +105,77 @@ class EndlessCallsError(UnsupportedModelError):
 class Order:
     """The random calls of each module in the order in which they are made, of which a pass may leave some out.
 
-    Where a layer is left out at random, and its dropout with it, the calls behind it stay what they are.
+    Where a layer is left out at random, and its dropout with it, the calls behind it stay what they are. Those that
+    have one form are told apart by their shapes.
     """
 
-    def __init__(self, forms: Mapping[tuple[str, int], Form]) -> None:
-        """From the form of each call, by its key."""
+    def __init__(self, calls: Mapping[tuple[str, int], Known]) -> None:
+        """From what is known of each call, by its key."""
         self._numbers: dict[str, list[int]] = {}
-        for path, number in sorted(forms):
+        for path, number in sorted(calls):
             self._numbers.setdefault(path, []).append(number)
-        self._forms = forms
+        self._calls = calls
 
-    def number(self, path: str, first: int, form: Form) -> int:
-        """Which call of a module it is that has this form, not before `first`; `first` itself where there is none."""
-        if self._forms.get((path, first)) == form:  # almost always
+    def number(self, path: str, first: int, form: Form, shape: Sequence[int]) -> int:
+        """Which call of a module it is that has this form, not before `first`; `first` itself where there is none.
+
+        Of several up to one that is never left out, that whose shape is most like this.
+        """
+        known = self._calls.get((path, first))
+        if known is not None and known.always and known.form == form:  # almost always
             return first
         numbers = self._numbers.get(path, [])
-        later = numbers[bisect_left(numbers, first) :]
-        return next((number for number in later if self._forms[path, number] == form), first)
+        found, most = first, -1
+        for number in numbers[bisect_left(numbers, first) :]:
+            known = self._calls[path, number]
+            if known.form != form:
+                continue
+            if (alike := known.alike(shape)) > most:
+                found, most = number, alike
+            if known.always:
+                break
+        return found
 
     def numbered(self, calls: Iterable[Call]) -> tuple[Call, ...]:
         """Calls of one pass, with their numbers in this order."""
         following: Counter[str] = Counter()
         found: list[Call] = []
         for call in calls:
-            number = self.number(call.path, following[call.path], call.form)
+            number = self.number(call.path, following[call.path], call.form, call.mask_shape)
             following[call.path] = number + 1
             found.append(replace(call, number=number))
         return tuple(found)
 
 
 def joined(passes: Sequence[Sequence[Call]]) -> dict[tuple[str, int], Call]:
-    """All calls of some passes by their keys, with numbers that tell the order in which they are made in each."""
+    """All calls of some passes of the same rows by their keys, with numbers that tell the order in which they are made
+    in each."""
     modules: dict[str, list[Call]] = {}
     same: dict[int, Call] = {}  # the call that stands for another, by its identity
+    made: Counter[int] = Counter()  # in how many passes
     for calls in passes:
         following: Counter[str] = Counter()
         for call in calls:
             known, first = modules.setdefault(call.path, []), following[call.path]
-            place = next((i for i in range(first, len(known)) if known[i].form == call.form), None)
+            place = next((i for i in range(first, len(known)) if _are_same(known[i], call)), None)
             if place is None:
                 place = first
                 known.insert(place, call)
             same[id(call)] = known[place]
+            made[id(known[place])] += 1
             following[call.path] = place + 1
     numbers = {id(call): number for known in modules.values() for number, call in enumerate(known)}
     found: dict[tuple[str, int], Call] = {}
     for call in (call for calls in passes for call in calls):
         first_seen = same[id(call)]
         number = numbers[id(first_seen)]
-        found.setdefault((call.path, number), replace(first_seen, number=number))
+        always = made[id(first_seen)] == len(passes)
+        found.setdefault((call.path, number), replace(first_seen, number=number, always=always))
     return found
+
+
+def _are_same(call: Call, other: Call) -> bool:
+    return call.form == other.form and tuple(call.mask_shape) == tuple(other.mask_shape)
 
 
 Mask = Tensor | tuple[Tensor, Tensor] | None

@@ -83,7 +83,7 @@ class RandomCalls(TorchFunctionMode):
                 "that it may draw; a loop that ends whatever is drawn is accepted"
             )
         if self._order is not None:
-            number = self._order.number(path, number, (kind, p, len(whole)))
+            number = self._order.number(path, number, (kind, p, len(whole)), whole)
         call = Call(stack, number, kind, p, active, whole, None if running else data, injected, generator)
         self._following[path] = number + 1
         mask = self._answer(call)

@@ -33,11 +33,11 @@ from mcdropout.engine.pytorch.find.draws import (
 )
 from mcdropout.engine.pytorch.find.reach import reached
 from mcdropout.engine.pytorch.find.seen import site_of, site_of_one
-from mcdropout.engine.pytorch.network import Known, Network
+from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
 from mcdropout.engine.pytorch.private.outside import Watch
 from mcdropout.engine.pytorch.private.untouched import while_copied
-from mcdropout.engine.pytorch.random_call import Call, EndlessCallsError, Form, Order, joined
+from mcdropout.engine.pytorch.random_call import Call, EndlessCallsError, Form, Known, Order, joined
 from mcdropout.engine.pytorch.seeding import Key
 from mcdropout.engine.pytorch.signature import Signature, same_outputs
 from mcdropout.engine.pytorch.tracked import DROPPING, KEEPING, Draw, Recording, Tracked
@@ -161,7 +161,7 @@ class _Explorer:
         shared = self._drawn_once() if self._one_by_one else set()
         on, off = self._select(selection, small)
         off += [SiteOff(path, 0, UNIFORM, None, _NOISE) for path in sorted(self._noisy - {call.path for call in on})]
-        self._tracked.order = order = Order({key: call.form for key, call in small.items()})
+        self._tracked.order = order = Order({key: call.known for key, call in small.items()})
         quiet = replace(quiet, calls=order.numbered(quiet.calls))
         still = {call.key: call for call in quiet.calls if not call.raw}
         gone = {call.key for call in on if not _same_call(call, still.get(call.key))}
@@ -174,14 +174,14 @@ class _Explorer:
         if not on:
             raise UnsupportedModelError(_nothing_to_switch_on(off, self._failure)) from self._failure
         awake = frozenset().union(*(needs[call.key] for call in on))
-        known = self._known(awake, [*on, *idle])
+        known = self._known(awake, [*on, *idle], small)
         self._check_awake_modules(on, needs, quiet)
         if self._one_by_one:
             sites = [site_of_one(call, call.path in shared, call.key not in gone) for call in on]
         else:
             apart = self._interleaved(awake, on)
             sites = [site_of(call, large[call.key].mask_shape, call.key not in gone, call.key in apart) for call in on]
-        known_in_eval = {call.key: call.form for call in quiet.calls}
+        known_in_eval = {call.key: call.known for call in quiet.calls}
         network = Network(self._module, self._signature, sites, awake, known, known_in_eval, self._added)
         network.always_on = always_on
         return Discovery(network, tuple(off))
@@ -518,10 +518,10 @@ class _Explorer:
             torch.allclose(a, b, _TOLERANCE, _TOLERANCE, equal_nan=True) for a, b in zip(outputs, quiet, strict=True)
         )
 
-    def _known(self, awake: Iterable[str], taken: Sequence[Call]) -> Known:
+    def _known(self, awake: Iterable[str], taken: Sequence[Call], made: Mapping[Key, Call]) -> dict[Key, Known]:
         """All random calls that are made while the modules `awake` are out of eval mode."""
         tracked = self._tracked.wake(awake)
-        known: dict[Key, Form] = {}
+        known: dict[Key, Known] = {}
         for variant in (0, *self._variants):
             recording = tracked.record(self._signature, self._two, variant=variant)
             calls = recording.calls
@@ -533,7 +533,8 @@ class _Explorer:
                     f"{blamed_draws(draws)}; {ACCEPTED}"
                 )
             for call in calls:
-                _check_form(call, known.setdefault(call.key, call.form))
+                always = made.get(call.key, call).always
+                _check_form(call, known.setdefault(call.key, call.known._replace(always=always)).form)
                 if call.raw and call.key not in {other.key for other in taken}:
                     raise UnsupportedModelError(
                         f"{_name(call)} draws {call.kind} numbers and is left out, but other sites of its module need "
