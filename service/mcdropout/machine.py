@@ -4,10 +4,11 @@ import ctypes
 import fcntl
 import math
 import os
+import resource
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MOST_THREADS = 1024
@@ -94,3 +95,16 @@ def die_with_parent() -> None:
 def signal_or_status(status: int) -> str:
     """How a process ended, in words: "with status 1", or "by SIGKILL"."""
     return f"with status {status}" if status >= 0 else f"by {signal.Signals(-status).name}"
+
+
+def descriptors(wanted: int) -> int:
+    """How many files this process may have open, so many if they can be had: the system's soft limit is raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft == unlimited or soft >= wanted:
+        return wanted
+    most = wanted if hard == unlimited else min(wanted, hard)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    return soft

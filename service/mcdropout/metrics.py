@@ -154,6 +154,12 @@ class Metrics:
             _STEP_BUCKETS,
         )
         self.refused = counter("refused", "Requests that were not taken, or not to the end.", ("model", "reason"))
+        self.bad_requests = Counter(
+            "mcdropout_bad_requests",
+            "What was refused before anybody was asked: no HTTP, too large a head, too slow, or a connection too many.",
+            ("status",),
+            registry=self.registry,
+        )
         self.cancelled = counter("cancelled", "Requests whose client went away.", ("model",))
         self.step_failures = counter("step_failures", "Steps that raised an error.", ("model",))
         self.queue_rows = Gauge(

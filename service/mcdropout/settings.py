@@ -56,6 +56,23 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field("console", description="How log lines are written.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
     max_body_bytes: int = Field(32 * 2**20, gt=0, description="Largest request body, in bytes.")
+    max_connections: int = Field(
+        1024,
+        gt=0,
+        description="Most connections at once, in each process; fewer where fewer files may be open.",
+    )
+    head_seconds: float = Field(
+        10.0, gt=0, allow_inf_nan=False, description="Time for the head of a request to come, in seconds."
+    )
+    body_seconds: float = Field(
+        60.0, gt=0, allow_inf_nan=False, description="Time for the body of a request to come, in seconds."
+    )
+    write_seconds: float = Field(
+        30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Time for which a client may read nothing of an answer, in seconds.",
+    )
     max_rows: int = Field(4096, gt=0, description="Most rows of one request.")
     max_samples: int = Field(1_000_000, gt=0, description="Most samples, rows times passes, that an answer may hold.")
     max_queue_rows: int = Field(65_536, gt=0, description="Rows that may wait; requests beyond them are refused.")

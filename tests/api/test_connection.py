@@ -7,7 +7,7 @@ from typing import Any
 
 import uvicorn
 
-from mcdropout.api.connection import protocol
+from mcdropout.api.connection import Refusal, protocol
 from tests.patience import looping_until, patience
 
 KEPT = patience(1.0)
@@ -20,10 +20,15 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-def keep_busy(scope: Any) -> None:
-    """Read a request for some time."""
-    if scope["path"] == "/busy":
-        time.sleep(1.3 * KEPT)
+class Busy:
+    """Reads some requests for some time."""
+
+    def refusal(self, scope: Any) -> None:
+        if scope["path"] == "/busy":
+            time.sleep(1.3 * KEPT)
+
+    def problem(self, status: int, detail: str) -> Refusal:
+        raise AssertionError(f"{status}: {detail}")
 
 
 def ask(client: socket.socket, path: str = "/", after: float = 0.0) -> bytes:
@@ -53,7 +58,7 @@ async def answers(port: int) -> list[bytes]:
 
 
 def test_a_request_that_arrived_in_time_is_answered_however_late_it_is_read() -> None:
-    config = uvicorn.Config(app, http=protocol(keep_busy), timeout_keep_alive=KEPT, log_config=None, loop="uvloop")  # type: ignore[arg-type]
+    config = uvicorn.Config(app, http=protocol(Busy()), timeout_keep_alive=KEPT, log_config=None, loop="uvloop")  # type: ignore[arg-type]
     server = uvicorn.Server(config)
 
     async def run(listening: socket.socket) -> list[bytes]:

@@ -8,15 +8,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import structlog
 from starlette.types import Scope
 
 from mcdropout.api.connection import Refusal
-from mcdropout.api.errors import explanation, problem_content
-from mcdropout.api.observe import Seen, record, request_id_of
+from mcdropout.api.errors import Explanation, explanation, problem_content
+from mcdropout.api.observe import Seen, new_request_id, record, request_id_of
 from mcdropout.api.query import ask_of, predicted_by
 from mcdropout.metrics import Metrics
 from mcdropout.predictions import Predictions
 from mcdropout.scheduling.backlog import OverloadedError
+
+_log = structlog.get_logger("http")
 
 _ADMITTED = "mcdropout.admitted"  # of a request's scope
 _ID = "(the request's id)"
@@ -85,6 +88,19 @@ class Admission:
         self._predictions.refused(planned.model.name, error)
         seen.model, seen.mode = planned.model.name, planned.mode
         return self._refuse(scope, seen, error, started)
+
+    def problem(self, status: int, detail: str) -> Refusal:
+        """The answer to what is no request that the app could be asked, or to one that did not come in time; counted.
+
+        Args:
+            status: its HTTP status code.
+            detail: what came, and what is accepted.
+        """
+        self._metrics.bad_requests.labels(str(status)).inc()
+        request_id = new_request_id()
+        _log.debug("no request", status=status, detail=detail, request_id=request_id)
+        headers = b"content-type: application/problem+json\r\nx-request-id: %b\r\n" % request_id.encode()
+        return Refusal(status, headers, problem_content(Explanation(status, detail), request_id))
 
     def _refuse(self, scope: Scope, seen: Seen, error: OverloadedError, started: float) -> Refusal:
         if self._written.error is not error:  # many are refused for one and the same reason

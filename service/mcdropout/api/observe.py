@@ -88,7 +88,12 @@ class ObserveMiddleware:
 def request_id_of(scope: Scope) -> str:
     """The client's id of a request, where it sent a usable one, else a new one."""
     offered = header_of(scope, _ID_NAME)
-    return offered if offered and _GOOD_ID.fullmatch(offered) else f"{_PROCESS}-{next(_NUMBERS):x}"
+    return offered if offered and _GOOD_ID.fullmatch(offered) else new_request_id()
+
+
+def new_request_id() -> str:
+    """One that no other request has."""
+    return f"{_PROCESS}-{next(_NUMBERS):x}"
 
 
 def record(metrics: Metrics, scope: Scope, seen: Seen, status: int, seconds: float, **more: Any) -> None:

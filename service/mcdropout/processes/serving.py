@@ -13,16 +13,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcdropout.api import Services
 from mcdropout.api.admission import Admission
-from mcdropout.api.connection import protocol
+from mcdropout.api.connection import Limits, protocol
 from mcdropout.api.interpreter_lock import use_usual_interval
 from mcdropout.catalogue.manifest import BundleError
 from mcdropout.engine import InvalidInputError
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.engine.threads import use_threads
+from mcdropout.machine import descriptors
 from mcdropout.settings import Settings
 
 _log = structlog.get_logger("server")
 
+_OWN_DESCRIPTORS = 256  # files that are no connections: models, logs, pipes
 _LINGER_SECONDS, _LONGEST_LINGER_SECONDS = 0.5, 2.0  # the latter where connections are left
 # What dozens of requests hold is no garbage; by Python's own number it is looked through all the time.
 _COLLECTED_AFTER = 20_000
@@ -60,7 +62,17 @@ def connections(
 ) -> type[asyncio.Protocol]:
     """The class of connections: while clients are being let go, the app answers, which says so to them."""
     admission = Admission(services.predictions, services.metrics, stopping=lambda: leaving.any)
-    return protocol(admission.refusal, ended)
+    settings = services.settings
+    free = descriptors(settings.max_connections + _OWN_DESCRIPTORS) - _OWN_DESCRIPTORS
+    if free < settings.max_connections:
+        _log.warning("fewer connections than asked for", asked=settings.max_connections, descriptors=free)
+    limits = Limits(
+        head_seconds=settings.head_seconds,
+        body_seconds=settings.body_seconds,
+        write_seconds=settings.write_seconds,
+        connections=max(1, min(settings.max_connections, free)),
+    )
+    return protocol(admission, ended, limits)
 
 
 def run_server(server: uvicorn.Server) -> int:
