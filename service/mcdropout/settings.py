@@ -56,6 +56,14 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field("console", description="How log lines are written.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
     max_body_bytes: int = Field(32 * 2**20, gt=0, description="Largest request body, in bytes.")
+    max_bodies_bytes: int = Field(
+        256 * 2**20, gt=0, description="Memory of all bodies whose rows are not read yet, in each process, in bytes."
+    )
+    max_unread_bytes: int = Field(
+        256 * 2**20,
+        gt=0,
+        description="Memory of answers that clients are slow to read, in each process, in bytes; beyond it one is cut.",
+    )
     max_connections: int = Field(
         1024,
         gt=0,

@@ -50,6 +50,9 @@ class Transport(asyncio.Transport):
     def abort(self) -> None:
         self.closed = self.aborted = True
 
+    def get_write_buffer_size(self) -> int:
+        return len(self.written)
+
     def can_write_eof(self) -> bool:
         return True
 

@@ -260,6 +260,22 @@ class TestTime:
         run(test, head_seconds=0.2)
 
 
+def test_the_client_that_leaves_most_unread_is_cut_off(run: Run) -> None:
+    async def test(server: Server, app: App) -> None:
+        app.may_answer.set()
+        slow = [server.connect() for _ in range(3)]
+        for connection, size in zip(slow, (300, 600, 400), strict=True):
+            app.answer = b"x" * size
+            connection.data_received(request())
+            await looping_until(lambda connection=connection: statuses(connection) == ["200"])
+            connection.pause_writing()
+        await looping_until(lambda: slow[1].transport.aborted)
+        await asyncio.sleep(SOON)
+        assert [connection.transport.aborted for connection in slow] == [False, True, False]
+
+    run(test, unread_bytes=1000)
+
+
 def test_connections_beyond_the_most_are_refused_until_others_end(run: Run) -> None:
     async def test(server: Server, app: App) -> None:
         app.may_answer.set()

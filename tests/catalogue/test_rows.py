@@ -156,3 +156,45 @@ class TestNullWhereValuesMayBeMissing:
     def test_is_refused_where_they_may_not(self, dtype):
         with pytest.raises(RowsError, match=r"inputs holds null; .* accepted"):
             read_rows(b'{"inputs": [null, null]}', [Input(name="input", shape=[2], dtype=dtype)])
+
+
+IMAGE = [Input(name="image", shape=[1, 28, 28], minimum=0, maximum=1)]
+
+
+class TestBulk:
+    @pytest.mark.parametrize(
+        ("text", "called"),
+        [
+            (b'{"inputs":[' + b"[[[{}]]]," * 40_000 + b"1]}", "lists and objects"),
+            (b'{"inputs":' + b"[" * 40_000, "lists and objects"),
+            (b'{"inputs":[' + b"1," * 400_000 + b"1]}", "values"),
+            (b'{"inputs":{"image":[' + b"[]," * 40_000 + b"[]]}}", "lists and objects"),
+            (b"{" + b'"a":{},' * 40_000 + b'"a":{}}', "lists and objects"),
+        ],
+    )
+    def test_of_far_more_than_the_rows_is_refused_before_it_is_parsed(self, monkeypatch, text, called):
+        monkeypatch.setattr(rows.orjson, "loads", None)
+        message = outcome(read_many_rows, text, IMAGE, 100, lambda: None)
+        assert f" {called}, more than 2 times those of 100 rows; 1 to 100 rows are accepted" in message
+
+    def test_of_rows_is_accepted_however_little_they_hold(self):
+        full = {"inputs": {"image": np.ones((100, 1, 28, 28)).tolist()}}
+        assert len(read_many_rows(json.dumps(full).encode(), IMAGE, 100, lambda: None)[0]) == 100
+        alone = json.dumps({"inputs": list(range(50))}).encode()
+        assert len(read_rows(alone, NUMBERS, 50)[0]) == 50
+
+    def test_of_some_rows_too_many_is_told_in_rows(self):
+        text = json.dumps({"inputs": np.ones((150, 1, 28, 28)).tolist()}).encode()
+        expected = "inputs holds 150 rows; 1 to 100 are accepted"
+        assert outcome(read_many_rows, text, IMAGE, 100, lambda: None) == expected
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_rows_under_the_name_of_the_one_input_are_read_some_at_a_time(indent):
+    content = {"inputs": {"input": some(PIXELS, 50)["inputs"]}}
+    text, pauses = json.dumps(content, indent=indent).encode(), []
+    found = read_many_rows(text, PIXELS, 50, lambda: pauses.append(1))
+    assert same(found, read_rows(text, PIXELS, 50))
+    assert len(pauses) > 3
+    wrong = text.replace(b'"input"', b'"other"')
+    assert "inputs holds the names ['other']" in outcome(read_many_rows, wrong, PIXELS, 50, lambda: None)

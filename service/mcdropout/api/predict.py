@@ -3,10 +3,11 @@
 import asyncio
 import time
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request
-from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -17,13 +18,16 @@ from mcdropout.api.errors import Problem, ProblemError, explain
 from mcdropout.api.headers import header_of
 from mcdropout.api.observe import seen_of
 from mcdropout.api.query import ask_of, predicted_by
+from mcdropout.api.room import Share
 from mcdropout.api.schemas import PredictQuery, PredictResponse
 from mcdropout.api.services import Services
 from mcdropout.predictions import Answered, Pause
 from mcdropout.scheduling.answer import Answer, Shares
+from mcdropout.scheduling.backlog import OverloadedError
 
 # Up to this size, in bytes, a body is parsed and an answer is written on the event loop; larger ones in a thread.
 _INLINE_BYTES = 64 * 1024
+_MOST_AT_ONCE = 2  # larger ones: a thread more would wait for the interpreter's lock, and hold memory meanwhile
 _NUMBER_BYTES = 64  # of an answer: a number, and what comes with it
 # Most requests are answered before it is worth looking whether their client is still there.
 _UNWATCHED_SECONDS = 0.05
@@ -87,9 +91,15 @@ async def predict(services: Services, request: Request, name: str) -> Response:
     if not was_admitted(request.scope):
         predictions.admit(planned)
     given = formats.of_content(header_of(request.scope, b"content-type") or "")
-    body = await _body(request, settings.max_body_bytes)
-    takes = planned.model.takes
-    inputs = await _where_it_belongs(len(body), given.read, body, takes, settings.max_rows)
+    with services.bodies.share() as share:
+        try:
+            body = await _body(request, settings.max_body_bytes, share)
+        except OverloadedError as error:
+            predictions.refused(model.name, error)
+            raise
+        takes = planned.model.takes
+        inputs = await _where_it_belongs(len(body), given.read, body, takes, settings.max_rows)
+        del body
     future: asyncio.Future[Answer | Shares] = asyncio.get_running_loop().create_future()
     seed = predictions.submit(planned, inputs, future)
     answered = Answered(planned.model, seed, await _awaited(request, future), planned.view)
@@ -134,7 +144,7 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def _body(request: Request, limit: int) -> bytes:
+async def _body(request: Request, limit: int, share: Share) -> bytes:
     coding = header_of(request.scope, b"content-encoding")
     if coding is not None and coding.lower() != "identity":
         raise ProblemError(415, f"the content encoding is {coding!r}; a body as it is, identity, is accepted")
@@ -148,6 +158,7 @@ async def _body(request: Request, limit: int) -> bytes:
             size += len(part)
             if size > limit:
                 raise too_large
+            share.take(len(part))
             parts.append(part)
     except ClientDisconnect as error:
         raise ProblemError(400, f"the client went away after {size} bytes of its body") from error
@@ -162,7 +173,12 @@ async def _where_it_belongs(size: int, function: Callable[..., Any], *arguments:
     """
     if size <= _INLINE_BYTES:
         return function(*arguments, _no_pause)
-    return await run_in_threadpool(function, *arguments, _pause)
+    return await to_thread.run_sync(partial(function, *arguments, _pause), limiter=_limiter(asyncio.get_running_loop()))
+
+
+@cache
+def _limiter(_loop: asyncio.AbstractEventLoop) -> CapacityLimiter:
+    return CapacityLimiter(_MOST_AT_ONCE)
 
 
 def _no_pause() -> None:

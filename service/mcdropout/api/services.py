@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from mcdropout.api.interpreter_lock import SwitchInterval
+from mcdropout.api.room import Room
 from mcdropout.catalogue.compilation import CompileLimits
 from mcdropout.catalogue.loading import Loading
 from mcdropout.catalogue.registry import Registry
@@ -49,6 +50,7 @@ class Services:
         watch: follows the folder of models; None where nobody does.
         predictions: the use case.
         loop: the event loop in which requests are answered.
+        bodies: the memory of requests whose rows are not read yet.
     """
 
     settings: Settings
@@ -59,6 +61,7 @@ class Services:
     watch: Watch | None
     predictions: Predictions
     loop: ServingLoop
+    bodies: Room
 
     @classmethod
     def of(cls, settings: Settings) -> "Services":
@@ -101,6 +104,7 @@ class Services:
             watch=Watch(registry, settings.watch) if settings.watch else None,
             predictions=predictions,
             loop=loop,
+            bodies=Room(settings.max_bodies_bytes),
         )
 
     @asynccontextmanager

@@ -19,7 +19,12 @@ _WORDS = (b"true", b"false")
 _SPACE = rb"[ \t\n\r]*"  # JSON's, which is not Python's
 _OPENING = re.compile(_SPACE.join([b"", rb"\{", b'"inputs"', b":", rb"\["]))
 _CLOSING = re.compile(_SPACE.join([rb"\]", rb"\}", rb"\Z"]))
+# The same where the rows of the one input stand under its name.
+_OPENING_BY_NAME = re.compile(_SPACE.join([b"", rb"\{", b'"inputs"', b":", rb"\{", rb'"([^"\\]*)"', b":", rb"\["]))
+_CLOSING_BY_NAME = re.compile(_SPACE.join([rb"\]", rb"\}", rb"\}", rb"\Z"]))
 _CLOSING_BYTES = 64
+# Of what the most rows hold, so much more is parsed, to tell what is wrong with it; and some, whatever these hold.
+_MOST_MORE, _MOST_BESIDE = 2, 1000
 _PART_BYTES = 32 * 1024
 # By the kind of an input's dtype: the kinds of array that its values make, and what they are called.
 _TAKEN = {
@@ -61,6 +66,7 @@ def read_rows(text: bytes, inputs: Sequence[Input], most: int | None = None) -> 
     Raises:
         RowsError: the text holds something else.
     """
+    _check_bulk(text, inputs, most)
     try:
         content = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -89,6 +95,29 @@ def read_rows(text: bytes, inputs: Sequence[Input], most: int | None = None) -> 
     return tuple(map(_prepare, given))
 
 
+def _check_bulk(text: bytes, inputs: Sequence[Input], most: int | None) -> None:
+    """Refuse what holds far more than so many rows could, before it is parsed: that may take 50 times its memory."""
+    if most is None:
+        return
+    values, lists = map(sum, zip(*(_bulk_of_row(spec) for spec in inputs), strict=True))
+    for found, of_row, called in (
+        (text.count(b",") + 1, values + lists, "values"),
+        (text.count(b"[") + text.count(b"{"), lists, "lists and objects"),
+    ):
+        accepted = _MOST_MORE * most * of_row + _MOST_BESIDE
+        if found > accepted:
+            raise RowsError(
+                f"the content holds {found} {called}, more than {_MOST_MORE} times those of {most} rows; 1 to {most} "
+                "rows are accepted"
+            )
+
+
+def _bulk_of_row(spec: Input) -> tuple[int, int]:
+    """How many values, and how many lists, a row of an input holds at most."""
+    sizes = [size if isinstance(size, int) else size.most for size in spec.dimensions]
+    return math.prod(sizes), sum(math.prod(sizes[:depth]) for depth in range(len(sizes)))
+
+
 def read_many_rows(
     text: bytes, inputs: Sequence[Input], most: int | None, pause: Callable[[], None]
 ) -> tuple[Rows, ...]:
@@ -98,6 +127,7 @@ def read_many_rows(
     """
     if len(text) <= _PART_BYTES:
         return read_rows(text, inputs, most)
+    _check_bulk(text, inputs, most)
     rows: list[Rows] = []
     count = 0
     try:
@@ -124,8 +154,10 @@ def _parts(text: bytes, inputs: Sequence[Input]) -> Iterator[bytes]:
 
     Where each part is a list of rows, so is the whole: between two brackets of it there are lists of numbers only.
     """
-    opening = _OPENING.match(text)
-    closing = _CLOSING.search(text, max(0, len(text) - _CLOSING_BYTES))
+    opening, closed = _OPENING.match(text), _CLOSING
+    if opening is None and (by_name := _OPENING_BY_NAME.match(text)) and by_name[1] == inputs[0].name.encode():
+        opening, closed = by_name, _CLOSING_BY_NAME
+    closing = closed.search(text, max(0, len(text) - _CLOSING_BYTES))
     if len(inputs) > 1 or opening is None or closing is None or text.find(b'"', opening.end()) >= 0:
         return
     depth = len(inputs[0].shape)

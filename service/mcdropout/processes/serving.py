@@ -70,6 +70,7 @@ def connections(
         head_seconds=settings.head_seconds,
         body_seconds=settings.body_seconds,
         write_seconds=settings.write_seconds,
+        unread_bytes=settings.max_unread_bytes,
         connections=max(1, min(settings.max_connections, free)),
     )
     return protocol(admission, ended, limits)

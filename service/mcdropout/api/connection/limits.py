@@ -13,6 +13,8 @@ class Limits:
         head_seconds: the time from the first byte of a head, or from when the connection began, to the head's last.
         body_seconds: the time from there to the last byte of the body.
         write_seconds: the time for which a client may read nothing of an answer that it is sent.
+        unread_bytes: the memory of all answers that clients were sent and have not read; beyond it the connection that
+            holds most is cut.
         linger_seconds: the time that a connection that is to end, behind a request that was not read to its end, is
             still read: the answer would be lost on the way to a client that is still sending.
         connections: the most connections at once.
@@ -23,5 +25,6 @@ class Limits:
     head_seconds: float = 10.0
     body_seconds: float = 60.0
     write_seconds: float = 30.0
+    unread_bytes: int = 256 * 2**20
     linger_seconds: float = 2.0
     connections: int = 1024

@@ -22,7 +22,7 @@ class LingeringTransport:
         self._transport, self._is_sending, self._seconds = transport, is_sending, seconds
         self.lingers = False
         self.write, self.get_extra_info = transport.write, transport.get_extra_info
-        self.abort = transport.abort
+        self.abort, self.get_write_buffer_size = transport.abort, transport.get_write_buffer_size
 
     def is_closing(self) -> bool:
         """Whether it is closed, or is to be."""

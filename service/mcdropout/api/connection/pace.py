@@ -11,18 +11,27 @@ class Paced(Protocol):
 
     Attributes:
         due: when its client's time is over, by the event loop's clock; None while the client owes nothing.
+        unread: how many bytes it was sent and has not read.
     """
 
     due: float | None
 
+    @property
+    def unread(self) -> int: ...
+
     def overdue(self) -> None:
         """Its client's time is over."""
+
+    def cut(self, reason: str) -> None:
+        """End it at once."""
 
 
 class Pace:
     """Looks through connections now and then: a timer for each request would cost more than many requests do."""
 
-    def __init__(self) -> None:
+    def __init__(self, unread_bytes: int) -> None:
+        """`unread_bytes` is how much all clients together may leave unread."""
+        self._unread_bytes = unread_bytes
         self._connections: set[Paced] = set()
         self._looking: asyncio.TimerHandle | None = None
 
@@ -47,5 +56,14 @@ class Pace:
         now = asyncio.get_running_loop().time()
         for connection in [each for each in self._connections if each.due is not None and each.due <= now]:
             connection.overdue()
+        self._cut_slowest()
         if self._connections:
             self._wait()
+
+    def _cut_slowest(self) -> None:
+        unread = {connection: connection.unread for connection in self._connections}
+        total = sum(unread.values())
+        while total > self._unread_bytes:
+            slowest = max(unread, key=lambda each: unread[each])
+            total -= unread.pop(slowest)
+            slowest.cut(f"clients have left more than {self._unread_bytes} bytes unread, and this one most")

@@ -100,7 +100,7 @@ def protocol(
         ended: called when a connection has ended.
         limits: what a client may take.
     """
-    pace = Pace()
+    pace = Pace(limits.unread_bytes)
 
     class Connection(HttpToolsProtocol):
         transport: LingeringTransport  # type: ignore[assignment]
@@ -131,14 +131,23 @@ def protocol(
             """The client's time is over."""
             self.due = None
             if self.flow.write_paused:
-                _log.info("connection cut", reason=f"the client read nothing for {limits.write_seconds:g} s")
-                self.transport.abort()
+                self.cut(f"the client read nothing for {limits.write_seconds:g} s")
             elif self._in_head:
                 self._refuse(408, f"the head was not there within {limits.head_seconds:g} s")
             elif self._in_body and not self.cycle.response_started:
                 self._refuse(408, f"the body was not there within {limits.body_seconds:g} s")
             else:
                 self.transport.close()
+
+        def cut(self, reason: str) -> None:
+            """End it at once."""
+            _log.info("connection cut", reason=reason)
+            self.transport.abort()
+
+        @property
+        def unread(self) -> int:
+            """How many bytes its client was sent and has not read."""
+            return self.transport.get_write_buffer_size() if self.flow.write_paused else 0
 
         def pause_writing(self) -> None:
             super().pause_writing()
