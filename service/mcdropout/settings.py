@@ -1,5 +1,8 @@
 """Settings: flags of `mcdropout serve`, and environment variables `MCDROPOUT_*` of the same names."""
 
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -11,10 +14,16 @@ Provider = Literal["cpu", "cuda", "tensorrt", "openvino"]
 Optimization = Literal["all", "extended", "basic", "none"]
 
 
+_PREFIX = "MCDROPOUT_"
+# What Kubernetes sets in every container for a service of this name.
+_OF_KUBERNETES = re.compile(rf"{_PREFIX}(SERVICE_(HOST|PORT.*)|PORT_\d+_.*)")
+_LIKE = 0.7  # of two names, of which one is hardly meant for another setting
+
+
 class Settings(BaseSettings):
     """How a server runs. Each field is also the environment variable `MCDROPOUT_` and its name in capitals."""
 
-    model_config = SettingsConfigDict(env_prefix="MCDROPOUT_", extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid")
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
@@ -52,7 +61,9 @@ class Settings(BaseSettings):
     compile_memory_bytes: int | None = Field(
         None, gt=0, description="Memory that compiling a bundle may take, in bytes; 4/5 of what is free if not given."
     )
-    compile_seconds: float = Field(900.0, gt=0, description="Time that compiling a bundle may take, in seconds.")
+    compile_seconds: float = Field(
+        900.0, gt=0, allow_inf_nan=False, description="Time that compiling a bundle may take, in seconds."
+    )
     log_format: Literal["console", "json"] = Field("console", description="How log lines are written.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
     max_body_bytes: int = Field(32 * 2**20, gt=0, description="Largest request body, in bytes.")
@@ -86,19 +97,27 @@ class Settings(BaseSettings):
     max_queue_rows: int = Field(65_536, gt=0, description="Rows that may wait; requests beyond them are refused.")
     max_queue_bytes: int = Field(2**30, gt=0, description="Memory of the inputs that may wait, in bytes.")
     max_queue_seconds: float | None = Field(
-        None, gt=0, description="Time that their passes may take, by the rate of the last second; any if not given."
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Time that their passes may take, by the rate of the last second; any if not given.",
     )
     max_batch_rows: int = Field(1024, gt=0, description="Most rows of several requests that are run together.")
-    step_seconds: float = Field(0.004, gt=0, description="Time that a step of the engine should take, in seconds.")
+    step_seconds: float = Field(
+        0.004, gt=0, allow_inf_nan=False, description="Time that a step of the engine should take, in seconds."
+    )
     watchdog_seconds: float = Field(
-        60.0, gt=0, description="A step that takes longer is taken for stuck; the process ends, in seconds."
+        60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="A step that takes longer is taken for stuck; the process ends, in seconds.",
     )
     shed: Literal["refuse", "reduce"] = Field(
         "refuse", description="Under overload: refuse requests, or give them fewer passes before that."
     )
     shed_floor: int = Field(16, ge=2, description='The fewest passes that shed="reduce" leaves a request.')
     grace_seconds: float = Field(
-        30.0, ge=0, description="Time for requests in flight when the server stops, in seconds."
+        30.0, ge=0, allow_inf_nan=False, description="Time for requests in flight when the server stops, in seconds."
     )
 
     @field_validator("device")
@@ -112,3 +131,15 @@ class Settings(BaseSettings):
     def devices(self) -> list[str]:
         """The device of each process that serves."""
         return [name.strip() for name in self.device.split(",")] * self.workers
+
+
+def unknown_settings(variables: Iterable[str]) -> dict[str, str | None]:
+    """The environment variables that look like settings and are none, each with the setting that it is like, if any."""
+    known = [name.upper() for name in Settings.model_fields]
+    found: dict[str, str | None] = {}
+    for variable in variables:
+        name = variable.upper().removeprefix(_PREFIX)
+        if variable.upper().startswith(_PREFIX) and name not in known and not _OF_KUBERNETES.fullmatch(variable):
+            meant = get_close_matches(name, known, 1, _LIKE)
+            found[variable] = f"{_PREFIX}{meant[0]}" if meant else None
+    return found

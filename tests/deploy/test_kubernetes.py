@@ -96,6 +96,10 @@ def test_what_is_not_as_the_schemas_have_it_is_found(spoil: Callable[[Manifest],
         checked(deployment)
 
 
+def test_no_address_of_a_service_is_taken_for_a_setting() -> None:
+    assert _pod(built("base")["Deployment"])["enableServiceLinks"] is False
+
+
 @pytest.mark.parametrize("overlay", ["base", "gpu"])
 def test_everything_selects_the_pods_and_nothing_else(overlay: str) -> None:
     made = built(overlay)

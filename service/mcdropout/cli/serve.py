@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from mcdropout.settings import Settings
+from mcdropout.settings import Settings, unknown_settings
 
 _DEFAULTS = Settings.model_construct()
+_PREFIX = Settings.model_config["env_prefix"]
 
 
 def _option(field: str, flag: str | None = None) -> Any:
@@ -18,7 +19,7 @@ def _option(field: str, flag: str | None = None) -> Any:
     return typer.Option(
         flag or f"--{field.replace('_', '-')}",
         help=Settings.model_fields[field].description,
-        envvar=f"{Settings.model_config['env_prefix']}{field.upper()}",
+        envvar=f"{_PREFIX}{field.upper()}",
     )
 
 
@@ -35,14 +36,8 @@ def serve(
     compile_: Annotated[bool, _option("compile", "--compile/--no-compile")] = _DEFAULTS.compile,
     log_format: Annotated[str, _option("log_format")] = _DEFAULTS.log_format,
 ) -> None:
-    """Serve the models of a folder over HTTP.
-
-    Further settings, by environment variable: MCDROPOUT_PRELOAD, MCDROPOUT_ADMIN, MCDROPOUT_MAX_BODY_BYTES,
-    MCDROPOUT_MAX_ROWS, MCDROPOUT_MAX_SAMPLES, MCDROPOUT_MAX_QUEUE_ROWS, MCDROPOUT_MAX_QUEUE_BYTES,
-    MCDROPOUT_MAX_QUEUE_SECONDS, MCDROPOUT_MAX_BATCH_ROWS, MCDROPOUT_STEP_SECONDS, MCDROPOUT_WATCHDOG_SECONDS,
-    MCDROPOUT_SHED, MCDROPOUT_SHED_FLOOR, MCDROPOUT_GRACE_SECONDS, MCDROPOUT_GRAPH_OPTIMIZATION, MCDROPOUT_ARENA,
-    MCDROPOUT_COMPILE_MEMORY_BYTES, MCDROPOUT_COMPILE_SECONDS, MCDROPOUT_LOG_LEVEL.
-    """
+    """Serve the models of a folder over HTTP."""
+    _check_variables()
     given: dict[str, Any] = {
         "host": host,
         "port": port,
@@ -74,3 +69,21 @@ def serve(
     from mcdropout.processes.server import run
 
     raise typer.Exit(run(settings))
+
+
+def _check_variables() -> None:
+    """Refuse what looks like a mistyped setting: what it was to limit would not be limited."""
+    for name, meant in unknown_settings(os.environ).items():
+        if meant is not None:
+            typer.echo(f"error: the environment variable {name} is no setting; {meant} is", err=True)
+            raise typer.Exit(2)
+        typer.echo(f"warning: the environment variable {name} is no setting", err=True)
+
+
+_FLAGS = serve.__annotations__.keys() | {"compile"}
+serve.__doc__ = f"""{serve.__doc__}
+
+Further settings, by environment variable: {
+    ", ".join(f"{_PREFIX}{name.upper()}" for name in Settings.model_fields if name not in _FLAGS)
+}.
+"""
