@@ -160,6 +160,11 @@ class Metrics:
             ("status",),
             registry=self.registry,
         )
+        self.log_lines_lost = Counter(
+            "mcdropout_log_lines_lost",
+            "Lines of the log that could not be written, or not as fast as they came.",
+            registry=self.registry,
+        )
         self.cancelled = counter("cancelled", "Requests whose client went away.", ("model",))
         self.step_failures = counter("step_failures", "Steps that raised an error.", ("model",))
         self.queue_rows = Gauge(

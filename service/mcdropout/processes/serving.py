@@ -11,6 +11,7 @@ import uvicorn
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mcdropout import log
 from mcdropout.api import Services
 from mcdropout.api.admission import Admission
 from mcdropout.api.connection import Limits, protocol
@@ -38,10 +39,13 @@ def services_of(settings: Settings, threads: int | None) -> Services | None:
             use_threads(threads)
         use_usual_interval()
         gc.set_threshold(_COLLECTED_AFTER)
-        return Services.of(settings)
+        services = Services.of(settings)
     except (BundleError, InvalidInputError) as error:
         _log.error("nothing to serve", error=str(error))
         return None
+    if (writing := log.lines()) is not None:
+        writing.tell_losses(services.metrics.log_lines_lost.inc)
+    return services
 
 
 def uvicorn_config(settings: Settings, app: ASGIApp, **others: Any) -> uvicorn.Config:
