@@ -1,12 +1,14 @@
 """Numbers of other distributions than uniform, normal and Bernoulli, which a network's own code draws."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mcdropout.engine import Engine, UnsupportedModelError
+from mcdropout.engine import Engine, FailedRowsError, UnsupportedModelError
 from tests.engine.networks import Custom
 from tests.engine.traps.common import find, ran
 
@@ -30,6 +32,7 @@ DRAWN = {
     "randint from": (lambda x: torch.randint(-3, 5, size=x.shape, dtype=torch.float32), "uniform"),
     "randint by name": (lambda x: torch.randint(low=2, high=5, size=tuple(x.shape)).float(), "uniform"),
     "randint of many": (lambda x: torch.randint(100_000, x.shape).float(), "uniform"),
+    "randint_like of a tensor": (lambda x: torch.randint_like(x, torch.tensor(9)), "uniform"),
     "randint_like": (lambda x: torch.randint_like(x, 2, 9), "uniform"),
     "multinomial": (lambda x: torch.multinomial(WEIGHTS.expand(len(x), 5), 1).expand(-1, 4).float(), "uniform"),
     "multinomial again": (lambda x: torch.multinomial(WEIGHTS.expand(len(x), 5), 4, True).float(), "uniform"),
@@ -123,6 +126,74 @@ def test_stochastic_pooling_is_a_site_whose_mean_is_exact():
         wanted = module(x).numpy()  # linear in what is picked
     np.testing.assert_allclose(engine.predict(x, 0).mean, wanted, atol=1e-5)
     assert (np.abs(found.mean - wanted) < 4.5 * found.std_error).all()
+
+
+@pytest.mark.parametrize(
+    ("draw", "told"),
+    [
+        (lambda x: torch.empty_like(x).exponential_(-1.0), "lambda"),
+        (lambda x: torch.empty_like(x).cauchy_(0.0, -1.0), "sigma"),
+        (lambda x: torch.empty_like(x).log_normal_(0.0, -1.0), "std"),
+        (lambda x: torch.empty_like(x).geometric_(1.5), "geometric_"),
+        (lambda x: torch.empty_like(x, dtype=torch.int64).exponential_(), "Exponential|exponential"),
+        (lambda x: torch.randint(0, 300, x.shape, dtype=torch.uint8), "out of bounds"),
+        (lambda x: torch.randint(5, 5, x.shape), "from"),
+        (lambda x: torch.empty_like(x, dtype=torch.uint8).random_(0, 1000), "bounds"),
+        (lambda x: torch.randperm(200, dtype=torch.int8)[:4], "int8|Char|overflow|max"),
+        (lambda x: torch.multinomial(-torch.ones(len(x), 4), 4, True), "probability"),
+        (lambda x: torch.multinomial(torch.zeros(len(x), 4), 4, True), "distribution"),
+        (lambda x: torch.multinomial(torch.ones(len(x), 4, dtype=torch.int64), 4), "floating"),
+        (lambda x: torch.multinomial(torch.ones(2, len(x), 4), 1)[0].expand(-1, 4), "dim"),
+    ],
+)
+def test_what_pytorch_refuses_is_refused_in_its_words(draw, told):
+    with pytest.raises(RuntimeError) as plain:
+        draw(torch.ones(3, 4))
+    assert re.search(told, str(plain.value))
+    with pytest.raises(UnsupportedModelError, match=told):
+        Engine.from_module(noisy(draw), torch.rand(3, 4), "regression")
+
+
+@pytest.mark.parametrize("runtime", ["auto", "eager"])
+@pytest.mark.parametrize("weights", [-torch.ones(1, 4), torch.zeros(1, 4), torch.tensor([[0.5, -0.1, 0.3, 0.2]])])
+@pytest.mark.parametrize("count", [1, 2])
+def test_weights_that_are_none_are_an_error_of_their_row(runtime, weights, count):
+    module = Custom(lambda self, x: x.gather(1, torch.multinomial(x, count)).sum(1) if self.training else x.sum(1))
+    engine = Engine.from_module(module.eval(), torch.rand(3, 4) + 0.1, "regression", runtime=runtime)
+    assert engine.predict(torch.ones(1, 4), 5, 1).mean == count
+    with pytest.raises(FailedRowsError):
+        engine.predict(weights, 5, 1)
+
+
+def optional_for_all(hidden):
+    if torch.rand(()) < 0.5:
+        hidden = hidden + torch.randn(1, 6)
+    return hidden + torch.randn_like(hidden)
+
+
+def for_each_or_for_all(hidden):
+    return hidden * (torch.rand(len(hidden), 6) if torch.rand(()) < 0.5 else torch.rand(1, 6))
+
+
+@pytest.mark.parametrize("noise", [optional_for_all, for_each_or_for_all])
+def test_what_all_rows_share_in_some_passes_is_not_what_each_row_has(noise):
+    def forward(self, x):
+        hidden = torch.tanh(self.first(x))
+        return self.last(noise(hidden) if self.training else hidden)
+
+    torch.manual_seed(0)
+    module = Custom(forward, first=nn.Linear(6, 6), last=nn.Linear(6, 2)).eval()
+    engine = Engine.from_module(module, torch.randn(3, 6), "regression")
+    assert sorted((site.scope, site.shape) for site in engine.sites) == [("pass", ()), ("pass", (1, 6)), ("row", (6,))]
+    x = torch.randn(1, 6).expand(5, -1)
+    found = engine.samples(x, PASSES, seed=1)
+    module.train()
+    with torch.no_grad():
+        wanted = torch.stack([module(x) for _ in range(PASSES)]).numpy()
+    for row in range(2):
+        assert distance(found[:, row, 0], wanted[:, row, 0]) < FAR
+    assert distance(found[:, 0, 0] - found[:, 1, 0], wanted[:, 0, 0] - wanted[:, 1, 0]) < FAR
+    assert distance(found.sum((1, 2)), wanted.sum((1, 2))) < FAR
 
 
 @pytest.mark.parametrize(

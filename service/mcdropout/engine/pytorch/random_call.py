@@ -83,15 +83,22 @@ class Call:
 
 
 class Known(NamedTuple):
-    """What is known of a random call: its form, the shape that it drew in, and whether it was made in every pass."""
+    """What is known of a random call: its form, the shape that it drew in, with None in dimensions that have as many
+    entries as there are rows, and whether it was made in every pass."""
 
     form: Form
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
     always: bool = True
 
     def alike(self, shape: Sequence[int]) -> int:
-        """How many dimensions of a shape are as they were."""
-        return sum(type(size) is int and size == own for size, own in zip(shape, self.shape, strict=False))
+        """How much of a shape is as it was: a dimension of rows may be any, and so counts for less."""
+        pairs = zip(shape, self.shape, strict=False)
+        return sum(1 if own is None else 2 * (type(size) is int and size == own) for size, own in pairs)
+
+    def of_rows(self, fewer: Sequence[int], more: Sequence[int]) -> "Known":
+        """The same, by the shapes that it drew in for fewer rows and for more."""
+        sizes = zip(fewer, more, strict=False)
+        return self._replace(shape=tuple(size if size == other else None for size, other in sizes))
 
 
 MOST_CALLS = 10_000
@@ -135,6 +142,17 @@ class Order:
             if known.always:
                 break
         return found
+
+    @property
+    def are_alike_for_one_row(self) -> bool:
+        """Whether of some that a pass may leave out no shape tells for one row whether each row has its own numbers."""
+        shapes: dict[tuple[str, Form, tuple[int, ...]], set[tuple[int | None, ...]]] = {}
+        sometimes = {path for (path, _), known in self._calls.items() if not known.always}
+        for (path, _), known in self._calls.items():
+            if path in sometimes:
+                alone = tuple(1 if size is None else size for size in known.shape)
+                shapes.setdefault((path, known.form, alone), set()).add(known.shape)
+        return any(len(seen) > 1 for seen in shapes.values())
 
     def numbered(self, calls: Iterable[Call]) -> tuple[Call, ...]:
         """Calls of one pass, with their numbers in this order."""

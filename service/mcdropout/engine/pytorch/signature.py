@@ -31,7 +31,7 @@ class Signature:
         gradients: whether it has to be called while gradients are recorded, because it asks for some.
         halves: the inputs, by position, that the network takes in bfloat16, and that come in float32.
         in_pairs: whether a single row has to be given to it twice, because it takes the dimension of one row for none,
-            as `squeeze()` does.
+            as `squeeze()` does, or because for one row its random calls cannot be told apart.
     """
 
     names: tuple[str, ...] | None = None

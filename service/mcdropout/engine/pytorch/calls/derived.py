@@ -1,6 +1,7 @@
 """Numbers of other distributions that a network's own code draws: made of uniform ones, or of normal ones.
 
 Where the call names a generator of its own, it draws as it would: one that is seeded anew in each pass is not random.
+So does one with arguments that PyTorch refuses, in whose words that is told.
 """
 
 import math
@@ -14,9 +15,12 @@ from torch import Tensor
 from mcdropout.engine.kinds import NORMAL, UNIFORM
 from mcdropout.engine.pytorch.calls.mode import RandomCalls, handles, seen_through
 from mcdropout.engine.pytorch.calls.numbers import filled, into, numbers_of
+from mcdropout.engine.pytorch.drawn import Drawn
+from mcdropout.engine.pytorch.mapping import is_mapped
 
 _LEAST = torch.finfo(torch.float32).eps / 2  # as of PyTorch's own exponential numbers, whose logarithms are finite
 _STEP = 2.0**-24  # of uniform numbers
+_NOWHERE = -(2**31)  # an index of nothing, where a program is not to ask whether there is one
 _MOST_BY_ONE = 256  # whole numbers that one uniform number tells apart, each as likely as another to 1 in 65,536
 
 
@@ -35,16 +39,20 @@ def _exponential(mode: RandomCalls, shape: Sequence[int]) -> Tensor:
 
 @handles(Tensor.exponential_, Tensor.geometric_, Tensor.cauchy_, Tensor.log_normal_)
 def _fill(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    if kwargs.get("generator") is not None:
-        return func(*args, **kwargs)
     x: Tensor = args[0]
     names, usual = _PARAMETERS[func]
     given = {**dict(zip(names, usual, strict=True)), **dict(zip(names, args[1:], strict=False)), **kwargs}
     first, *others = (given[name] for name in names)
+    is_of_trials = func is Tensor.geometric_
+    scale = others[0] if others else first
+    if kwargs.get("generator") is not None or not (x.is_floating_point() or is_of_trials):
+        return func(*args, **kwargs)
+    if not scale > 0.0 or (is_of_trials and not scale < 1.0):
+        return func(*args, **kwargs)
     if func is Tensor.exponential_:
         numbers = _exponential(mode, x.shape) / first
-    elif func is Tensor.geometric_:
-        numbers = (_exponential(mode, x.shape) / -math.log1p(-first)).ceil() if first < 1.0 else torch.ones(x.shape)
+    elif is_of_trials:
+        numbers = (_exponential(mode, x.shape) / -math.log1p(-first)).ceil()
     elif func is Tensor.cauchy_:
         numbers = first + others[0] * torch.tan(math.pi * (_uniform(mode, x.shape) - 0.5))
     else:
@@ -61,6 +69,16 @@ _PARAMETERS: dict[Any, tuple[tuple[str, ...], tuple[float, ...]]] = {
 }
 
 
+def _holds(dtype: torch.dtype, low: Any, high: Any) -> bool:
+    """Whether there are whole numbers from `low` to below `high`, and a type holds them."""
+    if not low < high:
+        return False
+    if dtype.is_floating_point or dtype is torch.bool:
+        return dtype is not torch.bool or (low >= 0 and high <= 2)
+    limits = torch.iinfo(dtype)
+    return bool(low >= limits.min and high - 1 <= limits.max)
+
+
 def _whole(mode: RandomCalls, low: int, high: int, shape: Sequence[int]) -> Tensor:
     """Whole numbers from `low` to below `high`."""
     count = high - low
@@ -74,10 +92,11 @@ def _randint(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[s
     size = kwargs["size"] if "size" in kwargs else bounds.pop()
     high = kwargs["high"] if "high" in kwargs else bounds.pop()
     low = kwargs["low"] if "low" in kwargs else bounds.pop() if bounds else 0
-    if kwargs.get("generator") is not None or not low < high:
+    dtype = kwargs.get("dtype") or torch.int64
+    if kwargs.get("generator") is not None or not _holds(dtype, low, high):
         drawn: Tensor = func(*args, **kwargs)
         return drawn
-    return into(kwargs, _whole(mode, low, high, size).to(kwargs.get("dtype") or torch.int64))
+    return into(kwargs, _whole(mode, low, high, size).to(dtype))
 
 
 @handles(torch.randint_like)
@@ -86,10 +105,11 @@ def _randint_like(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: d
     like = kwargs["input"] if "input" in kwargs else bounds.pop(0)
     high = kwargs["high"] if "high" in kwargs else bounds.pop()
     low = kwargs["low"] if "low" in kwargs else bounds.pop() if bounds else 0
-    if isinstance(high, Tensor) or not low < high:
+    dtype = kwargs.get("dtype") or like.dtype
+    if not _holds(dtype, low, high):
         drawn: Tensor = func(*args, **kwargs)
         return drawn
-    return _whole(mode, low, high, like.shape).to(kwargs.get("dtype") or like.dtype)
+    return _whole(mode, low, high, like.shape).to(dtype)
 
 
 @handles(Tensor.random_)
@@ -97,7 +117,7 @@ def _random_(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[s
     x, *bounds = args
     high = kwargs["to"] if "to" in kwargs else bounds.pop() if bounds else None
     low = kwargs["from"] if "from" in kwargs else bounds.pop() if bounds else 0
-    if kwargs.get("generator") is not None or high is None or not low < high:  # without, all that its type holds
+    if kwargs.get("generator") is not None or high is None or not _holds(x.dtype, low, high):  # all that its type holds
         drawn: Tensor = func(*args, **kwargs)
         return drawn
     return filled(x, _whole(mode, low, high, x.shape).to(x.dtype))
@@ -106,11 +126,11 @@ def _random_(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[s
 @handles(torch.randperm)
 def _randperm(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """The order of uniform numbers."""
-    if kwargs.get("generator") is not None:
+    count, dtype = args[0] if args else kwargs["n"], kwargs.get("dtype") or torch.int64
+    if kwargs.get("generator") is not None or (type(count) is int and not _holds(dtype, 0, max(1, count))):
         drawn: Tensor = func(*args, **kwargs)
         return drawn
-    order = _uniform(mode, (args[0] if args else kwargs["n"],), fine=True).argsort()
-    return into(kwargs, order.to(kwargs.get("dtype") or torch.int64))
+    return into(kwargs, _uniform(mode, (count,), fine=True).argsort().to(dtype))
 
 
 @handles(torch.multinomial, Tensor.multinomial)
@@ -119,16 +139,30 @@ def _multinomial(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: di
     (Efraimidis & Spirakis 2006, "Weighted random sampling with a reservoir")."""
     names = ("input", "num_samples", "replacement")
     given = {"replacement": False, **dict(zip(names, args, strict=False)), **kwargs}
-    if given.get("generator") is not None:
+    if given.get("generator") is not None or not _can_pick(given["input"], given["num_samples"], given["replacement"]):
         drawn: Tensor = func(*args, **kwargs)
         return drawn
     weights, count = given["input"].double(), given["num_samples"]
     if count > 1 and not given["replacement"]:
-        return into(kwargs, (weights / _exponential(mode, weights.shape)).topk(count, -1).indices)
-    shares = weights.cumsum(-1)
-    shares = shares / shares[..., -1:]
-    numbers = _uniform(mode, (*weights.shape[:-1], count))
-    return into(kwargs, (shares[..., None, :] <= numbers[..., None]).sum(-1))
+        picked = (weights / _exponential(mode, weights.shape)).topk(count, -1).indices
+    else:
+        shares = weights.cumsum(-1)
+        numbers = _uniform(mode, (*weights.shape[:-1], count)) * shares[..., -1:]
+        picked = (shares[..., None, :] <= numbers[..., None]).sum(-1)
+    usable = (weights >= 0.0).all(-1, keepdim=True) & (weights.sum(-1, keepdim=True) > 0.0)
+    return into(kwargs, torch.where(usable, picked, _NOWHERE))
+
+
+def _can_pick(weights: Tensor, count: int, replacement: bool) -> bool:
+    """Whether PyTorch picks by such weights, as far as that can be seen."""
+    if not weights.is_floating_point() or weights.dim() not in (1, 2) or count < 1:
+        return False
+    if not replacement and count > weights.shape[-1]:
+        return False
+    if torch.compiler.is_compiling() or isinstance(weights, Drawn) or is_mapped(weights):
+        return True
+    total = weights.sum(-1)
+    return bool((weights >= 0.0).all() and (total > 0.0).all() and torch.isfinite(total).all())
 
 
 _gumbel_softmax = seen_through(F.gumbel_softmax)

@@ -159,9 +159,12 @@ class _Explorer:
                 "are accepted, or that are made for each row by itself"
             )
         shared = self._drawn_once() if self._one_by_one else set()
+        made = {key: call.known.of_rows(call.mask_shape, large[key].mask_shape) for key, call in small.items()}
         on, off = self._select(selection, small)
         off += [SiteOff(path, 0, UNIFORM, None, _NOISE) for path in sorted(self._noisy - {call.path for call in on})]
-        self._tracked.order = order = Order({key: call.known for key, call in small.items()})
+        self._tracked.order = order = Order(made)
+        if order.are_alike_for_one_row and not self._one_by_one:
+            self._signature = replace(self._signature, in_pairs=True)
         quiet = replace(quiet, calls=order.numbered(quiet.calls))
         still = {call.key: call for call in quiet.calls if not call.raw}
         gone = {call.key for call in on if not _same_call(call, still.get(call.key))}
@@ -174,7 +177,7 @@ class _Explorer:
         if not on:
             raise UnsupportedModelError(_nothing_to_switch_on(off, self._failure)) from self._failure
         awake = frozenset().union(*(needs[call.key] for call in on))
-        known = self._known(awake, [*on, *idle], small)
+        known = self._known(awake, [*on, *idle], made)
         self._check_awake_modules(on, needs, quiet)
         if self._one_by_one:
             sites = [site_of_one(call, call.path in shared, call.key not in gone) for call in on]
@@ -518,7 +521,7 @@ class _Explorer:
             torch.allclose(a, b, _TOLERANCE, _TOLERANCE, equal_nan=True) for a, b in zip(outputs, quiet, strict=True)
         )
 
-    def _known(self, awake: Iterable[str], taken: Sequence[Call], made: Mapping[Key, Call]) -> dict[Key, Known]:
+    def _known(self, awake: Iterable[str], taken: Sequence[Call], made: Mapping[Key, Known]) -> dict[Key, Known]:
         """All random calls that are made while the modules `awake` are out of eval mode."""
         tracked = self._tracked.wake(awake)
         known: dict[Key, Known] = {}
@@ -533,8 +536,8 @@ class _Explorer:
                     f"{blamed_draws(draws)}; {ACCEPTED}"
                 )
             for call in calls:
-                always = made.get(call.key, call).always
-                _check_form(call, known.setdefault(call.key, call.known._replace(always=always)).form)
+                seen = made.get(call.key, call.known)._replace(form=call.form)
+                _check_form(call, known.setdefault(call.key, seen).form)
                 if call.raw and call.key not in {other.key for other in taken}:
                     raise UnsupportedModelError(
                         f"{_name(call)} draws {call.kind} numbers and is left out, but other sites of its module need "

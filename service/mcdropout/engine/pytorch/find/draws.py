@@ -62,4 +62,7 @@ def taken_from_python(draws: Iterable[Draw]) -> str:
     taken = tuple(f"aten.{name}" for name in _TAKEN_FROM_PYTHON)
     if not any(draw.operator.startswith(taken) for draw in draws):
         return ""
-    return " where Python code calls them by their names (functions of torch.jit.script and of torch.ops hide them)"
+    return (
+        " where Python code calls them by their names, with PyTorch's own generator and bounds (functions of "
+        "torch.jit.script and of torch.ops hide them)"
+    )
