@@ -26,6 +26,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=_PREFIX, extra="forbid")
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
+    allowed_hosts: str = Field(
+        "",
+        description='Names by which clients may call this server, with commas between; "*.example.org" for all below, '
+        '"*" for any. If not given, those of this machine where it listens on 127.0.0.1, else any.',
+    )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
     models: Path = Field(Path("models"), description="Folder of model bundles, one folder each.")
     default: str | None = Field(None, description="Model that answers POST /predict; the first by name if not given.")

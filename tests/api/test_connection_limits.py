@@ -167,6 +167,7 @@ class TestHeads:
             ([], "400"),
             (["host: here", "host: there"], "400"),
             (["host: here", "Host: here"], "400"),
+            (["host: evil.example"], "421"),
         ],
     )
     def test_name_one_host(self, run: Run, lines: list[str], status: str) -> None:

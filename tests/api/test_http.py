@@ -263,7 +263,7 @@ def test_more_samples_than_an_answer_may_hold_are_refused(server: Server, seven:
 def test_a_client_that_goes_away_in_its_body_is_no_fault_of_the_server(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         client.sendall(
-            b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+            b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
             b"x-request-id: went-away\r\ncontent-length: 100\r\n\r\n{"
         )
     (told,) = map(json.loads, server.wait_for_log("went-away"))

@@ -140,7 +140,7 @@ def test_too_much_is_refused_at_once_with_when_to_come_back(server: Server) -> N
 
 def test_rows_of_clients_that_leave_are_let_go(server: Server) -> None:
     body = b'{"inputs": [[2000000.0, 0, 0, 0]]}'
-    head = b"POST /models/slow/predict?mc=1000000 HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    head = b"POST /models/slow/predict?mc=1000000 HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     descriptors = Path(f"/proc/{server.process.pid}/fd")
     wait_until(lambda: gauge(server, "mcdropout_queue_rows") == 0)
     before = len(os.listdir(descriptors))
@@ -178,7 +178,9 @@ def received(connection: socket.socket, answers: int) -> list[tuple[bytes, bytes
 
 def test_refusals_leave_the_connection_as_it_was_and_errors_to_the_app(server: Server) -> None:
     body = b'{"inputs": [[1, 0, 0, 0]]}'
-    head = b"POST /predict%b HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n"
+    head = (
+        b"POST /predict%b HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n"
+    )
     plain = head % (b"", b"x-request-id: mine\r\n", len(body)) + body
     held = json.dumps({"inputs": [[2e6, 0, 0, 0]] * 250}).encode()  # more rows than may wait: the queue is full
     wait_until(lambda: gauge(server, "mcdropout_queue_rows") == 0)
@@ -206,7 +208,9 @@ def test_refusals_leave_the_connection_as_it_was_and_errors_to_the_app(server: S
                 "200 rows and 1073741824 bytes are accepted; try again",
                 "request_id": "mine",
             }
-        client.sendall(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n" + plain * 600)  # more than calls may be nested
+        client.sendall(
+            b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n" + plain * 600
+        )  # more than calls may be nested
         assert [answer.split()[1] for answer, _ in received(client, 601)] == [b"200"] + [b"503"] * 600
         assert ask(server, "nobody").status_code == 404
         with socket.create_connection(address, timeout=patience(30)) as other:
@@ -226,12 +230,12 @@ def test_refusals_leave_the_connection_as_it_was_and_errors_to_the_app(server: S
 
 
 def test_refusals_wait_for_a_client_that_does_not_read_and_their_connections_end(server: Server) -> None:
-    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+    head = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n"
     held = json.dumps({"inputs": [[2e6, 0, 0, 0]] * 250}).encode()
     wait_until(lambda: gauge(server, "mcdropout_queue_rows") == 0)
     address = ("127.0.0.1", server.port)
     with socket.create_connection(address) as holder, socket.create_connection(address) as client:
-        slow = b"POST /models/slow/predict?mc=1000000 HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        slow = b"POST /models/slow/predict?mc=1000000 HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         holder.sendall(slow + b"content-length: %d\r\n\r\n" % len(held) + held)
         wait_until(lambda: gauge(server, "mcdropout_queue_rows") == 250)
         with socket.create_connection(address, timeout=patience(20)) as idle:

@@ -198,3 +198,22 @@ def test_rows_under_the_name_of_the_one_input_are_read_some_at_a_time(indent):
     assert len(pauses) > 3
     wrong = text.replace(b'"input"', b'"other"')
     assert "inputs holds the names ['other']" in outcome(read_many_rows, wrong, PIXELS, 50, lambda: None)
+
+
+@pytest.mark.parametrize("depth", [64, 253, 254, 300, 900, 1023, 1100, 5000])
+@pytest.mark.parametrize("inner", ["true", "1", "{}", '"x"', "null"])
+@pytest.mark.parametrize("around", ['{{"inputs": {}}}', '{{"inputs": {{"input": {}}}}}', '{{"inputs": [[1, 2], {}]}}'])
+@pytest.mark.parametrize("brackets", ["[]", ('{"a":', "}")])
+def test_what_is_nested_however_deep_is_refused_in_words(depth, inner, around, brackets):
+    text = around.format(brackets[0] * depth + inner + brackets[1] * depth).encode()
+    message = outcome(read_many_rows, text, TOKENS, None, lambda: None)
+    assert isinstance(message, str)
+    assert len(message) < 400
+
+
+def test_names_that_a_client_sent_are_told_in_part():
+    names = {f"{number:03}{'x' * 1000}": 1 for number in range(500)}
+    for content in ({"inputs": names}, names):
+        message = outcome(read_rows, json.dumps(content).encode(), TOKENS)
+        assert "and 490 more" in message
+        assert len(message) < 2000

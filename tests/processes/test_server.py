@@ -99,7 +99,7 @@ def test_a_step_that_fails_is_a_500_and_leaves_the_connection_as_it_was(limited:
         answers = connection.makefile("rb")
         for words, status in (([1, 2, 3, 10], 500), ([1, 2, 3, 4], 200)):
             body = json.dumps({"inputs": words}).encode()
-            head = "POST /models/words/predict?mc=20 HTTP/1.1\r\nhost: test\r\ncontent-type: application/json\r\n"
+            head = "POST /models/words/predict?mc=20 HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
             connection.sendall(head.encode() + b"content-length: %d\r\n\r\n%b" % (len(body), body))
             assert int(answers.readline().split()[1]) == status
             length = 0

@@ -14,7 +14,7 @@ from tests.compilations import compiled
 from tests.patience import patience, wait_until
 from tests.servers import Server, serving
 
-HEAD = "POST /predict HTTP/1.1\r\nhost: here\r\ncontent-type: application/json\r\n"
+HEAD = "POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 MIB = 2**20
 ROW = [1.0, 2.0, 3.0, 4.0]
 
@@ -56,7 +56,7 @@ def test_requests_that_a_client_sends_ahead_take_no_memory(server: Server) -> No
     before = resident(server)
     with connected(server) as client:
         client.settimeout(0.5)
-        asked = b"GET /health/live HTTP/1.1\r\nhost: here\r\n\r\n" * 1000
+        asked = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n" * 1000
         until = time.monotonic() + 5.0
         with contextlib.suppress(TimeoutError):
             while time.monotonic() < until:  # and reads nothing

@@ -13,6 +13,7 @@ from starlette.types import Scope
 
 from mcdropout.api.connection import Refusal
 from mcdropout.api.errors import Explanation, explanation, problem_content
+from mcdropout.api.hosts import Hosts
 from mcdropout.api.observe import Seen, new_request_id, record, request_id_of
 from mcdropout.api.query import ask_of, predicted_by
 from mcdropout.metrics import Metrics
@@ -52,15 +53,17 @@ class Admission:
     """Decides which requests a connection lets in to the app."""
 
     def __init__(
-        self, predictions: Predictions, metrics: Metrics, stopping: Callable[[], bool] = lambda: False
+        self, predictions: Predictions, metrics: Metrics, hosts: Hosts, stopping: Callable[[], bool] = lambda: False
     ) -> None:
         """
         Args:
             predictions: answers those that are let in, and knows whether there is room.
             metrics: where refused requests are recorded.
+            hosts: the names by which clients may call this server.
             stopping: whether the app is to answer all, and to end their connections.
         """
         self._predictions, self._metrics, self._stopping = predictions, metrics, stopping
+        self.accepts_host = hosts.accept
         self._written = _Written(None, 0, (), ())
         self._coming = 0  # let in since the event loop last came to its tasks
 

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Request
 
 from mcdropout.api import formats
 from mcdropout.api.errors import Problem, ProblemError
+from mcdropout.api.hosts import Hosts
 from mcdropout.api.schemas import ModelChange, ModelDescription, ModelList, ModelSummary
 from mcdropout.api.services import Services
 from mcdropout.catalogue.model import Model
@@ -19,6 +19,7 @@ from mcdropout.engine.statistics import TASKS, described_reading
 from mcdropout.predictions import entry_of
 from mcdropout.settings import Settings
 
+_SHOWN = 100  # characters of what a client sent
 _PROBLEM = {"application/problem+json": {"schema": Problem.model_json_schema()}}
 _CHANGE_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": _PROBLEM}
@@ -91,8 +92,12 @@ def _check_may_change(request: Request, settings: Settings) -> None:
         )
     # A browser lets any page post to any server, this one behind the firewall included, and says whose page it was.
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
-        raise ProblemError(403, f"the request is of a page of {origin}; pages of this server are accepted")
+    if origin is not None and not Hosts.of(settings).accept_page(origin, request.headers.get("host")):
+        raise ProblemError(
+            403,
+            f"the request is of a page of {origin[:_SHOWN]!r}; pages of this server are accepted, by a name that "
+            "MCDROPOUT_ALLOWED_HOSTS lists",
+        )
 
 
 async def _change(how: Callable[[str], Change], name: str) -> ModelChange:

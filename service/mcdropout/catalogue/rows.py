@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,10 @@ _TAKEN = {
     "i": ("iu", "whole numbers, written as 1 and not as 1.0, are accepted"),
     "b": ("b", "true and false are accepted"),
 }
+
+
+_TOO_DEEP = "the content nests lists or objects hundreds deep; lists as deep as the inputs have dimensions are accepted"
+_SHOWN, _MOST_NAMES = 100, 10  # characters of what a client sent, and how many names
 
 
 class RowsError(ValueError):
@@ -68,18 +72,21 @@ def read_rows(text: bytes, inputs: Sequence[Input], most: int | None = None) -> 
     """
     _check_bulk(text, inputs, most)
     try:
-        content = orjson.loads(text)
+        return _rows_of(orjson.loads(text), text, inputs, most)
+    except RecursionError as error:
+        raise RowsError(_TOO_DEEP) from error
     except orjson.JSONDecodeError as error:
         if "depth limit" in str(error):
-            raise RowsError(
-                "the content nests lists or objects more than 1,000 deep; lists as deep as the inputs have dimensions "
-                "are accepted"
-            ) from error
+            raise RowsError(_TOO_DEEP) from error
         raise RowsError(
             f"the content is no JSON: {error}; JSON is accepted, which has no NaN and no Infinity"
         ) from error
+
+
+def _rows_of(content: Any, text: bytes, inputs: Sequence[Input], most: int | None) -> tuple[Rows, ...]:
+    """As `read_rows`, of what the text holds."""
     if not isinstance(content, dict) or set(content) != {"inputs"}:
-        found = f"the fields {sorted(content)}" if isinstance(content, dict) else type(content).__name__
+        found = f"the fields {_named(content)}" if isinstance(content, dict) else type(content).__name__
         form = "[...]" if len(inputs) == 1 else _form(inputs)
         raise RowsError(f'the content holds {found}; an object {{"inputs": {form}}} is accepted')
     words = any(word in text for word in _WORDS)
@@ -179,7 +186,7 @@ def _by_input(given: Any, inputs: Sequence[Input]) -> list[tuple[str, Any, Input
     names = [spec.name for spec in inputs]
     if isinstance(given, dict):
         if set(given) != set(names):
-            raise RowsError(f"inputs holds the names {sorted(given)}; {names}, as {_form(inputs)}, is accepted")
+            raise RowsError(f"inputs holds the names {_named(given)}; {names}, as {_form(inputs)}, is accepted")
         return [(f"inputs.{spec.name}", given[spec.name], spec) for spec in inputs]
     if len(inputs) > 1:
         found = "a list" if isinstance(given, list) else _json(given)
@@ -262,7 +269,7 @@ def _check_values(label: str, value: Any, values: npt.NDArray[Any], spec: Input,
     if spec.takes_missing:
         called = f"{called}, and null for what is missing"
     # Among numbers NumPy takes true for 1; where the text has no such words, there is nothing to look for.
-    mixed = words and spec.kind != "b" and any(word in orjson.dumps(value) for word in _WORDS)
+    mixed = words and spec.kind != "b" and any(word in _dumped(value) for word in _WORDS)
     if values.dtype.kind not in kinds or mixed:
         raise RowsError(f"{label} holds {_first_unfit(value, spec.kind, missing=spec.takes_missing)}; {called}")
     if spec.kind != "b":
@@ -305,7 +312,21 @@ def _first_unfit(value: Any, kind: str, *, missing: bool) -> str:
 
 
 def _json(value: Any) -> str:
-    return str(orjson.dumps(value), "utf-8")[:100]
+    return str(_dumped(value), "utf-8")[:_SHOWN]
+
+
+def _dumped(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except TypeError as error:  # what was parsed is JSON, but orjson writes less depth than it reads
+        raise RowsError(_TOO_DEEP) from error
+
+
+def _named(given: Mapping[str, Any]) -> str:
+    """Some names that a client sent."""
+    names = sorted(given)
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return f"{[name[:_SHOWN] for name in names[:_MOST_NAMES]]}{more}"
 
 
 def _prepare(given: _Given) -> Rows:

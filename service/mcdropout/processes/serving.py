@@ -15,6 +15,7 @@ from mcdropout import log
 from mcdropout.api import Services
 from mcdropout.api.admission import Admission
 from mcdropout.api.connection import Limits, protocol
+from mcdropout.api.hosts import Hosts
 from mcdropout.api.interpreter_lock import use_usual_interval
 from mcdropout.catalogue.manifest import BundleError
 from mcdropout.engine import InvalidInputError
@@ -65,8 +66,9 @@ def connections(
     services: Services, leaving: "Leaving", ended: Callable[[], None] | None = None
 ) -> type[asyncio.Protocol]:
     """The class of connections: while clients are being let go, the app answers, which says so to them."""
-    admission = Admission(services.predictions, services.metrics, stopping=lambda: leaving.any)
     settings = services.settings
+    hosts = Hosts.of(settings)
+    admission = Admission(services.predictions, services.metrics, hosts, stopping=lambda: leaving.any)
     free = descriptors(settings.max_connections + _OWN_DESCRIPTORS) - _OWN_DESCRIPTORS
     if free < settings.max_connections:
         _log.warning("fewer connections than asked for", asked=settings.max_connections, descriptors=free)

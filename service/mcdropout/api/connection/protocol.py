@@ -23,6 +23,7 @@ _log = structlog.get_logger("http")
 _READING_SECONDS = 0.01
 _PIECE = 4096  # of what has come, in bytes, that the parser is given at once where it is not known what it is
 _END_OF_HEAD = b"\r\n\r\n"
+_SHOWN = 100  # of what a client sent, in bytes
 _MOST_REFUSED = 64  # one behind another, before others have their turn
 # What is overridden or called here, of what uvicorn keeps to itself: its versions are pinned to those that have it.
 _INTERNALS = (
@@ -51,6 +52,9 @@ class Gate(Interface):
 
     def refusal(self, scope: Scope) -> Refusal | None:
         """What a request gets, before a task is made for it; None where the app is to answer it."""
+
+    def accepts_host(self, host: bytes) -> bool:
+        """Whether a field Host names this server."""
 
     def problem(self, status: int, detail: str) -> Refusal:
         """The answer to what is no request that the app could be asked, or one that did not come in time."""
@@ -113,7 +117,8 @@ def protocol(
             self._held, self._at = b"", 0  # what has come and was not read yet, from where on
             self._feeding = False
             self._in_head = self._in_body = False
-            self._head_bytes = self._fields = self._hosts = 0
+            self._head_bytes = self._fields = 0
+            self._hosts: list[bytes] = []
             self._left: int | None = None  # of the body, where its length is told
             self.due: float | None = self.loop.time() + limits.head_seconds
             pace.add(self)
@@ -252,7 +257,7 @@ def protocol(
         def on_message_begin(self) -> None:
             super().on_message_begin()
             self._in_head, self._in_body = True, False
-            self._fields = self._hosts = 0
+            self._fields, self._hosts = 0, []
             self._left = None
             self.due = self.loop.time() + limits.head_seconds
 
@@ -265,7 +270,7 @@ def protocol(
             super().on_header(name, value)
             name = name.lower()
             if name == b"host":
-                self._hosts += 1
+                self._hosts.append(value)
             elif name == b"content-length" and value.isdigit():
                 self._left = int(value)
 
@@ -275,8 +280,11 @@ def protocol(
             self.due = self.loop.time() + limits.body_seconds
             if self._fields > limits.head_fields:
                 self._refuse(431, f"the head has more than {limits.head_fields} fields, the most that are accepted")
-            elif self._hosts != 1 and self.parser.get_http_version() == "1.1":
-                self._refuse(400, f"the head has {self._hosts} fields Host; one is accepted")
+            elif len(self._hosts) != 1 and self.parser.get_http_version() == "1.1":
+                self._refuse(400, f"the head has {len(self._hosts)} fields Host; one is accepted")
+            elif self._hosts and not gate.accepts_host(self._hosts[0]):
+                named = self._hosts[0][:_SHOWN].decode("latin-1")
+                self._refuse(421, f"the host is {named!r}; those that MCDROPOUT_ALLOWED_HOSTS lists are accepted")
             else:
                 super().on_headers_complete()
 
