@@ -202,7 +202,7 @@ def test_a_large_batch_is_answered_row_by_row(server: Server, seven: npt.NDArray
         ("[]", ["list", '{"inputs": [...]}']),
         ('{"input": []}', ["input", '{"inputs": [...]}']),
         ('{"inputs": [], "mc": 3}', ["mc", '{"inputs": [...]}']),
-        ("[" * 100_000, ["more than 1,000 deep"]),
+        ("[" * 100_000, ["nests lists or objects hundreds deep"]),
     ],
 )
 def test_a_body_that_cannot_be_used_is_refused_with_what_would_be(server: Server, body: str, said: list[str]) -> None:
