@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future as ThreadFuture
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
@@ -24,7 +24,7 @@ from mcdropout.engine.ragged import Rows, batches_of
 from mcdropout.engine.statistics import ALL, TASKS, Prediction, Reduction, View
 from mcdropout.metrics import Metrics
 from mcdropout.scheduling.answer import Answer, Shares
-from mcdropout.scheduling.backlog import OverloadedError
+from mcdropout.scheduling.backlog import OverloadedError, TooCostlyError
 from mcdropout.scheduling.plan import DEFAULT_TOLERANCE, Plan
 from mcdropout.scheduling.request import Future
 from mcdropout.scheduling.scheduler import Scheduler
@@ -285,6 +285,7 @@ class Predictions:
 
         Raises:
             InvalidAskError: these are more samples than an answer may hold.
+            TooCostlyError: their passes take longer than those of any request may.
             OverloadedError: too much waits already.
         """
         plan = planned.plan
@@ -301,7 +302,8 @@ class Predictions:
 
     def _hand_over(self, planned: Planned, inputs: tuple[Rows, ...], seed: int, plan: Plan, future: Future) -> None:
         """Submit a request, or one for the rows of each size."""
-        model, submit = planned.model, self._scheduler.submit
+        model = planned.model
+        submit = partial(self._scheduler.submit, seconds_a_pair=model.seconds_a_pair)
         engine = model.engine
         if engine.sizing is None:
             submit(model, cast(tuple[Array, ...], inputs), seed=seed, plan=plan, future=future)
@@ -320,7 +322,7 @@ class Predictions:
         try:
             for member, batch, share in zip(members, batches, whole.shares, strict=True):
                 submit(member, batch.inputs, seed=seed, plan=plan, future=share, indices=batch.rows)
-        except OverloadedError:
+        except (OverloadedError, TooCostlyError):
             whole.given_up = True  # what was taken of it is not awaited
             raise
 

@@ -101,11 +101,17 @@ class Settings(BaseSettings):
     max_samples: int = Field(1_000_000, gt=0, description="Most samples, rows times passes, that an answer may hold.")
     max_queue_rows: int = Field(65_536, gt=0, description="Rows that may wait; requests beyond them are refused.")
     max_queue_bytes: int = Field(2**30, gt=0, description="Memory of the inputs that may wait, in bytes.")
-    max_queue_seconds: float | None = Field(
-        None,
+    max_request_seconds: float = Field(
+        60.0,
         gt=0,
         allow_inf_nan=False,
-        description="Time that their passes may take, by the rate of the last second; any if not given.",
+        description="Time that the passes of one request may take, if it is run alone, in seconds.",
+    )
+    max_queue_seconds: float = Field(
+        60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Time that their passes may take, by the rate of the last second, in seconds.",
     )
     max_batch_rows: int = Field(1024, gt=0, description="Most rows of several requests that are run together.")
     step_seconds: float = Field(

@@ -43,6 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     write_bundle(models, "slow", SLOW, passes={"default": 20, "maximum": 1_000_000})
     limits = {"MCDROPOUT_MAX_QUEUE_ROWS": "200", "MCDROPOUT_MAX_BATCH_ROWS": "64"}
     limits["MCDROPOUT_WATCHDOG_SECONDS"] = str(patience(3.0))
+    limits["MCDROPOUT_MAX_REQUEST_SECONDS"] = limits["MCDROPOUT_MAX_QUEUE_SECONDS"] = "1e9"
     with serving(models, tmp_path_factory.mktemp("log"), "--default", "quick", **limits) as running:
         running.wait_until_ready()
         yield running

@@ -25,6 +25,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("walls")
     compiled(write_bundle(folder / "models", "small", CLASSIFIER))
     limits = {"BODIES_BYTES": "100000", "CONNECTIONS": "20"}
+    limits["REQUEST_SECONDS"] = "0.01"
     settings = {f"MCDROPOUT_MAX_{name}": value for name, value in limits.items()}
     with serving(folder / "models", folder, MCDROPOUT_BODY_SECONDS="2", **settings) as server:
         server.wait_until_ready()
@@ -101,3 +102,14 @@ def test_connections_beyond_the_most_are_refused_and_those_that_there_are_go_on(
         assert server.client.get("/health/live").status_code == 200
         assert [status_on(client) for client in clients[-4:]] == [503] * 4
     wait_until(lambda: server.client.get("/health/live").status_code == 200)
+
+
+def test_a_request_that_costs_too_much_is_refused_before_it_is_run(server: Server) -> None:
+    asked = time.monotonic()
+    answer = server.client.post("/predict?mc=1000", json={"inputs": [ROW] * 1000})
+    assert time.monotonic() - asked < patience(5.0)
+    assert answer.status_code == 422
+    assert "1000 rows with 1000 passes would take about" in answer.json()["detail"]
+    assert server.client.post("/predict?mc=20", json={"inputs": ROW}).status_code == 200
+    hurried = server.client.post("/predict?mc=1000&deadline_ms=5", json={"inputs": [ROW] * 1000})
+    assert hurried.status_code in (200, 504)

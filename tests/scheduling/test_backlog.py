@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from mcdropout.metrics import Metrics
-from mcdropout.scheduling.backlog import Backlog, Capacity, Claim, OverloadedError
+from mcdropout.scheduling.backlog import Backlog, Capacity, Claim, OverloadedError, TooCostlyError
 from mcdropout.scheduling.plan import Plan
 from tests.patience import patience
 
@@ -242,3 +242,48 @@ def test_one_thread_at_a_time_changes_it_and_who_asks_waits_for_none(
     first.join(30)
     second.join(30)
     assert waited
+
+
+class TestTheCostOfARequest:
+    @staticmethod
+    def admit(plan: Plan, rows: int, *, usual: float, ran: float | None = None) -> Claim:
+        """Where a pair takes `usual` seconds among many, and took `ran` of late; 2 seconds are accepted."""
+        backlog = Backlog(Capacity(10**9, 10**9, 60.0, 2.0), Metrics())
+        if ran is not None:
+            for _ in range(20):
+                backlog.ran(NET, 10, 10 * ran)
+        return backlog.admit(NET, rows, 1, plan, 100.0, seconds_a_pair=usual)
+
+    @pytest.mark.parametrize(
+        ("usual", "ran"),
+        [(0.001, None), (0.001, 0.001), (0.001, 0.05), (0.0, 0.001)],
+        ids=["loaded", "ran", "few", "no"],
+    )
+    def test_is_bounded_by_what_a_pair_takes_among_many(self, usual: float, ran: float | None) -> None:
+        self.admit(Plan(100), 19, usual=usual, ran=ran)
+        with pytest.raises(
+            TooCostlyError, match=r"21 rows with 100 passes would take about 2.1 s here; 2 s are accepted"
+        ):
+            self.admit(Plan(100), 21, usual=usual, ran=ran)
+
+    def test_is_not_bounded_where_nobody_knows_it(self) -> None:
+        self.admit(Plan(10**6), 1000, usual=0.0)
+
+    def test_is_what_its_deadline_leaves(self) -> None:
+        self.admit(Plan(10**6, deadline=101.5), 10, usual=0.001)
+        with pytest.raises(TooCostlyError):
+            self.admit(Plan(10**6, deadline=103.0), 10, usual=0.001)
+
+    def test_refused_takes_no_place(self) -> None:
+        backlog = Backlog(Capacity(10, 100, None, 1.0), Metrics())
+        with pytest.raises(TooCostlyError):
+            backlog.admit(NET, 5, 50, Plan(1000), 0.0, seconds_a_pair=1.0)
+        assert (backlog.rows, backlog.seconds) == (0, 0.0)
+
+
+def test_a_few_slow_passes_do_not_make_a_large_request_seem_to_take_for_ever() -> None:
+    backlog = Backlog(Capacity(10**6, 10**9, 60.0), Metrics())
+    backlog.ran(NET, 1, 0.002)
+    backlog.admit(NET, 4096, 1, Plan(50), 0.0, seconds_a_pair=2e-6)
+    assert backlog.seconds == pytest.approx(4096 * 50 * 2e-6)
+    assert backlog.refusal() is None

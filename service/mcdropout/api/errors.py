@@ -22,7 +22,7 @@ from mcdropout.catalogue.registry import ConflictError, RefusedError, UnknownMod
 from mcdropout.catalogue.rows import RowsError
 from mcdropout.engine import UnusableOutputError
 from mcdropout.predictions import InvalidAskError, NotReadyError
-from mcdropout.scheduling.backlog import OverloadedError
+from mcdropout.scheduling.backlog import OverloadedError, TooCostlyError
 from mcdropout.scheduling.plan import FEWEST_PASSES
 from mcdropout.scheduling.request import DeadlineError
 
@@ -120,6 +120,7 @@ _TABLE: dict[type[Exception], Callable[[Any], Explanation]] = {
     NotReadyError: _as_it_says(503, {"Retry-After": "5"}),
     ConflictError: _as_it_says(409),
     RefusedError: _as_it_says(422),
+    TooCostlyError: _as_it_says(422),
     OverloadedError: _overloaded,
     DeadlineError: _late,
     UnusableOutputError: _unusable,

@@ -83,6 +83,7 @@ class Services:
             max_queue_rows=settings.max_queue_rows,
             max_queue_bytes=settings.max_queue_bytes,
             max_queue_seconds=settings.max_queue_seconds,
+            max_request_seconds=settings.max_request_seconds,
             max_batch_rows=settings.max_batch_rows,
             step_seconds=settings.step_seconds,
             deliver=loop.call,

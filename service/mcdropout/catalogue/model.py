@@ -1,5 +1,6 @@
 """Models: bundles that may serve."""
 
+import time
 from dataclasses import dataclass, replace
 
 from mcdropout.catalogue.bundle import Bundle
@@ -20,11 +21,13 @@ class Model:
         engine: made of that, and verified.
         takes: what a client sends: what the manifest says, and of whole numbers at most those that the network takes;
             what is made of it has the network's own dtypes.
+        seconds_a_pair: how long a pass of a row took among some when it was loaded.
     """
 
     bundle: Bundle
     engine: Engine
     takes: tuple[Input, ...]
+    seconds_a_pair: float = 0.0
 
     @property
     def name(self) -> str:
@@ -63,9 +66,12 @@ def model_of(bundle: Bundle, engine: Engine) -> Model:
     except ValueError as error:
         raise BundleError(f"{bundle.folder / MANIFEST}: {error}") from error
     examples = bundle.examples(max(_WARM_ROWS))
-    for count in _WARM_ROWS:
+    passes = max(1, manifest.passes.default)
+    for count in (*_WARM_ROWS, _WARM_ROWS[-1]):  # the last time it is warm
         rows = [with_rows(x, count) for x in examples]
-        prediction = engine.predict(manifest.for_network(rows), passes=max(1, manifest.passes.default), seed=0)
+        started = time.perf_counter()
+        prediction = engine.predict(manifest.for_network(rows), passes, seed=0)
+    seconds_a_pair = (time.perf_counter() - started) / (count * passes)
     reading = engine.reading
     if reading.classes is not None and reading.class_axis is not None:
         found = prediction.mean.shape[reading.class_axis]
@@ -74,4 +80,4 @@ def model_of(bundle: Bundle, engine: Engine) -> Model:
                 f"{bundle.folder / MANIFEST}: labels has {reading.classes} entries; the network's {found} classes are "
                 "accepted"
             )
-    return Model(bundle, engine, takes)
+    return Model(bundle, engine, takes, seconds_a_pair)

@@ -29,19 +29,25 @@ class OverloadedError(Exception):
         self.reason = reason
 
 
+class TooCostlyError(ValueError):
+    """A request's passes would take longer than those of any request may. The message says how long both take."""
+
+
 @dataclass(frozen=True)
 class Capacity:
-    """How much may be on its way; one request may in any case.
+    """How much may be on its way; one request may in any case, unless it is too costly.
 
     Attributes:
         rows: how many rows.
         bytes: how much memory their inputs may take.
         seconds: how long their passes may take, by the rate of the steps now; None for any time.
+        request_seconds: how long those of one request may take, if it is run alone; None for any time.
     """
 
     rows: int
     bytes: int = 2**30
     seconds: float | None = None
+    request_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,12 @@ class _Load:
     Attributes:
         pairs: how many wait.
         auto_passes: how many passes a row takes that stops by itself; 0 where none did yet.
+        usual: how long a pair takes among many, in seconds; 0 where nobody knows.
     """
 
     pairs: float = 0.0
     auto_passes: float = 0.0
+    usual: float = 0.0
     _rate: float = field(default=0.0, repr=False)
     _weight: float = field(default=0.0, repr=False)
 
@@ -82,8 +90,12 @@ class _Load:
         self._weight = self._weight * kept + 1.0 - kept
 
     def seconds(self, pairs: float) -> float:
-        """How long so many pairs take; 0 where none ran yet."""
-        return pairs * self._weight / self._rate if self._rate else 0.0
+        """How long so many pairs take; 0 where none ran yet and nobody knows.
+
+        Where few ran of late, each took longer than one of many does.
+        """
+        known = [each for each in (self._weight / self._rate if self._rate else 0.0, self.usual) if each]
+        return pairs * min(known, default=0.0)
 
 
 class _Waiting(NamedTuple):
@@ -144,7 +156,7 @@ class Backlog:
             self._refused = now, coming, error
         return error
 
-    def admit(self, model: str, rows: int, size: int, plan: Plan, now: float) -> Claim:
+    def admit(self, model: str, rows: int, size: int, plan: Plan, now: float, *, seconds_a_pair: float = 0.0) -> Claim:
         """Count a request in.
 
         Args:
@@ -153,16 +165,20 @@ class Backlog:
             size: the memory of their inputs, in bytes.
             plan: how many passes it gets.
             now: the time, by `time.perf_counter()`.
+            seconds_a_pair: how long a pair takes among many, in seconds; 0 where nobody knows.
 
         Returns:
             What it takes of the backlog, which is to be released when it has ended.
 
         Raises:
+            TooCostlyError: its passes take longer than those of any request may.
             OverloadedError: too much is on its way already.
         """
         with self._lock:
             load = self._load_of(model)
+            load.usual = seconds_a_pair
             pairs = _expected_pairs(load, rows, plan, now)
+            self._check_cost(load.seconds(pairs), rows, plan)
             waiting = self._now
             error = self._refusal(waiting, rows, size, waiting.seconds + load.seconds(pairs))
             if error is not None:
@@ -192,6 +208,15 @@ class Backlog:
         with self._lock:
             load = self._load_of(model)
             load.auto_passes += (_SMOOTHING if load.auto_passes else 1.0) * (passes - load.auto_passes)
+
+    def _check_cost(self, seconds: float, rows: int, plan: Plan) -> None:
+        most = self._capacity.request_seconds
+        if most is not None and seconds > most:
+            passes = f"{plan.passes} passes" if plan.tolerance is None else "as many passes as each needs"
+            raise TooCostlyError(
+                f"{rows} rows with {passes} would take about {seconds:.3g} s here; {most:g} s are accepted: fewer rows "
+                "or passes, or a deadline_ms"
+            )
 
     def _refusal(self, now: _Waiting, rows: int, size: int, seconds: float) -> OverloadedError | None:
         """Why so many rows more are not admitted, after which what waits would take so many seconds."""

@@ -44,6 +44,7 @@ class Scheduler:
         max_queue_rows: int,
         max_queue_bytes: int = 2**30,
         max_queue_seconds: float | None = None,
+        max_request_seconds: float | None = None,
         max_batch_rows: int = 1024,
         step_seconds: float = 0.004,
         deliver: Callable[[Callable[[], None]], object] | None = None,
@@ -54,12 +55,15 @@ class Scheduler:
             max_queue_rows: how many rows may be on their way.
             max_queue_bytes: how much memory their inputs may take.
             max_queue_seconds: how long their passes may take, by the rate of the steps now; None for any time.
+            max_request_seconds: how long those of one request may take, if it is run alone; None for any time.
             max_batch_rows: how many rows may begin in a step.
             step_seconds: how long a step should take.
             deliver: calls a function, which settles futures, where these may be settled; here and now if None.
         """
         self._metrics = metrics
-        self._backlog = Backlog(Capacity(max_queue_rows, max_queue_bytes, max_queue_seconds), metrics)
+        self._backlog = Backlog(
+            Capacity(max_queue_rows, max_queue_bytes, max_queue_seconds, max_request_seconds), metrics
+        )
         self._max_batch_rows, self._step_seconds = max_batch_rows, step_seconds
         self._deliver = deliver or (lambda call: call())
         self._changed = threading.Condition()
@@ -102,6 +106,7 @@ class Scheduler:
         plan: Plan,
         future: Future | None = None,
         indices: npt.NDArray[np.int64] | None = None,
+        seconds_a_pair: float = 0.0,
     ) -> Future:
         """Take a request in; returns at once.
 
@@ -112,12 +117,14 @@ class Scheduler:
             plan: how many passes it gets.
             future: where its answer is awaited; a future of threads where not given.
             indices: `[rows]`, the index of each row in what was asked for, where these are not all of it.
+            seconds_a_pair: how long a pair takes among many, in seconds; 0 where nobody knows.
 
         Returns:
             The future. It raises `UnusableOutputError` where the network answers NaN or infinity, and
             `DeadlineError` where the plan's time was too short.
 
         Raises:
+            TooCostlyError: its passes take longer than those of any request may.
             OverloadedError: too much waits already.
         """
         awaited = ThreadFuture() if future is None else future
@@ -125,7 +132,9 @@ class Scheduler:
         with self._changed:
             if self._stopping:
                 raise OverloadedError("the server is stopping", reason="stopping")
-            claim = self._backlog.admit(model.name, request.rows, request.bytes, plan, request.submitted)
+            claim = self._backlog.admit(
+                model.name, request.rows, request.bytes, plan, request.submitted, seconds_a_pair=seconds_a_pair
+            )
             self._inbox.append((request, claim))
             self._changed.notify()
         return request.future
