@@ -141,7 +141,7 @@ def many_numbers(target: Target, outcome: Outcome, goes_on: Callable[[], bool]) 
 def by_name(target: Target, outcome: Outcome, goes_on: Callable[[], bool]) -> None:
     """As many rows as are accepted, under the name of the input, two at a time."""
     row = json.dumps([[[0.123456] * 28] * 28]).encode()
-    body = b'{"inputs":{"input":[' + b",".join([row] * 3000) + b"]}}"
+    body = b'{"inputs":{"image":[' + b",".join([row] * 3000) + b"]}}"
     _two_at_a_time(lambda: _asked(target, _posted(body, path="/predict?mc=0"), outcome), goes_on)
 
 

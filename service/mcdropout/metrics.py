@@ -160,6 +160,11 @@ class Metrics:
             ("status",),
             registry=self.registry,
         )
+        self.connections_cut = Counter(
+            "mcdropout_connections_cut",
+            "Connections that were cut off: of clients that do not read, or idle ones where others wanted a place.",
+            registry=self.registry,
+        )
         self.log_lines_lost = Counter(
             "mcdropout_log_lines_lost",
             "Lines of the log that could not be written, or not as fast as they came.",

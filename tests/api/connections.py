@@ -20,11 +20,15 @@ class Gate:
         self.closed = True
         self.asked: list[str] = []
         self.open: set[str] = set()
+        self.cuts = 0
 
     def refusal(self, scope: Any) -> Refusal | None:
         self.asked.append(scope["path"])
         refused = self.closed and scope["path"] not in self.open
         return Refusal(503, b"x-path: %b\r\n" % scope["path"].encode(), b"full") if refused else None
+
+    def cut(self) -> None:
+        self.cuts += 1
 
     def accepts_host(self, host: bytes) -> bool:
         return host != b"evil.example"

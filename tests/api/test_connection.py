@@ -27,6 +27,9 @@ class Busy:
         if scope["path"] == "/busy":
             time.sleep(1.3 * KEPT)
 
+    def cut(self) -> None:
+        raise AssertionError("a connection was cut off")
+
     def accepts_host(self, host: bytes) -> bool:
         return True
 

@@ -277,19 +277,30 @@ def test_the_client_that_leaves_most_unread_is_cut_off(run: Run) -> None:
     run(test, unread_bytes=1000)
 
 
-def test_connections_beyond_the_most_are_refused_until_others_end(run: Run) -> None:
+def test_a_connection_beyond_the_most_takes_the_place_of_the_oldest_on_which_nothing_is_asked(run: Run) -> None:
     async def test(server: Server, app: App) -> None:
+        asking, waiting, idle = (server.connect() for _ in range(3))
+        asking.data_received(request())
+        waiting.data_received(request()[:-2])
+        await looping_until(lambda: app.asked == 2)
+        another = server.connect()
+        assert idle.transport.aborted
+        idle.connection_lost(None)
+        assert server.gate.cuts == 1
+        another.data_received(request())
+        await looping_until(lambda: app.asked == 3)
+        one_too_many = server.connect()
+        assert statuses(one_too_many) == ["503"]
+        assert one_too_many.transport.is_closing()
+        one_too_many.connection_lost(None)
         app.may_answer.set()
-        first, second, third = (server.connect() for _ in range(3))
-        assert (statuses(second), statuses(third)) == ([], ["503"])
-        assert third.transport.is_closing()
-        for ended in (first, third):
-            ended.connection_lost(None)
-        fourth = server.connect()
-        fourth.data_received(request())
-        await looping_until(lambda: statuses(fourth) == ["200"])
+        await looping_until(lambda: statuses(asking) == statuses(another) == ["200"])
+        third = server.connect()  # in the place of one that is kept alive
+        assert (asking.transport.aborted, another.transport.aborted) == (True, False)
+        third.data_received(request())
+        await looping_until(lambda: statuses(third) == ["200"])
 
-    run(test, connections=2)
+    run(test, connections=3)
 
 
 async def listening(limits: Limits, app: Any) -> Any:

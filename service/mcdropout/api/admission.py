@@ -92,6 +92,10 @@ class Admission:
         seen.model, seen.mode = planned.model.name, planned.mode
         return self._refuse(scope, seen, error, started)
 
+    def cut(self) -> None:
+        """Count a connection that is cut off."""
+        self._metrics.connections_cut.inc()
+
     def problem(self, status: int, detail: str) -> Refusal:
         """The answer to what is no request that the app could be asked, or to one that did not come in time; counted.
 

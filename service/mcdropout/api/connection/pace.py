@@ -17,6 +17,10 @@ class Paced(Protocol):
     due: float | None
 
     @property
+    def is_idle(self) -> bool:
+        """Whether it has no request under way."""
+
+    @property
     def unread(self) -> int: ...
 
     def overdue(self) -> None:
@@ -32,7 +36,7 @@ class Pace:
     def __init__(self, unread_bytes: int) -> None:
         """`unread_bytes` is how much all clients together may leave unread."""
         self._unread_bytes = unread_bytes
-        self._connections: set[Paced] = set()
+        self._connections: dict[Paced, None] = {}  # in the order in which they began
         self._looking: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -40,13 +44,17 @@ class Pace:
 
     def add(self, connection: Paced) -> None:
         """Look at a connection, until it is discarded."""
-        self._connections.add(connection)
+        self._connections[connection] = None
         if self._looking is None:
             self._wait()
 
     def discard(self, connection: Paced) -> None:
         """Look at a connection no more."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
+
+    def idle(self) -> Paced | None:
+        """One that has no request under way, of those the one that began first; None where there is none."""
+        return next((each for each in self._connections if each.is_idle), None)
 
     def _wait(self) -> None:
         self._looking = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)

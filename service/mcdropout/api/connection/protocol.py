@@ -53,6 +53,9 @@ class Gate(Interface):
     def refusal(self, scope: Scope) -> Refusal | None:
         """What a request gets, before a task is made for it; None where the app is to answer it."""
 
+    def cut(self) -> None:
+        """A connection is cut off: its client does not read, or others want it and nothing is asked on it."""
+
     def accepts_host(self, host: bytes) -> bool:
         """Whether a field Host names this server."""
 
@@ -121,9 +124,24 @@ def protocol(
             self._hosts: list[bytes] = []
             self._left: int | None = None  # of the body, where its length is told
             self.due: float | None = self.loop.time() + limits.head_seconds
+            if len(pace) >= limits.connections:
+                self._make_room()
             pace.add(self)
-            if len(pace) > limits.connections:
+
+        def _make_room(self) -> None:
+            """End a connection that nothing is asked on; where there is none, it is this one that is one too many."""
+            idle = pace.idle()
+            if idle is not None:
+                idle.cut("others want a connection, and this has no request")
+                pace.discard(idle)
+            else:
                 self._refuse(503, f"{limits.connections} connections are open, the most that are accepted; try again")
+
+        @property
+        def is_idle(self) -> bool:
+            """Whether it has no request under way."""
+            answered = self.cycle is None or self.cycle.response_complete
+            return answered and not self._held and not self._in_body and not self.transport.is_closing()
 
         def connection_lost(self, exc: Exception | None) -> None:
             pace.discard(self)
@@ -146,7 +164,8 @@ def protocol(
 
         def cut(self, reason: str) -> None:
             """End it at once."""
-            _log.info("connection cut", reason=reason)
+            _log.debug("connection cut", reason=reason)
+            gate.cut()
             self.transport.abort()
 
         @property
