@@ -148,11 +148,23 @@ def problem_content(explained: Explanation, request_id: str | None) -> bytes:
 
 
 def explain(request: Request, error: Exception) -> Response:
-    """The response to a request that ended in an error."""
+    """The response to a request that ended in an error, which is of no use to anybody afterwards."""
     found = explanation(error)
+    _let_go(error)
     seen = seen_of(request.scope)
     content = problem_content(found, None if seen is None else seen.request_id)
     return Response(content, found.status, found.headers, "application/problem+json")
+
+
+def _let_go(error: BaseException) -> None:
+    """Have an error hold nothing any more: its traceback holds the request's body, and in a circle it may be kept with
+    that until there is garbage enough to look for."""
+    errors: list[BaseException | None] = [error]
+    while errors:
+        one = errors.pop()
+        if one is not None:
+            errors += [one.__cause__, one.__context__]
+            one.__cause__ = one.__context__ = one.__traceback__ = None
 
 
 def add_error_handlers(app: FastAPI) -> None:
