@@ -181,8 +181,10 @@ def upgrade(target: Target, outcome: Outcome, goes_on: Callable[[], bool]) -> No
 
 def costly(target: Target, outcome: Outcome, goes_on: Callable[[], bool]) -> None:
     """Sixteen requests of as many rows and passes as are accepted."""
-    rows = json.dumps([[0.1] * 13] * 4096).encode()
-    data = _posted(b'{"inputs":' + rows + b"}", path="/models/concrete-mlp/predict?mc=10000")
+    example = json.loads((_ROOT / "models" / "concrete-mlp" / "example.json").read_bytes())["inputs"]
+    row = example[0] if isinstance(example[0], list) else example
+    body = json.dumps({"inputs": [row] * 4096}).encode()
+    data = _posted(body, path="/models/concrete-mlp/predict?mc=10000")
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(target.connect()) for _ in range(16)]
         for client in clients:
@@ -229,7 +231,8 @@ def many_connections(target: Target, outcome: Outcome, goes_on: Callable[[], boo
 
 def unread_answers(target: Target, outcome: Outcome, goes_on: Callable[[], bool]) -> None:
     """Large answers that nobody reads."""
-    data = _posted(target.example, path="/predict?mc=1000&samples=true")
+    row = [[[0.5] * 28] * 28]
+    data = _posted(json.dumps({"inputs": [row] * 50}).encode(), path="/predict?mc=1000&samples=true")
     with contextlib.ExitStack() as stack:
         while goes_on():
             with contextlib.suppress(OSError):
