@@ -179,7 +179,7 @@ def protocol(
 
         def resume_writing(self) -> None:
             super().resume_writing()
-            self.due = None
+            self.due = self.loop.time() + limits.body_seconds if self._in_body else None
 
         def timeout_keep_alive_handler(self) -> None:
             # A busy event loop calls this before it reads what has arrived meanwhile: a request is not to be lost so.
