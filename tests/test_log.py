@@ -143,4 +143,4 @@ def test_the_log_of_this_process_is_found() -> None:
         root.handlers[:] = before
         root.setLevel(level)
         structlog.reset_defaults()
-    assert log.lines() is None
+    assert log.lines() is not found

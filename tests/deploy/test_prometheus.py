@@ -180,8 +180,9 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
     compiled(write_ten_words(folder / "models", "fragile", passes={"default": 20, "maximum": 1_000_000}))
     compiled(write_bundle(folder / "models", "values", REGRESSION, task="regression", output=NOISE))
     with ExitStack() as stack:
-        one = stack.enter_context(serving(folder / "models", folder, MCDROPOUT_MAX_QUEUE_ROWS="100"))
-        two = stack.enter_context(serving(folder / "models", folder, "--workers", "2"))
+        costly = {f"MCDROPOUT_MAX_{name}_SECONDS": "1e9" for name in ("REQUEST", "QUEUE")}
+        one = stack.enter_context(serving(folder / "models", folder, MCDROPOUT_MAX_QUEUE_ROWS="100", **costly))
+        two = stack.enter_context(serving(folder / "models", folder, "--workers", "2", **costly))
         for server in (one, two):
             server.wait_until_ready()
         monitored = stack.enter_context(_prometheus(folder, [one, two]))

@@ -595,7 +595,9 @@ def scripted(x: torch.Tensor, training: bool) -> torch.Tensor:
 def test_dropout_that_python_code_does_not_call_is_refused_with_how_to_call_it(drop):
     message = refusal(UnsupportedModelError, Custom(lambda self, x: drop(x, self.training)))
     assert "aten.bernoulli_.float in (network); " in message
-    assert "are accepted where Python code calls them by their names (functions of torch.jit.script" in message
+    assert (
+        "are accepted where Python code calls them by their names, with PyTorch's own generator and bounds (" in message
+    )
 
 
 def test_dropout_in_a_thread_of_the_networks_own_is_refused_with_that_among_the_reasons():

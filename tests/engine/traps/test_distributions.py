@@ -61,7 +61,7 @@ def distance(some, others):
 @pytest.mark.parametrize("name", DRAWN)
 def test_are_of_the_distribution_that_pytorch_draws_from(name):
     draw, kind = DRAWN[name]
-    engine = Engine.from_module(noisy(draw), torch.rand(3, 4), "regression", interval=None)
+    engine = Engine.from_module(noisy(draw), torch.rand(3, 4), "regression", interval=None, runtime="eager")
     assert [(site.kind, site.p, site.scope) for site in engine.sites] == [(kind, None, "row")]
     found = engine.samples(np.ones((1, 4), np.float32), PASSES, seed=3)[:, 0]
     torch.manual_seed(4)
