@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 from anyio import CapacityLimiter, to_thread
@@ -27,7 +27,6 @@ from mcdropout.scheduling.backlog import OverloadedError
 
 # Up to this size, in bytes, a body is parsed and an answer is written on the event loop; larger ones in a thread.
 _INLINE_BYTES = 64 * 1024
-_MOST_AT_ONCE = 2  # larger ones: a thread more would wait for the interpreter's lock, and hold memory meanwhile
 _NUMBER_BYTES = 64  # of an answer: a number, and what comes with it
 # Most requests are answered before it is worth looking whether their client is still there.
 _UNWATCHED_SECONDS = 0.05
@@ -98,7 +97,7 @@ async def predict(services: Services, request: Request, name: str) -> Response:
             predictions.refused(model.name, error)
             raise
         takes = planned.model.takes
-        inputs = await _where_it_belongs(len(body), given.read, body, takes, settings.max_rows)
+        inputs = await _where_it_belongs(services.at_once, len(body), given.read, body, takes, settings.max_rows)
         del body
     future: asyncio.Future[Answer | Shares] = asyncio.get_running_loop().create_future()
     seed = predictions.submit(planned, inputs, future)
@@ -111,7 +110,7 @@ async def predict(services: Services, request: Request, name: str) -> Response:
         predictions.observe(answered, pause)
         return accepted.write(answered, pause)
 
-    written = await _where_it_belongs(answered.numbers * _NUMBER_BYTES, write)
+    written = await _where_it_belongs(services.at_once, answered.numbers * _NUMBER_BYTES, write)
     return Response(written, media_type=accepted.media_types[0])
 
 
@@ -165,7 +164,7 @@ async def _body(request: Request, limit: int, share: Share) -> bytes:
     return b"".join(parts)
 
 
-async def _where_it_belongs(size: int, function: Callable[..., Any], *arguments: Any) -> Any:
+async def _where_it_belongs(at_once: CapacityLimiter, size: int, function: Callable[..., Any], *arguments: Any) -> Any:
     """Call `function` at once where `size`, in bytes, is small, else in a thread that leaves the event loop free.
 
     Its last argument is what to call between its parts: a thread that never waits holds the interpreter's lock for
@@ -173,12 +172,7 @@ async def _where_it_belongs(size: int, function: Callable[..., Any], *arguments:
     """
     if size <= _INLINE_BYTES:
         return function(*arguments, _no_pause)
-    return await to_thread.run_sync(partial(function, *arguments, _pause), limiter=_limiter(asyncio.get_running_loop()))
-
-
-@cache
-def _limiter(_loop: asyncio.AbstractEventLoop) -> CapacityLimiter:
-    return CapacityLimiter(_MOST_AT_ONCE)
+    return await to_thread.run_sync(partial(function, *arguments, _pause), limiter=at_once)
 
 
 def _no_pause() -> None:

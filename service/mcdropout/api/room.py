@@ -14,11 +14,6 @@ class Room:
         self._capacity = capacity
         self._taken = 0
 
-    @property
-    def taken(self) -> int:
-        """How much is taken, in bytes."""
-        return self._taken
-
     def share(self) -> "Share":
         """What one request takes, which is given back at the end."""
         return Share(self)

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from anyio import CapacityLimiter
+
 from mcdropout.api.interpreter_lock import SwitchInterval
 from mcdropout.api.room import Room
 from mcdropout.catalogue.compilation import CompileLimits
@@ -17,6 +19,8 @@ from mcdropout.predictions import Predictions
 from mcdropout.scheduling.scheduler import Scheduler
 from mcdropout.scheduling.watchdog import Watchdog
 from mcdropout.settings import Settings
+
+_MOST_AT_ONCE = 2  # a thread more would wait for the interpreter's lock, and hold memory meanwhile
 
 
 class ServingLoop:
@@ -51,6 +55,7 @@ class Services:
         predictions: the use case.
         loop: the event loop in which requests are answered.
         bodies: the memory of requests whose rows are not read yet.
+        at_once: how many large bodies are parsed, and answers written, at once.
     """
 
     settings: Settings
@@ -62,6 +67,7 @@ class Services:
     predictions: Predictions
     loop: ServingLoop
     bodies: Room
+    at_once: CapacityLimiter
 
     @classmethod
     def of(cls, settings: Settings) -> "Services":
@@ -106,6 +112,7 @@ class Services:
             predictions=predictions,
             loop=loop,
             bodies=Room(settings.max_bodies_bytes),
+            at_once=CapacityLimiter(_MOST_AT_ONCE),
         )
 
     @asynccontextmanager

@@ -40,11 +40,6 @@ class LingeringTransport:
         self._transport.resume_reading()
         asyncio.get_running_loop().call_later(self._seconds, self._transport.close)
 
-    def ended(self) -> None:
-        """The client has closed its end."""
-        if self.lingers:
-            self._transport.close()
-
     def pause_reading(self) -> None:
         """Take no more from the client, unless that is thrown away."""
         if not self.lingers:

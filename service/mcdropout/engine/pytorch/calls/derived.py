@@ -69,9 +69,15 @@ _PARAMETERS: dict[Any, tuple[tuple[str, ...], tuple[float, ...]]] = {
 }
 
 
+def _bounds(given: list[Any], named: dict[str, Any], least: str, most: str) -> tuple[Any, Any]:
+    """From which number on whole numbers are drawn, 0 where that is not said, and below which; None where none is."""
+    high = named[most] if most in named else given.pop() if given else None
+    return (named[least] if least in named else given.pop() if given else 0), high
+
+
 def _holds(dtype: torch.dtype, low: Any, high: Any) -> bool:
     """Whether there are whole numbers from `low` to below `high`, and a type holds them."""
-    if not low < high:
+    if high is None or not low < high:
         return False
     if dtype.is_floating_point or dtype is torch.bool:
         return dtype is not torch.bool or (low >= 0 and high <= 2)
@@ -87,61 +93,53 @@ def _whole(mode: RandomCalls, low: int, high: int, shape: Sequence[int]) -> Tens
 
 
 @handles(torch.randint)
-def _randint(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _randint(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     bounds = [*args]
     size = kwargs["size"] if "size" in kwargs else bounds.pop()
-    high = kwargs["high"] if "high" in kwargs else bounds.pop()
-    low = kwargs["low"] if "low" in kwargs else bounds.pop() if bounds else 0
+    low, high = _bounds(bounds, kwargs, "low", "high")
     dtype = kwargs.get("dtype") or torch.int64
     if kwargs.get("generator") is not None or not _holds(dtype, low, high):
-        drawn: Tensor = func(*args, **kwargs)
-        return drawn
+        return func(*args, **kwargs)
     return into(kwargs, _whole(mode, low, high, size).to(dtype))
 
 
 @handles(torch.randint_like)
-def _randint_like(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _randint_like(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     bounds = [*args]
     like = kwargs["input"] if "input" in kwargs else bounds.pop(0)
-    high = kwargs["high"] if "high" in kwargs else bounds.pop()
-    low = kwargs["low"] if "low" in kwargs else bounds.pop() if bounds else 0
+    low, high = _bounds(bounds, kwargs, "low", "high")
     dtype = kwargs.get("dtype") or like.dtype
     if not _holds(dtype, low, high):
-        drawn: Tensor = func(*args, **kwargs)
-        return drawn
+        return func(*args, **kwargs)
     return _whole(mode, low, high, like.shape).to(dtype)
 
 
 @handles(Tensor.random_)
-def _random_(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _random_(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x, *bounds = args
-    high = kwargs["to"] if "to" in kwargs else bounds.pop() if bounds else None
-    low = kwargs["from"] if "from" in kwargs else bounds.pop() if bounds else 0
-    if kwargs.get("generator") is not None or high is None or not _holds(x.dtype, low, high):  # all that its type holds
-        drawn: Tensor = func(*args, **kwargs)
-        return drawn
+    low, high = _bounds(bounds, kwargs, "from", "to")
+    if kwargs.get("generator") is not None or not _holds(x.dtype, low, high):
+        return func(*args, **kwargs)
     return filled(x, _whole(mode, low, high, x.shape).to(x.dtype))
 
 
 @handles(torch.randperm)
-def _randperm(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _randperm(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The order of uniform numbers."""
     count, dtype = args[0] if args else kwargs["n"], kwargs.get("dtype") or torch.int64
     if kwargs.get("generator") is not None or (type(count) is int and not _holds(dtype, 0, max(1, count))):
-        drawn: Tensor = func(*args, **kwargs)
-        return drawn
+        return func(*args, **kwargs)
     return into(kwargs, _uniform(mode, (count,), fine=True).argsort().to(dtype))
 
 
 @handles(torch.multinomial, Tensor.multinomial)
-def _multinomial(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _multinomial(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Each by the shares below it; or, without replacement, those whose exponential numbers, of these rates, are least
     (Efraimidis & Spirakis 2006, "Weighted random sampling with a reservoir")."""
     names = ("input", "num_samples", "replacement")
     given = {"replacement": False, **dict(zip(names, args, strict=False)), **kwargs}
     if given.get("generator") is not None or not _can_pick(given["input"], given["num_samples"], given["replacement"]):
-        drawn: Tensor = func(*args, **kwargs)
-        return drawn
+        return func(*args, **kwargs)
     weights, count = given["input"].double(), given["num_samples"]
     if count > 1 and not given["replacement"]:
         picked = (weights / _exponential(mode, weights.shape)).topk(count, -1).indices
