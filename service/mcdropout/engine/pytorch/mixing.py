@@ -11,6 +11,7 @@ import torch
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.masks import MaskSource
+from mcdropout.engine.pytorch.fan import Fan
 from mcdropout.engine.pytorch.looks import Looks
 from mcdropout.engine.pytorch.meetings import MOST_ROWS, are_near, rows_meet
 from mcdropout.engine.pytorch.network import Network
@@ -122,7 +123,23 @@ def look(network: Network, inputs: tuple[Array, ...], masks: Sequence[Array]) ->
     return looks
 
 
-def passes_in_a_batch(network: Network, source: MaskSource, inputs: tuple[Array, ...]) -> int:
+def batch_passes(network: Network, source: MaskSource, inputs: tuple[Array, ...]) -> None:
+    """Run passes of one row in one batch from now on, if they answer there as each does alone."""
+    possible: list[Fan | None] = [None]
+    if network.one_by_one:
+        try:
+            possible = list(network.fans([torch.from_numpy(x) for x in inputs]))
+        except Exception:  # whatever the network raises of several rows
+            possible = []
+    for fan in possible:
+        network.fan = fan
+        network.repeats = _passes_in_a_batch(network, source, inputs)
+        if network.repeats > 1:
+            return
+    network.fan = None
+
+
+def _passes_in_a_batch(network: Network, source: MaskSource, inputs: tuple[Array, ...]) -> int:
     """How many passes of one row, and any fewer, answer in one batch as each alone; 1 where that is not worth it.
 
     They do so where rows are sorted, as long as equal ones stay in their order.

@@ -39,7 +39,7 @@ from mcdropout.engine.pytorch.ends import Ending
 from mcdropout.engine.pytorch.find.apart import discover_apart, padding_of
 from mcdropout.engine.pytorch.find.findings import findings_of_graph
 from mcdropout.engine.pytorch.find.unpadding import discover_in_examples
-from mcdropout.engine.pytorch.mixing import alike_do_not_mix, look, passes_in_a_batch, rows_mix, scales_by_batch
+from mcdropout.engine.pytorch.mixing import alike_do_not_mix, batch_passes, look, rows_mix, scales_by_batch
 from mcdropout.engine.pytorch.network import InEval, Network, state_of
 from mcdropout.engine.pytorch.private.copies import private_copy
 from mcdropout.engine.pytorch.saved.programs import with_its_code
@@ -222,11 +222,11 @@ class ModuleSubject:
         alone = alone or self.network.one_by_one
         for network in filter(None, (self.network, self._baseline)):
             network.alone = alone
-        self.network.repeats = 1
+        self.network.repeats, self.network.fan = 1, None
         if alone:
             self._map_if_possible()
-            if not self.network.maps and self.source.shares_rows and not self.network.one_by_one:
-                self.network.repeats = passes_in_a_batch(self.network, self.source, self.arrays)
+            if not self.network.maps and self.source.shares_rows:
+                batch_passes(self.network, self.source, self.arrays)
 
     def _map_if_possible(self) -> None:
         """Map over all rows that are run alone, where that can be done and answers as one after another."""

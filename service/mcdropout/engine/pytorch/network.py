@@ -1,8 +1,8 @@
 """Networks: a private copy of a user's module, whose random calls take masks: `f(x, masks)`."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,11 @@ from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.pytorch.added import Added
 from mcdropout.engine.pytorch.calls import RandomCalls
 from mcdropout.engine.pytorch.ends import Ending
+from mcdropout.engine.pytorch.fan import Fan, OtherCallsError, fans, repeated
 from mcdropout.engine.pytorch.mapping import unwarned
 from mcdropout.engine.pytorch.moves import moved
 from mcdropout.engine.pytorch.private.copies import Copy, private_copy
-from mcdropout.engine.pytorch.random_call import Call, Form, Known, Mask, ModuleStack, Order
+from mcdropout.engine.pytorch.random_call import Call, Form, Known, Mask, ModuleStack, Order, begun, fits
 from mcdropout.engine.pytorch.signature import Signature, described
 from mcdropout.engine.pytorch.tracked import DROPPING, KEEPING, Tracked, in_eval_mode, numbers
 from mcdropout.engine.returned import Returned
@@ -42,6 +43,7 @@ class Network:
         alone: whether each row is run as a batch of its own, because rows would influence one another, or because some
             calls are made `one_by_one`.
         repeats: how many passes of one row may be one batch then: so many equal rows do not influence one another.
+        fan: which random calls of such a batch are whose, where a row makes some by itself.
         maps: whether rows that are run alone are mapped over all at once, as far as is known.
     """
 
@@ -65,6 +67,7 @@ class Network:
         self.signature = signature
         self.always_on = False
         self.alone, self.repeats = self.one_by_one, 1
+        self.fan: Fan | None = None
         self._origin, self._added = module, dict(added or {})
         self._tracked = Tracked(module, gradients=signature.gradients, added=self._added, those_that_draw=True).wake(
             self.awake
@@ -134,7 +137,7 @@ class Network:
     def copy(self) -> "Network":
         """Another copy."""
         network = self.variant(self.sites, self.awake)
-        network.maps = self.maps
+        network.maps, network.fan = self.maps, self.fan
         return network
 
     def at(self, sites: Sequence[Site]) -> "Network":
@@ -253,8 +256,8 @@ class Network:
             place = self._places.get(key)
             mask = place.of(masks[place.index]) if place else numbers(call, KEEPING) if call.raw else None
             if self.alone:
-                mask = _begun(mask, call.mask_shape)
-            if self._form(key) == call.form and not _fits(mask, call.mask_shape):
+                mask = begun(mask, call.mask_shape)
+            if self._form(key) == call.form and not fits(mask, call.mask_shape):
                 held = mask[0] if isinstance(mask, tuple) else mask
                 assert held is not None
                 raise UnsupportedModelError(
@@ -285,8 +288,49 @@ class Network:
 
     @torch.no_grad()
     def run_as_one(self, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The same with all rows in one batch, even where they influence one another; arguments as for `run`."""
-        return self._call(self.module, inputs, masks)
+        """The same with all rows in one batch, even where they influence one another; arguments as for `run`.
+
+        Those of a network that makes some calls for each row by itself must equal one another.
+        """
+        if not self.one_by_one:
+            return self._call(self.module, inputs, masks)
+        if self.fan is not None and inputs[0].shape[0] > 1:
+            with suppress(Exception):  # it makes other calls for such a row than for the examples, or takes one alone
+                return self._run_fanned(self.fan, inputs, masks)
+        return self._run_alone(inputs, masks)
+
+    def fans(self, inputs: Sequence[Tensor]) -> Iterator[Fan]:
+        """What the random calls of the first of some rows, in one batch as often as one likes, may stand for."""
+        if all(site.one_by_one for site in self.sites) and all(call.always for call in self._known.values()):
+            seen = [self._tracked.record(self.signature, x, variant=KEEPING) for x in repeated(inputs)]
+            yield from fans(*(recording.calls for recording in seen))
+
+    def _run_fanned(self, fan: Fan, inputs: Sequence[Tensor], masks: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Equal rows, each under masks of its own, in one batch.
+
+        Raises:
+            OtherCallsError: the network makes other calls than the fan says.
+        """
+        passes = inputs[0].shape[0]
+        left = fan.parts(passes)
+
+        def answer(call: Call) -> Mask:
+            part = left.pop(call.key, None)
+            if part is None or part.form != call.form:
+                raise OtherCallsError
+            place = self._places.get(part.call)
+            if place is None:
+                return numbers(call, KEEPING) if call.raw else None
+            mask = part.mask(place.of_each(masks[place.index]), call.mask_shape, passes)
+            if not fits(mask, call.mask_shape):
+                raise OtherCallsError
+            return mask
+
+        with self._tracked.answering(answer, in_order=False):
+            outputs = self.signature.call(self.module, inputs)
+        if left:
+            raise OtherCallsError
+        return outputs
 
     def _call(
         self, module: nn.Module, inputs: Sequence[Tensor], masks: Sequence[Tensor] | None = None
@@ -342,38 +386,6 @@ def _places_of(sites: Sequence[Site]) -> "dict[tuple[str, int], _Place]":
     }
 
 
-def _fits(mask: Mask, shape: Sequence[int]) -> bool:
-    """Whether a mask has the shape of a call, as far as the sizes are numbers."""
-    if mask is None:
-        return True
-    found = (mask[0] if isinstance(mask, tuple) else mask).shape
-    if len(found) != len(shape):
-        return False
-    for size, wanted in zip(found, shape, strict=True):
-        if type(size) is int and type(wanted) is int and size != wanted:
-            return False
-    return True
-
-
-def _begun(mask: Mask, shape: Sequence[int]) -> Mask:
-    """The beginning of a mask, as large as a call that takes no more in any dimension; else the mask itself.
-
-    A row that is run alone may take less than the examples did: fewer steps, or those alone that are not padding.
-    """
-    if mask is None:
-        return None
-    if isinstance(mask, tuple):
-        factor, summand = (_begun(part, shape) for part in mask)
-        assert isinstance(factor, Tensor)
-        assert isinstance(summand, Tensor)
-        return factor, summand
-    if len(mask.shape) != len(shape) or not all(
-        isinstance(size, int) and size <= have for size, have in zip(shape, mask.shape, strict=True)
-    ):
-        return mask
-    return mask[tuple(slice(0, size) for size in shape)]
-
-
 @dataclass(frozen=True)
 class _Place:
     """Where a site's call takes its mask.
@@ -394,3 +406,10 @@ class _Place:
             return moved(mask, self.moves) if self.moves else mask
         factor, summand = mask.unbind(self.axis)
         return moved(factor, self.moves), moved(summand, self.moves)
+
+    def of_each(self, masks: Tensor) -> Mask:
+        """Several masks, `[masks, ...]`, each in the dimensions of a call that is made for each row by itself."""
+        if self.axis is None:
+            return masks
+        factor, summand = masks.unbind(self.axis + 1)
+        return factor, summand

@@ -25,6 +25,9 @@ class ModuleStack(NamedTuple):
     inputs: tuple[Any, ...] = ()
 
 
+CallKey = tuple[str, int]
+"""What tells a call from the others of a pass: its module's path, and its number there."""
+
 Form = tuple[str, float | None, int]
 """What is the same each time that a random call is made: its kind, its p, and the number of its dimensions."""
 
@@ -62,7 +65,7 @@ class Call:
         return self.stack.paths[-1] if self.stack.paths else ""
 
     @property
-    def key(self) -> tuple[str, int]:
+    def key(self) -> CallKey:
         """What tells it from the other calls of a pass."""
         return self.path, self.number
 
@@ -199,3 +202,35 @@ def _are_same(call: Call, other: Call) -> bool:
 Mask = Tensor | tuple[Tensor, Tensor] | None
 """What stands for a draw, in the shape of the call: factors; factors and summands; the numbers themselves; or None for
 nothing dropped."""
+
+
+def fits(mask: Mask, shape: Sequence[int]) -> bool:
+    """Whether a mask has the shape of a call, as far as the sizes are numbers."""
+    if mask is None:
+        return True
+    found = (mask[0] if isinstance(mask, tuple) else mask).shape
+    if len(found) != len(shape):
+        return False
+    for size, wanted in zip(found, shape, strict=True):
+        if type(size) is int and type(wanted) is int and size != wanted:
+            return False
+    return True
+
+
+def begun(mask: Mask, shape: Sequence[int]) -> Mask:
+    """The beginning of a mask, as large as a call that takes no more in any dimension; else the mask itself.
+
+    A row that is run alone may take less than the examples did: fewer steps, or those alone that are not padding.
+    """
+    if mask is None:
+        return None
+    if isinstance(mask, tuple):
+        factor, summand = (begun(part, shape) for part in mask)
+        assert isinstance(factor, Tensor)
+        assert isinstance(summand, Tensor)
+        return factor, summand
+    if len(mask.shape) != len(shape) or not all(
+        isinstance(size, int) and size <= have for size, have in zip(shape, mask.shape, strict=True)
+    ):
+        return mask
+    return mask[tuple(slice(0, size) for size in shape)]

@@ -205,14 +205,17 @@ class Tracked:
         return ModuleStack(tuple(self._paths), self._inputs[-1]) if self._paths else ModuleStack()
 
     @contextmanager
-    def answering(self, answer: Callable[[Call], Mask]) -> Iterator[None]:
-        """While it is entered, `answer` gives the mask of every random call. Modes that a pass changes are put back."""
+    def answering(self, answer: Callable[[Call], Mask], *, in_order: bool = True) -> Iterator[None]:
+        """While it is entered, `answer` gives the mask of every random call. Modes that a pass changes are put back.
+
+        Calls are numbered as they are where all are made; where they are not `in_order`, as they come.
+        """
         self._paths.clear()
         self._inputs.clear()
         self.failed = None
         modes = [(part, part.training) for part in self.parts.values()]
         try:
-            with RandomCalls(self._stack, answer, self.order):
+            with RandomCalls(self._stack, answer, self.order if in_order else None):
                 yield
         finally:
             for part, training in modes:

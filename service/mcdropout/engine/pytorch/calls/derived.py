@@ -147,8 +147,10 @@ def _multinomial(mode: RandomCalls, func: Any, args: tuple[Any, ...], kwargs: di
         shares = weights.cumsum(-1)
         numbers = _uniform(mode, (*weights.shape[:-1], count)) * shares[..., -1:]
         picked = (shares[..., None, :] <= numbers[..., None]).sum(-1)
-    usable = (weights >= 0.0).all(-1, keepdim=True) & (weights.sum(-1, keepdim=True) > 0.0)
-    return into(kwargs, torch.where(usable, picked, _NOWHERE))
+    if not _can_be_read(weights):
+        usable = (weights >= 0.0).all(-1, keepdim=True) & (weights.sum(-1, keepdim=True) > 0.0)
+        picked = torch.where(usable, picked, _NOWHERE)
+    return into(kwargs, picked)
 
 
 def _can_pick(weights: Tensor, count: int, replacement: bool) -> bool:
@@ -157,10 +159,15 @@ def _can_pick(weights: Tensor, count: int, replacement: bool) -> bool:
         return False
     if not replacement and count > weights.shape[-1]:
         return False
-    if torch.compiler.is_compiling() or isinstance(weights, Drawn) or is_mapped(weights):
+    if not _can_be_read(weights):
         return True
-    total = weights.sum(-1)
-    return bool((weights >= 0.0).all() and (total > 0.0).all() and torch.isfinite(total).all())
+    least, most = weights.sum(-1).aminmax()
+    return bool(least > 0.0) and math.isfinite(most) and bool(weights.min() >= 0.0)
+
+
+def _can_be_read(x: Tensor) -> bool:
+    """Whether a tensor is one pass's, of numbers that are there."""
+    return not (torch.compiler.is_compiling() or isinstance(x, Drawn) or is_mapped(x))
 
 
 _gumbel_softmax = seen_through(F.gumbel_softmax)

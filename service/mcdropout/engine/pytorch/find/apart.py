@@ -16,7 +16,7 @@ from mcdropout.engine.selection import Selection
 from mcdropout.engine.sites import Site
 from mcdropout.engine.trials import alike, varied
 
-_MOST_ROWS, _MOST_WAYS = 16, 64
+_MOST_ROWS, _MOST_WAYS, _MOST_FAILURES = 16, 64, 8
 
 
 def discover_apart(
@@ -38,22 +38,26 @@ def discover_apart(
     padding = padding_of(module)
     found: list[Discovery] = []
     together: tuple[Discovery, tuple[Array, ...]] | None = None  # and the rows that showed the first of them
-    failure: UnsupportedModelError | None = None
+    failures: list[UnsupportedModelError] = []
     few = tuple(x[:_MOST_ROWS] for x in arrays)
     for rows in (rows for each in (few, *(v.inputs for v in varied(few, padding))) for rows in alike(each)):
         if len(found) == _MOST_WAYS or (together and _answers(together[0].network, rows)):
             continue
+        if len(failures) == _MOST_FAILURES and not found:  # so do all, almost surely, and looking takes long
+            break
         try:
             seen = discover(module, [torch.from_numpy(x) for x in rows], signature, selection, one_by_one=one_by_one)
         except UnsupportedModelError as error:
-            failure = failure or error
+            failures.append(error)
             continue
         # Other rows may have less left out than these, unless it is always all of a row or nothing.
         if all(site.rows_per_row == 1 for site in seen.network.sites):
             found.append(seen)
             together = _joined(found), together[1] if together else rows
     if together is None:
-        raise failure or UnsupportedModelError("what the network draws for a row is part of what it draws for others")
+        if failures:
+            raise failures[0]
+        raise UnsupportedModelError("what the network draws for a row is part of what it draws for others")
     return together
 
 

@@ -412,9 +412,9 @@ class _Explorer:
         return shared
 
     def _units(self, inputs: Sequence[Tensor]) -> Counter[str]:
-        """How many numbers each module draws in train mode."""
+        """How many numbers each module draws in train mode, where its code gets the same for each row."""
         found: Counter[str] = Counter()
-        for call in self._trained(inputs, 0).calls:
+        for call in self._trained(inputs, 0, KEEPING).calls:
             found[call.path] += math.prod(call.mask_shape)
         return found
 
