@@ -25,6 +25,7 @@ from mcdropout.engine.statistics import ALL, TASKS, Prediction, Reduction, View
 from mcdropout.metrics import Metrics
 from mcdropout.scheduling.answer import Answer, Shares
 from mcdropout.scheduling.backlog import OverloadedError, TooCostlyError
+from mcdropout.scheduling.clients import ANYBODY, Client
 from mcdropout.scheduling.plan import DEFAULT_TOLERANCE, Plan
 from mcdropout.scheduling.request import Future
 from mcdropout.scheduling.scheduler import Scheduler
@@ -61,6 +62,7 @@ class Ask:
         fields: the names of the statistics that are wanted; None for all.
         reduce: what is to become of the places of a dense answer: see `statistics/reduction.py`; None to leave them.
         regions: for which regions, such as "4x4"; None for all places together.
+        client: who asks.
     """
 
     model: str | None = None
@@ -72,6 +74,7 @@ class Ask:
     fields: tuple[str, ...] | None = None
     reduce: str | None = None
     regions: str | None = None
+    client: Client = ANYBODY
 
 
 class Planned(NamedTuple):
@@ -82,12 +85,14 @@ class Planned(NamedTuple):
         plan: the passes that its rows get.
         seed: where one was named.
         view: what of the answer is shown.
+        client: who asks.
     """
 
     model: Model
     plan: Plan
     seed: int | None
     view: View = ALL
+    client: Client = ANYBODY
 
     @property
     def mode(self) -> Mode:
@@ -246,14 +251,14 @@ class Predictions:
         Raises:
             InvalidAskError: the model does not give what is asked for.
         """
-        return Planned(model, _plan(model, ask), ask.seed, _view(model, ask))
+        return Planned(model, _plan(model, ask), ask.seed, _view(model, ask), ask.client)
 
-    def overload(self, coming: int = 0) -> OverloadedError | None:
-        """Why not one more row would be taken, where `coming` are about to be taken before; None where one would.
+    def overload(self, coming: int = 0, client: Client = ANYBODY) -> OverloadedError | None:
+        """Why not one more row of a client would be taken, where `coming` are about to be before; None where one would.
 
         All who ask between two changes get the same error: whoever refuses a request for it tells `refused`.
         """
-        return self._scheduler.refusal(coming)
+        return self._scheduler.refusal(coming, client)
 
     def refused(self, model: str, error: OverloadedError) -> None:
         """Count a request of a model that is refused: here, and nowhere else."""
@@ -266,7 +271,7 @@ class Predictions:
         Raises:
             OverloadedError: not one more row is taken.
         """
-        error = self.overload()
+        error = self.overload(client=planned.client)
         if error is not None:
             self.refused(planned.model.name, error)
             raise copy(error)  # others are refused for the same, each with a traceback of its own
@@ -303,7 +308,7 @@ class Predictions:
     def _hand_over(self, planned: Planned, inputs: tuple[Rows, ...], seed: int, plan: Plan, future: Future) -> None:
         """Submit a request, or one for the rows of each size."""
         model = planned.model
-        submit = partial(self._scheduler.submit, seconds_a_pair=model.seconds_a_pair)
+        submit = partial(self._scheduler.submit, seconds_a_pair=model.seconds_a_pair, client=planned.client)
         engine = model.engine
         if engine.sizing is None:
             submit(model, cast(tuple[Array, ...], inputs), seed=seed, plan=plan, future=future)

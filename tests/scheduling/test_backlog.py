@@ -31,7 +31,7 @@ def expected(backlog: Backlog, rows: int, plan: Plan, model: str = NET) -> float
 def test_one_request_is_admitted_whatever_its_size() -> None:
     backlog = backlog_of(seconds=1.0)
     backlog.ran(NET, 1, 10.0)
-    assert admit(backlog, 1000, 10**6, 10**6) == Claim(NET, 1000, 10**6, 10**9)
+    assert admit(backlog, 1000, 10**6, 10**6) == Claim(NET, 1000, 10**6, 10**9, 10**10)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mcdropout.metrics import Metrics
+from mcdropout.scheduling.clients import ANYBODY, Client
 from mcdropout.scheduling.plan import Plan
 
 _LEAST_WAIT, _MOST_WAIT = 1.0, 60.0  # seconds, after which a refused client is asked to come back
@@ -42,12 +43,21 @@ class Capacity:
         bytes: how much memory their inputs may take.
         seconds: how long their passes may take, by the rate of the steps now; None for any time.
         request_seconds: how long those of one request may take, if it is run alone; None for any time.
+        client_share: how much of that a client may have on its way that asks alone, 0 to 1. Each may have so many times
+            as much as is still free, and so several leave room for one that comes anew, whatever they ask for (dynamic
+            thresholds: Choudhury & Hahne 1998).
     """
 
     rows: int
     bytes: int = 2**30
     seconds: float | None = None
     request_seconds: float | None = None
+    client_share: float = 1.0
+
+    def part(self, rows: int, size: int, seconds: float) -> float:
+        """How much of it so much takes; 1 is all."""
+        spent = 0.0 if self.seconds is None else seconds / self.seconds
+        return max(rows / self.rows, size / self.bytes, spent)
 
 
 @dataclass(frozen=True)
@@ -59,12 +69,16 @@ class Claim:
         rows: how many rows it has.
         bytes: the memory of their inputs.
         pairs: how many it is expected to take.
+        seconds: how long they were expected to when it was admitted; 0 where nobody knew.
+        client: the name of who asked.
     """
 
     model: str
     rows: int
     bytes: int
     pairs: float
+    seconds: float = 0.0
+    client: str = ""
 
 
 @dataclass
@@ -99,11 +113,26 @@ class _Load:
 
 
 class _Waiting(NamedTuple):
-    """What waits at one time: rows, the memory of their inputs, and how long their passes take."""
+    """What waits at one time, of all or of a client.
+
+    Attributes:
+        rows: how many rows.
+        bytes: the memory of their inputs.
+        seconds: how long their passes take, by the rate of the steps now; 0 of a client's.
+        claimed: how long that was expected when each was admitted, by which seconds are divided among clients.
+    """
 
     rows: int
     bytes: int
     seconds: float
+    claimed: float = 0.0
+
+    def and_more(self, rows: int, size: int, claimed: float) -> "_Waiting":
+        """With so much more, in so many seconds as before."""
+        return self._replace(rows=self.rows + rows, bytes=self.bytes + size, claimed=self.claimed + claimed)
+
+
+_NOTHING = _Waiting(0, 0, 0.0)
 
 
 class Backlog:
@@ -118,7 +147,8 @@ class Backlog:
         metrics.queue_rows_limit.set(capacity.rows)
         self._lock = threading.Lock()
         self._loads: dict[str, _Load] = {}  # guarded by the lock
-        self._now = _Waiting(0, 0, 0.0)  # replaced under the lock
+        self._now = _NOTHING  # replaced under the lock
+        self._clients: dict[str, _Waiting] = {}  # what waits of each; set under the lock
         self._refused: tuple[_Waiting, int, OverloadedError | None] = self._now, 0, None
 
     @property
@@ -138,11 +168,10 @@ class Backlog:
     def load(self) -> float:
         """How full the backlog is, 0 to 1."""
         now, capacity = self._now, self._capacity
-        spent = 0.0 if capacity.seconds is None else now.seconds / capacity.seconds
-        return min(1.0, max(now.rows / capacity.rows, now.bytes / capacity.bytes, spent))
+        return min(1.0, capacity.part(now.rows, now.bytes, now.seconds))
 
-    def refusal(self, coming: int = 0) -> OverloadedError | None:
-        """Why not one more row is admitted, where `coming` are about to be before; None where one is.
+    def refusal(self, coming: int = 0, client: Client = ANYBODY) -> OverloadedError | None:
+        """Why not one more row of a client is admitted, where `coming` are about to be before; None where one is.
 
         All who ask between two changes get the same error: raise a copy of it, which has a traceback of its own.
         """
@@ -154,9 +183,19 @@ class Backlog:
             one_more = seconds * (1.0 + 1.0 / rows) if rows else 0.0
             error = self._refusal(_Waiting(rows, now.bytes, seconds), 1, 1, one_more)
             self._refused = now, coming, error
-        return error
+        return error or self._refusal_of(client, now, 1, 1, now.seconds / now.rows if now.rows else 0.0)
 
-    def admit(self, model: str, rows: int, size: int, plan: Plan, now: float, *, seconds_a_pair: float = 0.0) -> Claim:
+    def admit(
+        self,
+        model: str,
+        rows: int,
+        size: int,
+        plan: Plan,
+        now: float,
+        *,
+        seconds_a_pair: float = 0.0,
+        client: Client = ANYBODY,
+    ) -> Claim:
         """Count a request in.
 
         Args:
@@ -166,6 +205,7 @@ class Backlog:
             plan: how many passes it gets.
             now: the time, by `time.perf_counter()`.
             seconds_a_pair: how long a pair takes among many, in seconds; 0 where nobody knows.
+            client: who asks.
 
         Returns:
             What it takes of the backlog, which is to be released when it has ended.
@@ -178,30 +218,32 @@ class Backlog:
             load = self._load_of(model)
             load.usual = seconds_a_pair
             pairs = _expected_pairs(load, rows, plan, now)
-            self._check_cost(load.seconds(pairs), rows, plan)
+            seconds = load.seconds(pairs)
+            self._check_cost(seconds, rows, plan)
             waiting = self._now
-            error = self._refusal(waiting, rows, size, waiting.seconds + load.seconds(pairs))
+            error = self._refusal(waiting, rows, size, waiting.seconds + seconds)
+            error = error or self._refusal_of(client, waiting, rows, size, seconds)
             if error is not None:
                 raise error
             load.pairs += pairs
-            self._count(rows, size)
-        return Claim(model, rows, size, pairs)
+            claim = Claim(model, rows, size, pairs, seconds, client.name)
+            self._count([claim], 1)
+        return claim
 
     def release(self, claims: Iterable[Claim]) -> None:
         """Count requests out that have ended."""
         with self._lock:
-            rows = size = 0
-            for claim in claims:
+            ended = list(claims)
+            for claim in ended:
                 self._load_of(claim.model).pairs -= claim.pairs
-                rows, size = rows + claim.rows, size + claim.bytes
-            self._count(-rows, -size)
+            self._count(ended, -1)
 
     def ran(self, model: str, pairs: int, seconds: float) -> None:
         """Learn that so many pairs of a model were run in so much time."""
         if pairs and seconds > 0.0:
             with self._lock:
                 self._load_of(model).learn(pairs, seconds)
-                self._publish(self._now.rows, self._now.bytes)
+                self._publish(self._now)
 
     def stopped(self, model: str, passes: float) -> None:
         """Learn how many passes rows took that stopped by themselves, on average."""
@@ -241,19 +283,44 @@ class Backlog:
             load = self._loads[model] = _Load()
         return load
 
-    def _count(self, rows: int, size: int) -> None:
-        """Let so many rows and bytes more wait. With the lock."""
+    def _refusal_of(
+        self, client: Client, now: _Waiting, rows: int, size: int, seconds: float
+    ) -> OverloadedError | None:
+        """Why so many rows more of a client are not admitted, which take so many seconds, though there is room."""
+        capacity, own = self._capacity, self._clients.get(client.name, _NOTHING)
+        if capacity.client_share >= 1.0 or not own.rows:
+            return None
+        own_seconds = now.seconds * own.claimed / now.claimed if now.claimed else 0.0
+        used = capacity.part(own.rows + rows, own.bytes + size, own_seconds + seconds)
+        free = 1.0 - capacity.part(now.rows + rows, now.bytes + size, now.seconds + seconds)
+        if used <= free * client.share * capacity.client_share / (1.0 - capacity.client_share):
+            return None
+        retry_after = min(_MOST_WAIT, max(_LEAST_WAIT, own_seconds))
+        detail = f"{own.rows} rows of this client wait already, of {now.rows} of all; what is free is for others too"
+        return OverloadedError(detail, retry_after, "share")
+
+    def _count(self, claims: list[Claim], sign: int) -> None:
+        """Let claims wait too, or, with the sign -1, no longer. With the lock."""
         now = self._now
-        self._publish(now.rows + rows, now.bytes + size)
+        for claim in claims:
+            more = sign * claim.rows, sign * claim.bytes, sign * claim.seconds
+            now = now.and_more(*more)
+            own = self._clients.get(claim.client, _NOTHING).and_more(*more)
+            if own.rows:
+                self._clients[claim.client] = own
+            else:
+                self._clients.pop(claim.client, None)
+        self._publish(now)
         self._metrics.queue_rows.set(self._now.rows)
         self._metrics.queue_bytes.set(self._now.bytes)
 
-    def _publish(self, rows: int, size: int) -> None:
-        """Replace the snapshot. With the lock."""
-        if not rows:  # nor anything of theirs; what is left is rounding
+    def _publish(self, now: _Waiting) -> None:
+        """Replace the snapshot, with the time that the passes take now. With the lock."""
+        if not now.rows:  # nor anything of theirs; what is left is rounding
+            now = _NOTHING
             for load in self._loads.values():
                 load.pairs = 0.0
-        self._now = _Waiting(rows, size, sum(load.seconds(load.pairs) for load in self._loads.values()))
+        self._now = now._replace(seconds=sum(load.seconds(load.pairs) for load in self._loads.values()))
 
 
 def _expected_pairs(load: _Load, rows: int, plan: Plan, now: float) -> float:

@@ -19,6 +19,7 @@ import numpy as np
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.steps import Steps
+from mcdropout.scheduling.clients import FairQueue
 from mcdropout.scheduling.deadlines import Deadlines
 from mcdropout.scheduling.group import Group, split_by_owner
 from mcdropout.scheduling.request import Request, Served, State
@@ -40,7 +41,7 @@ class Lane:
         virtual_time: how long its steps took so far, in seconds, on top of what it began with: the lane that has least
             is next.
         last_seconds: how long a step took of late.
-        waiting: requests none of whose rows have begun, in the order in which they came.
+        waiting: requests none of whose rows have begun, in the order of their turns.
         partial: requests some of whose rows have begun and some have not, by their tickets.
         running: groups that are to go on, by their tickets; those of the step under way are not among them.
         apart: whether its requests are run one after another, and share no step.
@@ -63,7 +64,7 @@ class Lane:
         self.sizes = sizes
         self.virtual_time = since
         self.last_seconds = 0.0
-        self.waiting: deque[Request] = deque()
+        self.waiting: FairQueue[Request] = FairQueue()
         self.partial: deque[Request] = deque()
         self.running: deque[Group] = deque()
         self._steps: Steps = model.engine.steps
@@ -110,7 +111,7 @@ class Lane:
             self._next_turn(step, budget)
             before_new -= 1
         while self.waiting and budget.left:
-            self._begin(self.waiting[0], step, budget)
+            self._begin(self.waiting.first, step, budget)
             self.waiting.popleft()
         while (self.partial or self.running) and budget.left:
             self._next_turn(step, budget)

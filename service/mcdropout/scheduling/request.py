@@ -26,6 +26,7 @@ import numpy.typing as npt
 from mcdropout.engine import Engine, UnusableOutputError
 from mcdropout.engine.arrays import Array
 from mcdropout.scheduling.answer import Answer, Part, joined
+from mcdropout.scheduling.clients import ANYBODY, Client
 from mcdropout.scheduling.plan import Plan
 
 
@@ -93,6 +94,7 @@ class Request:
         plan: how many passes it gets.
         future: where its answer is awaited.
         indices: `[rows]`, the index of each row in what was asked for; None where this is all of it.
+        client: who asks.
         submitted: when it came, by `time.perf_counter()`.
         state: how far it has come.
         started: when its first step began; None while it is WAITING, and where it ended without one.
@@ -108,6 +110,7 @@ class Request:
     future: Future
     submitted: float
     indices: npt.NDArray[np.int64] | None = None
+    client: Client = ANYBODY
     state: State = field(default=State.WAITING, init=False)
     started: float | None = field(default=None, init=False)
     admitted: int = field(default=0, init=False)
@@ -131,7 +134,14 @@ class Request:
 
     def again(self) -> "Request":
         """The same, of which nothing has begun."""
-        return Request(self.model, self.inputs, self.seed, self.plan, self.future, self.submitted, self.indices)
+        return Request(
+            self.model, self.inputs, self.seed, self.plan, self.future, self.submitted, self.indices, self.client
+        )
+
+    @property
+    def cost(self) -> float:
+        """How many pairs it may take."""
+        return float(self.rows * max(1, self.plan.passes))
 
     @property
     def awaited(self) -> bool:

@@ -15,6 +15,7 @@ from mcdropout.engine.arrays import Array
 from mcdropout.metrics import Metrics
 from mcdropout.scheduling.answer import Answer
 from mcdropout.scheduling.backlog import Backlog, Capacity, Claim, OverloadedError
+from mcdropout.scheduling.clients import ANYBODY, Client
 from mcdropout.scheduling.lane import Lane
 from mcdropout.scheduling.plan import Plan
 from mcdropout.scheduling.request import DeadlineError, Future, Request, Served, State
@@ -45,6 +46,7 @@ class Scheduler:
         max_queue_bytes: int = 2**30,
         max_queue_seconds: float | None = None,
         max_request_seconds: float | None = None,
+        max_client_share: float = 1.0,
         max_batch_rows: int = 1024,
         step_seconds: float = 0.004,
         deliver: Callable[[Callable[[], None]], object] | None = None,
@@ -56,13 +58,14 @@ class Scheduler:
             max_queue_bytes: how much memory their inputs may take.
             max_queue_seconds: how long their passes may take, by the rate of the steps now; None for any time.
             max_request_seconds: how long those of one request may take, if it is run alone; None for any time.
+            max_client_share: how much of all that one client may have on its way, 0 to 1.
             max_batch_rows: how many rows may begin in a step.
             step_seconds: how long a step should take.
             deliver: calls a function, which settles futures, where these may be settled; here and now if None.
         """
         self._metrics = metrics
         self._backlog = Backlog(
-            Capacity(max_queue_rows, max_queue_bytes, max_queue_seconds, max_request_seconds), metrics
+            Capacity(max_queue_rows, max_queue_bytes, max_queue_seconds, max_request_seconds, max_client_share), metrics
         )
         self._max_batch_rows, self._step_seconds = max_batch_rows, step_seconds
         self._deliver = deliver or (lambda call: call())
@@ -90,12 +93,12 @@ class Scheduler:
         """How full the backlog is, 0 to 1."""
         return self._backlog.load
 
-    def refusal(self, coming: int = 0) -> OverloadedError | None:
-        """Why not one more row is taken, where `coming` are on their way already; None where one is.
+    def refusal(self, coming: int = 0, client: Client = ANYBODY) -> OverloadedError | None:
+        """Why not one more row of a client is taken, where `coming` are on their way already; None where one is.
 
         It takes no lock. All who ask between two changes get the same error: raise a copy of it.
         """
-        return self._backlog.refusal(coming)
+        return self._backlog.refusal(coming, client)
 
     def submit(
         self,
@@ -107,6 +110,7 @@ class Scheduler:
         future: Future | None = None,
         indices: npt.NDArray[np.int64] | None = None,
         seconds_a_pair: float = 0.0,
+        client: Client = ANYBODY,
     ) -> Future:
         """Take a request in; returns at once.
 
@@ -118,6 +122,7 @@ class Scheduler:
             future: where its answer is awaited; a future of threads where not given.
             indices: `[rows]`, the index of each row in what was asked for, where these are not all of it.
             seconds_a_pair: how long a pair takes among many, in seconds; 0 where nobody knows.
+            client: who asks.
 
         Returns:
             The future. It raises `UnusableOutputError` where the network answers NaN or infinity, and
@@ -128,12 +133,18 @@ class Scheduler:
             OverloadedError: too much waits already.
         """
         awaited = ThreadFuture() if future is None else future
-        request = Request(model, inputs, seed, plan, awaited, time.perf_counter(), indices)
+        request = Request(model, inputs, seed, plan, awaited, time.perf_counter(), indices, client)
         with self._changed:
             if self._stopping:
                 raise OverloadedError("the server is stopping", reason="stopping")
             claim = self._backlog.admit(
-                model.name, request.rows, request.bytes, plan, request.submitted, seconds_a_pair=seconds_a_pair
+                model.name,
+                request.rows,
+                request.bytes,
+                plan,
+                request.submitted,
+                seconds_a_pair=seconds_a_pair,
+                client=client,
             )
             self._inbox.append((request, claim))
             self._changed.notify()
