@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,12 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
         self.client = httpx.Client(base_url=self.url, timeout=patience(60))
         self._log = log
+
+    def speak_tls(self, context: ssl.SSLContext) -> None:
+        """Ask over HTTPS from now on."""
+        self.client.close()
+        self.url = f"https://127.0.0.1:{self.port}"
+        self.client = httpx.Client(base_url=self.url, timeout=patience(60), verify=context)
 
     @property
     def log(self) -> str:

@@ -132,6 +132,9 @@ class Metrics:
             self._by_model.append((made, tuple(labels)))
             return made
 
+        self.denied = Counter(
+            "mcdropout_requests_denied", "Requests denied by their key.", ("reason",), registry=self.registry
+        )
         self.requests = counter("requests", "Prediction requests answered.", by_request)
         self.request_duration = histogram(
             "request_duration_seconds", "From a request's arrival to its answer.", by_request, _LATENCY_BUCKETS

@@ -1,12 +1,13 @@
 """Settings: flags of `mcdropout serve`, and environment variables `MCDROPOUT_*` of the same names."""
 
+import ipaddress
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 # As in mcdropout.engine.runtimes.sessions, which loads NumPy; `--help` and a supervisor do without that.
@@ -32,6 +33,30 @@ class Settings(BaseSettings):
         '"*" for any. If not given, those of this machine where it listens on 127.0.0.1, else any.',
     )
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 for any free one.")
+    admin_port: int | None = Field(
+        None, ge=1, le=65535, description="Port that changes of models are asked for at, and at no other."
+    )
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Port that metrics are read from, and from no other."
+    )
+    keys_file: Path | None = Field(
+        None, description="File of the keys that clients may show, as `mcdropout key` makes them; read when it changes."
+    )
+    keys: str = Field("", description="Further keys, as YAML like that of the file.")
+    insecure: bool = Field(
+        False, description="Whether a server that others reach answers all of them, where there are no keys."
+    )
+    tls_certificate: Path | None = Field(
+        None, description="File of the server's certificate, and of those that it was issued by, as PEM; for HTTPS."
+    )
+    tls_key: Path | None = Field(None, description="File of the certificate's private key, as PEM.")
+    tls_key_password: str | None = Field(None, description="Password of that file, where it has one.", repr=False)
+    tls_client_ca: Path | None = Field(
+        None, description="File of the authorities whose certificates clients must show, as PEM."
+    )
+    cors_origins: str = Field(
+        "", description='Origins whose pages may read answers, with commas between; "*" for any. None if not given.'
+    )
     models: Path = Field(Path("models"), description="Folder of model bundles, one folder each.")
     default: str | None = Field(None, description="Model that answers POST /predict; the first by name if not given.")
     preload: bool = Field(
@@ -113,6 +138,13 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Time that their passes may take, by the rate of the last second, in seconds.",
     )
+    max_client_share: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="How much of that one client may have waiting that asks alone, 0 to 1. It is known by its key or, "
+        "without, by its address.",
+    )
     max_batch_rows: int = Field(1024, gt=0, description="Most rows of several requests that are run together.")
     step_seconds: float = Field(
         0.004, gt=0, allow_inf_nan=False, description="Time that a step of the engine should take, in seconds."
@@ -138,10 +170,34 @@ class Settings(BaseSettings):
             raise ValueError('one device, or several with one comma between two, such as "cuda:0,cuda:1", are accepted')
         return device
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        ports = [port for port in (self.port, self.admin_port, self.metrics_port) if port]
+        if len(set(ports)) < len(ports):
+            raise ValueError(f"port, admin_port and metrics_port are {ports}; different ones are accepted")
+        if self.tls_certificate is None and (self.tls_key or self.tls_client_ca):
+            raise ValueError("tls_key or tls_client_ca is given without tls_certificate; they are accepted with one")
+        return self
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports to listen on, the one for predictions first."""
+        return [port for port in (self.port, self.admin_port, self.metrics_port) if port is not None]
+
     @property
     def devices(self) -> list[str]:
         """The device of each process that serves."""
         return [name.strip() for name in self.device.split(",")] * self.workers
+
+
+def is_loopback(host: str) -> bool:
+    """Whether nobody but this machine reaches what listens there."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def unknown_settings(variables: Iterable[str]) -> dict[str, str | None]:

@@ -9,9 +9,11 @@ from typing import Any, cast
 
 import pytest
 
+from mcdropout.access import Keyring
 from mcdropout.api import interpreter_lock
 from mcdropout.api.admission import Admission, was_admitted
 from mcdropout.api.connection import Refusal
+from mcdropout.api.guard import Guard
 from mcdropout.api.hosts import Hosts
 from mcdropout.api.interpreter_lock import SwitchInterval, use_usual_interval
 from mcdropout.catalogue.registry import Registry
@@ -31,6 +33,10 @@ def predictions_of(metrics: Metrics, scheduler: Any) -> Predictions:
     return Predictions(registry, scheduler, metrics, max_samples=100, on_refusal=SwitchInterval().shorten)
 
 
+def unguarded(metrics: Metrics) -> Guard:
+    return Guard(Keyring(), metrics, {})
+
+
 @pytest.fixture
 def metrics() -> Metrics:
     return Metrics()
@@ -46,7 +52,7 @@ def predictions(metrics: Metrics) -> Iterator[Predictions]:
 
 @pytest.fixture
 def admission(predictions: Predictions, metrics: Metrics) -> Admission:
-    return Admission(predictions, metrics, Hosts("*"))
+    return Admission(predictions, metrics, Hosts("*"), unguarded(metrics))
 
 
 def scope(path: str = "/predict", method: str = "POST") -> dict[str, Any]:
@@ -155,8 +161,8 @@ def test_each_is_told_why_it_is_refused_and_not_why_another_was(metrics: Metrics
     errors = [OverloadedError("much waits", 3.2), OverloadedError("more waits", 8.0)]
     found = []
     for error in (errors[0], errors[1], errors[1], errors[0]):
-        full = SimpleNamespace(refusal=lambda coming, error=error: error)
-        found.append(refused(Admission(predictions_of(metrics, full), metrics, Hosts("*"))))
+        full = SimpleNamespace(refusal=lambda coming, client, error=error: error)
+        found.append(refused(Admission(predictions_of(metrics, full), metrics, Hosts("*"), unguarded(metrics))))
     assert [json.loads(one.body)["detail"].split(";")[0].split(": ")[1] for one in found] == [
         "much waits",
         *["more waits"] * 2,
@@ -167,7 +173,7 @@ def test_each_is_told_why_it_is_refused_and_not_why_another_was(metrics: Metrics
 
 def test_while_the_server_stops_all_are_the_apps_to_answer(predictions: Predictions, metrics: Metrics) -> None:
     stopping = False
-    several = Admission(predictions, metrics, Hosts("*"), stopping=lambda: stopping)
+    several = Admission(predictions, metrics, Hosts("*"), unguarded(metrics), stopping=lambda: stopping)
     refused(several)
     stopping = True
     assert several.refusal(scope()) is None

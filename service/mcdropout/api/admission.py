@@ -12,7 +12,8 @@ import structlog
 from starlette.types import Scope
 
 from mcdropout.api.connection import Refusal
-from mcdropout.api.errors import Explanation, explanation, problem_content
+from mcdropout.api.errors import Explanation, ProblemError, explanation, problem_content
+from mcdropout.api.guard import Guard
 from mcdropout.api.hosts import Hosts
 from mcdropout.api.observe import Seen, new_request_id, record, request_id_of
 from mcdropout.api.query import ask_of, predicted_by
@@ -53,17 +54,24 @@ class Admission:
     """Decides which requests a connection lets in to the app."""
 
     def __init__(
-        self, predictions: Predictions, metrics: Metrics, hosts: Hosts, stopping: Callable[[], bool] = lambda: False
+        self,
+        predictions: Predictions,
+        metrics: Metrics,
+        hosts: Hosts,
+        guard: Guard,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         Args:
             predictions: answers those that are let in, and knows whether there is room.
             metrics: where refused requests are recorded.
             hosts: the names by which clients may call this server.
+            guard: knows who asks.
             stopping: whether the app is to answer all, and to end their connections.
         """
         self._predictions, self._metrics, self._stopping = predictions, metrics, stopping
         self.accepts_host = hosts.accept
+        self._guard = guard
         self._written = _Written(None, 0, (), ())
         self._coming = 0  # let in since the event loop last came to its tasks
 
@@ -74,7 +82,11 @@ class Admission:
         """
         if self._stopping() or (name := predicted_by(scope)) is None:
             return None
-        error = self._predictions.overload(self._coming)
+        try:
+            caller = self._guard.check(scope)
+        except ProblemError:  # it is the app's to explain
+            return None
+        error = self._predictions.overload(self._coming, caller.client)
         if error is None:
             # Many connections are read before the first task gets to the scheduler. It does right after this call
             # comes back, unless its body is still to come: that may take any time, in which it holds no place.
@@ -84,12 +96,12 @@ class Admission:
             return None
         started, seen = time.perf_counter(), Seen(request_id_of(scope))
         try:
-            ask = ask_of(scope, name)
+            ask = ask_of(scope, name, caller.client)
             planned = self._predictions.plan(self._predictions.model(ask), ask)
         except Exception:  # it is the app's to explain
             return None
         self._predictions.refused(planned.model.name, error)
-        seen.model, seen.mode = planned.model.name, planned.mode
+        seen.model, seen.mode, seen.key = planned.model.name, planned.mode, caller.key
         return self._refuse(scope, seen, error, started)
 
     def cut(self) -> None:

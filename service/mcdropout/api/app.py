@@ -6,11 +6,22 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcdropout.api import health, models, predict
+from mcdropout.api import docs, health, models, predict
 from mcdropout.api.errors import add_error_handlers
+from mcdropout.api.guard import GuardMiddleware
 from mcdropout.api.observe import ObserveMiddleware
+from mcdropout.api.openapi import with_common
 from mcdropout.api.services import Services
+
+_CORS: dict[str, Any] = {
+    "allow_methods": ["GET", "POST"],
+    "allow_headers": ["authorization", "content-type", "x-request-id"],
+    "expose_headers": ["x-request-id", "retry-after"],
+}
+"""What a page of an origin that is allowed may send and read. No cookies: there are none."""
 
 
 def create_app(services: Services) -> FastAPI:
@@ -26,15 +37,34 @@ def create_app(services: Services) -> FastAPI:
         version=version("mcdropout"),
         summary="Predictions together with how far to trust them, by Monte Carlo dropout.",
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(predict.PredictMiddleware, services=services)
+    app.add_middleware(GuardMiddleware, guard=services.guard)
+    if origins := [origin.strip() for origin in services.settings.cors_origins.split(",") if origin.strip()]:
+        app.add_middleware(CORSMiddleware, allow_origins=origins, **_CORS)
     app.add_middleware(ObserveMiddleware, metrics=services.metrics)
     add_error_handlers(app)
     for module in (predict, models, health):
         app.include_router(module.routes(services))
+    app.include_router(docs.routes())
 
     def openapi() -> dict[str, Any]:
-        return predict.with_formats(FastAPI.openapi(app))
+        return with_common(predict.with_formats(FastAPI.openapi(app)))
 
     app.openapi = openapi  # type: ignore[method-assign]
     return app
+
+
+class HeadMiddleware:
+    """Has HEAD answered as GET, by the routes that there are of that; the server leaves the body out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send)

@@ -4,12 +4,11 @@ A page of anybody's may let its own name lead to this machine, and its browser t
 (DNS rebinding). The name that it calls is in the field Host.
 """
 
-import ipaddress
 import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from mcdropout.settings import Settings
+from mcdropout.settings import Settings, is_loopback
 
 _OF_THIS_MACHINE = ("localhost", "127.0.0.1", "[::1]")
 _PORT = re.compile(r":\d*\Z")
@@ -54,13 +53,3 @@ class Hosts:
         except ValueError:
             return False
         return not self.are_any and bool(found) and found == host and self.accept(found.encode())
-
-
-def is_loopback(host: str) -> bool:
-    """Whether nobody but this machine reaches what listens there."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

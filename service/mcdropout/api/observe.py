@@ -38,12 +38,18 @@ class Seen:
         model: whose prediction it asks for.
         mode: how that is answered: "deterministic", "mc" or "auto".
         rows: how many it has.
+        key: the name of the key that it showed.
+        seed: what its masks were drawn from.
+        passes: how many each row was planned to get.
     """
 
     request_id: str
     model: str | None = None
     mode: str | None = None
     rows: int | None = None
+    key: str | None = None
+    seed: int | None = None
+    passes: int | None = None
 
 
 def seen_of(scope: Scope) -> Seen | None:
@@ -107,6 +113,15 @@ def record(metrics: Metrics, scope: Scope, seen: Seen, status: int, seconds: flo
     if not _logger.isEnabledFor(level):  # which would be found out later, at many times the cost
         return
     write = _log.debug if level == logging.DEBUG else _log.info
-    known = {"model": seen.model, "mode": seen.mode, "rows": seen.rows}
+    client = scope.get("client")
+    known = {
+        "model": seen.model,
+        "mode": seen.mode,
+        "rows": seen.rows,
+        "passes": seen.passes,
+        "seed": seen.seed,
+        "client": client[0] if client else None,
+        "key": seen.key,
+    }
     more = {name: value for name, value in known.items() if value is not None} | more
     write("request", method=scope["method"], path=path, status=status, seconds=round(seconds, 6), **more)

@@ -80,7 +80,7 @@ async def predict(services: Services, request: Request, name: str) -> Response:
     Errors are for `api/errors.py` to explain.
     """
     predictions, settings = services.predictions, services.settings
-    ask = ask_of(request.scope, name)
+    ask = ask_of(request.scope, name, services.guard.check(request.scope).client)
     model, seen = predictions.model(ask), seen_of(request.scope)
     if seen is not None:
         seen.model = model.name
@@ -103,7 +103,7 @@ async def predict(services: Services, request: Request, name: str) -> Response:
     seed = predictions.submit(planned, inputs, future)
     answered = Answered(planned.model, seed, await _awaited(request, future), planned.view)
     if seen is not None:
-        seen.rows = answered.rows
+        seen.rows, seen.seed, seen.passes = answered.rows, seed, planned.plan.passes
     accepted = formats.of_answer(header_of(request.scope, b"accept"))
 
     def write(pause: Pause) -> bytes:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from anyio import CapacityLimiter
 
+from mcdropout.access import Keyring
+from mcdropout.api.guard import Guard
 from mcdropout.api.interpreter_lock import SwitchInterval
 from mcdropout.api.room import Room
 from mcdropout.catalogue.compilation import CompileLimits
@@ -53,6 +55,7 @@ class Services:
         watchdog: ends the process where that is stuck.
         watch: follows the folder of models; None where nobody does.
         predictions: the use case.
+        guard: knows who asks, and what they may.
         loop: the event loop in which requests are answered.
         bodies: the memory of requests whose rows are not read yet.
         at_once: how many large bodies are parsed, and answers written, at once.
@@ -65,6 +68,7 @@ class Services:
     watchdog: Watchdog
     watch: Watch | None
     predictions: Predictions
+    guard: Guard
     loop: ServingLoop
     bodies: Room
     at_once: CapacityLimiter
@@ -75,7 +79,9 @@ class Services:
 
         Raises:
             BundleError: the folder holds no bundle, or not the default one.
+            KeysError: the keys cannot be read.
         """
+        keyring = Keyring(settings.keys_file, settings.keys)
         metrics, loop = Metrics(), ServingLoop()
         loading = Loading(
             device=settings.device,
@@ -90,6 +96,7 @@ class Services:
             max_queue_bytes=settings.max_queue_bytes,
             max_queue_seconds=settings.max_queue_seconds,
             max_request_seconds=settings.max_request_seconds,
+            max_client_share=settings.max_client_share,
             max_batch_rows=settings.max_batch_rows,
             step_seconds=settings.step_seconds,
             deliver=loop.call,
@@ -110,6 +117,7 @@ class Services:
             watchdog=Watchdog(scheduler, settings.watchdog_seconds),
             watch=Watch(registry, settings.watch) if settings.watch else None,
             predictions=predictions,
+            guard=Guard.of(settings, keyring, metrics),
             loop=loop,
             bodies=Room(settings.max_bodies_bytes),
             at_once=CapacityLimiter(_MOST_AT_ONCE),

@@ -23,7 +23,21 @@ def read_document(path: Path) -> Any:
         DocumentError: it cannot be read, gives a key twice, or is larger than what anybody writes by hand.
     """
     try:
-        loader = _Loader(_text(path))
+        return parse_document(_text(path))
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise DocumentError(f"cannot be read as YAML: {error}") from error
+
+
+def parse_document(text: str) -> Any:
+    """What YAML says.
+
+    Raises:
+        DocumentError: as `read_document` does.
+    """
+    try:
+        loader = _Loader(text)
         try:
             node = loader.get_single_node()
             if node is None:
@@ -36,9 +50,7 @@ def read_document(path: Path) -> Any:
         raise DocumentError(
             "nests lists or mappings too deeply; the fields of a model, as the README has them, are accepted"
         ) from None
-    except FileNotFoundError:
-        raise
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except yaml.YAMLError as error:
         raise DocumentError(f"cannot be read as YAML: {error}") from error
 
 

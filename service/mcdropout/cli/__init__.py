@@ -10,6 +10,7 @@ import typer
 
 from mcdropout.cli.compile import compile_bundles
 from mcdropout.cli.inspect import inspect
+from mcdropout.cli.key import key
 from mcdropout.cli.serve import serve
 
 _SECONDS_TO_END = 2.0
@@ -20,6 +21,7 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(inspect)
 app.command("compile")(compile_bundles)
+app.command()(key)
 
 
 @app.callback()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from mcdropout.settings import Settings, unknown_settings
+from mcdropout.settings import Settings, is_loopback, unknown_settings
 
 _DEFAULTS = Settings.model_construct()
 _PREFIX = Settings.model_config["env_prefix"]
@@ -33,6 +33,13 @@ def serve(
     provider: Annotated[str, _option("provider")] = _DEFAULTS.provider,
     threads: Annotated[int | None, _option("threads")] = _DEFAULTS.threads,
     workers: Annotated[int, _option("workers")] = _DEFAULTS.workers,
+    keys_file: Annotated[Path | None, _option("keys_file")] = _DEFAULTS.keys_file,
+    insecure: Annotated[bool, _option("insecure", "--insecure/--no-insecure")] = _DEFAULTS.insecure,
+    admin_port: Annotated[int | None, _option("admin_port")] = _DEFAULTS.admin_port,
+    metrics_port: Annotated[int | None, _option("metrics_port")] = _DEFAULTS.metrics_port,
+    tls_certificate: Annotated[Path | None, _option("tls_certificate")] = _DEFAULTS.tls_certificate,
+    tls_key: Annotated[Path | None, _option("tls_key")] = _DEFAULTS.tls_key,
+    tls_client_ca: Annotated[Path | None, _option("tls_client_ca")] = _DEFAULTS.tls_client_ca,
     compile_: Annotated[bool, _option("compile", "--compile/--no-compile")] = _DEFAULTS.compile,
     log_format: Annotated[str, _option("log_format")] = _DEFAULTS.log_format,
 ) -> None:
@@ -48,6 +55,13 @@ def serve(
         "provider": provider,
         "threads": threads,
         "workers": workers,
+        "keys_file": keys_file,
+        "insecure": insecure,
+        "admin_port": admin_port,
+        "metrics_port": metrics_port,
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+        "tls_client_ca": tls_client_ca,
         "compile": compile_,
         "log_format": log_format,
     }
@@ -56,8 +70,10 @@ def serve(
     except ValidationError as error:
         for problem in error.errors():
             field = "_".join(map(str, problem["loc"]))
-            typer.echo(f"error: {field} is {problem['input']!r}; {problem['msg']}", err=True)
+            what = f"{field} is {problem['input']!r}; " if field else ""
+            typer.echo(f"error: {what}{problem['msg'].removeprefix('Value error, ')}", err=True)
         raise typer.Exit(2) from error
+    _check_doors(settings)
     # What starts can be left as it is. A container's first process is not ended by a signal that it does not handle.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: os._exit(0))
@@ -69,6 +85,28 @@ def serve(
     from mcdropout.processes.server import run
 
     raise typer.Exit(run(settings))
+
+
+def _check_doors(settings: Settings) -> None:
+    """Refuse to let in whoever comes, unless that is what was asked for; and keys and certificates that are none."""
+    from mcdropout.access import Keyring, KeysError
+    from mcdropout.processes.tls import TlsError, check_tls
+
+    try:
+        has_keys = Keyring(settings.keys_file, settings.keys).is_used
+        check_tls(settings)
+    except (KeysError, TlsError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    if has_keys or settings.insecure or is_loopback(settings.host):
+        return
+    typer.echo(
+        f"error: others reach {settings.host}, and there are no keys; a file of them (--keys-file, {_PREFIX}KEYS_FILE; "
+        f"`mcdropout key` makes one), 127.0.0.1, or, where something else keeps others out, --insecure "
+        f"({_PREFIX}INSECURE=true) is accepted",
+        err=True,
+    )
+    raise typer.Exit(2)
 
 
 def _check_variables() -> None:

@@ -1,13 +1,18 @@
 """The server: the app in one process, on sockets of its own."""
 
 import socket
+from contextlib import ExitStack
 
+import structlog
 import uvicorn
 
 from mcdropout import log
 from mcdropout.api import create_app
+from mcdropout.processes.listening import listen
 from mcdropout.processes.serving import Leaving, connections, linger, run_server, services_of, uvicorn_config
 from mcdropout.settings import Settings
+
+_log = structlog.get_logger("server")
 
 
 def run(settings: Settings) -> int:
@@ -22,7 +27,16 @@ def run(settings: Settings) -> int:
         return 2
     leaving = Leaving()
     app = leaving.around(create_app(services))
-    return run_server(Server(uvicorn_config(settings, app, http=connections(services, leaving)), leaving))
+    server = Server(uvicorn_config(settings, app, http=connections(services, leaving)), leaving)
+    if len(settings.ports) == 1:
+        return run_server(server)
+    with ExitStack() as stack:
+        try:
+            sockets = [stack.enter_context(x) for port in settings.ports for x in listen(settings.host, port)]
+        except OSError as error:
+            _log.error("cannot listen", host=settings.host, ports=settings.ports, error=str(error))
+            return 1
+        return run_server(server, sockets)
 
 
 class Server(uvicorn.Server):

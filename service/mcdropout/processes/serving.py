@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import signal
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcdropout import log
+from mcdropout.access import KeysError
 from mcdropout.api import Services
 from mcdropout.api.admission import Admission
 from mcdropout.api.connection import Limits, protocol
@@ -22,10 +24,13 @@ from mcdropout.engine import InvalidInputError
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.engine.threads import use_threads
 from mcdropout.machine import descriptors
+from mcdropout.processes.tls import tls_options
 from mcdropout.settings import Settings
 
 _log = structlog.get_logger("server")
 
+# For browsers: what is sent is what it says that it is, is shown in no other page, and says nobody where it was.
+_HEADERS = [("x-content-type-options", "nosniff"), ("x-frame-options", "DENY"), ("referrer-policy", "no-referrer")]
 _OWN_DESCRIPTORS = 256  # files that are no connections: models, logs, pipes
 _LINGER_SECONDS, _LONGEST_LINGER_SECONDS = 0.5, 2.0  # the latter where connections are left
 # What dozens of requests hold is no garbage; by Python's own number it is looked through all the time.
@@ -41,7 +46,7 @@ def services_of(settings: Settings, threads: int | None) -> Services | None:
         use_usual_interval()
         gc.set_threshold(_COLLECTED_AFTER)
         services = Services.of(settings)
-    except (BundleError, InvalidInputError) as error:
+    except (BundleError, InvalidInputError, KeysError) as error:
         _log.error("nothing to serve", error=str(error))
         return None
     if (writing := log.lines()) is not None:
@@ -58,6 +63,8 @@ def uvicorn_config(settings: Settings, app: ASGIApp, **others: Any) -> uvicorn.C
         access_log=False,
         ws="none",
         timeout_graceful_shutdown=round(settings.grace_seconds),
+        headers=_HEADERS,
+        **tls_options(settings),
         **given,
     )
 
@@ -68,7 +75,7 @@ def connections(
     """The class of connections: while clients are being let go, the app answers, which says so to them."""
     settings = services.settings
     hosts = Hosts.of(settings)
-    admission = Admission(services.predictions, services.metrics, hosts, stopping=lambda: leaving.any)
+    admission = Admission(services.predictions, services.metrics, hosts, services.guard, stopping=lambda: leaving.any)
     free = descriptors(settings.max_connections + _OWN_DESCRIPTORS) - _OWN_DESCRIPTORS
     if free < settings.max_connections:
         _log.warning("fewer connections than asked for", asked=settings.max_connections, descriptors=free)
@@ -82,7 +89,8 @@ def connections(
     return protocol(admission, ended, limits)
 
 
-def run_server(server: uvicorn.Server) -> int:
+def run_server(server: uvicorn.Server, sockets: list[socket.socket] | None = None) -> int:
+    """Run a server, on these sockets or on one of its own; the exit status."""
     asked: list[int] = []
 
     def stop(number: int, _frame: object) -> None:
@@ -93,7 +101,7 @@ def run_server(server: uvicorn.Server) -> int:
     # stop is no failure.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
-    server.run()
+    server.run(sockets)
     return 0 if server.started or asked else 1
 
 

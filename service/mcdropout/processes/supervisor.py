@@ -65,10 +65,10 @@ def supervise(settings: Settings) -> int:
     log.configure(settings.log_format, settings.log_level)
     with ExitStack() as stack:
         try:
-            listeners = [stack.enter_context(x) for x in listen(settings.host, settings.port)]
+            listeners = [stack.enter_context(x) for port in settings.ports for x in listen(settings.host, port)]
             folder = stack.enter_context(shared_folder())
         except OSError as error:
-            _log.error("cannot listen", host=settings.host, port=settings.port, error=str(error))
+            _log.error("cannot listen", host=settings.host, ports=settings.ports, error=str(error))
             return 1
         share(folder, "supervisor")
         record_start()
@@ -81,6 +81,7 @@ class _Supervisor:
     def __init__(self, settings: Settings, listeners: Sequence[socket.socket], metrics: Path) -> None:
         self._settings = settings
         self._listeners = listeners
+        self._scheme = "http" if settings.tls_certificate is None else "https"
         self._metrics = metrics
         self._workers = [WorkerProcess(number, device) for number, device in enumerate(settings.devices, start=1)]
         self._restarts = restart_counter(str(worker.number) for worker in self._workers)
@@ -103,13 +104,16 @@ class _Supervisor:
             signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
                 signal.signal(number, lambda number, _: self._signals.append(number))
-            _log.info("listening", urls=[address_of(x) for x in self._listeners], workers=len(self._workers))
+            _log.info("listening", urls=self._urls(), workers=len(self._workers))
             # The first one loads alone: what has to be compiled is compiled once, and the others find it.
             self._start(self._workers[0])
             while not self._done():
                 self._turn(woken)
             signal.set_wakeup_fd(-1)
         return self._status or 0
+
+    def _urls(self) -> list[str]:
+        return [address_of(listener, self._scheme) for listener in self._listeners]
 
     def _turn(self, woken: socket.socket) -> None:
         """Wait until something happens, and see to it."""

@@ -111,7 +111,7 @@ class WorkerServer(uvicorn.Server):
         await self._supervisor.drained()
         loop = asyncio.get_running_loop()
         try:
-            await loop.connect_accepted_socket(self._protocol, connection)
+            await loop.connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
         except OSError:
             connection.close()
             self._supervisor.send(wire.ENDED)
