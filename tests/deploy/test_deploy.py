@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import socket
+import ssl
 import subprocess
 import sys
 import tomllib
@@ -15,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+import trustme
 import yaml
 from compose_spec import PyCompose
 from packaging.requirements import Requirement
@@ -81,13 +83,8 @@ def test_prometheus_scrapes_the_service_that_compose_starts_where_it_listens() -
     assert job.get("metrics_path", "/metrics") == "/metrics"
 
 
-def test_ports_are_those_of_the_readme_and_only_predictions_are_for_other_machines() -> None:
-    assert {name: published(name)[0] for name in SERVICES} == {
-        "mcdropout": "0.0.0.0",
-        "mcdropout-gpu": "0.0.0.0",
-        "prometheus": "127.0.0.1",
-        "grafana": "127.0.0.1",
-    }
+def test_ports_are_those_of_the_readme_and_for_this_machine_alone() -> None:
+    assert {published(name)[0] for name in SERVICES} == {"127.0.0.1"}
     for name in OURS:
         assert f"on {published(name)[1]}" in README
     for name in ("grafana", "prometheus"):
@@ -144,8 +141,7 @@ def test_containers_have_limits_and_no_more_rights_than_they_need() -> None:
         assert service["deploy"]["resources"]["limits"]["memory"]
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
-        # Compose cannot copy a secret of the environment into a read-only container.
-        assert service.get("read_only", False) == (not service.get("secrets"))
+        assert service["read_only"] is True
         assert not service.get("privileged")
         assert "user" not in service, name
     (device,) = SERVICES[GPU]["deploy"]["resources"]["reservations"]["devices"]
@@ -168,17 +164,14 @@ def test_compose_runs_the_service_as_its_image_does() -> None:
         assert {key.removeprefix("MCDROPOUT_").lower() for key in named} <= Settings.model_fields.keys()
 
 
-def test_grafana_reads_the_prometheus_that_compose_starts_and_its_password_from_a_secret() -> None:
+def test_grafana_reads_the_prometheus_that_compose_starts_and_has_no_password_that_everybody_knows() -> None:
     (source,) = yaml.safe_load((GRAFANA / "provisioning" / "datasources" / "prometheus.yaml").read_text())[
         "datasources"
     ]
     assert source["url"] == f"http://prometheus:{published('prometheus')[2]}"
-    (secret,) = SERVICES["grafana"]["secrets"]
     environment = SERVICES["grafana"]["environment"]
-    assert environment["GF_SECURITY_ADMIN_PASSWORD__FILE"] == f"/run/secrets/{secret['source']}"
-    assert secret["mode"] == 0o444  # it is root's, and Grafana is not
-    assert COMPOSE["secrets"][secret["source"]]["environment"] in ENVIRONMENT
-    assert not [name for name in environment if "PASSWORD" in name and not name.endswith("__FILE")]
+    assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert not [name for name in [*environment, *ENVIRONMENT] if "PASSWORD" in name]
 
 
 def test_the_grafana_that_compose_starts_is_the_one_that_the_dashboard_was_made_for() -> None:
@@ -232,18 +225,30 @@ def test_each_image_gets_what_its_own_builder_installed() -> None:
     assert bases == {"docker.io/library/python:3.11-slim"}
 
 
-def health_check(port: int) -> int:
+def health_check(port: int, **others: str) -> int:
     """The exit status of the image's health check for a server on a port of this machine."""
     (text,) = re.findall(r"^HEALTHCHECK (?:.*\\\n)*? *CMD (.*)$", instructions("cpu"), re.MULTILINE)
     command = json.loads(text)
     assert command[0] == "python"
-    environment = os.environ | {"MCDROPOUT_PORT": str(port)}
+    environment = os.environ | {"MCDROPOUT_PORT": str(port)} | others
     asked = subprocess.run([sys.executable, *command[1:]], env=environment, capture_output=True, timeout=patience(30))
     return asked.returncode
 
 
 def test_the_health_check_passes_where_the_server_is_ready(server: Server) -> None:
     assert health_check(server.port) == 0
+
+
+def test_the_health_check_passes_over_tls(tmp_path: Path) -> None:
+    certificate = trustme.CA().issue_cert("mc.example.org")
+    files = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    certificate.cert_chain_pems[0].write_to_path(str(files[0]))
+    certificate.private_key_pem.write_to_path(str(files[1]))
+    named = {"MCDROPOUT_TLS_CERTIFICATE": str(files[0]), "MCDROPOUT_TLS_KEY": str(files[1])}
+    with serving(MODELS, tmp_path, "--default", "mnist-mlp", MCDROPOUT_PRELOAD="false", **named) as running:
+        running.speak_tls(ssl._create_unverified_context())
+        running.wait_until_ready()
+        assert health_check(running.port, **named) == 0
 
 
 def test_the_health_check_fails_where_the_server_is_not_ready_or_not_there(tmp_path: Path) -> None:

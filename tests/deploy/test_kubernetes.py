@@ -4,6 +4,7 @@ import copy
 import shutil
 import subprocess
 from collections.abc import Callable
+from pathlib import PurePosixPath
 from typing import Any
 
 import jsonpatch
@@ -134,7 +135,12 @@ def test_pods_are_asked_where_the_image_listens_and_run_as_its_user(overlay: str
         assert asked["port"] == port["name"]
         assert asked["path"] == ("/health/live" if probe == "livenessProbe" else "/health/ready")
     assert made["Service"]["spec"]["ports"][0]["targetPort"] == port["name"]
-    assert made["NetworkPolicy"]["spec"]["ingress"][0]["ports"][0]["port"] == port["name"]
+    (allowed,) = made["NetworkPolicy"]["spec"]["ingress"]
+    assert allowed["ports"][0]["port"] == port["name"]
+    assert allowed["from"]
+    (keys,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "keys"]
+    (file,) = [one["value"] for one in container["env"] if one["name"] == "MCDROPOUT_KEYS_FILE"]
+    assert str(PurePosixPath(file).parent) == keys
     (endpoint,) = made["ServiceMonitor"]["spec"]["endpoints"]
     assert endpoint["port"] == made["Service"]["spec"]["ports"][0]["name"]
     assert endpoint["path"] == "/metrics"
