@@ -415,6 +415,33 @@ def test_a_bundle_is_left_alone_until_two_looks_find_it_the_same(watched: Watche
     assert seen == ["reload small"]
 
 
+def test_a_slow_copy_whose_compiled_part_comes_last_is_loaded_when_it_is_there(
+    watched: Watched, versions: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where there is no PyTorch to compile with, of a model that serves and of one that is new."""
+
+    def cannot(bundle: object, *_: object) -> None:
+        raise BundleError("there is no PyTorch")
+
+    monkeypatch.setattr("mcdropout.catalogue.loading.compile_bundle", cannot)
+    models, registry, watch, seen = watched
+    for name in ("small", "new"):
+        shutil.copytree(versions["2"], models / name, ignore=shutil.ignore_patterns(COMPILED), dirs_exist_ok=True)
+    if (models / "small" / COMPILED).is_dir():
+        shutil.rmtree(models / "small" / COMPILED)
+    change(models / "new", name="new")
+    for _ in range(4):
+        watch.look()
+    assert (entry(registry, "small").version, entry(registry, "new").state) == ("1", "failed")
+    tried = len(seen)
+    for name in ("small", "new"):
+        shutil.copytree(versions["2"] / COMPILED, models / name / COMPILED)
+    for _ in range(3):
+        watch.look()
+    assert len(seen) == tried + 2
+    assert entry(registry, "small").version == "2"
+
+
 def test_what_holds_the_same_as_before_is_not_loaded_again(watched: Watched) -> None:
     models, _, watch, seen = watched
     os.utime(models / "small" / "weights.safetensors")

@@ -3,10 +3,13 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from mcdropout.catalogue.bundle import COMPILED
 from mcdropout.catalogue.manifest import BundleError
 from mcdropout.digest import digest_of
+
+_Of = TypeVar("_Of")
 
 Stamp = tuple[int, int, int, int]
 """A file's size in bytes, the times of its last writing and of its last change in ns, and its inode."""
@@ -31,9 +34,9 @@ def stamps_of(folder: Path) -> Stamps:
     return found
 
 
-def sources(stamps: Stamps) -> Stamps:
-    """Those of what a bundle is compiled from: without `compiled/`."""
-    return {name: stamp for name, stamp in stamps.items() if not name.startswith(f"{COMPILED}/")}
+def sources(files: Mapping[str, _Of]) -> Mapping[str, _Of]:
+    """What is known of those files that a bundle is compiled from: without `compiled/`."""
+    return {name: known for name, known in files.items() if not name.startswith(f"{COMPILED}/")}
 
 
 def changed(before: Stamps, after: Stamps) -> list[str]:

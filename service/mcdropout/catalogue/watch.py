@@ -1,16 +1,19 @@
 """Watching: what happens to the bundles of a folder happens to the models, without anybody asking for it."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import structlog
 
 from mcdropout.catalogue.manifest import MANIFEST
-from mcdropout.catalogue.registry import ConflictError, Registry, RegistryError, is_name
+from mcdropout.catalogue.registry import ConflictError, Entry, Registry, RegistryError, is_name
 from mcdropout.catalogue.stamps import Stamps, digests_of, sources, stamps_of
 
 _log = structlog.get_logger("watching")
+
+_Of = TypeVar("_Of")
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,9 @@ class Watch:
 
     A bundle that is new is loaded, one that changed reloaded, and one that is gone unloaded, unless it is the default.
     What one look finds is acted upon when the next one finds the same, so that a bundle which is being copied is left
-    alone until it is complete. One that was unloaded by request stays unloaded. A bundle's `compiled/` counts only
-    where the server does not compile: elsewhere it writes that itself.
+    alone until it is complete. One that was unloaded by request stays unloaded. A bundle's `compiled/` counts where
+    the server does not compile, and where that failed last, as while it is still to come and PyTorch is not there;
+    elsewhere the server writes it itself.
     """
 
     def __init__(self, registry: Registry, seconds: float) -> None:
@@ -88,13 +92,14 @@ class Watch:
         self._missed.discard(name)
         if entry is not None and entry.state in ("loading", "unloaded"):
             return
-        stamps, before = self._counting(stamps), self._read.get(name)
-        if before is not None and stamps == before.stamps:
+        before = self._read.get(name)
+        counting = self._counting(entry)
+        if before is not None and counting(stamps) == counting(before.stamps):
             return
         known = before or _Read({}, {})
         found = _Read(stamps, digests_of(registry.folder / name, stamps, known.digests, known.stamps))
-        just_read = entry is not None and entry.stamps is not None and self._counting(entry.stamps) == stamps
-        if not just_read and (before is None or found.digests != before.digests):
+        just_read = entry is not None and entry.stamps is not None and counting(entry.stamps) == counting(stamps)
+        if not just_read and (before is None or counting(found.digests) != counting(before.digests)):
             try:
                 if entry is None:
                     registry.appear(name)
@@ -106,8 +111,10 @@ class Watch:
                 pass
         self._read[name] = found
 
-    def _counting(self, stamps: Stamps) -> Stamps:
-        return sources(stamps) if self._registry.compiles else stamps
+    def _counting(self, entry: Entry | None) -> Callable[[Mapping[str, _Of]], Mapping[str, _Of]]:
+        """Which files of a bundle count."""
+        failed = entry is not None and entry.last_error is not None
+        return sources if self._registry.compiles and not failed else lambda files: files
 
     def _gone(self, name: str) -> None:
         if name == self._registry.default:
