@@ -1,6 +1,10 @@
 """Metrics: series that are found sooner than by their labels, and what is forgotten."""
 
 import asyncio
+import errno
+import shutil
+import subprocess
+import sys
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -57,3 +61,49 @@ def test_a_request_that_its_server_cancels_is_the_clients_end_and_no_failure() -
     asyncio.run(asked())
     told = metrics.exposition()[0].decode()
     assert 'mcdropout_requests_total{mode="unknown",model="unknown",status="499"} 1.0' in told
+
+
+# In a mount namespace of its own, so that a small disk can be had: what it prints is what became of it.
+_ON_A_DISK = """
+set -e
+folder=$(mktemp -d)
+mount -t tmpfs -o size={kibibytes}k small "$folder"
+exec "{python}" -c '
+import sys
+from pathlib import Path
+from mcdropout.metrics import Metrics, share
+share(Path(sys.argv[1]), "1")
+try:
+    metrics = Metrics()
+    for number in range(2000):
+        metrics.of(metrics.rows, f"model-{{number}}").inc()
+        metrics.of(metrics.rows, f"model-{{number}}").inc()
+    print("counted", metrics.exposition()[0].count(b"mcdropout_rows_total{{"))
+except OSError as error:
+    print("refused", error.errno)
+' "$folder"
+"""
+
+
+def on_a_disk(kibibytes: int) -> tuple[int, str, str]:
+    """The status, and what is printed, of counting 2,000 series on a disk of so much."""
+    isolated = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*isolated, "true"], check=False).returncode:
+        pytest.skip("no mount namespace can be had here")
+    script = _ON_A_DISK.format(kibibytes=kibibytes, python=sys.executable)
+    ended = subprocess.run([*isolated, script], capture_output=True, text=True, check=False)
+    return ended.returncode, *(ended.stdout.split() or ["", ""])  # type: ignore[return-value]
+
+
+def test_a_disk_that_becomes_full_ends_no_process_and_what_was_counted_before_is_exposed() -> None:
+    status, what, count = on_a_disk(300)
+    assert (status, what) == (0, "counted")
+    assert 300 < int(count) < 2000
+
+
+def test_a_disk_that_is_full_is_an_error_and_no_signal() -> None:
+    assert on_a_disk(96) == (0, "refused", str(errno.ENOSPC))
+
+
+def test_with_room_enough_all_is_counted() -> None:
+    assert on_a_disk(8192) == (0, "counted", "2000")

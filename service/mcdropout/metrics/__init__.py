@@ -26,6 +26,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from mcdropout.machine import locked
+from mcdropout.metrics.files import use_solid_files
 
 # A time of creation beside every series would double what Prometheus stores, and nothing here reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -75,10 +76,12 @@ def share(folder: Path, process: str) -> None:
     To be called before the first metric is made.
 
     Args:
-        folder: where; a process has some files of 64 KiB each, or of less than twice what they hold.
+        folder: where; a process has some files of 64 KiB each, or of less than twice what they hold. What is counted
+            first after the disk has become full is exposed by the process itself alone, or not at all.
         process: its name among them. Another process that is given the name after it continues its counters.
     """
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+    use_solid_files()
     value_classes.ValueClass = value_classes.MultiProcessValue(lambda: process)  # type: ignore[no-untyped-call]
     _folder.path = folder
 
