@@ -35,6 +35,9 @@ Mode = Literal["deterministic", "mc", "auto"]
 Pause = Callable[[], None]
 """Called between the parts of what takes long, for other threads to go on meanwhile."""
 
+Watch = Callable[[Answer | Shares], object]
+"""Called with what there is of an answer."""
+
 _SHED_FROM = 0.5  # of a full backlog: from there on passes are taken away, where that is allowed
 _PART_NUMBERS = 2048  # of an answer, between two pauses
 
@@ -276,7 +279,7 @@ class Predictions:
             self.refused(planned.model.name, error)
             raise copy(error)  # others are refused for the same, each with a traceback of its own
 
-    def submit(self, planned: Planned, inputs: tuple[Rows, ...], future: Future) -> int:
+    def submit(self, planned: Planned, inputs: tuple[Rows, ...], future: Future, watch: Watch | None = None) -> int:
         """Have rows predicted, by fewer passes under overload where that is allowed.
 
         Args:
@@ -284,6 +287,7 @@ class Predictions:
             inputs: `[rows, ...]` each, as the network takes them; a row after another where they are of several sizes.
             future: where the `Answer` is awaited, or `Shares` where rows are of several sizes; it raises what `ask`
                 does once the rows are taken.
+            watch: called with what there is of the answer after steps, where futures are settled.
 
         Returns:
             The seed that the masks are drawn from.
@@ -299,19 +303,27 @@ class Predictions:
             plan = _reduced(plan, self._scheduler.load, self._shed_floor)
         seed = drawn_seed() if planned.seed is None else planned.seed
         try:
-            self._hand_over(planned, inputs, seed, plan, future)
+            self._hand_over(planned, inputs, seed, plan, future, watch)
         except OverloadedError as error:
             self.refused(planned.model.name, error)
             raise
         return seed
 
-    def _hand_over(self, planned: Planned, inputs: tuple[Rows, ...], seed: int, plan: Plan, future: Future) -> None:
+    def _hand_over(
+        self,
+        planned: Planned,
+        inputs: tuple[Rows, ...],
+        seed: int,
+        plan: Plan,
+        future: Future,
+        watch: Watch | None,
+    ) -> None:
         """Submit a request, or one for the rows of each size."""
         model = planned.model
         submit = partial(self._scheduler.submit, seconds_a_pair=model.seconds_a_pair, client=planned.client)
         engine = model.engine
         if engine.sizing is None:
-            submit(model, cast(tuple[Array, ...], inputs), seed=seed, plan=plan, future=future)
+            submit(model, cast(tuple[Array, ...], inputs), seed=seed, plan=plan, future=future, watch=watch)
             return
         try:
             batches = batches_of(inputs, engine.sizing)
@@ -321,12 +333,20 @@ class Predictions:
         except InvalidInputError as error:
             raise InvalidAskError(str(error)) from error
         if len(batches) == 1:
-            submit(members[0], batches[0].inputs, seed=seed, plan=plan, future=future)
+            submit(members[0], batches[0].inputs, seed=seed, plan=plan, future=future, watch=watch)
             return
-        whole = Whole(future, [batch.rows for batch in batches])
+        whole = Whole(future, [batch.rows for batch in batches], watch)
         try:
             for member, batch, share in zip(members, batches, whole.shares, strict=True):
-                submit(member, batch.inputs, seed=seed, plan=plan, future=share, indices=batch.rows)
+                submit(
+                    member,
+                    batch.inputs,
+                    seed=seed,
+                    plan=plan,
+                    future=share,
+                    indices=batch.rows,
+                    watch=None if watch is None else share.estimated,
+                )
         except (OverloadedError, TooCostlyError):
             whole.given_up = True  # what was taken of it is not awaited
             raise

@@ -35,7 +35,7 @@ class ServingLoop:
         """It is the one that runs now."""
         self._loop = asyncio.get_running_loop()
 
-    def call(self, function: Callable[[], None]) -> None:
+    def call(self, function: Callable[[], object]) -> None:
         """Have a function called in it, by any thread; here and now before it begins."""
         if self._loop is None:
             function()

@@ -19,6 +19,7 @@ import numpy as np
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.steps import Steps
+from mcdropout.scheduling.answer import Answer, Part
 from mcdropout.scheduling.clients import FairQueue
 from mcdropout.scheduling.deadlines import Deadlines
 from mcdropout.scheduling.group import Group, split_by_owner
@@ -243,6 +244,17 @@ class Lane:
             group.ticket = self._drawn_ticket()
         self.running.extend(unfinished)
         return Settlement([*done, *found.finished], found.late)
+
+    def estimates(self, now: float) -> list[tuple[Request, Answer]]:
+        """What there is of the answers to requests that are watched, between two steps."""
+        found: dict[Request, list[Part]] = {}
+        for group in self.running:
+            if any(request.is_watched(now) for request in group.requests):
+                for request, part in group.parts(slice(None)):
+                    if request.is_watched(now) and request.awaited:
+                        found.setdefault(request, []).append(part)
+        made = ((request, request.estimate(parts, time.perf_counter())) for request, parts in found.items())
+        return [(request, answer) for request, answer in made if answer is not None]
 
     def _compact(self, unfinished: list[Group]) -> None:
         """Keep no rows of a frontier that are done, once they are most of it."""

@@ -16,6 +16,8 @@ thread's alone. In the other states it has ended: whoever awaits its future has 
 and groups let go of its rows at their next turn.
 """
 
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol
@@ -53,6 +55,9 @@ class Future(Protocol):
 
 class DeadlineError(Exception):
     """A request's time was over before each of its rows had the fewest passes."""
+
+
+_PAUSE = 9.0  # before the next estimate, in times that one takes
 
 
 class State(Enum):
@@ -95,6 +100,7 @@ class Request:
         future: where its answer is awaited.
         indices: `[rows]`, the index of each row in what was asked for; None where this is all of it.
         client: who asks.
+        watch: who wants to know what there is of the answer after each step; None where nobody does.
         submitted: when it came, by `time.perf_counter()`.
         state: how far it has come.
         started: when its first step began; None while it is WAITING, and where it ended without one.
@@ -111,6 +117,7 @@ class Request:
     submitted: float
     indices: npt.NDArray[np.int64] | None = None
     client: Client = ANYBODY
+    watch: Callable[[Answer], object] | None = None
     state: State = field(default=State.WAITING, init=False)
     started: float | None = field(default=None, init=False)
     admitted: int = field(default=0, init=False)
@@ -120,6 +127,7 @@ class Request:
         self.rows = self.left = len(self.inputs[0])
         self.bytes = sum(x.nbytes for x in self.inputs)
         self._parts: list[Part] = []
+        self._estimated_again = 0.0
 
     def become(self, state: State) -> None:
         """Pass on to another state.
@@ -135,7 +143,15 @@ class Request:
     def again(self) -> "Request":
         """The same, of which nothing has begun."""
         return Request(
-            self.model, self.inputs, self.seed, self.plan, self.future, self.submitted, self.indices, self.client
+            self.model,
+            self.inputs,
+            self.seed,
+            self.plan,
+            self.future,
+            self.submitted,
+            self.indices,
+            self.client,
+            self.watch,
         )
 
     @property
@@ -172,6 +188,20 @@ class Request:
         self.left -= len(part.rows)
         return self.left == 0
 
+    def is_watched(self, now: float) -> bool:
+        """Whether somebody wants an estimate now. Others wait while one is made: it takes a tenth of the time."""
+        return self.watch is not None and now >= self._estimated_again
+
+    def estimate(self, running: Sequence[Part], now: float) -> Answer | None:
+        """What the answer would be now, of what there is of the rows that are not done; None where some have none."""
+        parts = [*self._parts, *running]
+        found = None
+        if sum(len(part.rows) for part in parts) == self.rows:
+            found = self._answer(joined(parts), now)
+        took = time.perf_counter() - now
+        self._estimated_again = now + took + _PAUSE * took
+        return found
+
     @property
     def mean_passes(self) -> float:
         """How many passes its rows took on average, when all are done."""
@@ -188,6 +218,9 @@ class Request:
         if len(wrong):
             failed = whole.rows[wrong].tolist()
             raise UnusableOutputError(whole.faults[wrong[0]].of(failed[0]), failed)
+        return self._answer(whole, now)
+
+    def _answer(self, whole: Part, now: float) -> Answer:
         started = now if self.started is None else self.started
         seed = None if self.plan.passes == 0 else self.seed
         prediction = replace(whole.prediction, seed=seed)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import InvalidStateError
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,7 @@ class Scheduler:
         max_client_share: float = 1.0,
         max_batch_rows: int = 1024,
         step_seconds: float = 0.004,
-        deliver: Callable[[Callable[[], None]], object] | None = None,
+        deliver: Callable[[Callable[[], object]], object] | None = None,
     ) -> None:
         """
         Args:
@@ -111,6 +112,7 @@ class Scheduler:
         indices: npt.NDArray[np.int64] | None = None,
         seconds_a_pair: float = 0.0,
         client: Client = ANYBODY,
+        watch: Callable[[Answer], object] | None = None,
     ) -> Future:
         """Take a request in; returns at once.
 
@@ -123,6 +125,8 @@ class Scheduler:
             indices: `[rows]`, the index of each row in what was asked for, where these are not all of it.
             seconds_a_pair: how long a pair takes among many, in seconds; 0 where nobody knows.
             client: who asks.
+            watch: called where futures are settled, after steps, with what there is of the answer; with a tenth of the
+                time at most, and not once each row is done.
 
         Returns:
             The future. It raises `UnusableOutputError` where the network answers NaN or infinity, and
@@ -133,7 +137,7 @@ class Scheduler:
             OverloadedError: too much waits already.
         """
         awaited = ThreadFuture() if future is None else future
-        request = Request(model, inputs, seed, plan, awaited, time.perf_counter(), indices, client)
+        request = Request(model, inputs, seed, plan, awaited, time.perf_counter(), indices, client, watch)
         with self._changed:
             if self._stopping:
                 raise OverloadedError("the server is stopping", reason="stopping")
@@ -280,7 +284,17 @@ class Scheduler:
         now = time.perf_counter()
         self._backlog.ran(lane.model.name, max(report.pairs, report.rows), now - (self._last_end or started))
         self._answer(lane, settlement.finished)
+        self._estimate(lane, now)
         self._last_end = now
+
+    def _estimate(self, lane: Lane, now: float) -> None:
+        """Hand out what there is of the answers that are watched; who watches goes without where that fails."""
+        try:
+            for request, answer in lane.estimates(now):
+                if request.watch is not None:
+                    self._deliver(partial(request.watch, answer))
+        except Exception:
+            _log.exception("no estimate was made", model=lane.model.name)
 
     def _record(self, lane: Lane, report: StepReport) -> None:
         """Count a step in the metrics."""
