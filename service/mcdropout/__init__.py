@@ -1,7 +1,7 @@
 """Serve a trained network's predictions together with how far to trust them, by Monte Carlo dropout.
 
-In a notebook or a script: `from mcdropout import Engine`. Names are loaded when they are first asked for, so that an
-error, or the version, costs neither ONNX Runtime nor PyTorch.
+In a notebook or a script: `from mcdropout import Engine`, and `Client` to ask a service. Names are loaded when they are
+first asked for, so that an error, or the version, costs neither ONNX Runtime nor PyTorch, and a client no engine.
 """
 
 import os
@@ -9,6 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mcdropout.client import AsyncClient as AsyncClient
+    from mcdropout.client import Client as Client
+    from mcdropout.client import ClientError as ClientError
+    from mcdropout.client import DeadlineExceededError as DeadlineExceededError
+    from mcdropout.client import FailedRequestError as FailedRequestError
+    from mcdropout.client import PredictedRow as PredictedRow
+    from mcdropout.client import PredictResponse as PredictResponse
+    from mcdropout.client import RefusedRequestError as RefusedRequestError
+    from mcdropout.client import StatusError as StatusError
+    from mcdropout.client import UnavailableError as UnavailableError
+    from mcdropout.client import UnexpectedAnswerError as UnexpectedAnswerError
+    from mcdropout.client import UnreachableError as UnreachableError
+    from mcdropout.client import UnusableInputsError as UnusableInputsError
     from mcdropout.engine import Check as Check
     from mcdropout.engine import Engine as Engine
     from mcdropout.engine import EngineError as EngineError
@@ -28,11 +41,17 @@ if TYPE_CHECKING:
 # From version 1.29 on ONNX Runtime reports its use to its makers, unless this is set before it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-_FACE = (
+_ENGINE = (
     *("Check", "Engine", "EngineError", "FailedRowsError", "InvalidInputError", "UnusableOutputError"),
     *("Prediction", "Program", "Selection", "Site", "SiteOff", "UnsupportedModelError", "VerificationError"),
 )
-__all__ = list(_FACE)
+_CLIENT = (
+    *("AsyncClient", "Client", "PredictResponse", "PredictedRow"),
+    *("ClientError", "DeadlineExceededError", "FailedRequestError", "RefusedRequestError", "StatusError"),
+    *("UnavailableError", "UnexpectedAnswerError", "UnreachableError", "UnusableInputsError"),
+)
+_ROOMS = {**dict.fromkeys(_ENGINE, "mcdropout.engine"), **dict.fromkeys(_CLIENT, "mcdropout.client")}
+__all__ = list(_ROOMS)
 
 
 def __getattr__(name: str) -> Any:
@@ -40,10 +59,10 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("mcdropout")
-    if name in _FACE:
-        return getattr(import_module("mcdropout.engine"), name)
-    raise AttributeError(f"mcdropout has no {name!r}; __version__, {', '.join(_FACE)} are there")
+    if name in _ROOMS:
+        return getattr(import_module(_ROOMS[name]), name)
+    raise AttributeError(f"mcdropout has no {name!r}; __version__, {', '.join(_ROOMS)} are there")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_FACE, "__version__"})
+    return sorted({*globals(), *_ROOMS, "__version__"})
