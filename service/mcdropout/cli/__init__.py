@@ -11,6 +11,7 @@ import typer
 from mcdropout.cli.compile import compile_bundles
 from mcdropout.cli.inspect import inspect
 from mcdropout.cli.key import key
+from mcdropout.cli.predict import predict
 from mcdropout.cli.serve import serve
 
 _SECONDS_TO_END = 2.0
@@ -19,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Serve predictions together with how far to trust them."
 )
 app.command()(serve)
+app.command()(predict)
 app.command()(inspect)
 app.command("compile")(compile_bundles)
 app.command()(key)

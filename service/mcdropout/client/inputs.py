@@ -24,12 +24,14 @@ def body_of(inputs: Any, described: Sequence[InputDescription] | None = None) ->
     """The JSON body that asks for a prediction of inputs.
 
     Args:
-        inputs: as `Client.predict` takes them.
+        inputs: as `Client.predict` takes them; bytes are a body as it is sent.
         described: what the model takes, where `need_description` says that it is needed.
 
     Raises:
         UnusableInputsError: they cannot be sent.
     """
+    if isinstance(inputs, bytes):
+        return inputs
     if need_description(inputs):
         assert described is not None
         if is_image(inputs):
