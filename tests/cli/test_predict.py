@@ -82,11 +82,11 @@ def test_rows_of_a_regression_are_lines_with_their_intervals(server: Server) -> 
         ("sentiment-cnn", ["epistemic_variance", "interval"]),
     ],
 )
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # of NumPy, about what holds no number at all
 def test_every_task_is_printed(server: Server, model: str, words: list[str]) -> None:
     for mc in ("50", "1", "0", "auto"):
         done = predict(server.url, str(body(model)), "--model", model, "--seed", "7", "--mc", mc)
         assert done.exit_code == 0, done.stderr
-        assert "Warning" not in done.stderr
         if mc == "50":
             assert all(word in done.stdout for word in words), done.stdout
 

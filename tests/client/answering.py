@@ -68,11 +68,15 @@ class Answering:
     Attributes:
         url: its address.
         asked: the predictions that it was asked for so far.
+        described: what it answers to a GET, by the path; 404 for any other.
+        looked_at: the paths that were asked for by GET.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.asked: list[Asked] = []
+        self.described: dict[str, Any] = {}
+        self.looked_at: list[str] = []
 
     @property
     def pauses(self) -> list[float]:
@@ -82,14 +86,16 @@ class Answering:
 
 @contextmanager
 def answering(replies: Sequence[Reply]) -> Iterator[Answering]:
-    """Answer predictions with these, one after another and the last again and again; all else with 404."""
+    """Answer predictions with these, one after another and the last again and again."""
     ended = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            self._write(Reply(404, {}, {"detail": "nothing is here"}))
+            server.looked_at.append(self.path)
+            found = server.described.get(self.path)
+            self._write(Reply(404, {}, {"detail": "nothing is here"}) if found is None else Reply(document=found))
 
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["content-length"]))

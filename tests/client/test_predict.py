@@ -25,7 +25,7 @@ from mcdropout import (
     UnusableInputsError,
 )
 from tests.bundles import write_bundle
-from tests.client.answering import answering
+from tests.client.answering import PREDICTION, Reply, answering
 from tests.conftest import MODELS
 from tests.patience import patience
 from tests.servers import Server, free_port, serving
@@ -218,6 +218,20 @@ def test_columns_of_a_frame_are_named_by_the_labels(client: Client, seven: npt.N
         regions=(2, 2),
     )
     assert regions.entropy.shape == (1, 2, 2)
+
+
+def test_labels_are_asked_for_once_a_version_and_an_answer_does_without_them() -> None:
+    replies = [Reply(document=PREDICTION | {"version": version}) for version in "1122"]
+    with answering(replies) as server, Client(server.url) as client:
+        found = []
+        for version in (None, "1", "2", "2"):
+            if version is not None:
+                summary = {"name": "m", "state": "ready", "default": True, "error": None, "last_error": None}
+                output = {"task": "binary", "labels": ["no", f"yes in {version}"]}
+                server.described["/models/m"] = summary | {"version": version, "task": "binary", "output": output}
+            found.append(client.predict([1.0]).labels)
+        assert found == [None, ("no", "yes in 1"), ("no", "yes in 2"), ("no", "yes in 2")]
+        assert server.looked_at == ["/models/m"] * 3
 
 
 def test_an_image_and_its_file_are_answered_as_their_pixels(

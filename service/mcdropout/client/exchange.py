@@ -203,13 +203,10 @@ def document_of(received: Received) -> dict[str, Any]:
 def _pause_before_next(outcome: Received | Failed, attempt: int) -> float | None:
     """The seconds to wait before a request is tried again; None where it is not."""
     told = None
-    if isinstance(outcome, Failed):
-        if not outcome.in_time:
+    if isinstance(outcome, Received):
+        if outcome.status not in _RETRIED:
             return None
-    elif outcome.status in _RETRIED:
         told = retry_after(outcome.headers)
-    else:
-        return None
     if told is None:
         told = min(_FIRST_PAUSE_SECONDS * 2.0**attempt, _LONGEST_PAUSE_SECONDS)
     return told * (1.0 + _JITTER * random.random())
