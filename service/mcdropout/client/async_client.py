@@ -1,4 +1,4 @@
-"""The client for event loops: `AsyncClient`, on asyncio or trio."""
+"""The client for event loops: `AsyncClient`."""
 
 from collections.abc import Sequence
 from types import TracebackType

@@ -24,6 +24,7 @@ T = TypeVar("T")
 _RETRIED = (429, 503)
 _FIRST_PAUSE_SECONDS = 0.1  # doubled by each try, where the server does not say when
 _LONGEST_PAUSE_SECONDS = 5.0
+_MOST_DOUBLINGS = 10  # by then it is the longest; far beyond, floats end
 _JITTER = 0.25  # of a pause, at most, on top of it: clients that were refused together come back one by one
 _SHOWN = 200  # characters of an answer that is no problem
 
@@ -208,7 +209,7 @@ def _pause_before_next(outcome: Received | Failed, attempt: int) -> float | None
             return None
         told = retry_after(outcome.headers)
     if told is None:
-        told = min(_FIRST_PAUSE_SECONDS * 2.0**attempt, _LONGEST_PAUSE_SECONDS)
+        told = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(attempt, _MOST_DOUBLINGS), _LONGEST_PAUSE_SECONDS)
     return told * (1.0 + _JITTER * random.random())
 
 
