@@ -18,6 +18,8 @@ Optimization = Literal["all", "extended", "basic", "none"]
 _PREFIX = "MCDROPOUT_"
 # What Kubernetes sets in every container for a service of this name.
 _OF_KUBERNETES = re.compile(rf"{_PREFIX}(SERVICE_(HOST|PORT.*)|PORT_\d+_.*)")
+# What others than the server read: `mcdropout predict`, and benchmarks.
+_OF_OTHERS = ("MCDROPOUT_CLIENT_KEY", "MCDROPOUT_MNIST")
 _LIKE = 0.7  # of two names, of which one is hardly meant for another setting
 
 
@@ -206,7 +208,9 @@ def unknown_settings(variables: Iterable[str]) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     for variable in variables:
         name = variable.upper().removeprefix(_PREFIX)
-        if variable.upper().startswith(_PREFIX) and name not in known and not _OF_KUBERNETES.fullmatch(variable):
+        if variable in _OF_OTHERS or _OF_KUBERNETES.fullmatch(variable):
+            continue
+        if variable.upper().startswith(_PREFIX) and name not in known:
             meant = get_close_matches(name, known, 1, _LIKE)
             found[variable] = f"{_PREFIX}{meant[0]}" if meant else None
     return found

@@ -46,7 +46,7 @@ def test_estimates_are_of_more_and_more_passes_and_come_before_the_answer(
 
 
 def test_an_estimate_is_the_answer_to_as_many_passes(scheduler: Scheduler, model: Model) -> None:
-    seen, _ = watched(scheduler, model, Plan(1000))
+    seen, _ = watched(scheduler, model, Plan(4000))
     for estimate in (seen[0], seen[-1]):
         passes = int(estimate.prediction.passes[0])
         _, same = watched(scheduler, model, Plan(passes))
