@@ -34,5 +34,5 @@ def strict_validator(document: dict[str, Any], *, whole: bool = True) -> Draft20
             schema["additionalProperties"] = False
             if whole and name.endswith("Row"):
                 schema["required"] = [field for field in schema["properties"] if field != "samples"]
-    (media,) = document["paths"]["/predict"]["post"]["responses"]["200"]["content"].values()
+    media = document["paths"]["/predict"]["post"]["responses"]["200"]["content"]["application/json"]
     return Draft202012Validator({**media["schema"], "components": {"schemas": schemas}})

@@ -75,7 +75,8 @@ def test_a_format_that_is_registered_is_read_written_and_described(tmp_path: Pat
         as_csv, to_csv = {"content-type": "text/csv"}, {"accept": "text/csv"}
         unknown = await client.post("/predict", content=lines, headers=as_csv)
         assert unknown.status_code == 415
-        assert unknown.json()["detail"] == "the content type is 'text/csv'; application/json is accepted"
+        bodies = formats.media_types_of_bodies()
+        assert unknown.json()["detail"] == f"the content type is 'text/csv'; {' or '.join(bodies)} is accepted"
         register(CSV)
         expected = (await client.post("/predict?mc=5&seed=1", json={"inputs": rows.tolist()})).json()["predictions"]
         answer = await client.post("/predict?mc=5&seed=1", content=lines, headers=as_csv | to_csv)
@@ -85,13 +86,13 @@ def test_a_format_that_is_registered_is_read_written_and_described(tmp_path: Pat
         from_csv = await client.post("/predict?mc=5&seed=1", content=lines, headers=as_csv)
         assert from_csv.json()["predictions"] == expected
         other = await client.post("/predict", content=lines, headers={"content-type": "text/xml"})
-        assert "application/json or text/csv or application/csv is accepted" in other.json()["detail"]
+        assert " or text/csv or application/csv is accepted" in other.json()["detail"]
         described = (await client.get("/models/concrete-mlp")).json()
-        assert described["formats"] == ["application/json", "text/csv", "application/csv"]
+        assert described["formats"][-2:] == ["text/csv", "application/csv"]
         for path in ("/predict", "/models/{name}/predict"):
             operation = (await client.get("/openapi.json")).json()["paths"][path]["post"]
-            assert list(operation["requestBody"]["content"]) == ["application/json", "text/csv", "application/csv"]
-            assert list(operation["responses"]["200"]["content"]) == ["application/json", "text/csv"]
+            assert list(operation["requestBody"]["content"]) == [*bodies, "text/csv", "application/csv"]
+            assert list(operation["responses"]["200"]["content"])[-1] == "text/csv"
 
     serve(tmp_path, steps)
 
@@ -140,5 +141,5 @@ def test_json_is_known_by_its_media_type_whatever_is_said_with_it(kind: str) -> 
 
 @pytest.mark.parametrize("kind", ["", "text/json", "text/plain+json", "json", "application/", "application/jsonx"])
 def test_what_is_not_json_is_refused_with_what_is_accepted(kind: str) -> None:
-    with pytest.raises(formats.MediaTypeError, match="application/json is accepted"):
+    with pytest.raises(formats.MediaTypeError, match=r"application/json or .* is accepted"):
         of_content(kind)

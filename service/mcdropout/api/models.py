@@ -135,5 +135,5 @@ def _describe(model: Model) -> dict[str, Any]:
         "sites": [asdict(site) | {"on": True, "shape": shape} for site, shape in _with_shapes(model.engine)]
         + [asdict(site) | {"on": False} for site in model.engine.sites_off],
         "program": asdict(model.engine.program),
-        "formats": list(formats.TABLE),
+        "formats": formats.media_types_of_bodies(model.takes),
     }

@@ -96,8 +96,9 @@ async def predict(services: Services, request: Request, name: str) -> Response:
         except OverloadedError as error:
             predictions.refused(model.name, error)
             raise
-        takes = planned.model.takes
-        inputs = await _where_it_belongs(services.at_once, len(body), given.read, body, takes, settings.max_rows)
+        takes, read = planned.model.takes, formats.reader_of(given, partial(header_of, request.scope))
+        size = _INLINE_BYTES + 1 if given.grows(body) else len(body)
+        inputs = await _where_it_belongs(services.at_once, size, read, body, takes, settings.max_rows)
         del body
     future: asyncio.Future[Answer | Shares] = asyncio.get_running_loop().create_future()
     seed = predictions.submit(planned, inputs, future)
@@ -106,12 +107,15 @@ async def predict(services: Services, request: Request, name: str) -> Response:
         seen.rows, seen.seed, seen.passes = answered.rows, seed, planned.plan.passes
     accepted = formats.of_answer(header_of(request.scope, b"accept"))
 
-    def write(pause: Pause) -> bytes:
+    def write(pause: Pause) -> bytes | formats.Written:
         predictions.observe(answered, pause)
+        assert accepted.write is not None
         return accepted.write(answered, pause)
 
     written = await _where_it_belongs(services.at_once, answered.numbers * _NUMBER_BYTES, write)
-    return Response(written, media_type=accepted.media_types[0])
+    if isinstance(written, bytes):
+        return Response(written, media_type=accepted.media_types[0])
+    return Response(written.content, headers=written.headers, media_type=written.media_type or accepted.media_types[0])
 
 
 async def _awaited(request: Request, future: "asyncio.Future[Answer | Shares]") -> Answer | Shares:
@@ -186,7 +190,7 @@ def _pause() -> None:
 
 def _documentation(*path: str) -> dict[str, Any]:
     """What `/docs` says of a prediction, whose query and body are read here."""
-    known = " or ".join(dict.fromkeys(format.name for format in formats.TABLE.values()))
+    known = " or ".join(dict.fromkeys(format.name for format in formats.TABLE.values() if format.read))
     problems = {
         404: "There is no such model.",
         413: "The body is larger than the server's limit.",
@@ -216,7 +220,30 @@ def with_formats(document: dict[str, Any]) -> dict[str, Any]:
         operation = document["paths"][path]["post"]
         taken, given = operation["requestBody"]["content"], operation["responses"]["200"]["content"]
         for media_type, format in formats.TABLE.items():
-            taken.setdefault(media_type, {"schema": format.body_schema})
-            if media_type == format.media_types[0]:
+            if format.read is not None:
+                taken.setdefault(media_type, {"schema": format.body_schema})
+            if format.write is not None and media_type == format.media_types[0]:
                 given.setdefault(media_type, {"schema": format.answer_schema})
+        _describe_headers(operation)
     return document
+
+
+def _describe_headers(operation: dict[str, Any]) -> None:
+    """Add the headers that formats read and write to a prediction's document."""
+    known = {(one["in"], one["name"]) for one in operation["parameters"]}
+    sent = operation["responses"]["200"].setdefault("headers", {})
+    for media_type, format in formats.TABLE.items():
+        for header in format.headers:
+            if ("header", header.name) not in known:
+                operation["parameters"].append(
+                    {
+                        "name": header.name,
+                        "in": "header",
+                        "required": False,
+                        "description": f"{header.description} For {media_type}.",
+                        "example": header.example,
+                        "schema": {"type": "string"},
+                    }
+                )
+        for name, description in format.answer_headers.items():
+            sent.setdefault(name, {"description": f"{description} Not with JSON.", "schema": {"type": "string"}})

@@ -3,15 +3,15 @@
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
+from mcdropout.catalogue.checks import Given, accepted_shape, check_bounds, check_together, prepare
+from mcdropout.catalogue.checks import RowsError as RowsError
 from mcdropout.catalogue.inputs import Input
-from mcdropout.engine.arrays import Array
 from mcdropout.engine.ragged import Rows
 from mcdropout.engine.sizes import accepts
 
@@ -36,21 +36,6 @@ _TAKEN = {
 
 _TOO_DEEP = "the content nests lists or objects hundreds deep; lists as deep as the inputs have dimensions are accepted"
 _SHOWN, _MOST_NAMES = 100, 10  # characters of what a client sent, and how many names
-
-
-class RowsError(ValueError):
-    """Rows cannot be used. The message names the input, what was received, and what would be accepted."""
-
-
-@dataclass(frozen=True)
-class _Given:
-    """What was given for an input: how messages call it, its values `[rows, *shape]`, a row after another where sizes
-    differ, and whether it is a list of rows."""
-
-    label: str
-    spec: Input
-    values: "npt.NDArray[Any] | list[npt.NDArray[Any]]"
-    listed: bool
 
 
 def read_rows(text: bytes, inputs: Sequence[Input], most: int | None = None) -> tuple[Rows, ...]:
@@ -91,15 +76,8 @@ def _rows_of(content: Any, text: bytes, inputs: Sequence[Input], most: int | Non
         raise RowsError(f'the content holds {found}; an object {{"inputs": {form}}} is accepted')
     words = any(word in text for word in _WORDS)
     given = [_take(label, value, spec, words) for label, value, spec in _by_input(content["inputs"], inputs)]
-    if len({len(part.values) if part.listed else None for part in given}) > 1:
-        found = ", ".join(
-            f"{part.label} is {f'a list of {len(part.values)}' if part.listed else 'one row'}" for part in given
-        )
-        raise RowsError(f"{found}; one row for each, or lists of the same number of rows, are accepted")
-    rows = len(given[0].values)
-    if most is not None and rows > most:
-        raise RowsError(f"inputs holds {rows} rows; 1 to {most} are accepted")
-    return tuple(map(_prepare, given))
+    check_together(given, most)
+    return tuple(map(prepare, given))
 
 
 def _check_bulk(text: bytes, inputs: Sequence[Input], most: int | None) -> None:
@@ -198,7 +176,7 @@ def _form(inputs: Sequence[Input]) -> str:
     return f"{{{', '.join(f'{_json(spec.name)}: [...]' for spec in inputs)}}}"
 
 
-def _take(label: str, value: Any, spec: Input, words: bool) -> _Given:
+def _take(label: str, value: Any, spec: Input, words: bool) -> Given:
     """Check what is given for an input. `words`: whether the text holds true or false anywhere."""
     if spec.varies:
         return _take_of_any_size(label, value, spec, words)
@@ -209,41 +187,33 @@ def _take(label: str, value: Any, spec: Input, words: bool) -> _Given:
         found = "is ragged: its lists differ in length"
         if depth > len(spec.shape) + 1:  # NumPy takes no more than 64 deep
             found = f"holds lists {depth} deep"
-        raise RowsError(f"{label} {found}; {_accepted(spec)}") from error
+        raise RowsError(f"{label} {found}; {accepted_shape(spec)}") from error
     listed = list(values.shape) != spec.shape
     if listed and (list(values.shape[1:]) != spec.shape or len(values) == 0):
-        raise RowsError(f"{label} has the shape {list(values.shape)}; {_accepted(spec)}")
+        raise RowsError(f"{label} has the shape {list(values.shape)}; {accepted_shape(spec)}")
     _check_values(label, value, values, spec, words)
-    return _Given(label, spec, values if listed else values[None], listed)
+    return Given(label, spec, values if listed else values[None], listed)
 
 
-def _take_of_any_size(label: str, value: Any, spec: Input, words: bool) -> _Given:
+def _take_of_any_size(label: str, value: Any, spec: Input, words: bool) -> Given:
     """The same where sizes differ from row to row; rows that are all of one size are one array nevertheless."""
     depth = _depth(value)
     listed = depth == len(spec.shape) + 1
     if not listed and depth != len(spec.shape):
-        raise RowsError(f"{label} holds lists {depth} deep; {_accepted(spec)}")
+        raise RowsError(f"{label} holds lists {depth} deep; {accepted_shape(spec)}")
     rows: list[npt.NDArray[Any]] = []
     for index, row in enumerate(value if listed else [value]):
         called = f"row {index} of {label}" if listed else label
         try:
             values = _as_values(row, spec)
         except ValueError as error:
-            raise RowsError(f"{called} is ragged: its lists differ in length; {_accepted(spec)}") from error
+            raise RowsError(f"{called} is ragged: its lists differ in length; {accepted_shape(spec)}") from error
         if len(values.shape) != len(spec.shape) or not all(map(accepts, spec.dimensions, values.shape)):
-            raise RowsError(f"{called} has the shape {list(values.shape)}; {_accepted(spec)}")
+            raise RowsError(f"{called} has the shape {list(values.shape)}; {accepted_shape(spec)}")
         _check_values(called, row, values, spec, words)
         rows.append(values)
     alike = len({row.shape for row in rows}) == 1
-    return _Given(label, spec, np.stack(rows) if alike else rows, listed)
-
-
-def _accepted(spec: Input) -> str:
-    """What is accepted for an input, as messages say it."""
-    if not spec.shape:
-        return "a single value for one row, [rows] for several is accepted"
-    shape = ", ".join(map(str, spec.dimensions))
-    return f"[{shape}] for one row, [rows, {shape}] for several is accepted"
+    return Given(label, spec, np.stack(rows) if alike else rows, listed)
 
 
 def _depth(value: Any) -> int:
@@ -273,27 +243,7 @@ def _check_values(label: str, value: Any, values: npt.NDArray[Any], spec: Input,
     if values.dtype.kind not in kinds or mixed:
         raise RowsError(f"{label} holds {_first_unfit(value, spec.kind, missing=spec.takes_missing)}; {called}")
     if spec.kind != "b":
-        _check_bounds(label, values, spec)
-
-
-def _check_bounds(label: str, values: npt.NDArray[Any], spec: Input) -> None:
-    low, high = spec.minimum, spec.maximum
-    if spec.kind == "i":
-        lowest, highest = spec.bounds_of_dtype
-        low, high = lowest if low is None else int(low), highest if high is None else int(high)
-    if spec.takes_missing:
-        values = values[~np.isnan(values)]
-        if not values.size:
-            return
-    least, most = values.min().item(), values.max().item()
-    if not math.isfinite(least) or not math.isfinite(most):
-        raise RowsError(f"{label} holds a number too large for a float; finite numbers are accepted")
-    if (low is None or least >= low) and (high is None or most <= high):
-        return
-    found = f"{least} to {most}" if spec.kind == "i" else f"{least:g} to {most:g}"
-    bounds = [f"{name} {value}" for name, value in (("at least", low), ("at most", high)) if value is not None]
-    accepted = f"{low} to {high}" if len(bounds) == 2 else bounds[0]
-    raise RowsError(f"{label} holds values from {found}; {accepted} is accepted")
+        check_bounds(label, values, spec)
 
 
 def _first_unfit(value: Any, kind: str, *, missing: bool) -> str:
@@ -327,25 +277,3 @@ def _named(given: Mapping[str, Any]) -> str:
     names = sorted(given)
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
     return f"{[name[:_SHOWN] for name in names[:_MOST_NAMES]]}{more}"
-
-
-def _prepare(given: _Given) -> Rows:
-    if isinstance(given.values, list):
-        return [_prepared(given, row[None])[0] for row in given.values]
-    return _prepared(given, given.values)
-
-
-def _prepared(given: _Given, values: npt.NDArray[Any]) -> Array:
-    """Rows `[rows, *shape]` as the network takes them."""
-    prepared = given.spec.prepare(values)
-    if prepared.dtype.kind != "f":
-        return prepared
-    finite = np.isfinite(prepared)
-    if given.spec.takes_missing:
-        finite |= np.isnan(values)
-    if not finite.all():
-        raise RowsError(
-            f"{given.label} holds {values[~finite][0]:g}, which preprocessing and {given.spec.network_dtype} make "
-            "infinite; smaller numbers are accepted"
-        )
-    return prepared

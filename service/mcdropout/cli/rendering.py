@@ -33,7 +33,7 @@ def print_inspection(console: Console, name: str, inspection: Inspection) -> Non
         _checks(inspection.engine),
         Text(),
         *([Text(f"sizes: {', '.join(map(str, sizing.dimensions))}")] if sizing else []),
-        Text(f"bodies over HTTP: {', '.join(formats.TABLE)}"),
+        Text(f"bodies over HTTP: {', '.join(formats.media_types_of_bodies())}"),
     ]
     if found := _findings(inspection):
         parts += [Text(), found]
@@ -63,7 +63,7 @@ def as_document(name: str, inspection: Inspection) -> dict[str, Any]:
         },
         "output": described_reading(engine.reading),
         "statistics": TASKS[engine.task].described(),
-        "formats": list(formats.TABLE),
+        "formats": formats.media_types_of_bodies(),
         "findings": [asdict(finding) for finding in inspection.findings],
         "not_analysed": inspection.not_analysed,
     }

@@ -4,8 +4,15 @@ Another is added by `register(Format(...))`: requests may come and go in it from
 API and of the models name it.
 """
 
-from mcdropout.api.formats import json
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from mcdropout.api.formats import json, tensors
 from mcdropout.api.formats.format import Format as Format
+from mcdropout.api.formats.format import Header as Header
+from mcdropout.api.formats.format import Written as Written
+from mcdropout.catalogue.inputs import Input
+from mcdropout.engine.ragged import Rows
 
 DEFAULT = json.FORMAT
 """What answers are written in where a request does not name another one that there is."""
@@ -39,9 +46,31 @@ def of_content(content_type: str) -> Format:
         media_type = content_type.partition(";")[0].strip().lower()
         kind, _, rest = media_type.partition("/")
         found = TABLE.get(media_type) or TABLE.get(f"{kind}/{rest.rpartition('+')[2]}")
-    if found is None:
-        raise MediaTypeError(f"the content type is {content_type or 'not given'!r}; {' or '.join(TABLE)} is accepted")
+    if found is None or found.read is None:
+        raise MediaTypeError(
+            f"the content type is {content_type or 'not given'!r}; {' or '.join(media_types_of_bodies())} is accepted"
+        )
     return found
+
+
+def reader_of(format: Format, header: Callable[[bytes], str | None]) -> Callable[..., tuple[Rows, ...]]:
+    """What reads a body, with the headers that say what it holds.
+
+    Args:
+        format: of the body.
+        header: a request's header by its name in lower case; None where there is none.
+    """
+    assert format.read is not None
+    if not format.headers:
+        return format.read
+    values = ((one.name, header(one.name.lower().encode())) for one in format.headers)
+    return partial(format.read, headers={name: value for name, value in values if value is not None})
+
+
+def media_types_of_bodies(inputs: Sequence[Input] | None = None) -> list[str]:
+    """The media types of the bodies that a model of such inputs takes; where these are not given, that any may take."""
+    known = ((name, format) for name, format in TABLE.items() if format.read is not None)
+    return [name for name, format in known if inputs is None or format.takes(inputs)]
 
 
 def of_answer(accept: str | None) -> Format:
@@ -52,8 +81,12 @@ def of_answer(accept: str | None) -> Format:
     if accept is None or accept == "*/*":
         return DEFAULT
     ranges = sorted(map(_range, accept.split(",")), key=lambda one: -one[1])
-    wanted = next((name for name, quality in ranges if quality > 0 and (name in TABLE or name.endswith("/*"))), "")
+    wanted = next((name for name, quality in ranges if quality > 0 and (_is_written(name) or name.endswith("/*"))), "")
     return TABLE.get(wanted, DEFAULT)
+
+
+def _is_written(media_type: str) -> bool:
+    return media_type in TABLE and TABLE[media_type].write is not None
 
 
 def _range(text: str) -> tuple[str, float]:
@@ -66,4 +99,5 @@ def _range(text: str) -> tuple[str, float]:
         return name, 0.0
 
 
-register(DEFAULT)
+for _format in (DEFAULT, tensors.NPY, tensors.NPZ):
+    register(_format)

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from mcdropout.api.formats.answers import mc_of
 from mcdropout.api.formats.format import Format
 from mcdropout.api.schemas import PredictRequest
 from mcdropout.catalogue.model import Model
@@ -20,7 +21,7 @@ def write(answered: Answered, pause: Pause) -> bytes:
     content: dict[str, Any] = {
         "model": answered.model.name,
         "version": answered.model.version,
-        "mc": "auto" if plan.tolerance is not None else plan.passes if plan.asked is None else plan.asked,
+        "mc": mc_of(plan),
         "seed": answered.seed,
     }
     end: dict[str, Any] = {"timing": {"queue_seconds": answer.queue_seconds, "compute_seconds": answer.compute_seconds}}
