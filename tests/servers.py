@@ -1,12 +1,13 @@
 """The real server as a process, for tests."""
 
 import os
+import re
 import signal
 import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -51,6 +52,20 @@ class Server:
             return found if len(found) >= lines else []
 
         return wait_until(enough, said=lambda: f"{lines} lines of {words}:\n{self.log}", every=0.03)
+
+    def peak_memory_grown_by(self, act: Callable[[], object]) -> int:
+        """By how many KiB the most memory that it ever took, from now on, is beyond what it takes now."""
+        folder = Path(f"/proc/{self.process.pid}")
+
+        def peak() -> int:
+            found = re.search(r"VmHWM:\s+(\d+)", (folder / "status").read_text())
+            assert found is not None
+            return int(found[1])
+
+        (folder / "clear_refs").write_text("5")  # the peak begins anew
+        before = peak()
+        act()
+        return peak() - before
 
     def wait_until_listening(self) -> None:
         """Return once the server answers at all."""

@@ -1,10 +1,8 @@
 """Arrays as bodies and answers: what JSON would say, exactly, or a sentence; no memory for what is only claimed."""
 
 import io
-import re
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -316,19 +314,13 @@ def member(name: str, content: bytes, declared: int | None = None, method: int =
 )
 def test_no_memory_is_taken_for_what_a_header_claims(server: Server, body: bytes, said: str) -> None:
     post(server, "mnist-cnn", body[:100])  # what a refusal takes anyway
-    status = Path(f"/proc/{server.process.pid}/status")
 
-    def peak_kib() -> int:
-        found = re.search(r"VmHWM:\s+(\d+)", status.read_text())
-        assert found is not None
-        return int(found[1])
+    def refused() -> None:
+        response = post(server, "mnist-cnn", body, NPZ if body.startswith(b"PK") else NPY)
+        assert response.status_code == 422
+        assert any(part in response.json()["detail"] for part in said.split("|")), response.text
 
-    Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")  # the peak begins anew
-    before = peak_kib()
-    response = post(server, "mnist-cnn", body, NPZ if body.startswith(b"PK") else NPY)
-    assert response.status_code == 422
-    assert any(part in response.json()["detail"] for part in said.split("|")), response.text
-    assert peak_kib() - before < 16 * 1024
+    assert server.peak_memory_grown_by(refused) < 16 * 1024
 
 
 def test_a_model_says_which_bodies_it_takes_and_the_document_what_is_sent_along(

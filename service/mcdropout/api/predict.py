@@ -14,7 +14,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcdropout.api import formats
 from mcdropout.api.admission import was_admitted
+from mcdropout.api.encodings import DECODERS, accepts_gzip, decoded, gzipped
 from mcdropout.api.errors import Problem, ProblemError, explain
+from mcdropout.api.formats import Written
 from mcdropout.api.headers import header_of
 from mcdropout.api.observe import seen_of
 from mcdropout.api.query import ask_of, predicted_by
@@ -32,6 +34,13 @@ _NUMBER_BYTES = 64  # of an answer: a number, and what comes with it
 _UNWATCHED_SECONDS = 0.05
 # A thread that pauses for less finds the interpreter's lock free again before another has woken up.
 _PAUSE_SECONDS = 0.0001
+_CODING = {
+    "name": "Content-Encoding",
+    "in": "header",
+    "required": False,
+    "description": "What the body is compressed by.",
+    "schema": {"type": "string", "enum": [*DECODERS, "identity"]},
+}
 _DEFAULT_PATH, _MODEL_PATH = "/predict", "/models/{name}/predict"
 
 
@@ -92,7 +101,7 @@ async def predict(services: Services, request: Request, name: str) -> Response:
     given = formats.of_content(header_of(request.scope, b"content-type") or "")
     with services.bodies.share() as share:
         try:
-            body = await _body(request, settings.max_body_bytes, share)
+            body = await _body(request, settings.max_body_bytes, share, services.at_once)
         except OverloadedError as error:
             predictions.refused(model.name, error)
             raise
@@ -107,15 +116,27 @@ async def predict(services: Services, request: Request, name: str) -> Response:
         seen.rows, seen.seed, seen.passes = answered.rows, seed, planned.plan.passes
     accepted = formats.of_answer(header_of(request.scope, b"accept"))
 
-    def write(pause: Pause) -> bytes | formats.Written:
+    def write(pause: Pause) -> Written:
         predictions.observe(answered, pause)
         assert accepted.write is not None
-        return accepted.write(answered, pause)
+        written = accepted.write(answered, pause)
+        if isinstance(written, bytes):
+            written = Written(written)
+        if (
+            accepted.compressible
+            and len(written.content) > _INLINE_BYTES
+            and accepts_gzip(header_of(request.scope, b"accept-encoding"))
+        ):
+            return _compressed(written, pause)
+        return written
 
     written = await _where_it_belongs(services.at_once, answered.numbers * _NUMBER_BYTES, write)
-    if isinstance(written, bytes):
-        return Response(written, media_type=accepted.media_types[0])
     return Response(written.content, headers=written.headers, media_type=written.media_type or accepted.media_types[0])
+
+
+def _compressed(written: Written, pause: Pause) -> Written:
+    headers = {**written.headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    return Written(gzipped(written.content, pause), headers, written.media_type)
 
 
 async def _awaited(request: Request, future: "asyncio.Future[Answer | Shares]") -> Answer | Shares:
@@ -147,17 +168,15 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def _body(request: Request, limit: int, share: Share) -> bytes:
+async def _body(request: Request, limit: int, share: Share, at_once: CapacityLimiter) -> bytes:
     coding = header_of(request.scope, b"content-encoding")
-    if coding is not None and coding.lower() != "identity":
-        raise ProblemError(415, f"the content encoding is {coding!r}; a body as it is, identity, is accepted")
     too_large = ProblemError(413, f"the body is larger than {limit} bytes; at most that many are accepted")
     if int(header_of(request.scope, b"content-length") or 0) > limit:
         raise too_large
     parts: list[bytes] = []
     size = 0
     try:
-        async for part in request.stream():
+        async for part in decoded(coding, request.stream(), at_once):
             size += len(part)
             if size > limit:
                 raise too_large
@@ -192,9 +211,10 @@ def _documentation(*path: str) -> dict[str, Any]:
     """What `/docs` says of a prediction, whose query and body are read here."""
     known = " or ".join(dict.fromkeys(format.name for format in formats.TABLE.values() if format.read))
     problems = {
+        400: f"The body is no whole {' or '.join(DECODERS)}, as its encoding says, or the client went away in it.",
         404: "There is no such model.",
-        413: "The body is larger than the server's limit.",
-        415: f"The body is not {known}.",
+        413: "The body is larger than the server's limit, as it is or decompressed.",
+        415: f"The body is not {known}, or compressed otherwise than by {' or '.join(DECODERS)}.",
         422: "The query or the inputs cannot be used; the detail says what would be accepted.",
         500: "The network answered NaN, infinity, or what is no probability or no variance.",
         504: "The deadline came before each row had the fewest passes.",
@@ -210,7 +230,7 @@ def _documentation(*path: str) -> dict[str, Any]:
     ]
     return {
         "responses": {200: {"model": PredictResponse}, **responses},
-        "openapi_extra": {"parameters": [*named, *queried], "requestBody": {"required": True, "content": {}}},
+        "openapi_extra": {"parameters": [*named, *queried, _CODING], "requestBody": {"required": True, "content": {}}},
     }
 
 

@@ -71,4 +71,5 @@ FORMAT = Format(
     write=write,
     body_schema=PredictRequest.model_json_schema(),
     answer_schema={"$ref": "#/components/schemas/PredictResponse"},
+    compressible=True,
 )
