@@ -106,7 +106,9 @@ async def predict(services: Services, request: Request, name: str) -> Response:
             predictions.refused(model.name, error)
             raise
         takes, read = planned.model.takes, formats.reader_of(given, partial(header_of, request.scope))
-        size = _INLINE_BYTES + 1 if given.grows(body) else len(body)
+        size = len(body)
+        if size <= _INLINE_BYTES and given.grows(body):
+            size = _INLINE_BYTES + 1
         inputs = await _where_it_belongs(services.at_once, size, read, body, takes, settings.max_rows)
         del body
     future: asyncio.Future[Answer | Shares] = asyncio.get_running_loop().create_future()

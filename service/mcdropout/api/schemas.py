@@ -57,7 +57,8 @@ class PredictRequest(BaseModel):
     inputs: float | Nested | dict[str, Any] = Field(
         description="One row, or a list of rows, of the shape that GET /models/{name} tells, in which named sizes may "
         "differ from row to row; for a model of several "
-        "inputs an object with one row, or a list of the same number of rows, for each by its name."
+        "inputs an object with one row, or a list of the same number of rows, for each by its name. Where the input is "
+        'made of images, a row may be {"b64": "..."}, a PNG or JPEG file.'
     )
 
 
@@ -161,6 +162,7 @@ class InputDescription(BaseModel):
     maximum: float | None = Field(description="The greatest value accepted.")
     missing: str = Field(description='Whether null, for what is missing, is "allowed" or "refused".')
     preprocessing: dict[str, Any] = Field(description="What the service does first: (x * scale - mean) / std.")
+    image: dict[str, Any] | None = Field(description="How an image becomes a row; null where none is taken.")
     row_axis: int = Field(description="The dimension of the rows inside the network; clients send them first.")
 
 

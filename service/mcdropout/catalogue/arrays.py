@@ -15,10 +15,9 @@ from mcdropout.catalogue.checks import (
     check_bounds,
     check_number,
     check_together,
-    prepared,
+    prepare,
 )
 from mcdropout.catalogue.inputs import Input
-from mcdropout.engine.arrays import Array
 from mcdropout.engine.ragged import Rows
 from mcdropout.engine.sizes import accepts
 
@@ -30,7 +29,6 @@ _TAKEN = {
     "b": ("b", "bool"),
 }
 _MOST_ITEM_BYTES = 8  # NumPy's longer floats differ from machine to machine
-_PART_VALUES = 2**16
 
 
 @dataclass(frozen=True)
@@ -107,19 +105,10 @@ def rows_of_arrays(
         for array, values in arrays
     ]
     check_together(given, most)
-    return tuple(_prepared_in_parts(part, pause) for part in given)
-
-
-def _prepared_in_parts(given: Given, pause: Callable[[], None]) -> Array:
-    values = np.asarray(given.values)
-    _check_values(given.label, values, given.spec)
-    pause()
-    ready = np.empty(values.shape, given.spec.network_dtype)
-    step = max(1, _PART_VALUES // math.prod(values.shape[1:]))
-    for start in range(0, len(values), step):
-        ready[start : start + step] = prepared(given, values[start : start + step])
+    for part in given:
+        _check_values(part.label, np.asarray(part.values), part.spec)
         pause()
-    return ready
+    return tuple(prepare(part, pause) for part in given)
 
 
 def _check_values(label: str, values: npt.NDArray[Any], spec: Input) -> None:

@@ -1,7 +1,7 @@
 """Checks of rows, whatever they came in: shapes, bounds, numbers of rows, and what the network gets of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from mcdropout.catalogue.inputs import Input
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.ragged import Rows
 
+_PART_VALUES = 2**16
 _TOO_LARGE = "a number too large for a float"
 
 
@@ -91,14 +92,22 @@ def _at_most(low: float | None, high: float | None, dtype: np.dtype[Any]) -> boo
         return dtype.kind == "f" and bool(dtype.type(low) <= dtype.type(high))
 
 
-def prepare(given: Given) -> Rows:
-    """What was given and checked, as the network takes it."""
+def prepare(given: Given, pause: Callable[[], None]) -> Rows:
+    """What was given and checked, as the network takes it; of much some rows at a time, with pauses."""
     if isinstance(given.values, list):
-        return [prepared(given, row[None])[0] for row in given.values]
-    return prepared(given, given.values)
+        return [_prepared(given, row[None])[0] for row in given.values]
+    values = given.values
+    if values.size <= _PART_VALUES:
+        return _prepared(given, values)
+    ready = np.empty(values.shape, given.spec.network_dtype)
+    step = max(1, _PART_VALUES * len(values) // values.size)
+    for start in range(0, len(values), step):
+        ready[start : start + step] = _prepared(given, values[start : start + step])
+        pause()
+    return ready
 
 
-def prepared(given: Given, values: npt.NDArray[Any]) -> Array:
+def _prepared(given: Given, values: npt.NDArray[Any]) -> Array:
     """Rows `[rows, *shape]` as the network takes them."""
     prepared = given.spec.prepare(values)
     if prepared.dtype.kind != "f":

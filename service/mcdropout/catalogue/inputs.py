@@ -8,23 +8,16 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
+from mcdropout.catalogue.records import Axis, Image, NotTruth, Number, Preprocessing, Record
 from mcdropout.engine.arrays import Array
-from mcdropout.engine.sizes import LARGEST, Dimension, Named
+from mcdropout.engine.sizes import Dimension, Named
 
 _ORDINARY_SIZE = 24
 _MOST_NUMBERS = 2**32  # of one row
 _MOST_FLOAT = sys.float_info.max
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,49}")
-PositiveInt = Annotated[int, Field(gt=0, strict=True)]
-Axis = Annotated[int, Field(ge=0, strict=True)]
-
-
-def _no_truth(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"is {value}; a number is accepted")
-    return value
 
 
 def _size_or_name(value: Any) -> Any:
@@ -34,65 +27,6 @@ def _size_or_name(value: Any) -> Any:
             "row, is accepted"
         )
     return value
-
-
-NotTruth = BeforeValidator(_no_truth)
-"""What is true or false is no number, though Python takes it for 1 or 0."""
-Number = Annotated[float, Field(allow_inf_nan=False), NotTruth]
-
-
-class Record(BaseModel):
-    """A mapping in `model.yaml`: its fields, and no others."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SizeRange(Record):
-    """The sizes that are accepted where they differ from row to row; `[minimum, maximum]` is short for it.
-
-    Attributes:
-        minimum, maximum: the least and the most.
-        multiple: of what they are multiples.
-    """
-
-    minimum: PositiveInt
-    maximum: Annotated[PositiveInt, Field(le=LARGEST)]
-    multiple: PositiveInt = 1
-
-    @model_validator(mode="before")
-    @classmethod
-    def _two_numbers(cls, value: Any) -> Any:
-        if isinstance(value, list) and len(value) == 2:
-            return dict(zip(("minimum", "maximum"), value, strict=True))
-        return value
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "SizeRange":
-        low, high, multiple = self.minimum, self.maximum, self.multiple
-        if low > high or low % multiple or high % multiple:
-            raise ValueError(
-                f"minimum is {low} and maximum is {high}; multiples of {multiple}, a minimum of at most the maximum, "
-                "are accepted"
-            )
-        return self
-
-
-class Preprocessing(Record):
-    """From what a client sends to what the network takes: `(x * scale - mean) / std`.
-
-    `mean` and `std` are numbers, or a list with one for each entry of the input's first dimension (its channels).
-    """
-
-    scale: Number = 1.0
-    mean: Number | list[Number] = 0.0
-    std: Number | list[Number] = 1.0
-
-    @field_validator("std")
-    @classmethod
-    def _not_zero(cls, value: float | list[float]) -> float | list[float]:
-        if 0.0 in (value if isinstance(value, list) else [value]):
-            raise ValueError("0 cannot be divided by; any other number is accepted")
-        return value
 
 
 _FLOATS = "float16, bfloat16, float32 and float64"
@@ -114,6 +48,7 @@ class Input(Record):
         missing: whether null, which the network gets as NaN, is "allowed" or "refused".
         preprocessing: what is done to the values before the network sees them.
         row_axis: the dimension that holds the rows in what the network takes. Clients send them first.
+        image: how an image becomes a row; None where none is taken.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=100)] = "input"
@@ -124,6 +59,7 @@ class Input(Record):
     missing: Literal["refused", "allowed"] = "refused"
     preprocessing: Preprocessing = Preprocessing()
     row_axis: Axis = 0
+    image: Image | None = None
     _named: dict[str, Named] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
@@ -155,6 +91,18 @@ class Input(Record):
                     f"preprocessing.{name} has {len(value)} entries; one number, or one for each entry of the shape's "
                     f"first dimension, {self.shape[:1]}, is accepted"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _image_fits(self) -> "Input":
+        if self.image is None:
+            return self
+        self.image.check_shape(self.shape)
+        if self.kind == "b" or (self.kind != "f" and self.image.values != Preprocessing()):
+            raise ValueError(
+                f"image is given for the dtype {self.dtype}; it is accepted for {_FLOATS}, and without values for "
+                "whole numbers"
+            )
         return self
 
     @model_validator(mode="after")

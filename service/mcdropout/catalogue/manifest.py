@@ -8,17 +8,9 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from mcdropout.catalogue.document import DocumentError, read_document
-from mcdropout.catalogue.inputs import (
-    Axis,
-    Input,
-    NotTruth,
-    Number,
-    PositiveInt,
-    Preprocessing,
-    Record,
-    SizeRange,
-)
+from mcdropout.catalogue.inputs import Input
 from mcdropout.catalogue.problems import described
+from mcdropout.catalogue.records import Axis, Image, NotTruth, Number, PositiveInt, Preprocessing, Record, SizeRange
 from mcdropout.engine import Selection
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.inputs import Bounds, Inputs, Shapes
@@ -389,6 +381,8 @@ _RECORDS: dict[int | str, type[BaseModel]] = {
     "input": Input,
     "inputs": Input,
     "preprocessing": Preprocessing,
+    "image": Image,
+    "values": Preprocessing,
     "passes": Passes,
     "dropout": Dropout,
     "add": AddedDropout,

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from mcdropout.catalogue.checks import Given, accepted_shape, check_bounds, check_together, prepare
+from mcdropout.catalogue.checks import Given, accepted_shape, check_bounds, check_number, check_together, prepare
 from mcdropout.catalogue.checks import RowsError as RowsError
+from mcdropout.catalogue.images import are_images, images_of
 from mcdropout.catalogue.inputs import Input
 from mcdropout.engine.ragged import Rows
 from mcdropout.engine.sizes import accepts
@@ -38,16 +39,19 @@ _TOO_DEEP = "the content nests lists or objects hundreds deep; lists as deep as 
 _SHOWN, _MOST_NAMES = 100, 10  # characters of what a client sent, and how many names
 
 
-def read_rows(text: bytes, inputs: Sequence[Input], most: int | None = None) -> tuple[Rows, ...]:
+def read_rows(
+    text: bytes, inputs: Sequence[Input], most: int | None = None, pause: Callable[[], None] = lambda: None
+) -> tuple[Rows, ...]:
     """The rows that a JSON text holds, as the network takes them.
 
     Its `inputs` is an object that holds the rows of each input by its name, or, where there is one input, its rows.
-    Rows are one row, or a list of them.
+    Rows are one row, or a list of them. A row is nested lists, or, where the input is made of images, `{"b64": ...}`.
 
     Args:
         text: the JSON.
         inputs: what the model takes.
         most: how many rows are accepted; None for any number.
+        pause: called between parts, where they take long.
 
     Returns:
         For each input `[rows, *shape]`, finite, in its dtype; a row after another where their sizes differ.
@@ -57,7 +61,7 @@ def read_rows(text: bytes, inputs: Sequence[Input], most: int | None = None) -> 
     """
     _check_bulk(text, inputs, most)
     try:
-        return _rows_of(orjson.loads(text), text, inputs, most)
+        return _rows_of(orjson.loads(text), text, inputs, most, pause)
     except RecursionError as error:
         raise RowsError(_TOO_DEEP) from error
     except orjson.JSONDecodeError as error:
@@ -68,16 +72,21 @@ def read_rows(text: bytes, inputs: Sequence[Input], most: int | None = None) -> 
         ) from error
 
 
-def _rows_of(content: Any, text: bytes, inputs: Sequence[Input], most: int | None) -> tuple[Rows, ...]:
+def _rows_of(
+    content: Any, text: bytes, inputs: Sequence[Input], most: int | None, pause: Callable[[], None]
+) -> tuple[Rows, ...]:
     """As `read_rows`, of what the text holds."""
     if not isinstance(content, dict) or set(content) != {"inputs"}:
         found = f"the fields {_named(content)}" if isinstance(content, dict) else type(content).__name__
         form = "[...]" if len(inputs) == 1 else _form(inputs)
         raise RowsError(f'the content holds {found}; an object {{"inputs": {form}}} is accepted')
     words = any(word in text for word in _WORDS)
-    given = [_take(label, value, spec, words) for label, value, spec in _by_input(content["inputs"], inputs)]
+    values = _by_input(content["inputs"], inputs)
+    for _, value, _ in values:
+        check_number(len(value) if isinstance(value, list) and are_images(value) else 1, most)
+    given = [_take(label, value, spec, words, pause) for label, value, spec in values]
     check_together(given, most)
-    return tuple(map(prepare, given))
+    return tuple(prepare(part, pause) for part in given)
 
 
 def _check_bulk(text: bytes, inputs: Sequence[Input], most: int | None) -> None:
@@ -111,7 +120,7 @@ def read_many_rows(
     Parsing a long text in one go keeps every other thread waiting: 30 ms for 1,000 images of 784 numbers.
     """
     if len(text) <= _PART_BYTES:
-        return read_rows(text, inputs, most)
+        return read_rows(text, inputs, most, pause)
     _check_bulk(text, inputs, most)
     rows: list[Rows] = []
     count = 0
@@ -124,7 +133,7 @@ def read_many_rows(
             pause()
     except RowsError:  # the message is to be of the whole text
         rows = []
-    return (_behind_one_another(rows),) if rows else read_rows(text, inputs, most)
+    return (_behind_one_another(rows),) if rows else read_rows(text, inputs, most, pause)
 
 
 def _behind_one_another(parts: Sequence[Rows]) -> Rows:
@@ -162,7 +171,7 @@ def _parts(text: bytes, inputs: Sequence[Input]) -> Iterator[bytes]:
 def _by_input(given: Any, inputs: Sequence[Input]) -> list[tuple[str, Any, Input]]:
     """For each input how messages call it, what is given for it, and what it takes."""
     names = [spec.name for spec in inputs]
-    if isinstance(given, dict):
+    if isinstance(given, dict) and not (len(inputs) == 1 and _is_row(given, inputs[0])):
         if set(given) != set(names):
             raise RowsError(f"inputs holds the names {_named(given)}; {names}, as {_form(inputs)}, is accepted")
         return [(f"inputs.{spec.name}", given[spec.name], spec) for spec in inputs]
@@ -172,12 +181,20 @@ def _by_input(given: Any, inputs: Sequence[Input]) -> list[tuple[str, Any, Input
     return [("inputs", given, inputs[0])]
 
 
+def _is_row(given: dict[str, Any], spec: Input) -> bool:
+    """Whether an object is a row of an input, and not what holds its rows by its name."""
+    return spec.name not in given and are_images(given)
+
+
 def _form(inputs: Sequence[Input]) -> str:
     return f"{{{', '.join(f'{_json(spec.name)}: [...]' for spec in inputs)}}}"
 
 
-def _take(label: str, value: Any, spec: Input, words: bool) -> Given:
+def _take(label: str, value: Any, spec: Input, words: bool, pause: Callable[[], None]) -> Given:
     """Check what is given for an input. `words`: whether the text holds true or false anywhere."""
+    if are_images(value):
+        rows = images_of(label, value, spec, pause)
+        return _of_rows(label, rows, spec, isinstance(value, list))
     if spec.varies:
         return _take_of_any_size(label, value, spec, words)
     try:
@@ -212,6 +229,17 @@ def _take_of_any_size(label: str, value: Any, spec: Input, words: bool) -> Given
             raise RowsError(f"{called} has the shape {list(values.shape)}; {accepted_shape(spec)}")
         _check_values(called, row, values, spec, words)
         rows.append(values)
+    return _together(label, rows, spec, listed)
+
+
+def _of_rows(label: str, rows: list[npt.NDArray[Any]], spec: Input, listed: bool) -> Given:
+    """Rows that are arrays of shapes that are accepted, with their values checked."""
+    for index, row in enumerate(rows):
+        check_bounds(f"row {index} of {label}" if listed else label, row, spec)
+    return _together(label, rows, spec, listed)
+
+
+def _together(label: str, rows: list[npt.NDArray[Any]], spec: Input, listed: bool) -> Given:
     alike = len({row.shape for row in rows}) == 1
     return Given(label, spec, np.stack(rows) if alike else rows, listed)
 

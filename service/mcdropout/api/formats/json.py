@@ -71,5 +71,6 @@ FORMAT = Format(
     write=write,
     body_schema=PredictRequest.model_json_schema(),
     answer_schema={"$ref": "#/components/schemas/PredictResponse"},
+    grows=lambda body: b'"b64"' in body,
     compressible=True,
 )
