@@ -58,7 +58,7 @@ class PredictRequest(BaseModel):
         description="One row, or a list of rows, of the shape that GET /models/{name} tells, in which named sizes may "
         "differ from row to row; for a model of several "
         "inputs an object with one row, or a list of the same number of rows, for each by its name. Where the input is "
-        'made of images, a row may be {"b64": "..."}, a PNG or JPEG file.'
+        'made of images, a row may be {"b64": "..."}, a PNG or JPEG file; where it has columns, an object of these.'
     )
 
 
@@ -163,6 +163,10 @@ class InputDescription(BaseModel):
     missing: str = Field(description='Whether null, for what is missing, is "allowed" or "refused".')
     preprocessing: dict[str, Any] = Field(description="What the service does first: (x * scale - mean) / std.")
     image: dict[str, Any] | None = Field(description="How an image becomes a row; null where none is taken.")
+    columns: list[str] | None = Field(description="The names of its values, where rows may be objects of these.")
+    categories: dict[str, dict[str, float]] = Field(
+        description="By column, the names that it takes in such objects, and the number that each is in a list."
+    )
     row_axis: int = Field(description="The dimension of the rows inside the network; clients send them first.")
 
 

@@ -29,6 +29,16 @@ def _size_or_name(value: Any) -> Any:
     return value
 
 
+def _numbered(value: Any) -> Any:
+    """The names of a list, each with its number."""
+    if not isinstance(value, list):
+        return value
+    if len(set(map(repr, value))) < len(value):
+        raise ValueError(f"is {value!r}; names that differ are accepted")
+    return {name: number for number, name in enumerate(value)}
+
+
+Name = Annotated[str, Field(min_length=1, max_length=100)]
 _FLOATS = "float16, bfloat16, float32 and float64"
 Dtype = Literal[
     "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "uint16", "int8", "uint8", "bool"
@@ -49,9 +59,11 @@ class Input(Record):
         preprocessing: what is done to the values before the network sees them.
         row_axis: the dimension that holds the rows in what the network takes. Clients send them first.
         image: how an image becomes a row; None where none is taken.
+        columns: for rows of a table, their names in order; a row may then be an object of these.
+        categories: by the name of a column whose values are names, the number of each; a list numbers them from 0 on.
     """
 
-    name: Annotated[str, Field(min_length=1, max_length=100)] = "input"
+    name: Name = "input"
     shape: list[Annotated[int | str, BeforeValidator(_size_or_name)]]
     dtype: Dtype = "float32"
     minimum: Annotated[int | Number | None, NotTruth] = None
@@ -60,6 +72,10 @@ class Input(Record):
     preprocessing: Preprocessing = Preprocessing()
     row_axis: Axis = 0
     image: Image | None = None
+    columns: Annotated[list[Name], Field(min_length=1)] | None = None
+    categories: dict[Name, Annotated[dict[Name, Number], BeforeValidator(_numbered), Field(min_length=1)]] = Field(
+        default={}
+    )
     _named: dict[str, Named] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
@@ -104,6 +120,37 @@ class Input(Record):
                 "whole numbers"
             )
         return self
+
+    @model_validator(mode="after")
+    def _columns_fit(self) -> "Input":
+        columns = self.columns or []
+        if self.columns is not None and self.shape != [len(columns)]:
+            raise ValueError(
+                f"columns has {len(columns)} names, and shape is {self.shape}; as many as the one size of the shape "
+                "are accepted"
+            )
+        if self.name in columns or len(set(columns)) < len(columns):
+            raise ValueError(
+                f"columns is {columns}; names that differ, and are not the input's own, {self.name!r}, are accepted"
+            )
+        for column, codes in self.categories.items():
+            if column not in columns:
+                raise ValueError(f"categories names the column {column!r}; of columns, {columns}, one is accepted")
+            for name, code in codes.items():
+                self._check_code(f"categories.{column}.{name}", code)
+        return self
+
+    def _check_code(self, field: str, code: float) -> None:
+        if self.kind == "b":
+            raise ValueError(f"{field} is given for the dtype bool, which is true or false; none is accepted")
+        whole = self.kind == "f" or code == int(code)
+        least, most = (None, None) if self.kind == "f" else self.bounds_of_dtype
+        low, high = least if self.minimum is None else self.minimum, most if self.maximum is None else self.maximum
+        if not whole or (low is not None and code < low) or (high is not None and code > high):
+            raise ValueError(
+                f"{field} is {code:g}; a {'number' if self.kind == 'f' else 'whole number'} from "
+                f"{'any' if low is None else low} to {'any' if high is None else high} is accepted"
+            )
 
     @model_validator(mode="after")
     def _fields_fit_the_dtype(self) -> "Input":

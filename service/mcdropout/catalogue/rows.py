@@ -11,6 +11,7 @@ import orjson
 
 from mcdropout.catalogue.checks import Given, accepted_shape, check_bounds, check_number, check_together, prepare
 from mcdropout.catalogue.checks import RowsError as RowsError
+from mcdropout.catalogue.columns import are_records, rows_of_records
 from mcdropout.catalogue.images import are_images, images_of
 from mcdropout.catalogue.inputs import Input
 from mcdropout.engine.ragged import Rows
@@ -45,7 +46,8 @@ def read_rows(
     """The rows that a JSON text holds, as the network takes them.
 
     Its `inputs` is an object that holds the rows of each input by its name, or, where there is one input, its rows.
-    Rows are one row, or a list of them. A row is nested lists, or, where the input is made of images, `{"b64": ...}`.
+    Rows are one row, or a list of them. A row is nested lists; or, where the input has columns, an object of
+    these; or, where it is made of images, `{"b64": ...}`.
 
     Args:
         text: the JSON.
@@ -82,8 +84,9 @@ def _rows_of(
         raise RowsError(f'the content holds {found}; an object {{"inputs": {form}}} is accepted')
     words = any(word in text for word in _WORDS)
     values = _by_input(content["inputs"], inputs)
-    for _, value, _ in values:
-        check_number(len(value) if isinstance(value, list) and are_images(value) else 1, most)
+    for _, value, spec in values:
+        if isinstance(value, list) and (are_records(value, spec) or are_images(value)):
+            check_number(len(value), most)  # before they are read one by one
     given = [_take(label, value, spec, words, pause) for label, value, spec in values]
     check_together(given, most)
     return tuple(prepare(part, pause) for part in given)
@@ -183,7 +186,7 @@ def _by_input(given: Any, inputs: Sequence[Input]) -> list[tuple[str, Any, Input
 
 def _is_row(given: dict[str, Any], spec: Input) -> bool:
     """Whether an object is a row of an input, and not what holds its rows by its name."""
-    return spec.name not in given and are_images(given)
+    return spec.name not in given and (are_records(given, spec) or are_images(given))
 
 
 def _form(inputs: Sequence[Input]) -> str:
@@ -192,6 +195,8 @@ def _form(inputs: Sequence[Input]) -> str:
 
 def _take(label: str, value: Any, spec: Input, words: bool, pause: Callable[[], None]) -> Given:
     """Check what is given for an input. `words`: whether the text holds true or false anywhere."""
+    if are_records(value, spec):
+        return Given(label, spec, rows_of_records(label, value, spec, pause), isinstance(value, list))
     if are_images(value):
         rows = images_of(label, value, spec, pause)
         return _of_rows(label, rows, spec, isinstance(value, list))
