@@ -3,9 +3,10 @@
 import gzip
 import json
 import shutil
+import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 import pytest
+from anyio import CapacityLimiter
 from backports import zstd
 
+from mcdropout.api import encodings
+from mcdropout.api.errors import ProblemError
 from tests.api.test_http import JSON, assert_problem
 from tests.api.test_tensors import NPY, npy
 from tests.conftest import MODELS
@@ -174,6 +178,20 @@ def test_large_answers_go_as_gzip_where_a_client_takes_that(server: Server, seve
         assert "content-encoding" not in answer(accepted).headers
     assert "content-encoding" not in answer("gzip", json.dumps({"inputs": seven.tolist()}).encode()).headers
     assert "content-encoding" not in answer("gzip", accept=NPY).headers
+
+
+def test_a_server_without_zstd_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "backports", None)
+    monkeypatch.setitem(sys.modules, "compression", None)
+    monkeypatch.setattr(encodings, "DECODERS", encodings.known_decoders())
+
+    async def nothing() -> AsyncIterator[bytes]:
+        yield b""
+
+    with pytest.raises(ProblemError, match=r"lacks backports.zstd \(pip install 'mcdropout\[zstd\]'\)") as refused:
+        encodings.decoded("zstd", nothing(), CapacityLimiter(1))
+    assert refused.value.explanation.status == 415
+    assert refused.value.explanation.headers == {"Accept-Encoding": "gzip"}
 
 
 def test_the_document_says_how_bodies_may_be_compressed(server: Server) -> None:

@@ -3,6 +3,7 @@
 import base64
 import io
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -348,6 +349,13 @@ def test_rows_that_are_large_together_are_refused() -> None:
     assert len(images_of("inputs", [one] * fits, spec, lambda: None)) == fits
     with pytest.raises(RowsError, match=f"more than {MOST_NUMBERS} numbers, by row {fits}"):
         images_of("inputs", [one] * (fits + 1), spec, lambda: None)
+
+
+def test_a_server_without_pillow_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    spec = Input.model_validate({"shape": [1, 28, 28], "image": {"mode": "grey"}})
+    with pytest.raises(RowsError, match=r"lacks Pillow \(pip install 'mcdropout\[images\]'\); numbers are accepted"):
+        images_of("inputs", b64(WHOLE), spec, lambda: None)
 
 
 def test_a_map_comes_back_as_an_image_of_labels_or_of_a_statistic(server: Server) -> None:

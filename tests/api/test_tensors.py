@@ -283,6 +283,64 @@ def test_inputs_that_do_not_fit_one_another_are_refused_by_name(several: Server)
     assert_problem(post(several, "tokens", byte, NPZ), 422, ["attention_mask holds the byte 7"])
 
 
+RAW = "application/octet-stream"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "uint8", "int64", "UINT16"])
+def test_raw_values_are_read_by_the_shape_and_the_dtype_that_headers_say(
+    server: Server, seven: npt.NDArray[np.float64], dtype: str
+) -> None:
+    rows = np.round(np.concatenate([seven, seven.swapaxes(2, 3)]))
+    content = rows.astype(np.dtype(dtype.lower()).newbyteorder("<")).tobytes()
+    expected = by_json(server, "mnist-cnn", rows.tolist())
+    sent = post(server, "mnist-cnn", content, RAW, x_shape="2,1,28,28", x_dtype=dtype)
+    assert predictions(sent) == expected
+    one = post(server, "mnist-cnn", content[: len(content) // 2], RAW, x_shape="1, 28, 28", x_dtype=dtype)
+    assert predictions(one)[0]["label"] == "7"
+
+
+DIGIT_SHAPE, BYTE = {"x_shape": "1,28,28"}, {"x_dtype": "uint8"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "size", "said"),
+    [
+        ({}, 784, "X-Dtype is missing"),
+        (BYTE, 784, "X-Shape is missing"),
+        (DIGIT_SHAPE, 784, "X-Dtype is missing"),
+        (BYTE | {"x_shape": ""}, 784, "inputs has the shape []"),
+        (BYTE | {"x_shape": "1,28,"}, 784, "X-Shape is '1,28,'; sizes with commas between"),
+        (BYTE | {"x_shape": "1,28,-28"}, 784, "X-Shape is '1,28,-28'"),
+        (BYTE | {"x_shape": "1,28,28.0"}, 784, "X-Shape is '1,28,28.0'"),
+        (BYTE | {"x_shape": "(1, 28, 28)"}, 784, "X-Shape is '(1, 28, 28)'"),
+        (BYTE | {"x_shape": "9" * 5000}, 784, "X-Shape is '999"),
+        (BYTE | {"x_shape": "1," * 100 + "1"}, 784, "X-Shape is '1,1"),
+        (BYTE | {"x_shape": "0,1,28,28"}, 0, "the shape [0, 1, 28, 28]"),
+        (BYTE | {"x_shape": "28,28"}, 784, "the shape [28, 28]"),
+        (BYTE | {"x_shape": "10000000000000,1,28,28"}, 784, "10000000000000 rows; 1 to 4096"),
+        (BYTE | {"x_shape": "4096,1,28,28"}, 784, "784 bytes of values; 3211264"),
+        (BYTE | DIGIT_SHAPE, 783, "783 bytes of values; 784"),
+        (BYTE | DIGIT_SHAPE, 785, "785 bytes of values; 784"),
+        (BYTE | DIGIT_SHAPE, 0, "0 bytes of values; 784"),
+        (DIGIT_SHAPE | {"x_dtype": "float128"}, 784, "X-Dtype is 'float128'; one of float64"),
+        (DIGIT_SHAPE | {"x_dtype": "object"}, 784, "X-Dtype is 'object'"),
+        (DIGIT_SHAPE | {"x_dtype": ">f4"}, 784, "X-Dtype is '>f4'"),
+        (DIGIT_SHAPE | {"x_dtype": "bool"}, 784, "the dtype bool"),
+    ],
+)
+def test_raw_values_that_are_no_rows_are_refused_in_a_sentence(
+    server: Server, headers: dict[str, str], size: int, said: str
+) -> None:
+    assert_problem(post(server, "mnist-cnn", bytes(size), RAW, **headers), 422, [said])
+
+
+def test_raw_values_of_nan_and_of_no_bool_are_refused(server: Server, several: Server) -> None:
+    nan = np.full((1, 28, 28), np.nan, "<f4").tobytes()
+    assert_problem(post(server, "mnist-cnn", nan, RAW, x_shape="1,28,28", x_dtype="float32"), 422, ["holds NaN"])
+    tokens = post(several, "tokens", b"", RAW, x_shape="5", x_dtype="bool")
+    assert_problem(tokens, 422, ["one tensor", "['input_ids', 'attention_mask']"])
+
+
 def member(name: str, content: bytes, declared: int | None = None, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     """An archive of one member, whose size is said to be another one."""
     file = io.BytesIO()
@@ -334,4 +392,9 @@ def test_a_model_says_which_bodies_it_takes_and_the_document_what_is_sent_along(
     for kind in (NPY, NPZ):
         assert operation["requestBody"]["content"][kind]["schema"]["format"] == "binary"
         assert operation["responses"]["200"]["content"][kind]["schema"]["format"] == "binary"
+    described = {one["name"]: one for one in operation["parameters"] if one["in"] == "header"}
+    assert described["X-Shape"]["example"] == "4,1,28,28"
+    assert described["X-Dtype"]["required"] is False
+    assert RAW in operation["requestBody"]["content"]
+    assert RAW not in operation["responses"]["200"]["content"]
     assert "X-MCDropout-Seed" in operation["responses"]["200"]["headers"]

@@ -83,12 +83,13 @@ def _zstd_library() -> Any:
     return zstd
 
 
-def _decoders() -> dict[str, Callable[[], Decoder]]:
+def known_decoders() -> dict[str, Callable[[], Decoder]]:
+    """What this installation can decompress."""
     library = _zstd_library()
     return {"gzip": _Gzip} | ({} if library is None else {"zstd": partial(_Zstd, library)})
 
 
-DECODERS: Mapping[str, Callable[[], Decoder]] = _decoders()
+DECODERS: Mapping[str, Callable[[], Decoder]] = known_decoders()
 """By the names of the content codings that are accepted, what decompresses a body."""
 
 

@@ -7,7 +7,7 @@ API and of the models name it.
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from mcdropout.api.formats import images, json, tensors
+from mcdropout.api.formats import images, json, raw, tensors
 from mcdropout.api.formats.format import Format as Format
 from mcdropout.api.formats.format import Header as Header
 from mcdropout.api.formats.format import Written as Written
@@ -99,5 +99,5 @@ def _range(text: str) -> tuple[str, float]:
         return name, 0.0
 
 
-for _format in (DEFAULT, tensors.NPY, tensors.NPZ, images.PNG, images.JPEG):
+for _format in (DEFAULT, tensors.NPY, tensors.NPZ, raw.FORMAT, images.PNG, images.JPEG):
     register(_format)
