@@ -92,3 +92,11 @@ def test_to_inspect_a_pytorch_network_is_refused_with_what_to_install(python: Pa
     assert done.returncode == 1
     assert "torch, which is not installed; pip install 'mcdropout[torch]'" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_a_device_that_pytorch_runs_models_on_is_refused_with_what_to_install(python: Path) -> None:
+    command = [str(python), "-m", "mcdropout", "serve", "--models", str(MODELS), "--port", "0", "--device", "cuda"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment(python), check=False)
+    assert done.returncode == 2
+    assert "device is 'cuda', and PyTorch, which runs models there, is not installed" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -13,6 +13,7 @@ import yaml
 from mcdropout.settings import Settings
 from tests.bundles import CLASSIFIER, NOISE, REGRESSION, manifest, write_bundle, write_ten_words
 from tests.compilations import compiled
+from tests.conftest import MODELS
 from tests.patience import patience
 from tests.servers import MCDROPOUT, Server, serving
 
@@ -132,6 +133,17 @@ def test_a_wrong_flag_ends_the_server_with_what_is_wrong(flags: list[str], statu
     ended = subprocess.run([str(MCDROPOUT), "serve", *flags], capture_output=True, text=True, timeout=patience(60))
     assert ended.returncode == status
     assert said in ended.stderr + ended.stdout
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_port_that_is_taken_ends_the_server_with_status_1(workers: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [str(MCDROPOUT), "serve", "--models", str(MODELS), "--port", port, "--workers", workers]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=patience(60))
+    assert ended.returncode == 1
+    assert "cannot listen" in ended.stderr
+    assert port in ended.stderr
 
 
 def test_help_names_every_flag_and_its_environment_variable() -> None:

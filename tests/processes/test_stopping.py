@@ -1,4 +1,4 @@
-"""SIGTERM: under load every request that was sent is answered, and a server that only starts ends too."""
+"""Signals to stop: under load every request that was sent is answered, and a server that only starts ends too."""
 
 import shutil
 import signal
@@ -14,15 +14,21 @@ from tests.patience import patience, wait_until
 from tests.servers import serving
 
 
-def test_a_server_that_is_told_to_stop_under_load_loses_no_request(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGTERM, "1"), (signal.SIGHUP, "1"), (signal.SIGHUP, "2")], ids=str
+)
+def test_a_server_that_is_told_to_stop_under_load_loses_no_request(
+    tmp_path: Path, number: signal.Signals, workers: str
+) -> None:
+    """By whoever runs it, or by a terminal that is closed."""
     shutil.copytree(MODELS / "concrete-mlp", tmp_path / "models" / "concrete-mlp")
     body = (MODELS / "concrete-mlp" / "example.json").read_bytes()
-    with serving(tmp_path / "models", tmp_path) as server:
+    with serving(tmp_path / "models", tmp_path, "--workers", workers) as server:
         server.wait_until_ready()
         lost: list[str] = []
         answered = [0] * 8
 
-        def client(number: int) -> None:
+        def client(place: int) -> None:
             headers = {"content-type": "application/json"}
             with httpx.Client(base_url=server.url, timeout=patience(30)) as asking:
                 while True:
@@ -35,13 +41,13 @@ def test_a_server_that_is_told_to_stop_under_load_loses_no_request(tmp_path: Pat
                         return
                     if answer.status_code != 200:
                         lost.append(answer.text)
-                    answered[number] += 1
+                    answered[place] += 1
 
-        clients = [threading.Thread(target=client, args=(number,)) for number in range(8)]
+        clients = [threading.Thread(target=client, args=(place,)) for place in range(8)]
         for one in clients:
             one.start()
         wait_until(lambda: min(answered) > 5 and sum(answered) > 200)
-        server.process.send_signal(signal.SIGTERM)
+        server.process.send_signal(number)
         assert server.wait() == 0
         for one in clients:
             one.join(patience(30))

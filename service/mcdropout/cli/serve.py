@@ -75,7 +75,9 @@ def serve(
         raise typer.Exit(2) from error
     _check_doors(settings)
     # What starts can be left as it is. A container's first process is not ended by a signal that it does not handle.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    from mcdropout.processes.listening import stop_signals
+
+    for number in stop_signals():
         signal.signal(number, lambda *_: os._exit(0))
     if len(settings.devices) > 1:
         from mcdropout.processes.supervisor import supervise

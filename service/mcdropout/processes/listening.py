@@ -1,9 +1,19 @@
-"""Sockets that listen, one for each address of a host."""
+"""Sockets that listen, one for each address of a host; and when a server stops to."""
 
 import errno
+import signal
 import socket
 
+from mcdropout.settings import Settings
+
 BACKLOG = 2048
+
+
+def stop_signals() -> list[int]:
+    """The signals at which a server ends what it has and stops: a terminal that is closed among them, where that is not
+    to be ignored, as under nohup."""
+    closed = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, *closed]
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
@@ -29,6 +39,11 @@ def listen(host: str, port: int) -> list[socket.socket]:
         listeners.append(listener)
         port = listener.getsockname()[1]
     return listeners
+
+
+def scheme_of(settings: Settings) -> str:
+    """That of a server's addresses."""
+    return "http" if settings.tls_certificate is None else "https"
 
 
 def address_of(listener: socket.socket, scheme: str = "http") -> str:

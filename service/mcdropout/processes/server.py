@@ -8,7 +8,7 @@ import uvicorn
 
 from mcdropout import log
 from mcdropout.api import create_app
-from mcdropout.processes.listening import listen
+from mcdropout.processes.listening import address_of, listen, scheme_of
 from mcdropout.processes.serving import Leaving, connections, linger, run_server, services_of, uvicorn_config
 from mcdropout.settings import Settings
 
@@ -22,20 +22,19 @@ def run(settings: Settings) -> int:
         The exit status: 0 after a signal, 2 where the settings name nothing to serve, 1 where it cannot listen.
     """
     log.configure(settings.log_format, settings.log_level)
-    services = services_of(settings, settings.threads)
-    if services is None:
-        return 2
-    leaving = Leaving()
-    app = leaving.around(create_app(services))
-    server = Server(uvicorn_config(settings, app, http=connections(services, leaving)), leaving)
-    if len(settings.ports) == 1:
-        return run_server(server)
     with ExitStack() as stack:
         try:
             sockets = [stack.enter_context(x) for port in settings.ports for x in listen(settings.host, port)]
         except OSError as error:
             _log.error("cannot listen", host=settings.host, ports=settings.ports, error=str(error))
             return 1
+        services = services_of(settings, settings.threads)
+        if services is None:
+            return 2
+        leaving = Leaving()
+        app = leaving.around(create_app(services))
+        server = Server(uvicorn_config(settings, app, http=connections(services, leaving)), leaving)
+        _log.info("listening", urls=[address_of(x, scheme_of(settings)) for x in sockets])
         return run_server(server, sockets)
 
 

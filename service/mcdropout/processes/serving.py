@@ -5,6 +5,7 @@ import gc
 import signal
 import socket
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import structlog
@@ -24,6 +25,7 @@ from mcdropout.engine import InvalidInputError
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.engine.threads import use_threads
 from mcdropout.machine import descriptors
+from mcdropout.processes.listening import stop_signals
 from mcdropout.processes.tls import tls_options
 from mcdropout.settings import Settings
 
@@ -41,6 +43,7 @@ def services_of(settings: Settings, threads: int | None) -> Services | None:
     """What serves, with `threads` to compute on; None, and why in the log, where there is nothing to serve."""
     try:
         SessionOptions(settings.provider).check()
+        _check_device(settings.device)
         if threads is not None:
             use_threads(threads)
         use_usual_interval()
@@ -52,6 +55,14 @@ def services_of(settings: Settings, threads: int | None) -> Services | None:
     if (writing := log.lines()) is not None:
         writing.tell_losses(services.metrics.log_lines_lost.inc)
     return services
+
+
+def _check_device(device: str) -> None:
+    if device != "cpu" and find_spec("torch") is None:
+        raise InvalidInputError(
+            f"device is {device!r}, and PyTorch, which runs models there, is not installed; cpu is accepted, or what "
+            "pip install 'mcdropout[gpu]' brings"
+        )
 
 
 def uvicorn_config(settings: Settings, app: ASGIApp, **others: Any) -> uvicorn.Config:
@@ -99,7 +110,7 @@ def run_server(server: uvicorn.Server, sockets: list[socket.socket] | None = Non
 
     # Until uvicorn handles them itself. It stops gracefully at a signal, then raises it again; to have been asked to
     # stop is no failure.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stop_signals():
         signal.signal(number, stop)
     server.run(sockets)
     return 0 if server.started or asked else 1

@@ -31,7 +31,7 @@ import structlog
 from mcdropout import log
 from mcdropout.machine import signal_or_status
 from mcdropout.metrics import forget_process, record_start, restart_counter, share, shared_folder
-from mcdropout.processes.listening import BACKLOG, address_of, listen
+from mcdropout.processes.listening import BACKLOG, address_of, listen, scheme_of, stop_signals
 from mcdropout.processes.wire import (
     CONNECTION,
     ENDED,
@@ -81,7 +81,7 @@ class _Supervisor:
     def __init__(self, settings: Settings, listeners: Sequence[socket.socket], metrics: Path) -> None:
         self._settings = settings
         self._listeners = listeners
-        self._scheme = "http" if settings.tls_certificate is None else "https"
+        self._scheme = scheme_of(settings)
         self._metrics = metrics
         self._workers = [WorkerProcess(number, device) for number, device in enumerate(settings.devices, start=1)]
         self._restarts = restart_counter(str(worker.number) for worker in self._workers)
@@ -102,7 +102,7 @@ class _Supervisor:
         with woken, waker, self._selector:
             self._selector.register(woken, selectors.EVENT_READ)
             signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+            for number in (*stop_signals(), signal.SIGCHLD):
                 signal.signal(number, lambda number, _: self._signals.append(number))
             _log.info("listening", urls=self._urls(), workers=len(self._workers))
             # The first one loads alone: what has to be compiled is compiled once, and the others find it.
