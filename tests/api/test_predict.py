@@ -4,9 +4,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from starlette.requests import Request
 
-from mcdropout.api.predict import _awaited
+from mcdropout.api.answering import awaited
 
 
 @pytest.mark.parametrize("after", [0.0, 0.01, 0.2])
@@ -16,7 +15,7 @@ def test_nobody_computes_for_a_request_that_its_server_cancels(after: float) -> 
 
     async def ask() -> bool:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(_awaited(Request({"type": "http"}, receive), future))
+        task = asyncio.create_task(awaited(receive, future))
         await asyncio.sleep(after)
         await asyncio.sleep(0)
         task.cancel()

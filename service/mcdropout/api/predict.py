@@ -1,39 +1,27 @@
 """The routes of predictions: a request's body to rows, rows to an answer, the answer to a body."""
 
-import asyncio
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcdropout.api import formats
 from mcdropout.api.admission import was_admitted
-from mcdropout.api.encodings import DECODERS, accepts_gzip, decoded, gzipped
-from mcdropout.api.errors import Problem, ProblemError, explain
+from mcdropout.api.answering import INLINE_BYTES, answer_of, body_of, compressed, where_it_belongs
+from mcdropout.api.encodings import DECODERS
+from mcdropout.api.errors import Problem, explain
 from mcdropout.api.formats import Written
 from mcdropout.api.headers import header_of
 from mcdropout.api.observe import seen_of
 from mcdropout.api.query import ask_of, predicted_by
-from mcdropout.api.room import Share
 from mcdropout.api.schemas import PredictQuery, PredictResponse
 from mcdropout.api.services import Services
-from mcdropout.predictions import Answered, Pause
-from mcdropout.scheduling.answer import Answer, Shares
+from mcdropout.predictions import Pause
 from mcdropout.scheduling.backlog import OverloadedError
 
-# Up to this size, in bytes, a body is parsed and an answer is written on the event loop; larger ones in a thread.
-_INLINE_BYTES = 64 * 1024
 _NUMBER_BYTES = 64  # of an answer: a number, and what comes with it
-# Most requests are answered before it is worth looking whether their client is still there.
-_UNWATCHED_SECONDS = 0.05
-# A thread that pauses for less finds the interpreter's lock free again before another has woken up.
-_PAUSE_SECONDS = 0.0001
 _CODING = {
     "name": "Content-Encoding",
     "in": "header",
@@ -101,21 +89,17 @@ async def predict(services: Services, request: Request, name: str) -> Response:
     given = formats.of_content(header_of(request.scope, b"content-type") or "")
     with services.bodies.share() as share:
         try:
-            body = await _body(request, settings.max_body_bytes, share, services.at_once)
+            body = await body_of(request, settings.max_body_bytes, share, services.at_once)
         except OverloadedError as error:
             predictions.refused(model.name, error)
             raise
         takes, read = planned.model.takes, formats.reader_of(given, partial(header_of, request.scope))
         size = len(body)
-        if size <= _INLINE_BYTES and given.grows(body):
-            size = _INLINE_BYTES + 1
-        inputs = await _where_it_belongs(services.at_once, size, read, body, takes, settings.max_rows)
+        if size <= INLINE_BYTES and given.grows(body):
+            size = INLINE_BYTES + 1
+        inputs = await where_it_belongs(services.at_once, size, read, body, takes, settings.max_rows)
         del body
-    future: asyncio.Future[Answer | Shares] = asyncio.get_running_loop().create_future()
-    seed = predictions.submit(planned, inputs, future)
-    answered = Answered(planned.model, seed, await _awaited(request, future), planned.view)
-    if seen is not None:
-        seen.rows, seen.seed, seen.passes = answered.rows, seed, planned.plan.passes
+    answered = await answer_of(services, planned, inputs, request.receive, seen)
     accepted = formats.of_answer(header_of(request.scope, b"accept"))
 
     def write(pause: Pause) -> Written:
@@ -124,89 +108,10 @@ async def predict(services: Services, request: Request, name: str) -> Response:
         written = accepted.write(answered, pause)
         if isinstance(written, bytes):
             written = Written(written)
-        if (
-            accepted.compressible
-            and len(written.content) > _INLINE_BYTES
-            and accepts_gzip(header_of(request.scope, b"accept-encoding"))
-        ):
-            return _compressed(written, pause)
-        return written
+        return compressed(written, request.scope, pause) if accepted.compressible else written
 
-    written = await _where_it_belongs(services.at_once, answered.numbers * _NUMBER_BYTES, write)
+    written = await where_it_belongs(services.at_once, answered.numbers * _NUMBER_BYTES, write)
     return Response(written.content, headers=written.headers, media_type=written.media_type or accepted.media_types[0])
-
-
-def _compressed(written: Written, pause: Pause) -> Written:
-    headers = {**written.headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-    return Written(gzipped(written.content, pause), headers, written.media_type)
-
-
-async def _awaited(request: Request, future: "asyncio.Future[Answer | Shares]") -> Answer | Shares:
-    """The answer, unless the client goes away before: then nobody waits for it any more.
-
-    Raises:
-        ProblemError: 499 where the client went away.
-    """
-    gone: asyncio.Future[None] | None = None
-    try:
-        await asyncio.wait({future}, timeout=_UNWATCHED_SECONDS)
-        if not future.done():
-            gone = asyncio.ensure_future(_gone(request))
-            waited: set[asyncio.Future[Any]] = {future, gone}
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-    finally:  # or it was cancelled itself
-        if gone is not None:
-            gone.cancel()
-        if not future.done():
-            future.cancel()
-    if future.cancelled():
-        raise ProblemError(499, "the client went away before it was answered")
-    return future.result()
-
-
-async def _gone(request: Request) -> None:
-    """Return when the client has gone away."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _body(request: Request, limit: int, share: Share, at_once: CapacityLimiter) -> bytes:
-    coding = header_of(request.scope, b"content-encoding")
-    too_large = ProblemError(413, f"the body is larger than {limit} bytes; at most that many are accepted")
-    if int(header_of(request.scope, b"content-length") or 0) > limit:
-        raise too_large
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async for part in decoded(coding, request.stream(), at_once):
-            size += len(part)
-            if size > limit:
-                raise too_large
-            share.take(len(part))
-            parts.append(part)
-    except ClientDisconnect as error:
-        raise ProblemError(400, f"the client went away after {size} bytes of its body") from error
-    return b"".join(parts)
-
-
-async def _where_it_belongs(at_once: CapacityLimiter, size: int, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call `function` at once where `size`, in bytes, is small, else in a thread that leaves the event loop free.
-
-    Its last argument is what to call between its parts: a thread that never waits holds the interpreter's lock for
-    milliseconds, which everybody else needs for microseconds.
-    """
-    if size <= _INLINE_BYTES:
-        return function(*arguments, _no_pause)
-    return await to_thread.run_sync(partial(function, *arguments, _pause), limiter=at_once)
-
-
-def _no_pause() -> None:
-    pass
-
-
-def _pause() -> None:
-    """Let other threads go on."""
-    time.sleep(_PAUSE_SECONDS)
 
 
 def _documentation(*path: str) -> dict[str, Any]:

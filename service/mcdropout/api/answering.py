@@ -1,0 +1,140 @@
+"""What every protocol does for a prediction: its body comes, its rows are answered, and the event loop goes on.
+
+Errors are for `api/errors.py` to explain.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from anyio import CapacityLimiter, to_thread
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Scope
+
+from mcdropout.api.encodings import accepts_gzip, decoded, gzipped
+from mcdropout.api.errors import ProblemError
+from mcdropout.api.formats import Written
+from mcdropout.api.headers import header_of
+from mcdropout.api.observe import Seen
+from mcdropout.api.room import Share
+from mcdropout.api.services import Services
+from mcdropout.engine.ragged import Rows
+from mcdropout.predictions import Answered, Pause, Planned
+from mcdropout.scheduling.answer import Answer, Shares
+
+INLINE_BYTES = 64 * 1024
+"""Up to this size, in bytes, a body is parsed and an answer is written on the event loop; larger ones in a thread."""
+
+# Most requests are answered before it is worth looking whether their client is still there.
+_UNWATCHED_SECONDS = 0.05
+# A thread that pauses for less finds the interpreter's lock free again before another has woken up.
+_PAUSE_SECONDS = 0.0001
+
+Receive = Callable[[], Awaitable[Any]]
+
+
+async def answer_of(
+    services: Services, planned: Planned, inputs: tuple[Rows, ...], receive: Receive | None, seen: Seen | None
+) -> Answered:
+    """The answer to rows, unless the client goes away before.
+
+    Args:
+        services: what answers.
+        planned: what is asked for of them.
+        inputs: `[rows, ...]` each, as the network takes them.
+        receive: says when an HTTP client has gone away; None where the task is cancelled then.
+        seen: what is seen of the request.
+
+    Raises:
+        ProblemError: 499 where the client went away.
+    """
+    future: asyncio.Future[Answer | Shares] = asyncio.get_running_loop().create_future()
+    seed = services.predictions.submit(planned, inputs, future)
+    answered = Answered(planned.model, seed, await awaited(receive, future), planned.view)
+    if seen is not None:
+        seen.rows, seen.seed, seen.passes = answered.rows, seed, planned.plan.passes
+    return answered
+
+
+async def awaited(receive: Receive | None, future: "asyncio.Future[Answer | Shares]") -> Answer | Shares:
+    """The answer, unless the client goes away before: then nobody waits for it any more.
+
+    Raises:
+        ProblemError: 499 where the client went away.
+    """
+    gone: asyncio.Future[None] | None = None
+    try:
+        await asyncio.wait({future}, timeout=None if receive is None else _UNWATCHED_SECONDS)
+        if not future.done() and receive is not None:
+            gone = asyncio.ensure_future(_gone(receive))
+            waited: set[asyncio.Future[Any]] = {future, gone}
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+    finally:  # or it was cancelled itself
+        if gone is not None:
+            gone.cancel()
+        if not future.done():
+            future.cancel()
+    if future.cancelled():
+        raise ProblemError(499, "the client went away before it was answered")
+    return future.result()
+
+
+async def _gone(receive: Receive) -> None:
+    """Return when the client has gone away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def body_of(request: Request, limit: int, share: Share, at_once: CapacityLimiter) -> bytes:
+    """The body of a request, decompressed; at most `limit` bytes, for which there is room.
+
+    Raises:
+        ProblemError: it is larger, or damaged, or the client went away in it.
+        OverloadedError: there is no room.
+    """
+    coding = header_of(request.scope, b"content-encoding")
+    too_large = ProblemError(413, f"the body is larger than {limit} bytes; at most that many are accepted")
+    if int(header_of(request.scope, b"content-length") or 0) > limit:
+        raise too_large
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async for part in decoded(coding, request.stream(), at_once):
+            size += len(part)
+            if size > limit:
+                raise too_large
+            share.take(len(part))
+            parts.append(part)
+    except ClientDisconnect as error:
+        raise ProblemError(400, f"the client went away after {size} bytes of its body") from error
+    return b"".join(parts)
+
+
+async def where_it_belongs(at_once: CapacityLimiter, size: int, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call `function` at once where `size`, in bytes, is small, else in a thread that leaves the event loop free.
+
+    Its last argument is what to call between its parts: a thread that never waits holds the interpreter's lock for
+    milliseconds, which everybody else needs for microseconds.
+    """
+    if size <= INLINE_BYTES:
+        return function(*arguments, _no_pause)
+    return await to_thread.run_sync(partial(function, *arguments, _pause), limiter=at_once)
+
+
+def _no_pause() -> None:
+    pass
+
+
+def _pause() -> None:
+    """Let other threads go on."""
+    time.sleep(_PAUSE_SECONDS)
+
+
+def compressed(written: Written, scope: Scope, pause: Pause) -> Written:
+    """An answer as gzip, where it is large and the client takes it so; else as it is."""
+    if len(written.content) <= INLINE_BYTES or not accepts_gzip(header_of(scope, b"accept-encoding")):
+        return written
+    headers = {**written.headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    return Written(gzipped(written.content, pause), headers, written.media_type)
