@@ -46,6 +46,10 @@ class NotReadyError(Exception):
     """The model does not serve now; the message says why."""
 
 
+class NotLoadedError(UnknownModelError):
+    """The model was unloaded, or not loaded yet; the message says how it comes back."""
+
+
 class InvalidAskError(ValueError):
     """What was asked for cannot be given. The message names it, its value, and what is accepted."""
 
@@ -238,12 +242,14 @@ class Predictions:
         """Find the model that is asked.
 
         Raises:
-            UnknownModelError: there is no such model.
+            UnknownModelError: there is no such model, or it is not loaded.
             NotReadyError: it does not serve now.
         """
         name = ask.model or self._registry.default
         entry = entry_of(self._registry, name)
         if entry.model is None:
+            if entry.state == "unloaded":
+                raise NotLoadedError(f"the model {name!r} is not loaded: {entry.error}")
             reason = "is still loading" if entry.error is None else f"does not serve: {entry.error}"
             raise NotReadyError(f"the model {name!r} {reason}")
         return entry.model

@@ -67,7 +67,7 @@ def test_a_server_says_that_a_model_was_not_loaded_and_loads_it_when_asked_to(mo
         server.wait_until_ready()
         ask = {"inputs": [0.0] * 8}
         response = server.client.post("/models/concrete-mlp/predict", json=ask)
-        assert response.status_code == 503
+        assert response.status_code == 404
         assert "not loaded yet" in response.json()["detail"]
         assert 'mcdropout_model_ready{model="concrete-mlp"}' not in server.client.get("/metrics").text
         assert server.client.post("/models/concrete-mlp/load").status_code == 200

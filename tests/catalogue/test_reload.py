@@ -225,7 +225,7 @@ def test_a_new_bundle_is_loaded_and_one_that_is_unloaded_answers_no_more(
     told = post(server, "/models/late/unload")
     assert (told["previous_version"], told["version"]) == ("2", None)
     refused = server.client.post("/models/late/predict", json=ASK)
-    assert refused.status_code == 503
+    assert refused.status_code == 404
     assert "unloaded" in refused.json()["detail"]
     assert described(server, "late")["state"] == "unloaded"
     assert server.client.get("/health/ready").json()["models"]["late"] == "unloaded"

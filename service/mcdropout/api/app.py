@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcdropout.api import docs, health, models, predict
+from mcdropout.api import docs, health, models, predict, stream
 from mcdropout.api.errors import add_error_handlers
 from mcdropout.api.guard import GuardMiddleware
 from mcdropout.api.observe import ObserveMiddleware
@@ -47,7 +47,7 @@ def create_app(services: Services) -> FastAPI:
         app.add_middleware(CORSMiddleware, allow_origins=origins, **_CORS)
     app.add_middleware(ObserveMiddleware, metrics=services.metrics)
     add_error_handlers(app)
-    for module in (predict, models, health):
+    for module in (predict, stream, models, health):
         app.include_router(module.routes(services))
     app.include_router(docs.routes())
 

@@ -28,6 +28,7 @@ from mcdropout.scheduling.request import DeadlineError
 
 _log = structlog.get_logger("api")
 
+_MOST_DETAIL = 2000  # characters
 _PHRASES = {int(status): status.phrase for status in HTTPStatus}
 
 
@@ -136,12 +137,15 @@ def explanation(error: Exception) -> Explanation:
 def problem_content(explained: Explanation, request_id: str | None) -> bytes:
     """A `Problem` as JSON."""
     title = _PHRASES.get(explained.status, "Client Closed Request")
+    detail = explained.detail
+    if len(detail) > _MOST_DETAIL:  # it quotes what was sent
+        detail = f"{detail[:_MOST_DETAIL]}..."
     return orjson.dumps(
         {
             "type": "about:blank",
             "title": title,
             "status": explained.status,
-            "detail": explained.detail,
+            "detail": detail,
             "request_id": request_id,
         }
     )

@@ -23,6 +23,8 @@ _GOOD_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 # Of requests that come without one: drawn once, and counted.
 _PROCESS, _NUMBERS = secrets.token_hex(8), itertools.count(1)
 _CLIENT_WENT_AWAY = 499
+_SHOWN = 500  # characters of a path
+_PREDICTS = ("/predict", "/predict/stream")
 _QUIET_PATHS = ("/health/", "/metrics")
 
 
@@ -105,7 +107,7 @@ def new_request_id() -> str:
 def record(metrics: Metrics, scope: Scope, seen: Seen, status: int, seconds: float, **more: Any) -> None:
     """Record a request that was answered: in the log, and a prediction in the metrics too."""
     path: str = scope["path"]
-    if scope["method"] == "POST" and path.endswith("/predict"):
+    if scope["method"] == "POST" and path.endswith(_PREDICTS):
         labels = (seen.model or "unknown", seen.mode or "unknown", str(status))
         metrics.of(metrics.requests, *labels).inc()
         metrics.of(metrics.request_duration, *labels).observe(seconds)
@@ -124,4 +126,4 @@ def record(metrics: Metrics, scope: Scope, seen: Seen, status: int, seconds: flo
         "key": seen.key,
     }
     more = {name: value for name, value in known.items() if value is not None} | more
-    write("request", method=scope["method"], path=path, status=status, seconds=round(seconds, 6), **more)
+    write("request", method=scope["method"], path=path[:_SHOWN], status=status, seconds=round(seconds, 6), **more)

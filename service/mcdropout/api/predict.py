@@ -18,10 +18,13 @@ from mcdropout.api.observe import seen_of
 from mcdropout.api.query import ask_of, predicted_by
 from mcdropout.api.schemas import PredictQuery, PredictResponse
 from mcdropout.api.services import Services
-from mcdropout.predictions import Pause
+from mcdropout.engine.ragged import Rows
+from mcdropout.predictions import Pause, Planned
 from mcdropout.scheduling.backlog import OverloadedError
 
-_NUMBER_BYTES = 64  # of an answer: a number, and what comes with it
+NUMBER_BYTES = 64
+"""Of an answer: a number, and what comes with it."""
+
 _CODING = {
     "name": "Content-Encoding",
     "in": "header",
@@ -36,12 +39,12 @@ def routes(services: Services) -> APIRouter:
     """The routes of predictions."""
     router = APIRouter(tags=["predictions"])
 
-    @router.post(_DEFAULT_PATH, summary="Predict with the default model", **_documentation())
+    @router.post(_DEFAULT_PATH, summary="Predict with the default model", **documentation())
     async def predict_default(request: Request) -> Response:
         """The default model's prediction for each row, and how far to trust it."""
         return await predict(services, request, "")
 
-    @router.post(_MODEL_PATH, summary="Predict with a model", **_documentation("name"))
+    @router.post(_MODEL_PATH, summary="Predict with a model", **documentation("name"))
     async def predict_named(request: Request) -> Response:
         """A model's prediction for each row, and how far to trust it."""
         return await predict(services, request, request.path_params["name"])
@@ -76,6 +79,27 @@ async def predict(services: Services, request: Request, name: str) -> Response:
 
     Errors are for `api/errors.py` to explain.
     """
+    planned, inputs = await asked(services, request, name)
+    answered = await answer_of(services, planned, inputs, request.receive, seen_of(request.scope))
+    accepted = formats.of_answer(header_of(request.scope, b"accept"))
+
+    def write(pause: Pause) -> Written:
+        services.predictions.observe(answered, pause)
+        assert accepted.write is not None
+        written = accepted.write(answered, pause)
+        if isinstance(written, bytes):
+            written = Written(written)
+        return compressed(written, request.scope, pause) if accepted.compressible else written
+
+    written = await where_it_belongs(services.at_once, answered.numbers * NUMBER_BYTES, write)
+    return Response(written.content, headers=written.headers, media_type=written.media_type or accepted.media_types[0])
+
+
+async def asked(services: Services, request: Request, name: str) -> tuple[Planned, tuple[Rows, ...]]:
+    """What a request asks of a model, and its rows; it is let in, and its body is read.
+
+    Errors are for `api/errors.py` to explain.
+    """
     predictions, settings = services.predictions, services.settings
     ask = ask_of(request.scope, name, services.guard.check(request.scope).client)
     model, seen = predictions.model(ask), seen_of(request.scope)
@@ -99,22 +123,10 @@ async def predict(services: Services, request: Request, name: str) -> Response:
             size = INLINE_BYTES + 1
         inputs = await where_it_belongs(services.at_once, size, read, body, takes, settings.max_rows)
         del body
-    answered = await answer_of(services, planned, inputs, request.receive, seen)
-    accepted = formats.of_answer(header_of(request.scope, b"accept"))
-
-    def write(pause: Pause) -> Written:
-        predictions.observe(answered, pause)
-        assert accepted.write is not None
-        written = accepted.write(answered, pause)
-        if isinstance(written, bytes):
-            written = Written(written)
-        return compressed(written, request.scope, pause) if accepted.compressible else written
-
-    written = await where_it_belongs(services.at_once, answered.numbers * _NUMBER_BYTES, write)
-    return Response(written.content, headers=written.headers, media_type=written.media_type or accepted.media_types[0])
+    return planned, inputs
 
 
-def _documentation(*path: str) -> dict[str, Any]:
+def documentation(*path: str) -> dict[str, Any]:
     """What `/docs` says of a prediction, whose query and body are read here."""
     known = " or ".join(dict.fromkeys(format.name for format in formats.TABLE.values() if format.read))
     problems = {
@@ -143,22 +155,23 @@ def _documentation(*path: str) -> dict[str, Any]:
 
 def with_formats(document: dict[str, Any]) -> dict[str, Any]:
     """The OpenAPI document, with the formats that there are now in what predictions take and give."""
-    for path in (_DEFAULT_PATH, _MODEL_PATH):
+    for path in (_DEFAULT_PATH, _MODEL_PATH, *(f"{path}/stream" for path in (_DEFAULT_PATH, _MODEL_PATH))):
         operation = document["paths"][path]["post"]
+        is_answer = path in (_DEFAULT_PATH, _MODEL_PATH)
         taken, given = operation["requestBody"]["content"], operation["responses"]["200"]["content"]
         for media_type, format in formats.TABLE.items():
             if format.read is not None:
                 taken.setdefault(media_type, {"schema": format.body_schema})
-            if format.write is not None and media_type == format.media_types[0]:
+            if is_answer and format.write is not None and media_type == format.media_types[0]:
                 given.setdefault(media_type, {"schema": format.answer_schema})
-        _describe_headers(operation)
+        _describe_headers(operation, is_answer)
     return document
 
 
-def _describe_headers(operation: dict[str, Any]) -> None:
-    """Add the headers that formats read and write to a prediction's document."""
+def _describe_headers(operation: dict[str, Any], is_answer: bool) -> None:
+    """Add the headers that formats read, and write where they write the answer, to a prediction's document."""
     known = {(one["in"], one["name"]) for one in operation["parameters"]}
-    sent = operation["responses"]["200"].setdefault("headers", {})
+    sent = operation["responses"]["200"].setdefault("headers", {}) if is_answer else {}
     for media_type, format in formats.TABLE.items():
         for header in format.headers:
             if ("header", header.name) not in known:
@@ -172,5 +185,5 @@ def _describe_headers(operation: dict[str, Any]) -> None:
                         "schema": {"type": "string"},
                     }
                 )
-        for name, description in format.answer_headers.items():
+        for name, description in format.answer_headers.items() if is_answer else ():
             sent.setdefault(name, {"description": f"{description} Not with JSON.", "schema": {"type": "string"}})

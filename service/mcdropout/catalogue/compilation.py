@@ -18,6 +18,7 @@ from typing import IO, Literal
 
 from mcdropout.catalogue.bundle import COMPILED, Bundle
 from mcdropout.catalogue.manifest import BundleError
+from mcdropout.catalogue.problems import LAST_WORDS
 from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.machine import free_memory, signal_or_status
 
@@ -70,7 +71,7 @@ def compile_bundle(
     if not path.exists():
         raise BundleError(
             f"{bundle.folder}: compiling ended {signal_or_status(status)}; {memory / 2**20:.0f} MiB of memory were "
-            f"accepted. Its last words: {output.strip()[-_MOST_QUOTED:] or '(none)'}"
+            f"accepted. {LAST_WORDS}{output.strip()[-_MOST_QUOTED:] or '(none)'}"
         )
     outcome = json.loads(path.read_bytes())
     path.unlink()

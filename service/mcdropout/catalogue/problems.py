@@ -3,6 +3,7 @@
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 _TAG = re.compile(
@@ -72,6 +73,25 @@ def quoted(value: object) -> str:
 _quoting = reprlib.Repr()
 _quoting.maxlevel, _quoting.maxdict, _quoting.maxlist = 3, 10, 10
 _quoting.maxstring = _quoting.maxlong = _quoting.maxother = 200
+
+
+_PATH = re.compile(r"(?<![\w:/.~-])/(?:[^\s/'\",;:()]+/)+([^\s/'\",;:()]*)")
+LAST_WORDS = "Its last words: "
+"""What comes before the output of a process that failed, at the end of an error."""
+
+
+def for_others(error: str, folder: Path) -> str:
+    """An error as anybody may read it who may ask what models there are: no place on this machine, and no output of
+    what was run, which are in the log.
+
+    Args:
+        error: as the log has it.
+        folder: of the models.
+    """
+    for root in sorted({str(folder), str(folder.resolve())}, key=len, reverse=True):
+        error = error.replace(f"{root}/", "")
+    told, _, words = error.partition(LAST_WORDS)
+    return _PATH.sub(lambda found: found[1] or "...", told) + ("Its last words are in the log" if words else "")
 
 
 def _where(location: Iterable[int | str], content: object) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from mcdropout.catalogue.bundle import named_bundles
 from mcdropout.catalogue.loading import Loading, StaleError, load
 from mcdropout.catalogue.manifest import MANIFEST, BundleError
 from mcdropout.catalogue.model import Model
+from mcdropout.catalogue.problems import for_others
 from mcdropout.catalogue.stamps import Stamps, stamps_of
 from mcdropout.engine import EngineError
 from mcdropout.metrics import Metrics
@@ -164,7 +165,7 @@ class Registry:
         except RefusedError as error:
             if may_wait and isinstance(error.__cause__, StaleError):
                 return False
-            self._failed(name, str(error))
+            self._failed(name, error)
         except ConflictError:  # it is the end
             pass
         return True
@@ -294,7 +295,7 @@ class Registry:
             model = self._try(name, entry, self._loading)
         except RefusedError as error:
             self._metrics.reloads.labels(name, "refused").inc()
-            self._failed(name, str(error))
+            self._failed(name, error)
             raise
         self._metrics.reloads.labels(name, "succeeded").inc()
         return Change(name, entry.version, model.version, time.perf_counter() - started)
@@ -312,10 +313,10 @@ class Registry:
             model = load(self.folder / name, loading, self._stopping)
         except (BundleError, EngineError) as error:
             self._check_running(name)
-            raise RefusedError(str(error)) from error
+            raise RefusedError(for_others(str(error), self.folder)) from error
         except Exception as error:  # a bundle's own code can raise anything
             _log.exception("model cannot be loaded", model=name)
-            raise RefusedError(f"{type(error).__name__}: {error}") from error
+            raise RefusedError(for_others(f"{type(error).__name__}: {error}", self.folder)) from error
         self._set(name, Entry("ready", model, stamps=stamps))
         program = model.engine.program
         _log.info(
@@ -331,9 +332,9 @@ class Registry:
         )
         return model
 
-    def _failed(self, name: str, error: str) -> None:
-        entry = self._known(name)
-        _log.error("model refused", model=name, error=error, serving=entry.version)
+    def _failed(self, name: str, refused: RefusedError) -> None:
+        entry, error = self._known(name), str(refused)
+        _log.error("model refused", model=name, error=str(refused.__cause__ or refused), serving=entry.version)
         if entry.model is None:
             self._set(name, Entry("failed", error=error, last_error=error, stamps=entry.stamps))
         else:
