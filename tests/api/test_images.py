@@ -275,7 +275,7 @@ BAD: list[tuple[str, bytes, str, list[str]]] = [
     ("mnist-cnn", png_of(2**31 - 1, 2**31 - 1), PNG, ["far more than 16777216 pixels"]),
     ("mnist-cnn", png_of(0, 28), PNG, ["PNG"]),
     ("mnist-mlp", WHOLE, PNG, ["its model.yaml has no `image:`", "{mode: grey}"]),
-    ("concrete-mlp", WHOLE, PNG, ["its model.yaml has no `image:`"]),
+    ("tumour-mlp", WHOLE, PNG, ["its model.yaml has no `image:`"]),
 ]
 
 
