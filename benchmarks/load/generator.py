@@ -187,9 +187,17 @@ def serve() -> None:
             pickle.dump(run, out, protocol=pickle.HIGHEST_PROTOCOL)
 
 
-def encode(path: str, body: bytes, method: str = "POST", request_id: str | None = None) -> bytes:
+def encode(
+    path: str,
+    body: bytes,
+    method: str = "POST",
+    request_id: str | None = None,
+    media_type: str = "application/json",
+    accept: str = "*/*",
+) -> bytes:
     """A whole HTTP request, with an id where one is given."""
-    head = f"{method} {path} HTTP/1.1\r\nhost: {HOST}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}"
+    head = f"{method} {path} HTTP/1.1\r\nhost: {HOST}\r\ncontent-type: {media_type}\r\naccept: {accept}"
+    head += f"\r\ncontent-length: {len(body)}"
     if request_id is not None:
         head += f"\r\nx-request-id: {request_id}"
     return head.encode() + b"\r\n\r\n" + body

@@ -47,7 +47,7 @@ def routes(services: Services) -> APIRouter:
         """All models, and whether they may serve."""
         return ModelList(models=[_summary(registry, name, entry) for name, entry in registry.entries.items()])
 
-    @router.get("/{name}", summary="Describe a model")
+    @router.get("/{name}", summary="Describe a model", responses={404: {"description": "There is no such model."}})
     async def describe_model(name: str) -> ModelDescription:
         """Which sites are on and which off, with which p, run by what, checked how; what it takes and gives."""
         entry = entry_of(registry, name)
