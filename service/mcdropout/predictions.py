@@ -69,7 +69,6 @@ class Ask:
         fields: the names of the statistics that are wanted; None for all.
         reduce: what is to become of the places of a dense answer: see `statistics/reduction.py`; None to leave them.
         regions: for which regions, such as "4x4"; None for all places together.
-        client: who asks.
     """
 
     model: str | None = None
@@ -81,7 +80,6 @@ class Ask:
     fields: tuple[str, ...] | None = None
     reduce: str | None = None
     regions: str | None = None
-    client: Client = ANYBODY
 
 
 class Planned(NamedTuple):
@@ -254,13 +252,13 @@ class Predictions:
             raise NotReadyError(f"the model {name!r} {reason}")
         return entry.model
 
-    def plan(self, model: Model, ask: Ask) -> Planned:
-        """Find out how many passes each row gets of a model.
+    def plan(self, model: Model, ask: Ask, client: Client = ANYBODY) -> Planned:
+        """Find out how many passes each row gets of a model, for a client.
 
         Raises:
             InvalidAskError: the model does not give what is asked for.
         """
-        return Planned(model, _plan(model, ask), ask.seed, _view(model, ask), ask.client)
+        return Planned(model, _plan(model, ask), ask.seed, _view(model, ask), client)
 
     def overload(self, coming: int = 0, client: Client = ANYBODY) -> OverloadedError | None:
         """Why not one more row of a client would be taken, where `coming` are about to be before; None where one would.

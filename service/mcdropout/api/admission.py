@@ -96,8 +96,8 @@ class Admission:
             return None
         started, seen = time.perf_counter(), Seen(request_id_of(scope))
         try:
-            ask = ask_of(scope, name, caller.client)
-            planned = self._predictions.plan(self._predictions.model(ask), ask)
+            ask = ask_of(scope, name)
+            planned = self._predictions.plan(self._predictions.model(ask), ask, caller.client)
         except Exception:  # it is the app's to explain
             return None
         self._predictions.refused(planned.model.name, error)

@@ -101,11 +101,11 @@ async def asked(services: Services, request: Request, name: str) -> tuple[Planne
     Errors are for `api/errors.py` to explain.
     """
     predictions, settings = services.predictions, services.settings
-    ask = ask_of(request.scope, name, services.guard.check(request.scope).client)
+    ask, client = ask_of(request.scope, name), services.guard.check(request.scope).client
     model, seen = predictions.model(ask), seen_of(request.scope)
     if seen is not None:
         seen.model = model.name
-    planned = predictions.plan(model, ask)
+    planned = predictions.plan(model, ask, client)
     if seen is not None:
         seen.mode = planned.mode
     if not was_admitted(request.scope):

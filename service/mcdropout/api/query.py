@@ -14,7 +14,6 @@ from starlette.types import Scope
 from mcdropout.api.errors import ProblemError
 from mcdropout.api.schemas import PredictQuery
 from mcdropout.predictions import Ask
-from mcdropout.scheduling.clients import Client
 
 _MODELS, _PREDICT = "/models/", "/predict"
 _SHORT_BYTES = 200
@@ -34,8 +33,8 @@ def predicted_by(scope: Scope) -> str | None:
     return name if name and name != head and "/" not in name else None
 
 
-def ask_of(scope: Scope, model: str, client: Client) -> Ask:
-    """What a client's request that arrives now asks of a model, the default one where its name is empty.
+def ask_of(scope: Scope, model: str) -> Ask:
+    """What a request that arrives now asks of a model, the default one where its name is empty.
 
     Raises:
         RequestValidationError: its query cannot be used.
@@ -48,8 +47,9 @@ def ask_of(scope: Scope, model: str, client: Client) -> Ask:
     except ValidationError as error:
         problems: list[Any] = [{**problem, "loc": ("query", *problem["loc"])} for problem in error.errors()]
         raise RequestValidationError(problems) from error
-    deadline = None if deadline_ms is None else time.perf_counter() + deadline_ms / 1000.0
-    return replace(ask, deadline=deadline, client=client)
+    if deadline_ms is None:
+        return ask
+    return replace(ask, deadline=time.perf_counter() + deadline_ms / 1000.0)
 
 
 def _read(text: bytes, model: str) -> tuple[Ask, float | None]:

@@ -60,8 +60,7 @@ class Capacity:
         return max(rows / self.rows, size / self.bytes, spent)
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """What an admitted request takes of the backlog until it has ended.
 
     Attributes:
@@ -129,7 +128,7 @@ class _Waiting(NamedTuple):
 
     def and_more(self, rows: int, size: int, claimed: float) -> "_Waiting":
         """With so much more, in so many seconds as before."""
-        return self._replace(rows=self.rows + rows, bytes=self.bytes + size, claimed=self.claimed + claimed)
+        return _Waiting(self.rows + rows, self.bytes + size, self.seconds, self.claimed + claimed)
 
 
 _NOTHING = _Waiting(0, 0, 0.0)
@@ -320,7 +319,11 @@ class Backlog:
             now = _NOTHING
             for load in self._loads.values():
                 load.pairs = 0.0
-        self._now = now._replace(seconds=sum(load.seconds(load.pairs) for load in self._loads.values()))
+        seconds = 0.0
+        for load in self._loads.values():
+            if load.pairs:
+                seconds += load.seconds(load.pairs)
+        self._now = _Waiting(now.rows, now.bytes, seconds, now.claimed)
 
 
 def _expected_pairs(load: _Load, rows: int, plan: Plan, now: float) -> float:
