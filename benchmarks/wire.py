@@ -2,8 +2,8 @@
 
     python -m benchmarks.wire --data-dir FOLDER
 
-The bare endpoint parses the JSON of a digit, and answers as many bytes that are always the same; ours predicts the digit
-with mc=0. Both servers are one process each, on the same cores as the clients, and have their turns in one run; ratios
+The bare endpoint parses the JSON of a digit, and answers as many bytes, always the same; ours predicts the digit with
+mc=0. Both servers are one process each, on the same cores as the clients, and have their turns in one run; ratios
 are ours over the bare one's, in requests a second. The image's network does next to nothing, so that what its time
 shows is the format.
 """
