@@ -23,6 +23,7 @@ from mcdropout.api.services import Services
 from mcdropout.engine.ragged import Rows
 from mcdropout.predictions import Answered, Pause, Planned
 from mcdropout.scheduling.answer import Answer, Shares
+from mcdropout.scheduling.backlog import OverloadedError
 
 INLINE_BYTES = 64 * 1024
 """Up to this size, in bytes, a body is parsed and an answer is written on the event loop; larger ones in a thread."""
@@ -87,13 +88,21 @@ async def _gone(receive: Receive) -> None:
         pass
 
 
-async def body_of(request: Request, limit: int, share: Share, at_once: CapacityLimiter) -> bytes:
-    """The body of a request, decompressed; at most `limit` bytes, for which there is room.
+async def body_of(services: Services, request: Request, share: Share, model: str) -> bytes:
+    """The body of a request of a model, decompressed.
 
     Raises:
-        ProblemError: it is larger, or damaged, or the client went away in it.
-        OverloadedError: there is no room.
+        ProblemError: it is larger than is accepted, or damaged, or the client went away in it.
+        OverloadedError: there is no room for it.
     """
+    try:
+        return await _body(request, services.settings.max_body_bytes, share, services.at_once)
+    except OverloadedError as error:
+        services.predictions.refused(model, error)
+        raise
+
+
+async def _body(request: Request, limit: int, share: Share, at_once: CapacityLimiter) -> bytes:
     coding = header_of(request.scope, b"content-encoding")
     too_large = ProblemError(413, f"the body is larger than {limit} bytes; at most that many are accepted")
     if int(header_of(request.scope, b"content-length") or 0) > limit:

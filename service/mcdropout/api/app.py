@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcdropout.api import docs, health, models, predict, stream
+from mcdropout.api import docs, health, models, oip, predict, stream
 from mcdropout.api.errors import add_error_handlers
 from mcdropout.api.guard import GuardMiddleware
 from mcdropout.api.observe import ObserveMiddleware
@@ -18,8 +18,8 @@ from mcdropout.api.services import Services
 
 _CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST"],
-    "allow_headers": ["authorization", "content-type", "x-request-id"],
-    "expose_headers": ["x-request-id", "retry-after"],
+    "allow_headers": ["authorization", "content-type", "inference-header-content-length", "x-request-id"],
+    "expose_headers": ["inference-header-content-length", "x-request-id", "retry-after"],
 }
 """What a page of an origin that is allowed may send and read. No cookies: there are none."""
 
@@ -47,7 +47,7 @@ def create_app(services: Services) -> FastAPI:
         app.add_middleware(CORSMiddleware, allow_origins=origins, **_CORS)
     app.add_middleware(ObserveMiddleware, metrics=services.metrics)
     add_error_handlers(app)
-    for module in (predict, stream, models, health):
+    for module in (predict, stream, models, health, oip):
         app.include_router(module.routes(services))
     app.include_router(docs.routes())
 

@@ -1,4 +1,7 @@
-"""Errors, as RFC 9457 problem details (`application/problem+json`)."""
+"""Errors, as RFC 9457 problem details (`application/problem+json`); below /v2 as the Open Inference Protocol has them.
+
+What an error comes to is decided in one place, whichever way it is written.
+"""
 
 import math
 from collections.abc import Callable
@@ -13,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Scope
 
 from mcdropout.api.formats import MediaTypeError
 from mcdropout.api.observe import seen_of
@@ -78,11 +82,12 @@ def _invalid(error: RequestValidationError) -> Explanation:
     unknown = [problem["loc"][0] for problem in problems if problem["type"] == "extra_forbidden"]
     found = described(problem for problem in problems if problem["type"] != "extra_forbidden")
     accepted = ", ".join(PredictQuery.model_fields)
+    where = "query " if any(problem["loc"][0] == "query" for problem in error.errors()) else ""
     return Explanation(
         422,
         "; ".join(
-            [f"unknown query parameter {name!r}; {accepted} are accepted" for name in unknown]
-            + [f"{where} {what}" for where, what in found.items()]
+            [f"unknown {where}parameter {name!r}; {accepted} are accepted" for name in unknown]
+            + [f"{name} {what}" for name, what in found.items()]
         ),
     )
 
@@ -151,11 +156,19 @@ def problem_content(explained: Explanation, request_id: str | None) -> bytes:
     )
 
 
+def is_of_inference_protocol(scope: Scope) -> bool:
+    """Whether a request is one of the Open Inference Protocol."""
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path == "/v2" or path.startswith("/v2/")
+
+
 def explain(request: Request, error: Exception) -> Response:
     """The response to a request that ended in an error, which is of no use to anybody afterwards."""
     found = explanation(error)
     _let_go(error)
     seen = seen_of(request.scope)
+    if is_of_inference_protocol(request.scope):
+        return Response(orjson.dumps({"error": found.detail}), found.status, found.headers, "application/json")
     content = problem_content(found, None if seen is None else seen.request_id)
     return Response(content, found.status, found.headers, "application/problem+json")
 

@@ -26,7 +26,8 @@ from mcdropout.settings import Settings
 _FOUND = "mcdropout.caller"  # of a request's scope: who it is from, or why it is denied
 _SCHEME = "bearer "
 _CHANGES = ("/load", "/unload", "/reload")
-_FOR_ALL = ("/health/", "/docs", "/openapi.json")
+_HEALTH = ("/health/", "/v2/health/")
+_FOR_ALL = (*_HEALTH, "/docs", "/openapi.json")
 _NETWORK_BITS = 64  # of an IPv6 address: what one client has the rest of
 
 
@@ -131,7 +132,7 @@ class Guard:
 
     def _check_port(self, scope: Scope, path: str, wanted: Role | None) -> None:
         """Raise where what a request asks for is answered at another port."""
-        if not self._ports or path.startswith(_FOR_ALL[0]):
+        if not self._ports or path.startswith(_HEALTH):
             return
         server = scope.get("server")
         here = self._ports.get(server[1]) if server else None

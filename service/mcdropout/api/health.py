@@ -15,8 +15,7 @@ def routes(services: Services) -> APIRouter:
     @router.get("/health/live", summary="Whether the process lives", responses={503: {"description": "Stuck."}})
     async def live() -> Health:
         """200 while the server answers at all, and its engine does not hang."""
-        if services.watchdog.stuck:
-            raise ProblemError(503, "a step of the engine does not end; the process will")
+        check_live(services)
         return Health(status="live")
 
     @router.get("/health/ready", summary="Whether the models may serve", responses={503: {"description": "Not ready."}})
@@ -25,11 +24,7 @@ def routes(services: Services) -> APIRouter:
 
         What is loaded, reloaded or unloaded later does not change that.
         """
-        states: dict[str, str] = {name: entry.state for name, entry in services.registry.entries.items()}
-        if not services.registry.ready:
-            found = ", ".join(f"{name} is {state}" for name, state in states.items())
-            raise ProblemError(503, f"not ready: {found}", {"Retry-After": "1"})
-        return Health(status="ready", models=states)
+        return Health(status="ready", models=check_ready(services))
 
     @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
     async def metrics() -> Response:
@@ -38,3 +33,18 @@ def routes(services: Services) -> APIRouter:
         return Response(content, media_type=kind)
 
     return router
+
+
+def check_live(services: Services) -> None:
+    """Raise ProblemError where the engine hangs."""
+    if services.watchdog.stuck:
+        raise ProblemError(503, "a step of the engine does not end; the process will")
+
+
+def check_ready(services: Services) -> dict[str, str]:
+    """The state of each model; ProblemError where they may not serve."""
+    states: dict[str, str] = {name: entry.state for name, entry in services.registry.entries.items()}
+    if not services.registry.ready:
+        found = ", ".join(f"{name} is {state}" for name, state in states.items())
+        raise ProblemError(503, f"not ready: {found}", {"Retry-After": "1"})
+    return states

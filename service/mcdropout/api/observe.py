@@ -24,8 +24,8 @@ _GOOD_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 _PROCESS, _NUMBERS = secrets.token_hex(8), itertools.count(1)
 _CLIENT_WENT_AWAY = 499
 _SHOWN = 500  # characters of a path
-_PREDICTS = ("/predict", "/predict/stream")
-_QUIET_PATHS = ("/health/", "/metrics")
+_QUIET_PATHS = ("/health/", "/v2/health/", "/metrics")
+_PREDICTIONS = ("/predict", "/predict/stream", "/infer")  # how their paths end
 
 
 _SEEN = "mcdropout.seen"  # of a request's scope
@@ -107,7 +107,7 @@ def new_request_id() -> str:
 def record(metrics: Metrics, scope: Scope, seen: Seen, status: int, seconds: float, **more: Any) -> None:
     """Record a request that was answered: in the log, and a prediction in the metrics too."""
     path: str = scope["path"]
-    if scope["method"] == "POST" and path.endswith(_PREDICTS):
+    if scope["method"] == "POST" and path.endswith(_PREDICTIONS):
         labels = (seen.model or "unknown", seen.mode or "unknown", str(status))
         metrics.of(metrics.requests, *labels).inc()
         metrics.of(metrics.request_duration, *labels).observe(seconds)

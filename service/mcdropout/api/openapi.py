@@ -5,7 +5,7 @@ from typing import Any
 from mcdropout.api.errors import Problem
 
 _SCHEME = "key"
-_OPEN = ("/health/live", "/health/ready")
+_OPEN = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
 _BY_ANY = {
     400: "This is no HTTP request, or it has no field Host, or two.",
     408: "The request was not there in time.",
@@ -29,7 +29,9 @@ def with_common(document: dict[str, Any]) -> dict[str, Any]:
     }
     document["security"] = [{_SCHEME: []}, {}]
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/InferError"}}}
     for path, operations in document["paths"].items():
+        written = error if path == "/v2" or path.startswith("/v2/") else problem
         for operation in operations.values():
             if path in _OPEN:
                 operation["security"] = []
@@ -39,5 +41,5 @@ def with_common(document: dict[str, Any]) -> dict[str, Any]:
                 responses.setdefault(str(status), {"description": text})
             for status, response in responses.items():
                 if int(status) >= 400:
-                    response.setdefault("content", problem)
+                    response.setdefault("content", written)
     return document

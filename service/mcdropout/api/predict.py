@@ -20,7 +20,6 @@ from mcdropout.api.schemas import PredictQuery, PredictResponse
 from mcdropout.api.services import Services
 from mcdropout.engine.ragged import Rows
 from mcdropout.predictions import Pause, Planned
-from mcdropout.scheduling.backlog import OverloadedError
 
 NUMBER_BYTES = 64
 """Of an answer: a number, and what comes with it."""
@@ -112,11 +111,7 @@ async def asked(services: Services, request: Request, name: str) -> tuple[Planne
         predictions.admit(planned)
     given = formats.of_content(header_of(request.scope, b"content-type") or "")
     with services.bodies.share() as share:
-        try:
-            body = await body_of(request, settings.max_body_bytes, share, services.at_once)
-        except OverloadedError as error:
-            predictions.refused(model.name, error)
-            raise
+        body = await body_of(services, request, share, model.name)
         takes, read = planned.model.takes, formats.reader_of(given, partial(header_of, request.scope))
         size = len(body)
         if size <= INLINE_BYTES and given.grows(body):

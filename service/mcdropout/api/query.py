@@ -1,7 +1,8 @@
-"""What a request for a prediction asks for: the model by its path, the rest by its query."""
+"""What a request for a prediction asks for: the model by its path, the rest by its query, or by parameters."""
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -13,10 +14,11 @@ from starlette.types import Scope
 
 from mcdropout.api.errors import ProblemError
 from mcdropout.api.schemas import PredictQuery
+from mcdropout.catalogue.problems import quoted
 from mcdropout.predictions import Ask
 
 _MODELS, _PREDICT = "/models/", "/predict"
-_SHORT_BYTES = 200
+_SHORT_BYTES, _SHOWN = 200, 100
 
 
 def predicted_by(scope: Scope) -> str | None:
@@ -45,11 +47,44 @@ def ask_of(scope: Scope, model: str) -> Ask:
     try:
         ask, deadline_ms = read(text, model)
     except ValidationError as error:
-        problems: list[Any] = [{**problem, "loc": ("query", *problem["loc"])} for problem in error.errors()]
-        raise RequestValidationError(problems) from error
-    if deadline_ms is None:
-        return ask
-    return replace(ask, deadline=time.perf_counter() + deadline_ms / 1000.0)
+        raise _invalid("query", error) from error
+    return _by_deadline(ask, deadline_ms, time.perf_counter())
+
+
+def ask_of_parameters(parameters: Mapping[str, Any], model: str, arrived: float) -> Ask:
+    """What a request asks of a model by parameters that have the names and values of a query.
+
+    Args:
+        parameters: texts, numbers, or what is true or false.
+        model: its name.
+        arrived: when the request did, as `time.perf_counter` has it.
+
+    Raises:
+        RequestValidationError: they cannot be used.
+    """
+    for name, value in parameters.items():
+        if not isinstance(value, str | int | float):
+            raise ProblemError(
+                422, f"parameters.{name[:_SHOWN]} is {quoted(value)}; text, a number, true or false is accepted"
+            )
+    try:  # as text, as a query has them: true is no number there, and 1 is not true
+        query = PredictQuery.model_validate({name: _as_text(value) for name, value in parameters.items()})
+    except ValidationError as error:
+        raise _invalid("parameters", error) from error
+    return _by_deadline(_ask(query, model), query.deadline_ms, arrived)
+
+
+def _as_text(value: str | int | float) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _invalid(where: str, error: ValidationError) -> RequestValidationError:
+    problems: list[Any] = [{**problem, "loc": (where, *problem["loc"])} for problem in error.errors()]
+    return RequestValidationError(problems)
+
+
+def _by_deadline(ask: Ask, deadline_ms: float | None, arrived: float) -> Ask:
+    return ask if deadline_ms is None else replace(ask, deadline=arrived + deadline_ms / 1000.0)
 
 
 def _read(text: bytes, model: str) -> tuple[Ask, float | None]:
@@ -58,7 +93,11 @@ def _read(text: bytes, model: str) -> tuple[Ask, float | None]:
     It is read here and not by FastAPI, which takes longer over it than the model over a row.
     """
     query = _checked(text)
-    ask = Ask(
+    return _ask(query, model), query.deadline_ms
+
+
+def _ask(query: PredictQuery, model: str) -> Ask:
+    return Ask(
         model or None,
         query.mc,
         query.tolerance,
@@ -69,7 +108,6 @@ def _read(text: bytes, model: str) -> tuple[Ask, float | None]:
         query.reduce,
         query.regions,
     )
-    return ask, query.deadline_ms
 
 
 _read_again = lru_cache(maxsize=1024)(_read)  # most clients ask the same way each time

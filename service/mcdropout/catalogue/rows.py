@@ -61,7 +61,7 @@ def read_rows(
     Raises:
         RowsError: the text holds something else.
     """
-    _check_bulk(text, inputs, most)
+    check_bulk(text, inputs, most)
     try:
         return _rows_of(orjson.loads(text), text, inputs, most, pause)
     except RecursionError as error:
@@ -92,7 +92,7 @@ def _rows_of(
     return tuple(prepare(part, pause) for part in given)
 
 
-def _check_bulk(text: bytes, inputs: Sequence[Input], most: int | None) -> None:
+def check_bulk(text: bytes, inputs: Sequence[Input], most: int | None) -> None:
     """Refuse what holds far more than so many rows could, before it is parsed: that may take 50 times its memory."""
     if most is None:
         return
@@ -124,7 +124,7 @@ def read_many_rows(
     """
     if len(text) <= _PART_BYTES:
         return read_rows(text, inputs, most, pause)
-    _check_bulk(text, inputs, most)
+    check_bulk(text, inputs, most)
     rows: list[Rows] = []
     count = 0
     try:
@@ -157,10 +157,22 @@ def _parts(text: bytes, inputs: Sequence[Input]) -> Iterator[bytes]:
     closing = closed.search(text, max(0, len(text) - _CLOSING_BYTES))
     if len(inputs) > 1 or opening is None or closing is None or text.find(b'"', opening.end()) >= 0:
         return
-    depth = len(inputs[0].shape)
+    yield from list_parts(text, opening.end(), closing.start(), len(inputs[0].shape))
+
+
+def list_parts(text: bytes, start: int, end: int, depth: int) -> Iterator[bytes]:
+    """The entries of a list, some at a time: parts of a text that together, with commas between, are all of it.
+
+    Args:
+        text: what holds the list.
+        start, end: behind its opening, and before its closing bracket.
+        depth: of the lists that its entries are; 0 for numbers.
+
+    Raises:
+        RowsError: what begins somewhere is no such entry.
+    """
     begins = re.compile((_SPACE + rb"\[") * depth)
     between = re.compile((rb"\]" + _SPACE) * depth + b",")
-    start, end = opening.end(), closing.start()
     while begins.match(text, start, end) is not None:
         found = between.search(text, start + _PART_BYTES, end)
         if found is None:
@@ -261,7 +273,7 @@ def _depth(value: Any) -> int:
 def _as_values(value: Any, spec: Input) -> npt.NDArray[Any]:
     """Nested lists as an array; ValueError where they differ in length."""
     values = np.asarray(value)
-    if spec.takes_missing and values.dtype == object and not _first_unfit(value, spec.kind, missing=True):
+    if spec.takes_missing and values.dtype == object and not first_unfit(value, spec.kind, missing=True):
         return np.asarray(value, np.float64)
     return values
 
@@ -274,15 +286,15 @@ def _check_values(label: str, value: Any, values: npt.NDArray[Any], spec: Input,
     # Among numbers NumPy takes true for 1; where the text has no such words, there is nothing to look for.
     mixed = words and spec.kind != "b" and any(word in _dumped(value) for word in _WORDS)
     if values.dtype.kind not in kinds or mixed:
-        raise RowsError(f"{label} holds {_first_unfit(value, spec.kind, missing=spec.takes_missing)}; {called}")
+        raise RowsError(f"{label} holds {first_unfit(value, spec.kind, missing=spec.takes_missing)}; {called}")
     if spec.kind != "b":
         check_bounds(label, values, spec)
 
 
-def _first_unfit(value: Any, kind: str, *, missing: bool) -> str:
+def first_unfit(value: Any, kind: str, *, missing: bool) -> str:
     """The first thing in nested lists that is not of that kind, as text; null is of any where values may be missing."""
     if isinstance(value, list):
-        return next((text for part in value if (text := _first_unfit(part, kind, missing=missing))), "")
+        return next((text for part in value if (text := first_unfit(part, kind, missing=missing))), "")
     if value is None and missing:
         return ""
     if isinstance(value, bool):

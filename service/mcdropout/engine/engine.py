@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ from mcdropout.engine.runtimes import Target
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.engine.selection import Selection
 from mcdropout.engine.sizes import Sizes, resized
-from mcdropout.engine.statistics import Prediction, Statistics, concatenate, places_of
+from mcdropout.engine.statistics import TASKS, Prediction, Statistics, concatenate, places_of
 from mcdropout.engine.steps import STEP_BYTES, Outcome, Steps
 from mcdropout.engine.subject import Subject
 from mcdropout.engine.verify import run_pairs
@@ -332,6 +332,32 @@ class Engine:
             kept = self._source.baseline(1)
             self._places = places_of(run_pairs(self._prepared.baseline, row, kept)[0].shape, self.reading)
         return self._places
+
+    @cached_property
+    def answers(self) -> dict[str, tuple[np.dtype[np.generic], tuple[int, ...]]]:
+        """The statistics that its predictions of several passes have: the dtype, and the shape for one row, of each.
+
+        A size that follows the sizes of the inputs is -1.
+        """
+        outputs = [np.repeat(output[:1, None], 2, axis=1) for output in self._prepared.reference.deterministic]
+        fields = TASKS[self.reading.task].by_name
+        found: dict[str, tuple[np.dtype[np.generic], tuple[int, ...]]] = {}
+        for name, value in self.summarize(outputs).values.items():
+            if value is not None:
+                kept = range(value.ndim - 1 - fields[name].trailing, value.ndim - 1)
+                found[name] = (
+                    value.dtype,
+                    tuple(
+                        size if self.sizing is None or axis in kept or self._is_of_classes(name, axis) else -1
+                        for axis, size in enumerate(value.shape[1:])
+                    ),
+                )
+        return found
+
+    def _is_of_classes(self, name: str, axis: int) -> bool:
+        """Whether a dimension of a statistic of one row holds classes or labels."""
+        per_class = TASKS[self.reading.task].by_name[name].per_class
+        return per_class and self.reading.class_axis is not None and axis == self.reading.class_axis - 1
 
     @property
     def site_shapes(self) -> list[list[int | str]]:
