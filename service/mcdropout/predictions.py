@@ -278,9 +278,13 @@ class Predictions:
         Raises:
             OverloadedError: not one more row is taken.
         """
-        error = self.overload(client=planned.client)
+        self.let_in(planned.model.name, planned.client)
+
+    def let_in(self, model: str, client: Client) -> None:
+        """The same, before more is known of a request than which model it asks, and who."""
+        error = self.overload(client=client)
         if error is not None:
-            self.refused(planned.model.name, error)
+            self.refused(model, error)
             raise copy(error)  # others are refused for the same, each with a traceback of its own
 
     def submit(self, planned: Planned, inputs: tuple[Rows, ...], future: Future, watch: Watch | None = None) -> int:

@@ -41,6 +41,12 @@ class Settings(BaseSettings):
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="Port that metrics are read from, and from no other."
     )
+    grpc_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port for the Open Inference Protocol over gRPC, with mcdropout[grpc]; none if not given.",
+    )
     keys_file: Path | None = Field(
         None, description="File of the keys that clients may show, as `mcdropout key` makes them; read when it changes."
     )
@@ -174,9 +180,14 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        ports = [port for port in (self.port, self.admin_port, self.metrics_port) if port]
+        ports = [port for port in (self.port, self.admin_port, self.metrics_port, self.grpc_port) if port]
         if len(set(ports)) < len(ports):
-            raise ValueError(f"port, admin_port and metrics_port are {ports}; different ones are accepted")
+            names = "port, admin_port and metrics_port"
+            if self.grpc_port is not None:
+                names = "port, admin_port, metrics_port and grpc_port"
+            raise ValueError(f"{names} are {ports}; different ones are accepted")
+        if self.grpc_port is not None and self.tls_key_password:
+            raise ValueError("grpc_port and tls_key_password are given; gRPC takes a key without a password")
         if self.tls_certificate is None and (self.tls_key or self.tls_client_ca):
             raise ValueError("tls_key or tls_client_ca is given without tls_certificate; they are accepted with one")
         return self

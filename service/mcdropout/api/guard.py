@@ -26,7 +26,10 @@ from mcdropout.settings import Settings
 _FOUND = "mcdropout.caller"  # of a request's scope: who it is from, or why it is denied
 _SCHEME = "bearer "
 _CHANGES = ("/load", "/unload", "/reload")
-_HEALTH = ("/health/", "/v2/health/")
+_HEALTH = (
+    *("/health/", "/v2/health/"),
+    *("/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady"),
+)
 _FOR_ALL = (*_HEALTH, "/docs", "/openapi.json")
 _NETWORK_BITS = 64  # of an IPv6 address: what one client has the rest of
 

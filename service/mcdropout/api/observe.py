@@ -24,8 +24,8 @@ _GOOD_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 _PROCESS, _NUMBERS = secrets.token_hex(8), itertools.count(1)
 _CLIENT_WENT_AWAY = 499
 _SHOWN = 500  # characters of a path
-_QUIET_PATHS = ("/health/", "/v2/health/", "/metrics")
-_PREDICTIONS = ("/predict", "/predict/stream", "/infer")  # how their paths end
+_QUIET_PATHS = ("/health/", "/v2/health/", "/metrics", "/inference.GRPCInferenceService/Server")
+_PREDICTIONS = ("/predict", "/predict/stream", "/infer", "/ModelInfer")  # how their paths end
 
 
 _SEEN = "mcdropout.seen"  # of a request's scope

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,13 +38,14 @@ def serve(
     insecure: Annotated[bool, _option("insecure", "--insecure/--no-insecure")] = _DEFAULTS.insecure,
     admin_port: Annotated[int | None, _option("admin_port")] = _DEFAULTS.admin_port,
     metrics_port: Annotated[int | None, _option("metrics_port")] = _DEFAULTS.metrics_port,
+    grpc_port: Annotated[int | None, _option("grpc_port")] = _DEFAULTS.grpc_port,
     tls_certificate: Annotated[Path | None, _option("tls_certificate")] = _DEFAULTS.tls_certificate,
     tls_key: Annotated[Path | None, _option("tls_key")] = _DEFAULTS.tls_key,
     tls_client_ca: Annotated[Path | None, _option("tls_client_ca")] = _DEFAULTS.tls_client_ca,
     compile_: Annotated[bool, _option("compile", "--compile/--no-compile")] = _DEFAULTS.compile,
     log_format: Annotated[str, _option("log_format")] = _DEFAULTS.log_format,
 ) -> None:
-    """Serve the models of a folder over HTTP."""
+    """Serve the models of a folder over HTTP, and over gRPC where a port for that is given."""
     _check_variables()
     given: dict[str, Any] = {
         "host": host,
@@ -59,6 +61,7 @@ def serve(
         "insecure": insecure,
         "admin_port": admin_port,
         "metrics_port": metrics_port,
+        "grpc_port": grpc_port,
         "tls_certificate": tls_certificate,
         "tls_key": tls_key,
         "tls_client_ca": tls_client_ca,
@@ -74,6 +77,7 @@ def serve(
             typer.echo(f"error: {what}{problem['msg'].removeprefix('Value error, ')}", err=True)
         raise typer.Exit(2) from error
     _check_doors(settings)
+    _check_grpc(settings)
     # What starts can be left as it is. A container's first process is not ended by a signal that it does not handle.
     from mcdropout.processes.listening import stop_signals
 
@@ -109,6 +113,27 @@ def _check_doors(settings: Settings) -> None:
         err=True,
     )
     raise typer.Exit(2)
+
+
+def _check_grpc(settings: Settings) -> None:
+    """Refuse a port for gRPC where nothing is installed that could serve there."""
+    if settings.grpc_port is None:
+        return
+    missing = [name for name in ("google.protobuf", "grpc", "grpc_health") if not _is_installed(name)]
+    if missing:
+        typer.echo(
+            f"error: grpc_port is {settings.grpc_port}, and {', '.join(missing)} cannot be imported; pip install "
+            "'mcdropout[grpc]' brings what it takes",
+            err=True,
+        )
+        raise typer.Exit(2)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # not even what it is in
+        return False
 
 
 def _check_variables() -> None:

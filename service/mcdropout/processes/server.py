@@ -1,5 +1,6 @@
 """The server: the app in one process, on sockets of its own."""
 
+import asyncio
 import socket
 from contextlib import ExitStack
 
@@ -9,7 +10,16 @@ import uvicorn
 from mcdropout import log
 from mcdropout.api import create_app
 from mcdropout.processes.listening import address_of, listen, scheme_of
-from mcdropout.processes.serving import Leaving, connections, linger, run_server, services_of, uvicorn_config
+from mcdropout.processes.serving import (
+    Leaving,
+    RpcServer,
+    connections,
+    linger,
+    rpc_server_of,
+    run_server,
+    services_of,
+    uvicorn_config,
+)
 from mcdropout.settings import Settings
 
 _log = structlog.get_logger("server")
@@ -33,20 +43,35 @@ def run(settings: Settings) -> int:
             return 2
         leaving = Leaving()
         app = leaving.around(create_app(services))
-        server = Server(uvicorn_config(settings, app, http=connections(services, leaving)), leaving)
+        config = uvicorn_config(settings, app, http=connections(services, leaving))
+        server = Server(config, leaving, rpc_server_of(services))
         _log.info("listening", urls=[address_of(x, scheme_of(settings)) for x in sockets])
         return run_server(server, sockets)
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, that lets clients go before it stops."""
+    """uvicorn's server, that lets clients go before it stops; beside it the one of gRPC, where there is one."""
 
-    def __init__(self, config: uvicorn.Config, leaving: Leaving) -> None:
+    def __init__(self, config: uvicorn.Config, leaving: Leaving, rpc: RpcServer | None = None) -> None:
         super().__init__(config)
-        self._leaving = leaving
+        self._leaving, self._rpc = leaving, rpc
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._rpc is None or self.should_exit:
+            return
+        try:
+            await self._rpc.start()
+        except OSError as error:
+            _log.error("cannot listen", error=str(error))
+            await super().shutdown(sockets)
+            self.started, self.should_exit = False, True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for listening in self.servers:
             listening.close()
+        stopping = None if self._rpc is None else asyncio.create_task(self._rpc.stop())
         await linger(self, self._leaving)
+        if stopping is not None:
+            await stopping
         await super().shutdown(sockets)

@@ -6,7 +6,7 @@ import signal
 import socket
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 import uvicorn
@@ -98,6 +98,25 @@ def connections(
         connections=max(1, min(settings.max_connections, free)),
     )
     return protocol(admission, ended, limits)
+
+
+class RpcServer(Protocol):
+    """A server beside HTTP's, in its event loop."""
+
+    async def start(self) -> None:
+        """Listen; OSError where that cannot be done."""
+
+    async def stop(self) -> None:
+        """Take nothing more, and end what is in flight."""
+
+
+def rpc_server_of(services: Services) -> RpcServer | None:
+    """The server of gRPC, not started; None where the settings have no port for it."""
+    if services.settings.grpc_port is None:
+        return None
+    from mcdropout.api.oip.grpc import GrpcServer  # of an extra
+
+    return GrpcServer(services)
 
 
 def run_server(server: uvicorn.Server, sockets: list[socket.socket] | None = None) -> int:

@@ -66,13 +66,22 @@ def supervise(settings: Settings) -> int:
     with ExitStack() as stack:
         try:
             listeners = [stack.enter_context(x) for port in settings.ports for x in listen(settings.host, port)]
+            if settings.grpc_port is not None:
+                _try_to_listen(settings.host, settings.grpc_port)
             folder = stack.enter_context(shared_folder())
         except OSError as error:
-            _log.error("cannot listen", host=settings.host, ports=settings.ports, error=str(error))
+            ports = [*settings.ports, *([] if settings.grpc_port is None else [settings.grpc_port])]
+            _log.error("cannot listen", host=settings.host, ports=ports, error=str(error))
             return 1
         share(folder, "supervisor")
         record_start()
         return _Supervisor(settings, listeners, folder).run()
+
+
+def _try_to_listen(host: str, port: int) -> None:
+    """Raise OSError where workers could not: they share a port (SO_REUSEPORT), and would share another server's too."""
+    for listener in listen(host, port):
+        listener.close()
 
 
 class _Supervisor:

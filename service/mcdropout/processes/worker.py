@@ -22,7 +22,16 @@ from mcdropout.catalogue.registry import Registry
 from mcdropout.machine import die_with_parent, physical_cores
 from mcdropout.metrics import share
 from mcdropout.processes import wire
-from mcdropout.processes.serving import Leaving, connections, linger, run_server, services_of, uvicorn_config
+from mcdropout.processes.serving import (
+    Leaving,
+    RpcServer,
+    connections,
+    linger,
+    rpc_server_of,
+    run_server,
+    services_of,
+    uvicorn_config,
+)
 from mcdropout.processes.wire import Assignment, WorkerEnd
 
 _LOADING_POLL_SECONDS, _READY_POLL_SECONDS = 0.05, 1.0
@@ -48,7 +57,7 @@ def work(channel: socket.socket, assignment: Assignment) -> int:
     supervisor = WorkerEnd(channel)
     http = connections(services, leaving, ended=lambda: supervisor.send(wire.ENDED))
     config = uvicorn_config(settings, leaving.around(create_app(services)), http=http)
-    return run_server(WorkerServer(config, supervisor, leaving, services.registry))
+    return run_server(WorkerServer(config, supervisor, leaving, services.registry, rpc_server_of(services)))
 
 
 def _number_log_lines(number: int) -> None:
@@ -66,8 +75,16 @@ def _number_log_lines(number: int) -> None:
 class WorkerServer(uvicorn.Server):
     """uvicorn's server on connections that are handed to it, instead of a socket of its own."""
 
-    def __init__(self, config: uvicorn.Config, supervisor: WorkerEnd, leaving: Leaving, registry: Registry) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        supervisor: WorkerEnd,
+        leaving: Leaving,
+        registry: Registry,
+        rpc: RpcServer | None = None,
+    ) -> None:
         super().__init__(config)
+        self._rpc = rpc
         self._supervisor = supervisor
         self._leaving = leaving
         self._registry = registry
@@ -85,7 +102,10 @@ class WorkerServer(uvicorn.Server):
         uvicorn closes connections that it has no request of, although one may be in flight.
         """
         self._supervisor.send(wire.LEAVING)
+        stopping = None if self._rpc is None else asyncio.create_task(self._rpc.stop())
         await linger(self, self._leaving)
+        if stopping is not None:
+            await stopping
         asyncio.get_running_loop().remove_reader(self._supervisor.channel)
         for task in self._tasks:
             task.cancel()
@@ -125,12 +145,15 @@ class WorkerServer(uvicorn.Server):
 
     async def _send_stages(self) -> None:
         """Send it whenever the models are loaded, ready, or no longer ready."""
-        sent = wire.STARTED
+        sent, serves_rpc = wire.STARTED, False
         while True:
             stage = wire.STARTED
             if self._registry.begun:
                 stage = wire.READY if self._registry.ready else wire.LOADED
             if stage != sent:
+                if stage == wire.READY and self._rpc is not None and not serves_rpc:
+                    await self._rpc.start()  # not before: its clients are handed over by nobody
+                    serves_rpc = True
                 self._supervisor.send(stage)
                 sent = stage
             await asyncio.sleep(_LOADING_POLL_SECONDS if sent == wire.STARTED else _READY_POLL_SECONDS)

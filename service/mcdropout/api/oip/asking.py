@@ -33,11 +33,6 @@ def model_of(services: Services, name: str, version: str) -> Model:
     return model
 
 
-def admit(services: Services, model: Model, client: Client) -> None:
-    """Let a client's request in before its tensors are read; OverloadedError where not one more row is taken."""
-    services.predictions.admit(services.predictions.plan(model, Ask(model.name), client))
-
-
 def planned_and_rows(
     services: Services, model: Model, client: Client, arrived: float, request: InferRequest, pause: Pause
 ) -> tuple[Planned, tuple[Rows, ...]]:

@@ -17,7 +17,7 @@ from mcdropout.api.headers import header_of
 from mcdropout.api.health import check_live, check_ready
 from mcdropout.api.observe import seen_of
 from mcdropout.api.oip import metadata
-from mcdropout.api.oip.asking import admit, model_of, planned_and_rows
+from mcdropout.api.oip.asking import model_of, planned_and_rows
 from mcdropout.api.oip.binary import HEADER, read_request, split
 from mcdropout.api.oip.json_text import RequestContent
 from mcdropout.api.oip.outputs import outputs_of, parameters_of
@@ -154,7 +154,7 @@ async def infer(services: Services, request: Request, name: str, version: str) -
     model, seen = model_of(services, name, version), seen_of(request.scope)
     if seen is not None:
         seen.model = model.name
-    admit(services, model, client)
+    services.predictions.let_in(model.name, client)
     _check_content_type(header_of(request.scope, b"content-type") or "")
     length = header_of(request.scope, HEADER.lower().encode())
 

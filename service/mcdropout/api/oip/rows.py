@@ -22,8 +22,8 @@ _SHOWN, _MOST_SIZES, _MOST_SIZE = 100, 64, 2**48
 _TAKEN = {"f": "iuf", "i": "iu", "u": "iu", "b": "b"}  # by a datatype's kind, those of the numbers that JSON may have
 _ACCEPTED = {"f": "numbers are", "b": "true and false are"}
 _OPENING = re.compile(rb"(?:[ \t\n\r]*\[){0,64}")
-# By a datatype, the field of typed contents that has its values.
-FIELDS = {
+# By a datatype, the field of typed contents that has its values; by a field, the dtype of these.
+_FIELDS = {
     "BOOL": "bool_contents",
     **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
     "INT64": "int64_contents",
@@ -32,6 +32,16 @@ FIELDS = {
     "FP32": "fp32_contents",
     "FP64": "fp64_contents",
 }
+_CONTENTS = {
+    "bool_contents": np.bool_,
+    "int_contents": np.int32,
+    "int64_contents": np.int64,
+    "uint_contents": np.uint32,
+    "uint64_contents": np.uint64,
+    "fp32_contents": np.float32,
+    "fp64_contents": np.float64,
+}
+_PART_NUMBERS = 2**14
 
 
 def rows_of(tensors: Sequence[Tensor], inputs: Sequence[Input], most: int | None, pause: Pause) -> tuple[Rows, ...]:
@@ -69,7 +79,7 @@ def _values_of(array: Declared, tensor: Tensor, pause: Pause) -> npt.NDArray[Any
     if isinstance(values, Packed):
         found = _unpacked(array, tensor, values)
     elif isinstance(values, Typed):
-        found = _of_contents(array, tensor, values)
+        found = _of_contents(array, tensor, values, pause)
     else:
         found = _of_lists(array, values, pause)
     return found.reshape(array.shape)
@@ -86,16 +96,20 @@ def _unpacked(array: Declared, tensor: Tensor, values: Packed) -> npt.NDArray[An
     return (halves.astype("<u4") << 16).view("<f4")
 
 
-def _of_contents(array: Declared, tensor: Tensor, values: Typed) -> npt.NDArray[Any]:
-    field = FIELDS.get(tensor.datatype)
+def _of_contents(array: Declared, tensor: Tensor, values: Typed, pause: Pause) -> npt.NDArray[Any]:
+    field = _FIELDS.get(tensor.datatype)
     if field is None:
         raise RowsError(f"{array.label} has typed contents; for {tensor.datatype} raw_input_contents are accepted")
     if set(values.contents) - {field}:
         raise RowsError(
             f"{array.label} has {' and '.join(sorted(values.contents))}; for {tensor.datatype} {field} is accepted"
         )
-    found = values.contents.get(field, np.empty(0, array.dtype))
-    _check_count(array, found.size)
+    contents = values.contents.get(field, ())
+    _check_count(array, len(contents))
+    found: npt.NDArray[Any] = np.empty(len(contents), _CONTENTS[field])
+    for start in range(0, len(contents), _PART_NUMBERS):
+        found[start : start + _PART_NUMBERS] = contents[start : start + _PART_NUMBERS]
+        pause()
     return _within(array, found)
 
 

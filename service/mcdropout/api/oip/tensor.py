@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy.typing as npt
-
 
 @dataclass(frozen=True)
 class Listed:
@@ -29,7 +27,7 @@ class Packed:
 class Typed:
     """Values of a message that has a field for each datatype: all that it holds, by the names of these fields."""
 
-    contents: Mapping[str, npt.NDArray[Any]]
+    contents: Mapping[str, Sequence[Any]]
 
 
 Values = list[Any] | Listed | Packed | Typed

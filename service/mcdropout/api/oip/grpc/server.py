@@ -1,0 +1,110 @@
+"""The gRPC server: a port of its own, beside HTTP's, in one event loop with it."""
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from mcdropout.api.oip.grpc.calls import handlers
+from mcdropout.api.oip.grpc.interface import SERVICE
+from mcdropout.api.services import Services
+from mcdropout.settings import Settings
+
+_log = structlog.get_logger("grpc")
+
+_LOOK_SECONDS = 0.2  # between two looks at whether the models may serve
+_MOST_STREAMS = 256  # calls at once on one connection; a client keeps further ones back
+_IDENTITY_ALONE = 1  # of the algorithms of compression: what a message grows to would not be bounded
+
+
+class GrpcServer:
+    """Answers the Open Inference Protocol over gRPC, and the health checks of gRPC (`grpc.health.v1`)."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._health = health.aio.HealthServicer()
+        self._looking: asyncio.Task[None] | None = None
+        self._server: Any = None
+
+    async def start(self) -> None:
+        """Listen, and answer.
+
+        Raises:
+            OSError: it cannot listen there.
+        """
+        settings = self._services.settings
+        server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.max_connections)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers(self._services)),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        address = address_of(settings)
+        credentials = _credentials(settings)
+        try:
+            if credentials is None:
+                server.add_insecure_port(address)
+            else:
+                server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise OSError(f"gRPC cannot listen at {address}: {error}") from error
+        await server.start()
+        self._server = server
+        await self._look()
+        self._looking = asyncio.create_task(self._look_again_and_again())
+        _log.info("listening", address=address, tls=credentials is not None)
+
+    async def stop(self) -> None:
+        """Take no more calls, and end those in flight, within the time that the settings leave them."""
+        if self._server is None:
+            return
+        if self._looking is not None:
+            self._looking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._looking
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(self._services.settings.grace_seconds)
+        self._server = None
+
+    async def _look(self) -> None:
+        """Say whether the models may serve now, to those who watch that."""
+        statuses = health_pb2.HealthCheckResponse
+        may_serve = self._services.registry.ready and not self._services.watchdog.stuck
+        for name in ("", SERVICE):
+            await self._health.set(name, statuses.SERVING if may_serve else statuses.NOT_SERVING)
+
+    async def _look_again_and_again(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            await self._look()
+
+
+def address_of(settings: Settings) -> str:
+    """Where it listens, as gRPC has it."""
+    host = settings.host.strip("[]") or "::"
+    return f"[{host}]:{settings.grpc_port}" if ":" in host else f"{host}:{settings.grpc_port}"
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    return [
+        # Several workers share the port; a server that is alone is not to share it with another one.
+        ("grpc.so_reuseport", int(settings.workers > 1)),
+        ("grpc.max_receive_message_length", settings.max_body_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", _MOST_STREAMS),
+        ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ALONE),
+    ]
+
+
+def _credentials(settings: Settings) -> Any:
+    """What TLS takes, of the files that HTTPS has; None where there are none."""
+    if settings.tls_certificate is None:
+        return None
+    key = settings.tls_key or settings.tls_certificate
+    authorities: Path | None = settings.tls_client_ca
+    return grpc.ssl_server_credentials(
+        [(key.read_bytes(), settings.tls_certificate.read_bytes())],
+        None if authorities is None else authorities.read_bytes(),
+        authorities is not None,
+    )
