@@ -244,6 +244,7 @@ def test_requests_go_where_their_model_is_then_where_there_are_the_fewest() -> N
     assert chosen("/predict", *replicas) == [everywhere]
     assert model_named({"path": "/models/x/reload"}) is None
     assert model_named({"path": "/mc/models/x/predict", "root_path": "/mc"}) == "x"
+    assert model_named({"path": "/v2/models/x/infer"}) == model_named({"path": "/v2/models/x/versions/1/infer"}) == "x"
 
 
 def test_a_model_whose_replicas_are_busy_spreads_to_others() -> None:

@@ -13,14 +13,14 @@ from typing import Any
 from ray.serve.request_router import PendingRequest, ReplicaID, ReplicaResult, RequestRouter, RunningReplica
 
 _REMEMBERED = 1000
-_PATH = re.compile(r"/models/([^/]+)(?:/predict)?")
+_PATH = re.compile(r"/models/([^/]+)(?:/predict)?|/v2/models/([^/]+)(?:/versions/[^/]+)?(?:/ready|/infer)?")
 
 
 def model_named(scope: Mapping[str, Any]) -> str | None:
     """The model that a request's path names, whatever prefix Ray has the app under; None where it names none."""
     path: str = scope.get("path", "")
     found = _PATH.fullmatch(path.removeprefix(scope.get("root_path", "").rstrip("/")))
-    return None if found is None else found[1]
+    return None if found is None else found[1] or found[2]
 
 
 class ByModel(RequestRouter):
