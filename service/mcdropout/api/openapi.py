@@ -42,4 +42,6 @@ def with_common(document: dict[str, Any]) -> dict[str, Any]:
             for status, response in responses.items():
                 if int(status) >= 400:
                     response.setdefault("content", written)
+                if int(status) in _BY_ANY:  # whatever protocol was meant
+                    response["content"] = response["content"] | problem
     return document
