@@ -287,7 +287,15 @@ class Predictions:
             self.refused(model, error)
             raise copy(error)  # others are refused for the same, each with a traceback of its own
 
-    def submit(self, planned: Planned, inputs: tuple[Rows, ...], future: Future, watch: Watch | None = None) -> int:
+    def submit(
+        self,
+        planned: Planned,
+        inputs: tuple[Rows, ...],
+        future: Future,
+        watch: Watch | None = None,
+        *,
+        traced: bool = False,
+    ) -> int:
         """Have rows predicted, by fewer passes under overload where that is allowed.
 
         Args:
@@ -296,6 +304,7 @@ class Predictions:
             future: where the `Answer` is awaited, or `Shares` where rows are of several sizes; it raises what `ask`
                 does once the rows are taken.
             watch: called with what there is of the answer after steps, where futures are settled.
+            traced: whether the answer tells which steps it took part in.
 
         Returns:
             The seed that the masks are drawn from.
@@ -311,7 +320,7 @@ class Predictions:
             plan = _reduced(plan, self._scheduler.load, self._shed_floor)
         seed = drawn_seed() if planned.seed is None else planned.seed
         try:
-            self._hand_over(planned, inputs, seed, plan, future, watch)
+            self._hand_over(planned, inputs, seed, plan, future, watch, traced)
         except OverloadedError as error:
             self.refused(planned.model.name, error)
             raise
@@ -325,10 +334,13 @@ class Predictions:
         plan: Plan,
         future: Future,
         watch: Watch | None,
+        traced: bool,
     ) -> None:
         """Submit a request, or one for the rows of each size."""
         model = planned.model
-        submit = partial(self._scheduler.submit, seconds_a_pair=model.seconds_a_pair, client=planned.client)
+        submit = partial(
+            self._scheduler.submit, seconds_a_pair=model.seconds_a_pair, client=planned.client, traced=traced
+        )
         engine = model.engine
         if engine.sizing is None:
             submit(model, cast(tuple[Array, ...], inputs), seed=seed, plan=plan, future=future, watch=watch)

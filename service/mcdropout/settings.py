@@ -102,6 +102,10 @@ class Settings(BaseSettings):
     compile_seconds: float = Field(
         900.0, gt=0, allow_inf_nan=False, description="Time that compiling a bundle may take, in seconds."
     )
+    traces: bool = Field(
+        False,
+        description="Whether requests are traced, by OpenTelemetry; its variables, OTEL_*, say where to and how many.",
+    )
     log_format: Literal["console", "json"] = Field("console", description="How log lines are written.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least that is logged.")
     max_body_bytes: int = Field(32 * 2**20, gt=0, description="Largest request body, in bytes.")

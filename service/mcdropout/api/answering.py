@@ -17,7 +17,7 @@ from mcdropout.api.encodings import accepts_gzip, decoded, gzipped
 from mcdropout.api.errors import ProblemError
 from mcdropout.api.formats import Written
 from mcdropout.api.headers import header_of
-from mcdropout.api.observe import Seen
+from mcdropout.api.observe import Seen, Timeline
 from mcdropout.api.room import Share
 from mcdropout.api.services import Services
 from mcdropout.engine.ragged import Rows
@@ -52,9 +52,12 @@ async def answer_of(
         ProblemError: 499 where the client went away.
     """
     future: asyncio.Future[Answer | Shares] = asyncio.get_running_loop().create_future()
-    seed = services.predictions.submit(planned, inputs, future)
+    submitted, traced = time.perf_counter(), seen is not None and seen.trace_id is not None
+    seed = services.predictions.submit(planned, inputs, future, traced=traced)
     answered = Answered(planned.model, seed, await awaited(receive, future), planned.view)
     if seen is not None:
+        if traced:
+            seen.timeline = Timeline.of(submitted, answered.answer)
         seen.rows, seen.seed, seen.passes = answered.rows, seed, planned.plan.passes
     return answered
 

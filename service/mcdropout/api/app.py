@@ -15,6 +15,7 @@ from mcdropout.api.guard import GuardMiddleware
 from mcdropout.api.observe import ObserveMiddleware
 from mcdropout.api.openapi import with_common
 from mcdropout.api.services import Services
+from mcdropout.api.traces import TraceMiddleware
 
 _CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST"],
@@ -45,6 +46,8 @@ def create_app(services: Services) -> FastAPI:
     app.add_middleware(GuardMiddleware, guard=services.guard)
     if origins := [origin.strip() for origin in services.settings.cors_origins.split(",") if origin.strip()]:
         app.add_middleware(CORSMiddleware, allow_origins=origins, **_CORS)
+    if services.traces is not None:
+        app.add_middleware(TraceMiddleware, traces=services.traces)
     app.add_middleware(ObserveMiddleware, metrics=services.metrics)
     add_error_handlers(app)
     for module in (predict, stream, models, health, oip):

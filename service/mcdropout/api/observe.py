@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from starlette.datastructures import MutableHeaders
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcdropout.api.headers import header_of
 from mcdropout.metrics import Metrics
+from mcdropout.scheduling.answer import Answer, Shares, StepTime
 
 _log, _logger = structlog.get_logger("http"), logging.getLogger("http")
 _ID_HEADER = "X-Request-ID"
@@ -31,6 +32,28 @@ _PREDICTIONS = ("/predict", "/predict/stream", "/infer", "/ModelInfer")  # how t
 _SEEN = "mcdropout.seen"  # of a request's scope
 
 
+class Timeline(NamedTuple):
+    """When a request was computed, by `time.perf_counter()`.
+
+    Attributes:
+        submitted: when its rows were handed to the scheduler.
+        started: when its first step began.
+        ended: when its last step ended.
+        steps: its first steps.
+    """
+
+    submitted: float
+    started: float
+    ended: float
+    steps: tuple[StepTime, ...]
+
+    @classmethod
+    def of(cls, submitted: float, answer: Answer | Shares) -> "Timeline":
+        """That of an answer to what was handed over then."""
+        started = submitted + answer.queue_seconds
+        return cls(submitted, started, started + answer.compute_seconds, answer.steps)
+
+
 @dataclass(slots=True)
 class Seen:
     """What is seen of a request on its way, for the log and the metrics; None is not known yet, or at all.
@@ -43,6 +66,8 @@ class Seen:
         key: the name of the key that it showed.
         seed: what its masks were drawn from.
         passes: how many each row was planned to get.
+        trace_id: of the trace that it is part of, where it is traced.
+        timeline: when it was computed, where it is traced.
     """
 
     request_id: str
@@ -52,6 +77,8 @@ class Seen:
     key: str | None = None
     seed: int | None = None
     passes: int | None = None
+    trace_id: str | None = None
+    timeline: Timeline | None = None
 
 
 def seen_of(scope: Scope) -> Seen | None:
@@ -124,6 +151,7 @@ def record(metrics: Metrics, scope: Scope, seen: Seen, status: int, seconds: flo
         "seed": seen.seed,
         "client": client[0] if client else None,
         "key": seen.key,
+        "trace_id": seen.trace_id,
     }
     more = {name: value for name, value in known.items() if value is not None} | more
     write("request", method=scope["method"], path=path[:_SHOWN], status=status, seconds=round(seconds, 6), **more)

@@ -11,6 +11,7 @@ from mcdropout.access import Keyring
 from mcdropout.api.guard import Guard
 from mcdropout.api.interpreter_lock import SwitchInterval
 from mcdropout.api.room import Room
+from mcdropout.api.traces import Traces
 from mcdropout.catalogue.compilation import CompileLimits
 from mcdropout.catalogue.loading import Loading
 from mcdropout.catalogue.registry import Registry
@@ -56,6 +57,7 @@ class Services:
         watch: follows the folder of models; None where nobody does.
         predictions: the use case.
         guard: knows who asks, and what they may.
+        traces: of requests; None where there are none.
         loop: the event loop in which requests are answered.
         bodies: the memory of requests whose rows are not read yet.
         at_once: how many large bodies are parsed, and answers written, at once.
@@ -69,6 +71,7 @@ class Services:
     watch: Watch | None
     predictions: Predictions
     guard: Guard
+    traces: Traces | None
     loop: ServingLoop
     bodies: Room
     at_once: CapacityLimiter
@@ -80,6 +83,7 @@ class Services:
         Raises:
             BundleError: the folder holds no bundle, or not the default one.
             KeysError: the keys cannot be read.
+            InvalidInputError: requests are to be traced, and OpenTelemetry is not installed.
         """
         keyring = Keyring(settings.keys_file, settings.keys)
         metrics, loop = Metrics(), ServingLoop()
@@ -118,6 +122,7 @@ class Services:
             watch=Watch(registry, settings.watch) if settings.watch else None,
             predictions=predictions,
             guard=Guard.of(settings, keyring, metrics),
+            traces=Traces.of(settings),
             loop=loop,
             bodies=Room(settings.max_bodies_bytes),
             at_once=CapacityLimiter(_MOST_AT_ONCE),
@@ -136,3 +141,5 @@ class Services:
             self.watch.stop()
         self.scheduler.stop()
         self.watchdog.stop()
+        if self.traces:
+            await asyncio.to_thread(self.traces.stop)

@@ -8,6 +8,7 @@ Where a client reads slowly, it gets fewer estimates, and always the newest.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from mcdropout.api.answering import where_it_belongs
 from mcdropout.api.errors import explanation, problem_content
 from mcdropout.api.formats import json
-from mcdropout.api.observe import seen_of
+from mcdropout.api.observe import Timeline, seen_of
 from mcdropout.api.predict import NUMBER_BYTES, asked, documentation
 from mcdropout.api.services import Services
 from mcdropout.engine.ragged import Rows
@@ -64,7 +65,9 @@ class _Events:
         self._news = asyncio.Event()
         self._future: asyncio.Future[Answer | Shares] = asyncio.get_running_loop().create_future()
         self._future.add_done_callback(lambda _: self._news.set())
-        self._seed = services.predictions.submit(planned, inputs, self._future, self._estimated)
+        self._submitted = time.perf_counter()
+        traced = self._seen is not None and self._seen.trace_id is not None
+        self._seed = services.predictions.submit(planned, inputs, self._future, self._estimated, traced=traced)
         if self._seen is not None:
             self._seen.seed, self._seen.passes = self._seed, planned.plan.passes
 
@@ -101,7 +104,7 @@ class _Events:
             return json.write(answered, pause)
 
         if is_last and self._seen is not None:
-            self._seen.rows = answered.rows
+            self._seen.rows, self._seen.timeline = answered.rows, Timeline.of(self._submitted, answer)
         written: bytes = await where_it_belongs(self._services.at_once, answered.numbers * NUMBER_BYTES, write)
         return written
 

@@ -1,7 +1,8 @@
 """Answers, and the parts that they are put together from: the rows of a request may end in different steps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,24 @@ class Part:
     faults: Faults
 
 
+class StepTime(NamedTuple):
+    """A step that a request took part in.
+
+    Attributes:
+        started: when, by `time.perf_counter()`.
+        ended: when.
+        rows: how many rows were in it, of all requests.
+        pairs: how many passes they took, summed.
+        seconds: how long each stage took.
+    """
+
+    started: float
+    ended: float
+    rows: int
+    pairs: int
+    seconds: Mapping[str, float]
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a request gets.
@@ -38,6 +57,7 @@ class Answer:
         plan: how many passes it was to get.
         queue_seconds: how long it waited for its first step.
         compute_seconds: from the beginning of its first step to the end of its last.
+        steps: its first steps, where it is traced.
     """
 
     prediction: Prediction
@@ -45,6 +65,7 @@ class Answer:
     plan: Plan
     queue_seconds: float
     compute_seconds: float
+    steps: tuple[StepTime, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -76,6 +97,11 @@ class Shares:
     def plan(self) -> Plan:
         """As of an `Answer`."""
         return self.parts[0][1].plan
+
+    @property
+    def steps(self) -> tuple[StepTime, ...]:
+        """As of an `Answer`, of all shares, in order."""
+        return tuple(sorted((step for _, answer in self.parts for step in answer.steps), key=lambda step: step.started))
 
     @property
     def queue_seconds(self) -> float:

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from mcdropout.engine import Engine, UnusableOutputError
 from mcdropout.engine.arrays import Array
-from mcdropout.scheduling.answer import Answer, Part, joined
+from mcdropout.scheduling.answer import Answer, Part, StepTime, joined
 from mcdropout.scheduling.clients import ANYBODY, Client
 from mcdropout.scheduling.plan import Plan
 
@@ -57,6 +57,7 @@ class DeadlineError(Exception):
     """A request's time was over before each of its rows had the fewest passes."""
 
 
+_MOST_STEPS = 100  # that are told of one request
 _PAUSE = 9.0  # before the next estimate, in times that one takes
 
 
@@ -101,6 +102,7 @@ class Request:
         indices: `[rows]`, the index of each row in what was asked for; None where this is all of it.
         client: who asks.
         watch: who wants to know what there is of the answer after each step; None where nobody does.
+        traced: whether it is told which steps it took part in.
         submitted: when it came, by `time.perf_counter()`.
         state: how far it has come.
         started: when its first step began; None while it is WAITING, and where it ended without one.
@@ -118,6 +120,7 @@ class Request:
     indices: npt.NDArray[np.int64] | None = None
     client: Client = ANYBODY
     watch: Callable[[Answer], object] | None = None
+    traced: bool = False
     state: State = field(default=State.WAITING, init=False)
     started: float | None = field(default=None, init=False)
     admitted: int = field(default=0, init=False)
@@ -128,6 +131,7 @@ class Request:
         self.bytes = sum(x.nbytes for x in self.inputs)
         self._parts: list[Part] = []
         self._estimated_again = 0.0
+        self._steps: list[StepTime] = []
 
     def become(self, state: State) -> None:
         """Pass on to another state.
@@ -152,6 +156,7 @@ class Request:
             self.indices,
             self.client,
             self.watch,
+            self.traced,
         )
 
     @property
@@ -187,6 +192,11 @@ class Request:
         self._parts.append(part)
         self.left -= len(part.rows)
         return self.left == 0
+
+    def trace(self, step: StepTime) -> None:
+        """Note a step that it took part in."""
+        if self.traced and len(self._steps) < _MOST_STEPS:
+            self._steps.append(step)
 
     def is_watched(self, now: float) -> bool:
         """Whether somebody wants an estimate now. Others wait while one is made: it takes a tenth of the time."""
@@ -224,4 +234,5 @@ class Request:
         started = now if self.started is None else self.started
         seed = None if self.plan.passes == 0 else self.seed
         prediction = replace(whole.prediction, seed=seed)
-        return Answer(prediction, whole.samples, self.plan, started - self.submitted, now - started)
+        steps = tuple(self._steps)
+        return Answer(prediction, whole.samples, self.plan, started - self.submitted, now - started, steps)

@@ -14,7 +14,7 @@ import structlog
 
 from mcdropout.engine.arrays import Array
 from mcdropout.metrics import Metrics
-from mcdropout.scheduling.answer import Answer
+from mcdropout.scheduling.answer import Answer, StepTime
 from mcdropout.scheduling.backlog import Backlog, Capacity, Claim, OverloadedError
 from mcdropout.scheduling.clients import ANYBODY, Client
 from mcdropout.scheduling.lane import Lane
@@ -113,6 +113,7 @@ class Scheduler:
         seconds_a_pair: float = 0.0,
         client: Client = ANYBODY,
         watch: Callable[[Answer], object] | None = None,
+        traced: bool = False,
     ) -> Future:
         """Take a request in; returns at once.
 
@@ -127,6 +128,7 @@ class Scheduler:
             client: who asks.
             watch: called where futures are settled, after steps, with what there is of the answer; with a tenth of the
                 time at most, and not once each row is done.
+            traced: whether the answer tells which steps it took part in.
 
         Returns:
             The future. It raises `UnusableOutputError` where the network answers NaN or infinity, and
@@ -137,7 +139,7 @@ class Scheduler:
             OverloadedError: too much waits already.
         """
         awaited = ThreadFuture() if future is None else future
-        request = Request(model, inputs, seed, plan, awaited, time.perf_counter(), indices, client, watch)
+        request = Request(model, inputs, seed, plan, awaited, time.perf_counter(), indices, client, watch, traced)
         with self._changed:
             if self._stopping:
                 raise OverloadedError("the server is stopping", reason="stopping")
@@ -277,6 +279,9 @@ class Scheduler:
         """Run a step, and end the requests that it finished or that are late."""
         self.step_started = started = time.perf_counter()
         report = lane.run(step)
+        for request in step.requests:
+            if request.traced:
+                request.trace(StepTime(started, time.perf_counter(), report.rows, report.pairs, report.seconds))
         settlement = lane.settle(step, report)
         self.step_started = None
         self._refuse_late(lane, settlement.late)
