@@ -45,7 +45,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=65535,
-        description="Port for the Open Inference Protocol over gRPC, with mcdropout[grpc]; none if not given.",
+        description="Port for the Open Inference Protocol over gRPC, which takes the extra grpc; none if not given.",
     )
     keys_file: Path | None = Field(
         None, description="File of the keys that clients may show, as `mcdropout key` makes them; read when it changes."

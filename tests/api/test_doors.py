@@ -208,11 +208,16 @@ def test_the_document_says_what_is_answered_before_a_route_is_asked(server: Serv
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     for path, operations in document["paths"].items():
         for operation in operations.values():
-            before = {"400", "408", "421", "431", "503"}
-            of_keys = set() if "/health/" in path else {"401", "403", "429"}
-            assert before | of_keys <= operation["responses"].keys()
-            for status in before:
-                assert "application/problem+json" in operation["responses"][status]["content"]
+            wanted = {"400", "408", "421", "431", "503"} | (
+                set() if path.startswith(("/health/", "/v2/health/")) else {"401", "403", "429"}
+            )
+            assert wanted <= operation["responses"].keys()
+            for status in wanted:
+                content = operation["responses"][status]["content"]
+                if path.startswith("/v2"):
+                    assert "application/json" in content
+                if not path.startswith("/v2") or status in ("408", "421", "431"):
+                    assert "application/problem+json" in content
     with socket.create_connection(("127.0.0.1", server.port)) as raw:
         raw.sendall(b"GET /models HTTP/1.1\r\nhost: other.example\r\nconnection: close\r\n\r\n")
         answer = b"".join(iter(lambda: raw.recv(65536), b""))

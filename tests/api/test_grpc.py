@@ -194,8 +194,9 @@ class TestMessages:
             theirs = service.DESCRIPTOR.message_types_by_name[name.split(".")[0]]
             for inner in name.split(".")[1:]:
                 ours, theirs = ours.nested_types_by_name[inner], theirs.nested_types_by_name[inner]
-            published = [_field(one) for one in theirs.fields if one.name in ours.fields_by_name]
-            assert published == [_field(one) for one in ours.fields]
+            published = {one.name: _field(one) for one in theirs.fields}
+            for field in ours.fields:
+                assert _field(field) == published[field.name]
         assert interface.SERVICE == service.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
     def test_of_tritons_client_are_read_as_they_were_meant(self) -> None:

@@ -41,7 +41,7 @@ def with_common(document: dict[str, Any]) -> dict[str, Any]:
                 responses.setdefault(str(status), {"description": text})
             for status, response in responses.items():
                 if int(status) >= 400:
-                    response.setdefault("content", written)
-                if int(status) in _BY_ANY:  # whatever protocol was meant
-                    response["content"] = response["content"] | problem
+                    response.setdefault("content", dict(written))
+                if int(status) in _BY_ANY:  # at the connection, before there is a path
+                    response["content"] |= problem
     return document
