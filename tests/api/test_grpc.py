@@ -197,7 +197,7 @@ class TestMessages:
             published = {one.name: _field(one) for one in theirs.fields}
             for field in ours.fields:
                 assert _field(field) == published[field.name]
-        assert interface.SERVICE == service.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+        assert service.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name == interface.SERVICE
 
     def test_of_tritons_client_are_read_as_they_were_meant(self) -> None:
         service = pytest.importorskip("tritonclient.grpc").service_pb2
