@@ -70,6 +70,11 @@ class Guard:
         ports = {port: role for port, role in given.items() if port is not None}
         return cls(keyring, metrics, ports, settings.workers)
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether there are keys, so that not everybody may ask for everything."""
+        return self._keyring.is_used
+
     def check(self, scope: Scope) -> Caller:
         """Who a request is from, which may ask for this.
 

@@ -1,10 +1,13 @@
 """What the OpenAPI document says of all routes: the key that they take, and what is answered before any is asked."""
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 from mcdropout.api.errors import Problem
 
 _SCHEME = "key"
+_PREDICTIONS = ("/predict", "/predict/stream")
 _OPEN = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
 _BY_ANY = {
     400: "This is no HTTP request, or it has no field Host, or two.",
@@ -18,6 +21,23 @@ _BY_KEY = {
     403: "The key is for something else.",
     429: "The key makes more requests than it may.",
 }
+
+
+def with_examples(document: dict[str, Any], examples: Mapping[str, Any], default: str) -> dict[str, Any]:
+    """A copy of an OpenAPI document, in which what predictions take has a body for each model that is loaded.
+
+    Args:
+        document: without them.
+        examples: bodies by the names of the models.
+        default: the model that answers where none is named.
+    """
+    document = {**document, "paths": copy.deepcopy(document["paths"])}
+    for path, operations in document["paths"].items():
+        if path.endswith(_PREDICTIONS):
+            shown = {name: body for name, body in examples.items() if "{name}" in path or name == default}
+            body = operations["post"]["requestBody"]["content"]["application/json"]
+            body["examples"] = {name: {"summary": f"for {name}", "value": value} for name, value in shown.items()}
+    return document
 
 
 def with_common(document: dict[str, Any]) -> dict[str, Any]:

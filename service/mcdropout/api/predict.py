@@ -24,13 +24,7 @@ from mcdropout.predictions import Pause, Planned
 NUMBER_BYTES = 64
 """Of an answer: a number, and what comes with it."""
 
-_CODING = {
-    "name": "Content-Encoding",
-    "in": "header",
-    "required": False,
-    "description": "What the body is compressed by.",
-    "schema": {"type": "string", "enum": [*DECODERS, "identity"]},
-}
+_CODINGS = f"It may be compressed, as Content-Encoding says, by {' or '.join(DECODERS)}."
 _DEFAULT_PATH, _MODEL_PATH = "/predict", "/models/{name}/predict"
 
 
@@ -144,7 +138,10 @@ def documentation(*path: str) -> dict[str, Any]:
     ]
     return {
         "responses": {200: {"model": PredictResponse}, **responses},
-        "openapi_extra": {"parameters": [*named, *queried, _CODING], "requestBody": {"required": True, "content": {}}},
+        "openapi_extra": {
+            "parameters": [*named, *queried],
+            "requestBody": {"description": _CODINGS, "required": True, "content": {}},
+        },
     }
 
 

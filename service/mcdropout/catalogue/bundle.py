@@ -1,7 +1,9 @@
 """Bundles: a model's folder on disk."""
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from mcdropout.engine.ragged import batches_of
 from mcdropout.engine.sizes import Sizing
 
 EXAMPLE = "example.json"
+_SMALL_BYTES = 16 * 2**10
 COMPILED = "compiled"
 """The folder of a bundle that compiling writes."""
 
@@ -38,6 +41,14 @@ class Bundle:
             raise BundleError(
                 f"{folder / MANIFEST}: name is {self.manifest.name!r}; the folder's name, {called!r}, is accepted"
             )
+
+    def example(self) -> Any | None:
+        """A small body as clients send it, of `example.json`; None where there is none."""
+        path = self.folder / EXAMPLE
+        try:
+            return json.loads(path.read_bytes()) if path.stat().st_size <= _SMALL_BYTES else None
+        except (OSError, ValueError):
+            return None
 
     def examples(self, count: int) -> tuple[Array, ...]:
         """Rows to try the network on: those of `example.json` where the folder holds one, else random ones.

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mcdropout.catalogue.bundle import Bundle
 from mcdropout.catalogue.inputs import Input
@@ -22,12 +23,14 @@ class Model:
         takes: what a client sends: what the manifest says, and of whole numbers at most those that the network takes;
             what is made of it has the network's own dtypes.
         seconds_a_pair: how long a pass of a row took among some when it was loaded.
+        example: a body as a client sends it; None where the bundle holds no small one.
     """
 
     bundle: Bundle
     engine: Engine
     takes: tuple[Input, ...]
     seconds_a_pair: float = 0.0
+    example: Any | None = None
 
     @property
     def name(self) -> str:
@@ -80,4 +83,4 @@ def model_of(bundle: Bundle, engine: Engine) -> Model:
                 f"{bundle.folder / MANIFEST}: labels has {reading.classes} entries; the network's {found} classes are "
                 "accepted"
             )
-    return Model(bundle, engine, takes, seconds_a_pair)
+    return Model(bundle, engine, takes, seconds_a_pair, bundle.example())
