@@ -18,7 +18,7 @@ COPY deploy/constraints.txt deploy/
 COPY service service
 # Removed are tests, and ONNX Runtime for programs in C: Python's module holds its own. Should one of them be elsewhere
 # in another version, the build fails.
-RUN pip install --no-cache-dir . \
+RUN pip install --no-cache-dir '.[grpc,images,otel,zstd]' \
     && rm -r /venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.* \
         /venv/lib/python3*/site-packages/onnx/backend/test \
     && find /venv/lib/python3*/site-packages/numpy -type d -name tests -prune -exec rm -r {} +
@@ -26,7 +26,7 @@ RUN pip install --no-cache-dir . \
 # With PyTorch, which brings CUDA: for networks that cannot be compiled, and for GPUs.
 FROM build AS build-gpu
 # hadolint ignore=DL3013
-RUN pip install --no-cache-dir '.[gpu]'
+RUN pip install --no-cache-dir '.[gpu,grpc,images,otel,zstd]'
 
 FROM docker.io/library/python:3.11-slim AS run
 RUN groupadd --gid 10001 mcdropout \
