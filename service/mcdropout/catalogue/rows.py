@@ -136,10 +136,10 @@ def read_many_rows(
             pause()
     except RowsError:  # the message is to be of the whole text
         rows = []
-    return (_behind_one_another(rows),) if rows else read_rows(text, inputs, most, pause)
+    return (behind_one_another(rows),) if rows else read_rows(text, inputs, most, pause)
 
 
-def _behind_one_another(parts: Sequence[Rows]) -> Rows:
+def behind_one_another(parts: Sequence[Rows]) -> Rows:
     arrays = [part for part in parts if isinstance(part, np.ndarray)]
     if len(arrays) == len(parts) and len({array.shape[1:] for array in arrays}) == 1:
         return np.concatenate(arrays)

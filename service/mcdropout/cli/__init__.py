@@ -12,6 +12,7 @@ from mcdropout.cli.compile import compile_bundles
 from mcdropout.cli.inspect import inspect
 from mcdropout.cli.key import key
 from mcdropout.cli.predict import predict
+from mcdropout.cli.score import score
 from mcdropout.cli.serve import serve
 
 _SECONDS_TO_END = 2.0
@@ -21,6 +22,7 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command()(predict)
+app.command()(score)
 app.command()(inspect)
 app.command("compile")(compile_bundles)
 app.command()(key)

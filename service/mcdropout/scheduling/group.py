@@ -12,7 +12,7 @@ from mcdropout.engine.steps import Outcome
 from mcdropout.scheduling.answer import Part
 from mcdropout.scheduling.request import Request
 
-_PRIOR = 0.5
+PRIOR = 0.5
 """What one more deviation is reckoned with, where rows stop early, in tolerances: see `RunningMoments.std_error`."""
 
 
@@ -100,7 +100,7 @@ class Group:
 
     def _std_errors(self) -> npt.NDArray[np.float64]:
         tolerances = self._of_each([request.plan.tolerance for request in self.requests])
-        return self.cohort.statistics.std_error(_PRIOR * tolerances)
+        return self.cohort.statistics.std_error(PRIOR * tolerances)
 
     def _of_each(self, values: list[float | None]) -> npt.NDArray[np.float64]:
         """A value of each request, for each row."""

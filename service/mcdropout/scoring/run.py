@@ -1,0 +1,184 @@
+"""Running a job: read, predict, and write, a part at a time."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mcdropout.catalogue.checks import RowsError
+from mcdropout.catalogue.loading import Loading, load
+from mcdropout.catalogue.manifest import BundleError
+from mcdropout.catalogue.model import Model
+from mcdropout.catalogue.stamps import sources, stamps_of
+from mcdropout.digest import digest_of
+from mcdropout.engine.errors import EngineError
+from mcdropout.engine.masks import drawn_seed
+from mcdropout.scoring.chunks import Chunk, Source
+from mcdropout.scoring.errors import ScoringError
+from mcdropout.scoring.job import Job, part_rows, passes_of, view_of
+from mcdropout.scoring.layout import layout_of
+from mcdropout.scoring.outputs import Output, check_output, output_of
+from mcdropout.scoring.parts import Part, Parts, parts_of
+from mcdropout.scoring.scorer import Scorer
+from mcdropout.scoring.sources import open_source
+
+Watch = Callable[[int, float | None], object]
+"""Called with the rows that are done, and the share of the file that was read for them, where it is known."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of a job.
+
+    Attributes:
+        rows: how many the output has,
+        skipped: and how many of them without an answer.
+        scored: how many were predicted now; the others were so before.
+        seconds: how long that took, without the loading of the model.
+        seed: what the masks were drawn from.
+    """
+
+    rows: int
+    skipped: int
+    scored: int
+    seconds: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """A job whose model is loaded and whose file is open.
+
+    Attributes:
+        scorer: predicts.
+        source: what is read.
+        output: what writes it.
+        parts: what is done already, and where the rest goes.
+    """
+
+    scorer: Scorer
+    source: Source
+    output: Output
+    parts: Parts
+
+    def missing(self) -> Iterator[Chunk]:
+        """The chunks that are not done."""
+        done = {part.first for part in self.parts.done()}
+        first = 0
+        while first in done:
+            first += self.parts.batch_rows
+        return (chunk for chunk in self.source.chunks(first, self.parts.batch_rows) if chunk.first not in done)
+
+    def score(self, chunk: Chunk) -> Part:
+        """Predict a chunk, and write its part.
+
+        Raises:
+            ScoringError: a row cannot be used.
+        """
+        try:
+            return self.parts.write(self.output, self.scorer.score(chunk))
+        except RowsError as error:
+            raise ScoringError(f"{error}; --skip-bad answers such rows with nulls") from error
+
+
+def run(job: Job, watch: Watch = lambda rows, share: None) -> Summary:
+    """Predict the rows of a file, or, where it stopped before, those that are left.
+
+    Args:
+        job: which file, and how.
+        watch: sees what is done.
+
+    Raises:
+        ScoringError: the file, the model, or what is asked for cannot be used.
+    """
+    with prepared(job) as work:
+        began = time.perf_counter()
+        before = rows = sum(part.stop - part.first for part in work.parts.done())
+        for chunk in work.missing():
+            part = work.score(chunk)
+            rows += part.stop - part.first
+            watch(rows, chunk.share)
+        return finished(job, work, before, began)
+
+
+def finished(job: Job, work: Work, before: int, began: float) -> Summary:
+    """Put the parts together.
+
+    Args:
+        job: what they are of.
+        work: that made them.
+        before: how many rows were done when it began,
+        began: by `time.perf_counter()`.
+    """
+    parts = work.parts.done()
+    rows = sum(part.stop - part.first for part in parts)
+    skipped = sum(part.skipped for part in parts)
+    work.parts.join(work.output, job.output)
+    return Summary(rows, skipped, rows - before, time.perf_counter() - began, work.parts.seed)
+
+
+@contextmanager
+def prepared(job: Job) -> Iterator[Work]:
+    """A job whose model is loaded and whose file is open, while no other process is at its output.
+
+    Raises:
+        ScoringError: the file, the model, or what is asked for cannot be used.
+    """
+    check_output(job.output)
+    if job.output.exists() and not job.overwrite:
+        raise ScoringError(f"{job.output}: it exists already; another name, or --overwrite, is accepted")
+    job.check()
+    model = _loaded(job.model, job.device)
+    passes, view = passes_of(job, model), view_of(job, model)
+    source = open_source(job.data, model.takes, job.keep)
+    scorer = Scorer(model, passes, 0, view, str(job.data), job.skip_bad)
+    layout = layout_of(scorer, source.kept, job.fields)
+    record = _record(job, scorer, source)
+    output_of(job.output, layout, {})  # what it cannot hold is said before anything is written
+    rows = part_rows(model, passes, layout.numbers)
+    with parts_of(job.output, record, resume=job.resume, drawn=drawn_seed(), rows=rows) as parts:
+        about = {"model": model.name, "version": model.version, "mc": str(passes.mc), "seed": str(parts.seed)}
+        yield Work(replace(scorer, seed=parts.seed), source, output_of(job.output, layout, about), parts)
+
+
+def _loaded(folder: Path, device: str) -> Model:
+    try:
+        return load(folder, Loading(device=device))
+    except (BundleError, EngineError) as error:
+        raise ScoringError(str(error)) from error
+    except ModuleNotFoundError as error:
+        raise ScoringError(
+            f"{folder}: loading it takes {error.name}, which is not installed; pip install 'mcdropout[torch]' mends it"
+        ) from error
+
+
+def _record(job: Job, scorer: Scorer, source: Source) -> dict[str, Any]:
+    """What an output is made of and how; what goes on from it has to be the same."""
+    model, passes = scorer.model, scorer.passes
+    return {
+        "model": model.name,
+        "model_version": model.version,
+        "model_sha256": _digest_of(model.bundle.folder),
+        "data": {"name": job.data.name, **source.stamp},
+        "seed": job.seed,
+        "mc": passes.mc,
+        "tolerance": passes.tolerance,
+        "fields": None if job.fields is None else list(job.fields),
+        "reduce": job.reduce,
+        "regions": job.regions,
+        "keep": list(job.keep),
+        "skip_bad": job.skip_bad,
+        "batch_rows": job.batch_rows,
+        "device": job.device,
+    }
+
+
+def _digest_of(folder: Path) -> str:
+    """A digest of a bundle's files, but for what compiling it writes."""
+    known = hashlib.sha256()
+    for name in sorted(sources(stamps_of(folder))):
+        known.update(f"{name}\0{digest_of(folder / name)}\0".encode(errors="surrogateescape"))
+    return known.hexdigest()
