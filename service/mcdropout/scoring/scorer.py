@@ -21,7 +21,8 @@ from mcdropout.scoring.chunks import Chunk, readable
 from mcdropout.scoring.errors import ScoringError
 from mcdropout.scoring.job import Passes
 
-_BLOCK_ROWS = 256  # whose prefix runs at once
+# Rows whose prefix runs at once: as many as have all their passes in one step, within these.
+_FEWEST_ROWS, _MOST_ROWS = 64, 512
 _FEW = 1  # passes, to see what an answer has
 
 
@@ -150,8 +151,9 @@ class Scorer:
             return
         for engine, batch in self._batches(inputs):
             rows = places[batch.rows]
-            for start in range(0, len(rows), _BLOCK_ROWS):
-                block = slice(start, start + _BLOCK_ROWS)
+            most = min(_MOST_ROWS, max(_FEWEST_ROWS, engine.steps.most_pairs // max(1, self.passes.most)))
+            for start in range(0, len(rows), most):
+                block = slice(start, start + most)
                 some = tuple(x[block] for x in batch.inputs)
                 indices = (rows[block] + first).astype(np.uint64)
                 try:
