@@ -1,6 +1,7 @@
 """`mcdropout score` for tests: in this process, or as one of its own."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ import pyarrow.parquet as pq
 
 from mcdropout.scoring.job import Job
 from mcdropout.scoring.run import Summary, run
+from tests.bundles import write_bundle
+from tests.compilations import compiled
 from tests.conftest import MODELS
 from tests.patience import patience
 
@@ -28,7 +31,8 @@ def score(data: Path, output: Path, model: str | Path, **options: Any) -> Summar
 def command(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
     """What the command does as a process."""
     started = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(started, capture_output=True, text=True, timeout=patience(120))
+    environment = os.environ | environment
+    return subprocess.run(started, capture_output=True, text=True, timeout=patience(120), env=environment)
 
 
 def example(model: str) -> npt.NDArray[np.float64]:
@@ -54,3 +58,15 @@ def column(path: Path, name: str) -> npt.NDArray[Any]:
     """A column of a Parquet file."""
     found: npt.NDArray[Any] = table(path).column(name).to_numpy()
     return found
+
+
+def clinic_in(models: Path) -> Path:
+    """A bundle whose input has columns, one of them of names."""
+    patient = {
+        "name": "patient",
+        "shape": [4],
+        "columns": ["age", "ward", "pulse", "dose"],
+        "categories": {"ward": ["A", "B"]},
+        "minimum": 0,
+    }
+    return compiled(write_bundle(models, "clinic", input=patient))

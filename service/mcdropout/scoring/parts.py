@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -75,7 +74,7 @@ class Parts:
         unfinished = self.folder / f"unfinished-whole{path.suffix}"
         output.join([part.path for part in self.done()], unfinished)
         _keep(unfinished, path)
-        shutil.rmtree(self.folder)
+        _discard(self.folder)
 
 
 def folder_of(output: Path) -> Path:
@@ -102,7 +101,7 @@ def parts_of(output: Path, record: Mapping[str, Any], *, resume: bool, drawn: in
     try:
         with locked(folder):
             parts = Parts(folder, record[_SEED] if record[_SEED] is not None else drawn, record[_ROWS] or rows)
-            before = _record_of(folder)
+            before = _record_of(folder) if parts.done() else None
             if before is not None and resume:
                 _check_same(folder, before, record)
                 parts = replace(parts, seed=before[_SEED], batch_rows=before[_ROWS])
@@ -111,7 +110,11 @@ def parts_of(output: Path, record: Mapping[str, Any], *, resume: bool, drawn: in
                 written = {**record, _SEED: parts.seed, _ROWS: parts.batch_rows, "version": _VERSION}
                 (folder / f"unfinished-{_RECORD}").write_bytes(orjson.dumps(written, option=orjson.OPT_INDENT_2))
                 _keep(folder / f"unfinished-{_RECORD}", folder / _RECORD)
-            yield parts
+            try:
+                yield parts
+            finally:
+                if folder.is_dir() and not parts.done():
+                    _discard(folder)
     except BlockingIOError as error:
         raise ScoringError(f"{folder}: another process is at it; one at a time is accepted") from error
 
@@ -143,10 +146,24 @@ def _told(value: Any) -> str:
 
 
 def _empty(folder: Path) -> None:
+    others = [path for path in folder.iterdir() if not _is_own(path)]
+    if others:
+        raise ScoringError(f"{others[0]}: is no part of an output; a folder that holds nothing else is accepted")
     for path in folder.iterdir():
-        if path.name != _RECORD and not _PART.fullmatch(path.name) and not path.name.startswith("unfinished-"):
-            raise ScoringError(f"{path}: is no part of an output; a folder that holds nothing else is accepted")
         path.unlink()
+
+
+def _discard(folder: Path) -> None:
+    """Remove a folder of parts, but for what is none."""
+    for path in folder.iterdir():
+        if _is_own(path):
+            path.unlink()
+    with suppress(OSError):  # somebody has put something there
+        folder.rmdir()
+
+
+def _is_own(path: Path) -> bool:
+    return path.name == _RECORD or path.name.startswith("unfinished-") or _PART.fullmatch(path.name) is not None
 
 
 def _keep(unfinished: Path, path: Path) -> None:

@@ -140,6 +140,11 @@ def prepared(job: Job) -> Iterator[Work]:
     output_of(job.output, layout, {})  # what it cannot hold is said before anything is written
     rows = part_rows(model, passes, layout.numbers)
     with parts_of(job.output, record, resume=job.resume, drawn=drawn_seed(), rows=rows) as parts:
+        if not job.skip_bad and any(part.skipped for part in parts.done()):
+            raise ScoringError(
+                f"{parts.folder}: of what is done already, some rows were skipped; --skip-bad is accepted to go on, "
+                "and --no-resume begins anew"
+            )
         about = {"model": model.name, "version": model.version, "mc": str(passes.mc), "seed": str(parts.seed)}
         yield Work(replace(scorer, seed=parts.seed), source, output_of(job.output, layout, about), parts)
 
@@ -170,7 +175,6 @@ def _record(job: Job, scorer: Scorer, source: Source) -> dict[str, Any]:
         "reduce": job.reduce,
         "regions": job.regions,
         "keep": list(job.keep),
-        "skip_bad": job.skip_bad,
         "batch_rows": job.batch_rows,
         "device": job.device,
     }

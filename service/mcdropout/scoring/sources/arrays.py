@@ -56,9 +56,10 @@ def rows_of_array(label: str, spec: Input, values: npt.NDArray[Any]) -> tuple[Ro
         RowsError: they cannot be used; of one row of numbers it names the column.
     """
     values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
-    array = declared(label, spec, values.dtype, values.shape, None)
+    given = values[0] if len(values) == 1 else values
+    array = declared(label, spec, values.dtype, given.shape, None)
     try:
-        return rows_of_arrays([(array, values)], None, lambda: None)
+        return rows_of_arrays([(array, given)], None, lambda: None)
     except RowsError:
         if len(values) == 1 and values.ndim == 2 and spec.kind != "b":
             names = spec.columns or range(values.shape[1])

@@ -21,7 +21,7 @@ from mcdropout.scoring.sources import stamp_of
 from mcdropout.scoring.sources.arrays import rows_of_array
 from mcdropout.scoring.sources.tables import Binding, Column, Kind, bound, rows_of_cells
 
-_READ_BYTES = 2**20  # at a time of each column of a Parquet file
+_READ_BYTES = 2**16  # at a time of each column of a Parquet file
 
 
 class _Table:
@@ -245,6 +245,8 @@ def _row_of_list(label: str, spec: Input, value: Any) -> Rows:
         raise RowsError(f"{label} is ragged: its lists differ in length; {accepted_shape(spec)}") from error
     if row.dtype == object:
         raise RowsError(f"{label} holds null, or lists of several lengths; {accepted_shape(spec)}")
+    if not row.size:  # NumPy takes it for floats
+        row = row.astype(spec.array_dtype)
     if not spec.varies and row.ndim == 1 and row.size == math.prod(_fixed(spec)):
         row = row.reshape(_fixed(spec))
     (found,) = rows_of_array(label, spec, row[None])
