@@ -5,9 +5,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from mcdropout.scoring.job import Job
+    from mcdropout.scoring.run import Summary, Watch
 
 _INTERRUPTED = 130  # as shells have it
 
@@ -59,6 +63,10 @@ def score(
         bool, typer.Option("--resume/--no-resume", help="Go on where the same command stopped before, or begin anew.")
     ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is there.")] = False,
+    ray: Annotated[
+        bool,
+        typer.Option("--ray", help="On a cluster of Ray, by Ray Data; its machines share the files."),
+    ] = False,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Answer rows that cannot be used with nulls, and count them.")
     ] = False,
@@ -100,7 +108,7 @@ def score(
             overwrite=overwrite,
         )
         with _progress() as watch:
-            summary = run(job, watch)
+            summary = _on_ray(job, watch, threads) if ray else run(job, watch)
     except (ScoringError, InvalidInputError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
@@ -116,6 +124,18 @@ def score(
         f"{output}: {summary.rows:,} rows{skipped}{earlier}, in {summary.seconds:.1f} s, {rate:,.0f} rows/s "
         f"(seed {summary.seed})"
     )
+
+
+def _on_ray(job: "Job", watch: "Watch", threads: int | None) -> "Summary":
+    from mcdropout.scoring.errors import ScoringError
+
+    try:
+        from mcdropout.ray.scoring import run_on_ray
+    except ModuleNotFoundError as error:
+        raise ScoringError(
+            f"--ray takes {error.name}, which is not installed; pip install 'mcdropout[score-ray]' mends it"
+        ) from error
+    return run_on_ray(job, watch, threads or 1)
 
 
 def _passes(text: str | None) -> int | Literal["auto"] | None:

@@ -2,9 +2,10 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mcdropout.engine.masks import drawn_seed
 from mcdropout.scoring.chunks import Chunk, Source
 from mcdropout.scoring.errors import ScoringError
 from mcdropout.scoring.job import Job, part_rows, passes_of, view_of
-from mcdropout.scoring.layout import layout_of
+from mcdropout.scoring.layout import Layout, layout_of
 from mcdropout.scoring.outputs import Output, check_output, output_of
 from mcdropout.scoring.parts import Part, Parts, parts_of
 from mcdropout.scoring.scorer import Scorer
@@ -57,12 +58,14 @@ class Work:
         source: what is read.
         output: what writes it.
         parts: what is done already, and where the rest goes.
+        record: what the output is made of and how.
     """
 
     scorer: Scorer
     source: Source
     output: Output
     parts: Parts
+    record: Mapping[str, Any]
 
     def missing(self) -> Iterator[Chunk]:
         """The chunks that are not done."""
@@ -120,9 +123,70 @@ def finished(job: Job, work: Work, before: int, began: float) -> Summary:
     return Summary(rows, skipped, rows - before, time.perf_counter() - began, work.parts.seed)
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A job whose model is loaded and whose file is open.
+
+    Attributes:
+        job: which.
+        scorer: predicts, but for the seed.
+        source: what is read.
+        layout: the columns of the output.
+    """
+
+    job: Job
+    scorer: Scorer
+    source: Source
+    layout: Layout
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """What an output is made of and how; what goes on from it has to be the same."""
+        job, model, passes = self.job, self.scorer.model, self.scorer.passes
+        return {
+            "model": model.name,
+            "model_version": model.version,
+            "model_sha256": _digest_of(model.bundle.folder),
+            "data": {"name": job.data.name, **self.source.stamp},
+            "seed": job.seed,
+            "mc": passes.mc,
+            "tolerance": passes.tolerance,
+            "fields": None if job.fields is None else list(job.fields),
+            "reduce": job.reduce,
+            "regions": job.regions,
+            "keep": list(job.keep),
+            "batch_rows": job.batch_rows,
+            "device": job.device,
+        }
+
+    def work(self, parts: Parts) -> Work:
+        """The work that there is, with the seed that is settled.
+
+        Raises:
+            ScoringError: the output cannot hold that, or takes a package that is not installed.
+        """
+        model, mc = self.scorer.model, self.scorer.passes.mc
+        about = {"model": model.name, "version": model.version, "mc": str(mc), "seed": str(parts.seed)}
+        output = output_of(self.job.output, self.layout, about)
+        return Work(replace(self.scorer, seed=parts.seed), self.source, output, parts, self.record)
+
+
+def opened(job: Job) -> Opened:
+    """Load a job's model, and open its file.
+
+    Raises:
+        ScoringError: the file, the model, or what is asked for cannot be used.
+    """
+    job.check()
+    model = _loaded(job.model, job.device)
+    source = open_source(job.data, model.takes, job.keep)
+    scorer = Scorer(model, passes_of(job, model), 0, view_of(job, model), str(job.data), job.skip_bad)
+    return Opened(job, scorer, source, layout_of(scorer, source.kept, job.fields))
+
+
 @contextmanager
 def prepared(job: Job) -> Iterator[Work]:
-    """A job whose model is loaded and whose file is open, while no other process is at its output.
+    """The work of a job, while no other process is at its output.
 
     Raises:
         ScoringError: the file, the model, or what is asked for cannot be used.
@@ -130,23 +194,16 @@ def prepared(job: Job) -> Iterator[Work]:
     check_output(job.output)
     if job.output.exists() and not job.overwrite:
         raise ScoringError(f"{job.output}: it exists already; another name, or --overwrite, is accepted")
-    job.check()
-    model = _loaded(job.model, job.device)
-    passes, view = passes_of(job, model), view_of(job, model)
-    source = open_source(job.data, model.takes, job.keep)
-    scorer = Scorer(model, passes, 0, view, str(job.data), job.skip_bad)
-    layout = layout_of(scorer, source.kept, job.fields)
-    record = _record(job, scorer, source)
-    output_of(job.output, layout, {})  # what it cannot hold is said before anything is written
-    rows = part_rows(model, passes, layout.numbers)
-    with parts_of(job.output, record, resume=job.resume, drawn=drawn_seed(), rows=rows) as parts:
+    found = opened(job)
+    found.work(Parts(job.output, 0, 1))  # what the output cannot hold is said before anything is written
+    rows = part_rows(found.scorer.model, found.scorer.passes, found.layout.numbers)
+    with parts_of(job.output, found.record, resume=job.resume, drawn=drawn_seed(), rows=rows) as parts:
         if not job.skip_bad and any(part.skipped for part in parts.done()):
             raise ScoringError(
                 f"{parts.folder}: of what is done already, some rows were skipped; --skip-bad is accepted to go on, "
                 "and --no-resume begins anew"
             )
-        about = {"model": model.name, "version": model.version, "mc": str(passes.mc), "seed": str(parts.seed)}
-        yield Work(replace(scorer, seed=parts.seed), source, output_of(job.output, layout, about), parts)
+        yield found.work(parts)
 
 
 def _loaded(folder: Path, device: str) -> Model:
@@ -158,26 +215,6 @@ def _loaded(folder: Path, device: str) -> Model:
         raise ScoringError(
             f"{folder}: loading it takes {error.name}, which is not installed; pip install 'mcdropout[torch]' mends it"
         ) from error
-
-
-def _record(job: Job, scorer: Scorer, source: Source) -> dict[str, Any]:
-    """What an output is made of and how; what goes on from it has to be the same."""
-    model, passes = scorer.model, scorer.passes
-    return {
-        "model": model.name,
-        "model_version": model.version,
-        "model_sha256": _digest_of(model.bundle.folder),
-        "data": {"name": job.data.name, **source.stamp},
-        "seed": job.seed,
-        "mc": passes.mc,
-        "tolerance": passes.tolerance,
-        "fields": None if job.fields is None else list(job.fields),
-        "reduce": job.reduce,
-        "regions": job.regions,
-        "keep": list(job.keep),
-        "batch_rows": job.batch_rows,
-        "device": job.device,
-    }
 
 
 def _digest_of(folder: Path) -> str:

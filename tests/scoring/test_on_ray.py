@@ -1,0 +1,57 @@
+"""`mcdropout score --ray`: the bytes that one process gives, in the order of the file, whichever actor does what."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+from mcdropout.engine.threads import thread_count
+from mcdropout.scoring.errors import ScoringError
+from mcdropout.scoring.job import Job
+from mcdropout.scoring.parts import folder_of
+from mcdropout.scoring.run import prepared
+from tests.conftest import MODELS
+from tests.scoring.running import command, nuclei, score
+from tests.scoring.test_resuming import stopped
+
+ROWS = 60
+# A cluster of its own, of this machine alone.
+ALONE = {"RAY_ADDRESS": "local", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+TUMOURS = ("--model", MODELS / "tumour-mlp", "--seed", 7, "--mc", 20, "--batch-rows", 2, "--ray")
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_the_bytes_are_those_of_one_process_of_which_parts_are_taken_over(tmp_path: Path, suffix: str) -> None:
+    data, output, alone = tmp_path / f"rows{suffix}", tmp_path / "out.parquet", tmp_path / "alone.parquet"
+    rows = pa.table({f"c{place}": nuclei(ROWS)[:, place] for place in range(30)})
+    (pq.write_table if suffix == ".parquet" else pa.csv.write_csv)(rows, data)
+    stopped(data, output)
+    done = command(data, "-o", output, *TUMOURS, **ALONE)
+    assert done.returncode == 0, done.stderr
+    assert f"{ROWS} rows, 6 of them before, in" in done.stdout
+    score(data, alone, "tumour-mlp", mc=20, seed=7, batch_rows=2)
+    assert output.read_bytes() == alone.read_bytes()
+    assert not folder_of(output).exists()
+
+
+def test_a_row_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    rows = nuclei(ROWS)
+    rows[41, 3] = np.inf
+    np.save(tmp_path / "rows.npy", rows)
+    done = command(tmp_path / "rows.npy", "-o", tmp_path / "out.parquet", *TUMOURS, **ALONE)
+    assert done.returncode == 1
+    assert f"error: row 41 of {tmp_path / 'rows.npy'} in the column 3 holds infinity; finite numbers" in done.stderr
+
+
+def test_a_machine_that_has_another_bundle_refuses(tmp_path: Path) -> None:
+    from mcdropout.ray.scoring import PartScorer
+
+    np.save(tmp_path / "rows.npy", nuclei(ROWS))
+    job = Job(tmp_path / "rows.npy", tmp_path / "out.parquet", MODELS / "tumour-mlp")
+    with prepared(job) as work:
+        PartScorer(job, work.parts, work.record, thread_count())
+        with pytest.raises(ScoringError, match="a machine of the cluster has another model_sha256, .* and not 0"):
+            PartScorer(job, work.parts, {**work.record, "model_sha256": "0"}, thread_count())
