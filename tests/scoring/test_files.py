@@ -14,6 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from mcdropout.catalogue.loading import Loading, load
+from tests.bundles import TOKEN_FIELDS, TOKENS, write_bundle
+from tests.compilations import compiled
 from tests.scoring.running import TOLERANCE, clinic_in, column, example, nuclei, score, table
 
 ROWS = 50
@@ -46,6 +49,7 @@ WRITTEN = {
     "npy": ("rows.npy", lambda path: np.save(path, nuclei(ROWS)), False),
     "fortran": ("rows.npy", _fortran, False),
     "npz": ("rows.npz", _npz, True),
+    "fortran npz": ("rows.npz", lambda path: np.savez(path, nuclei=np.asfortranarray(nuclei(ROWS))), False),
     "parquet": ("rows.parquet", lambda path: pq.write_table(pa.table(columns()), path, row_group_size=8), True),
     "feather": ("rows.feather", lambda path: pa.feather.write_feather(pa.table(columns()), str(path)), True),
     "stream": ("rows.arrow", _stream, True),
@@ -168,3 +172,49 @@ def test_rows_of_arrays_may_be_nested_lists_or_flat_ones(tmp_path: Path) -> None
     found = [table(tmp_path / f"{name}-out.parquet") for name in ("nested", "flat", "tensors")]
     assert found[0].equals(found[1])
     assert found[0].equals(found[2])
+
+
+def test_several_inputs_are_arrays_or_columns_by_their_names(tmp_path: Path) -> None:
+    model = compiled(write_bundle(tmp_path / "models", "tokens", TOKENS, **TOKEN_FIELDS))
+    tokens = np.random.default_rng(1).integers(0, 20, (6, 5))
+    mask = np.arange(5) < np.array([5, 4, 3, 2, 1, 5])[:, None]
+    np.savez(tmp_path / "rows.npz", attention_mask=mask, input_ids=tokens, id=np.arange(6))
+    columns = {"id": range(6), "attention_mask": mask.tolist(), "input_ids": tokens.tolist()}
+    pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), tmp_path / "rows.parquet")
+    for suffix in ("npz", "parquet"):
+        output = tmp_path / f"{suffix}.parquet"
+        score(tmp_path / f"rows.{suffix}", output, model, mc=10, seed=7, batch_rows=4, keep=("id",))
+    takes = {"input_ids": tokens, "attention_mask": mask}
+    wanted = load(model, Loading()).engine.predict(takes, 10, seed=7)
+    found = table(tmp_path / "npz.parquet")
+    assert found.equals(table(tmp_path / "parquet.parquet"))
+    np.testing.assert_allclose(found.column("mean.1").to_numpy(), wanted.mean[:, 1], atol=TOLERANCE)
+
+
+def test_what_is_missing_is_an_empty_cell_a_null_or_nan(tmp_path: Path) -> None:
+    code = """
+        from torch import nn
+
+        class Network(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+
+            def forward(self, x):
+                return self.layers(x.nan_to_num(2.5))
+    """
+    model = compiled(write_bundle(tmp_path / "models", "gaps", code, input={"shape": [4], "missing": "allowed"}))
+    rows = np.random.default_rng(1).normal(size=(5, 4)).round(3)
+    rows[[1, 3], [0, 2]] = np.nan
+    cells = [[None if np.isnan(cell) else cell for cell in column] for column in rows.T.tolist()]
+    gaps = pa.table({f"c{place}": column for place, column in enumerate(cells)})
+    np.save(tmp_path / "rows.npy", rows)
+    pq.write_table(gaps, tmp_path / "rows.parquet")
+    pa.csv.write_csv(gaps, tmp_path / "rows.csv")
+    found = []
+    for suffix in ("npy", "parquet", "csv"):
+        score(tmp_path / f"rows.{suffix}", tmp_path / f"{suffix}.parquet", model, mc=10, seed=7)
+        found.append(table(tmp_path / f"{suffix}.parquet"))
+    assert found[0].equals(found[1])
+    assert found[0].equals(found[2])
+    assert not found[0].column("mean.0").null_count

@@ -53,5 +53,5 @@ def test_a_machine_that_has_another_bundle_refuses(tmp_path: Path) -> None:
     job = Job(tmp_path / "rows.npy", tmp_path / "out.parquet", MODELS / "tumour-mlp")
     with prepared(job) as work:
         PartScorer(job, work.parts, work.record, thread_count())
-        with pytest.raises(ScoringError, match="a machine of the cluster has another model_sha256, .* and not 0"):
+        with pytest.raises(ScoringError, match=r"a machine of the cluster has another model_sha256, .* and not 0"):
             PartScorer(job, work.parts, {**work.record, "model_sha256": "0"}, thread_count())

@@ -182,3 +182,21 @@ def test_an_output_that_is_there_is_replaced_only_where_that_is_asked_for(data: 
     assert output.read_text() == "mine"
     score(data, output, "tumour-mlp", mc=20, overwrite=True)
     assert len(output.read_text().splitlines()) == ROWS + 1
+
+
+def test_what_was_skipped_before_is_not_taken_for_an_answer(tmp_path: Path) -> None:
+    rows = nuclei(ROWS)
+    rows[1] = np.nan
+    np.save(tmp_path / "rows.npy", rows)
+    stopped(tmp_path / "rows.npy", tmp_path / "out.csv", skip_bad=True)
+    with pytest.raises(ScoringError, match="some rows were skipped; --skip-bad is accepted to go on"):
+        score(tmp_path / "rows.npy", tmp_path / "out.csv", "tumour-mlp", mc=20)
+    assert score(tmp_path / "rows.npy", tmp_path / "out.csv", "tumour-mlp", mc=20, skip_bad=True).skipped == 1
+
+
+def test_what_is_read_is_never_written_over(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", nuclei=nuclei(3))
+    before = (tmp_path / "rows.npz").read_bytes()
+    with pytest.raises(ScoringError, match="is what is to be predicted; another name is accepted"):
+        score(tmp_path / "rows.npz", tmp_path / "rows.npz", "tumour-mlp", mc=20, overwrite=True)
+    assert (tmp_path / "rows.npz").read_bytes() == before

@@ -1,7 +1,7 @@
 """Layouts: which columns an output has, and what of the scored rows goes into each."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ class Item:
         columns: their names: one, or one for each entry of a shape of one dimension.
         depth: of the lists in its one column; 0 where it holds no lists.
         labels: the names of the classes that its numbers are; None where numbers are written.
+        leads: whether it comes before the passes.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Item:
     columns: tuple[str, ...]
     depth: int = 0
     labels: tuple[str, ...] | None = None
+    leads: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,8 @@ class Layout:
     @property
     def in_order(self) -> list[Item]:
         """The statistics, and the passes among them."""
-        leading = sum(1 for item in self.items if item.name == "label")
-        passes = Item(PASSES, np.dtype(np.int64), (), (PASSES,))
-        return [*self.items[:leading], passes, *self.items[leading:]]
+        passes = Item(PASSES, np.dtype(np.int64), (), (PASSES,), leads=True)
+        return sorted((*self.items, passes), key=lambda item: not item.leads)
 
     def columns(self, scored: Scored) -> Iterator[tuple[str, Item, Values]]:
         """The name of each column that is not kept, its statistic, and its values: `[rows]`, or an array for each
@@ -94,8 +95,12 @@ def layout_of(scorer: Scorer, kept: Mapping[str, Any], fields: Sequence[str] | N
             f"fields names {unknown[0]!r}, which is null for this model with mc {scorer.passes.mc}; other fields are "
             "accepted"
         )
-    items = [_item(scorer, name, value) for name, value in values.items() if value is not None]
-    items.sort(key=lambda item: item.name not in TASKS[scorer.model.engine.task].leading)
+    leading = TASKS[scorer.model.engine.task].leading
+    items = [
+        replace(_item(scorer, name, value), leads=name in leading)
+        for name, value in values.items()
+        if value is not None
+    ]
     layout = Layout(kept, tuple(items), sum(value.size for value in values.values() if value is not None))
     names = {name for item in layout.in_order for name in item.columns}
     if taken := [name for name in kept if name in names]:

@@ -194,6 +194,8 @@ def prepared(job: Job) -> Iterator[Work]:
     check_output(job.output)
     if job.output.exists() and not job.overwrite:
         raise ScoringError(f"{job.output}: it exists already; another name, or --overwrite, is accepted")
+    if job.output.exists() and job.data.exists() and job.output.samefile(job.data):
+        raise ScoringError(f"{job.output}: is what is to be predicted; another name is accepted for the output")
     found = opened(job)
     found.work(Parts(job.output, 0, 1))  # what the output cannot hold is said before anything is written
     rows = part_rows(found.scorer.model, found.scorer.passes, found.layout.numbers)

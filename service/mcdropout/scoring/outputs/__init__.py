@@ -66,6 +66,8 @@ def check_output(path: Path) -> None:
         raise ScoringError(f"{path}: a name that ends in {', '.join(OUTPUTS)} is accepted for the output")
     if not path.absolute().parent.is_dir():
         raise ScoringError(f"{path}: its folder is missing; one that exists is accepted")
+    if path.is_dir():
+        raise ScoringError(f"{path}: is a folder; the name of a file is accepted for the output")
 
 
 def output_of(path: Path, layout: Layout, about: Mapping[str, str]) -> Output:

@@ -79,7 +79,7 @@ class ParquetSource(_Table):
 
 
 class ArrowSource(_Table):
-    """The rows of an Arrow file or stream, or of a Feather file, which is mapped into memory."""
+    """The rows of an Arrow file or stream, or of a Feather file, a batch of its own at a time."""
 
     def __init__(self, path: Path, takes: Sequence[Input], keep: Sequence[str]) -> None:
         """As `open_source`."""
