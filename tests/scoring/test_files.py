@@ -178,7 +178,7 @@ def test_several_inputs_are_arrays_or_columns_by_their_names(tmp_path: Path) -> 
     model = compiled(write_bundle(tmp_path / "models", "tokens", TOKENS, **TOKEN_FIELDS))
     tokens = np.random.default_rng(1).integers(0, 20, (6, 5))
     mask = np.arange(5) < np.array([5, 4, 3, 2, 1, 5])[:, None]
-    np.savez(tmp_path / "rows.npz", attention_mask=mask, input_ids=tokens, id=np.arange(6))
+    np.savez(tmp_path / "rows.npz", attention_mask=mask, input_ids=tokens, id=np.arange(6, dtype=">i8"))
     columns = {"id": range(6), "attention_mask": mask.tolist(), "input_ids": tokens.tolist()}
     pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), tmp_path / "rows.parquet")
     for suffix in ("npz", "parquet"):

@@ -1,11 +1,13 @@
 """What stopped goes on: after SIGKILL, after Ctrl-C, and not from what is made of something else."""
 
+import errno
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from mcdropout.machine import locked
 from mcdropout.scoring.errors import ScoringError
 from mcdropout.scoring.job import Job
 from mcdropout.scoring.parts import folder_of
-from mcdropout.scoring.run import prepared
+from mcdropout.scoring.run import prepared, run
+from mcdropout.scoring.scorer import Scored
 from tests.conftest import MODELS
 from tests.patience import patience, wait_until
 from tests.scoring.running import COMMAND, nuclei, score, table
@@ -144,7 +147,9 @@ def test_a_part_that_is_missing_between_others_is_scored(data: Path, tmp_path: P
     output, unbroken = tmp_path / "out.parquet", tmp_path / "unbroken.parquet"
     stopped(data, output, parts=5)
     sorted(folder_of(output).glob("0*"))[1].unlink()
-    assert score(data, output, "tumour-mlp", mc=20).scored == ROWS - 8
+    seen: list[int] = []
+    run(Job(data, output, MODELS / "tumour-mlp", mc=20), lambda rows, share: seen.append(rows))
+    assert seen == list(range(10, ROWS + 1, 2))  # 8 rows were done
     score(data, unbroken, "tumour-mlp", mc=20, seed=7, batch_rows=2)
     assert output.read_bytes() == unbroken.read_bytes()
 
@@ -156,6 +161,26 @@ def test_a_part_that_was_not_finished_counts_for_nothing(data: Path, tmp_path: P
     assert score(data, output, "tumour-mlp", mc=20).scored == ROWS - 4
     score(data, unbroken, "tumour-mlp", mc=20, seed=7, batch_rows=2)
     assert output.read_bytes() == unbroken.read_bytes()
+
+
+def test_a_part_that_the_disk_has_no_room_for_is_not_there(data: Path, tmp_path: Path) -> None:
+    class Full:
+        suffix = ".arrow"
+
+        def write(self, scored: Scored, path: Path) -> None:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def join(self, parts: Sequence[Path], path: Path) -> None:
+            raise AssertionError("there is nothing to join")
+
+    output = tmp_path / "out.parquet"
+    stopped(data, output, parts=2)
+    with prepared(Job(data, output, MODELS / "tumour-mlp", mc=20)) as work:
+        chunk = next(iter(work.missing()))
+        with pytest.raises(OSError, match="No space left"):
+            replace(work, output=Full()).score(chunk)
+        assert [part.first for part in work.parts.done()] == [0, 2]
 
 
 def test_two_at_once_are_refused(data: Path, tmp_path: Path) -> None:

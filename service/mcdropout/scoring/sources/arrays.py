@@ -55,7 +55,7 @@ def rows_of_array(label: str, spec: Input, values: npt.NDArray[Any]) -> tuple[Ro
     Raises:
         RowsError: they cannot be used; of one row of numbers it names the column.
     """
-    values = np.ascontiguousarray(values, values.dtype.newbyteorder("="))
+    values = np.ascontiguousarray(values)
     given = values[0] if len(values) == 1 else values
     array = declared(label, spec, values.dtype, given.shape, None)
     try:
