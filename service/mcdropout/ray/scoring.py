@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,28 +39,34 @@ class PartScorer:
             parts: where they go; the seed and the number of rows in each.
             record: what the one who asks found the model and the file to be.
             threads: that compute.
+        """
+        log.configure("console", "error")
+        use_threads(threads)
+        self._job, self._parts, self._record = job, parts, record
+
+    @cached_property
+    def _work(self) -> Work:
+        """The model and the file, loaded and opened once.
 
         Raises:
             ScoringError: here they are others.
         """
-        log.configure("console", "error")
-        use_threads(threads)
-        found = opened(job)
+        found = opened(self._job)
         for name in _SAME:
-            if found.record[name] != record[name]:
+            if found.record[name] != self._record[name]:
                 raise ScoringError(
-                    f"a machine of the cluster has another {name}, {found.record[name]} and not {record[name]}; the "
-                    "same files, under the same paths, are accepted"
+                    f"a machine of the cluster has another {name}, {found.record[name]} and not {self._record[name]}; "
+                    "the same files, under the same paths, are accepted"
                 )
-        self._work = found.work(parts)
+        return found.work(self._parts)
 
     def __call__(self, batch: Batch) -> Batch:
         """Predict the parts that begin with these rows. What fails is returned, as Ray would try it again."""
         rows, failed = [], []
         for first in batch["first"].tolist():
-            chunk = next(iter(self._work.source.chunks(first, self._work.parts.batch_rows)))
             try:
-                part = self._work.score(chunk)
+                work = self._work
+                part = work.score(next(iter(work.source.chunks(first, self._parts.batch_rows))))
                 rows.append(part.stop - part.first)
                 failed.append("")
             except ScoringError as error:
