@@ -26,6 +26,14 @@ from mcdropout.predictions import Answered, InvalidAskError, Pause, Planned
 from mcdropout.scheduling.answer import Answer, Shares
 
 MEDIA_TYPE = "text/event-stream"
+_EVENT = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"type": "string", "enum": ["estimate", "answer", "problem"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
 _DEFAULT_PATH, _MODEL_PATH = "/predict/stream", "/models/{name}/predict/stream"
 
 
@@ -118,6 +126,6 @@ def _documentation(*path: str) -> dict[str, Any]:
     del found["responses"][200]["model"]
     found["responses"][200] |= {
         "description": "Events: estimate, as often as there is one; then answer, or problem. Their data is JSON.",
-        "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
+        "content": {MEDIA_TYPE: {"schema": _EVENT}},
     }
     return found
