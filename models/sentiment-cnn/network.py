@@ -1,19 +1,10 @@
 """A convolution over hashed words, with dropout on the words and behind the pooling, and two outputs."""
 
-import re
-import zlib
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 WORDS = 4096
-
-
-def tokens_of(text: str) -> list[int]:
-    """A text as the network takes it: each word, `!` and `?` as a number from 1 to 4095, by its CRC-32."""
-    found = re.findall(r"[a-z']+|[!?]", text.lower())
-    return [1 + zlib.crc32(word.encode()) % (WORDS - 1) for word in found]
 
 
 class Network(nn.Module):

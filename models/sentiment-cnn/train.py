@@ -25,11 +25,12 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent)]
 
 from mnist import save_results, save_weights  # noqa: E402
-from network import Network, tokens_of  # noqa: E402
+from network import Network  # noqa: E402
+from preprocess import LONGEST, tokens_of  # noqa: E402
 
 from mcdropout import Engine  # noqa: E402
 
-LONGEST, BATCH, TEST_EVERY, PASSES = 128, 64, 10, 200
+BATCH, TEST_EVERY, PASSES = 64, 10, 200
 Sentence = tuple[list[int], float]
 
 

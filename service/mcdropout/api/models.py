@@ -136,4 +136,5 @@ def _describe(model: Model) -> dict[str, Any]:
         + [asdict(site) | {"on": False} for site in model.engine.sites_off],
         "program": asdict(model.engine.program),
         "formats": formats.media_types_of_bodies(model.takes),
+        "preprocess": manifest.preprocess,
     }

@@ -106,9 +106,10 @@ async def asked(services: Services, request: Request, name: str) -> tuple[Planne
     given = formats.of_content(header_of(request.scope, b"content-type") or "")
     with services.bodies.share() as share:
         body = await body_of(services, request, share, model.name)
-        takes, read = planned.model.takes, formats.reader_of(given, partial(header_of, request.scope))
+        takes, hook = planned.model.takes, planned.model.bundle.hook
+        read = formats.reader_of(given, partial(header_of, request.scope), hook)
         size = len(body)
-        if size <= INLINE_BYTES and given.grows(body):
+        if size <= INLINE_BYTES and (hook is not None or given.grows(body)):
             size = INLINE_BYTES + 1
         inputs = await where_it_belongs(services.at_once, size, read, body, takes, settings.max_rows)
         del body

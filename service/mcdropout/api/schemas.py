@@ -264,6 +264,9 @@ class ModelDescription(ModelSummary):
     sites: list[SiteDescription] | None = Field(None, description="Those that are on, then those that are off.")
     program: ProgramDescription | None = None
     formats: list[str] | None = Field(None, description="Media types of the bodies that it takes.")
+    preprocess: str | None = Field(
+        None, description="What makes rows of text and objects that are sent as inputs; null where nothing does."
+    )
 
 
 class Health(BaseModel):

@@ -106,12 +106,13 @@ def rows_of_arrays(
     ]
     check_together(given, most)
     for part in given:
-        _check_values(part.label, np.asarray(part.values), part.spec)
+        check_values(part.label, np.asarray(part.values), part.spec)
         pause()
     return tuple(prepare(part, pause) for part in given)
 
 
-def _check_values(label: str, values: npt.NDArray[Any], spec: Input) -> None:
+def check_values(label: str, values: npt.NDArray[Any], spec: Input) -> None:
+    """Raise RowsError where values are not what an input takes."""
     if spec.kind != "b":
         check_bounds(label, values, spec, infinite="infinity")
     elif (byte := int(values.view(np.uint8).max())) > 1:

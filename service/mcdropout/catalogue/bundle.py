@@ -2,11 +2,13 @@
 
 import json
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mcdropout.catalogue.hooks import Hook, load_hook
 from mcdropout.catalogue.manifest import MANIFEST, BundleError, read_manifest
 from mcdropout.catalogue.rows import RowsError, read_rows
 from mcdropout.engine.arrays import Array
@@ -42,6 +44,18 @@ class Bundle:
                 f"{folder / MANIFEST}: name is {self.manifest.name!r}; the folder's name, {called!r}, is accepted"
             )
 
+    @cached_property
+    def hook(self) -> Hook | None:
+        """What makes rows of what clients send; None where they send rows. Runs the bundle's own code.
+
+        Raises:
+            BundleError: it cannot be imported.
+        """
+        if self.manifest.preprocess is None:
+            return None
+        path = self.inside("preprocess", self.manifest.preprocess.partition(":")[0])
+        return load_hook(path, self.manifest)
+
     def example(self) -> Any | None:
         """A small body as clients send it, of `example.json`; None where there is none."""
         path = self.folder / EXAMPLE
@@ -68,7 +82,7 @@ class Bundle:
                 raise BundleError(f"{path}: is no regular file; one with rows as a client would send them is accepted")
             try:
                 takes = self.manifest.takes
-                rows = read_rows(path.read_bytes(), takes)
+                rows = read_rows(path.read_bytes(), takes, hook=self.hook)
                 return batches_of(rows, Sizing(tuple(spec.dimensions for spec in takes), {}))[0].inputs
             except (OSError, RowsError, InvalidInputError) as error:
                 raise BundleError(f"{path}: {error}") from error

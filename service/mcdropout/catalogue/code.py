@@ -1,13 +1,8 @@
 """Networks: a bundle's PyTorch network, made by its own code with its own weights, or read from an archive."""
 
-import importlib.util
 import inspect
-import sys
 from contextlib import suppress
-from importlib.machinery import SOURCE_SUFFIXES, FileFinder, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,6 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mcdropout.catalogue.bundle import Bundle
+from mcdropout.catalogue.importing import import_file
 from mcdropout.catalogue.manifest import BundleError
 from mcdropout.catalogue.process_state import put_back
 from mcdropout.engine.faults import refusing
@@ -47,7 +43,7 @@ def load_network(bundle: Bundle) -> nn.Module:
 
 
 def _build(bundle: Bundle, path: Path, name: str) -> nn.Module:
-    code, arguments = _import(path, bundle.manifest.name), bundle.manifest.arguments
+    code, arguments = import_file(path, bundle.manifest.name), bundle.manifest.arguments
     factory = getattr(code, name, None)
     if factory is None:
         defined = [key for key, value in vars(code).items() if inspect.isclass(value) or inspect.isfunction(value)]
@@ -57,44 +53,6 @@ def _build(bundle: Bundle, path: Path, name: str) -> nn.Module:
     if not isinstance(network, nn.Module):
         raise BundleError(f"{path}: {name} returns {type(network).__name__}; a torch.nn.Module is accepted")
     return network
-
-
-class _FromSource(SourceFileLoader):
-    """Compiles what a file holds now. Bytecode that was kept is taken for current where size and time are the same,
-    which they may be of another version."""
-
-    def path_stats(self, path: Any) -> Any:
-        raise OSError("no bytecode is kept")
-
-
-def _import(path: Path, model: str) -> ModuleType:
-    """Import a bundle's file under a name of its own, so that `from .layers import ...` works in it."""
-    for place in (path.parent, *(inner for inner in path.parent.rglob("*") if inner.is_dir())):
-        sys.path_importer_cache[str(place)] = FileFinder(str(place), (_FromSource, SOURCE_SUFFIXES))
-    package = f"_mcdropout_bundle_{''.join(c if c.isalnum() else '_' for c in model)}_{abs(hash(path.resolve()))}"
-    parent = ModuleType(package)
-    parent.__path__ = [str(path.parent)]
-    name = f"{package}.{path.stem}"
-    for stale in [key for key in sys.modules if key == package or key.startswith(f"{package}.")]:
-        del sys.modules[stale]
-    spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
-    assert spec is not None
-    assert spec.loader is not None
-    code = importlib.util.module_from_spec(spec)
-    sys.modules[package] = parent
-    sys.modules[name] = code
-    with refusing(f"{path}: cannot be imported", kind=BundleError):
-        try:
-            spec.loader.exec_module(code)
-        except ModuleNotFoundError as error:
-            missing = (error.name or "").partition(".")[0]
-            if not missing or not ((path.parent / f"{missing}.py").is_file() or (path.parent / missing).is_dir()):
-                raise
-            raise BundleError(
-                f"{path}: cannot be imported: {missing!r} is imported as a package that is installed, and lies in the "
-                f"bundle; its own files by a leading dot, as in from .{missing} import ..., are accepted"
-            ) from error
-    return code
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:

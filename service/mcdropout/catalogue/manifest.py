@@ -160,6 +160,7 @@ class Manifest(Record):
         network: `file.py:Name`, a class or function in the bundle that returns the network;
         arguments: what it is called with;
         weights: a file in the bundle: `.safetensors`, or a state dict that `torch.load(weights_only=True)` reads.
+        preprocess: `file.py:name`, a function in the bundle that makes rows of what clients send; see `hooks.py`.
         temperature: what logits are divided by.
         threshold: for "binary" and "multilabel", the mean probability from which on the answer is yes.
         likelihood: for regression, how the noise is distributed: "gaussian", "laplace" or "student_t".
@@ -186,6 +187,7 @@ class Manifest(Record):
     network: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*\.py:[A-Za-z_]\w*$")] | None = None
     arguments: dict[str, Any] = Field(default={})
     weights: str | None = None
+    preprocess: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*\.py:[A-Za-z_]\w*$")] | None = None
     temperature: Annotated[Number, Field(gt=0)] = 1.0
     threshold: Annotated[Number, Field(gt=0, lt=1)] = 0.5
     likelihood: LikelihoodName = "gaussian"

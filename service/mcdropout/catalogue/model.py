@@ -68,6 +68,7 @@ def model_of(bundle: Bundle, engine: Engine) -> Model:
         takes = tuple(given.within(spec.lowest, spec.highest, spec.dtype) for spec, given in pairs)
     except ValueError as error:
         raise BundleError(f"{bundle.folder / MANIFEST}: {error}") from error
+    _ = bundle.hook  # which is refused now, and not with the first request
     examples = bundle.examples(max(_WARM_ROWS))
     passes = max(1, manifest.passes.default)
     for count in (*_WARM_ROWS, _WARM_ROWS[-1]):  # the last time it is warm

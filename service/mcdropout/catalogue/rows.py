@@ -12,6 +12,7 @@ import orjson
 from mcdropout.catalogue.checks import Given, accepted_shape, check_bounds, check_number, check_together, prepare
 from mcdropout.catalogue.checks import RowsError as RowsError
 from mcdropout.catalogue.columns import are_records, rows_of_records
+from mcdropout.catalogue.hooks import Hook, is_raw, rows_of_raw
 from mcdropout.catalogue.images import are_images, images_of
 from mcdropout.catalogue.inputs import Input
 from mcdropout.engine.ragged import Rows
@@ -41,19 +42,25 @@ _SHOWN, _MOST_NAMES = 100, 10  # characters of what a client sent, and how many 
 
 
 def read_rows(
-    text: bytes, inputs: Sequence[Input], most: int | None = None, pause: Callable[[], None] = lambda: None
+    text: bytes,
+    inputs: Sequence[Input],
+    most: int | None = None,
+    pause: Callable[[], None] = lambda: None,
+    *,
+    hook: Hook | None = None,
 ) -> tuple[Rows, ...]:
     """The rows that a JSON text holds, as the network takes them.
 
     Its `inputs` is an object that holds the rows of each input by its name, or, where there is one input, its rows.
     Rows are one row, or a list of them. A row is nested lists; or, where the input has columns, an object of
-    these; or, where it is made of images, `{"b64": ...}`.
+    these; or, where it is made of images, `{"b64": ...}`; or what the model's own hook takes.
 
     Args:
         text: the JSON.
         inputs: what the model takes.
         most: how many rows are accepted; None for any number.
         pause: called between parts, where they take long.
+        hook: makes rows of text and objects; None where the model has none.
 
     Returns:
         For each input `[rows, *shape]`, finite, in its dtype; a row after another where their sizes differ.
@@ -63,7 +70,7 @@ def read_rows(
     """
     check_bulk(text, inputs, most)
     try:
-        return _rows_of(orjson.loads(text), text, inputs, most, pause)
+        return _rows_of(orjson.loads(text), text, inputs, most, pause, hook)
     except RecursionError as error:
         raise RowsError(_TOO_DEEP) from error
     except orjson.JSONDecodeError as error:
@@ -75,13 +82,20 @@ def read_rows(
 
 
 def _rows_of(
-    content: Any, text: bytes, inputs: Sequence[Input], most: int | None, pause: Callable[[], None]
+    content: Any,
+    text: bytes,
+    inputs: Sequence[Input],
+    most: int | None,
+    pause: Callable[[], None],
+    hook: Hook | None,
 ) -> tuple[Rows, ...]:
     """As `read_rows`, of what the text holds."""
     if not isinstance(content, dict) or set(content) != {"inputs"}:
         found = f"the fields {_named(content)}" if isinstance(content, dict) else type(content).__name__
         form = "[...]" if len(inputs) == 1 else _form(inputs)
         raise RowsError(f'the content holds {found}; an object {{"inputs": {form}}} is accepted')
+    if hook is not None and is_raw(content["inputs"]) and not _is_by_name(content["inputs"], inputs):
+        return rows_of_raw(hook, content["inputs"], inputs, most, pause)
     words = any(word in text for word in _WORDS)
     values = _by_input(content["inputs"], inputs)
     for _, value, spec in values:
@@ -90,6 +104,11 @@ def _rows_of(
     given = [_take(label, value, spec, words, pause) for label, value, spec in values]
     check_together(given, most)
     return tuple(prepare(part, pause) for part in given)
+
+
+def _is_by_name(given: Any, inputs: Sequence[Input]) -> bool:
+    """Whether an object holds the rows of each input by its name."""
+    return isinstance(given, dict) and set(given) == {spec.name for spec in inputs}
 
 
 def check_bulk(text: bytes, inputs: Sequence[Input], most: int | None) -> None:
@@ -116,14 +135,14 @@ def _bulk_of_row(spec: Input) -> tuple[int, int]:
 
 
 def read_many_rows(
-    text: bytes, inputs: Sequence[Input], most: int | None, pause: Callable[[], None]
+    text: bytes, inputs: Sequence[Input], most: int | None, pause: Callable[[], None], *, hook: Hook | None = None
 ) -> tuple[Rows, ...]:
     """What `read_rows` returns and raises, read some rows at a time, with pauses.
 
     Parsing a long text in one go keeps every other thread waiting: 30 ms for 1,000 images of 784 numbers.
     """
-    if len(text) <= _PART_BYTES:
-        return read_rows(text, inputs, most, pause)
+    if len(text) <= _PART_BYTES or hook is not None:
+        return read_rows(text, inputs, most, pause, hook=hook)
     check_bulk(text, inputs, most)
     rows: list[Rows] = []
     count = 0

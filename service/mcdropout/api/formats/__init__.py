@@ -11,6 +11,7 @@ from mcdropout.api.formats import images, json, raw, tensors
 from mcdropout.api.formats.format import Format as Format
 from mcdropout.api.formats.format import Header as Header
 from mcdropout.api.formats.format import Written as Written
+from mcdropout.catalogue.hooks import Hook
 from mcdropout.catalogue.inputs import Input
 from mcdropout.engine.ragged import Rows
 
@@ -53,14 +54,19 @@ def of_content(content_type: str) -> Format:
     return found
 
 
-def reader_of(format: Format, header: Callable[[bytes], str | None]) -> Callable[..., tuple[Rows, ...]]:
-    """What reads a body, with the headers that say what it holds.
+def reader_of(
+    format: Format, header: Callable[[bytes], str | None], hook: Hook | None = None
+) -> Callable[..., tuple[Rows, ...]]:
+    """What reads a body, with the headers that say what it holds, and what makes rows of it.
 
     Args:
         format: of the body.
         header: a request's header by its name in lower case; None where there is none.
+        hook: the model's; None where it has none.
     """
     assert format.read is not None
+    if format.is_prepared and hook is not None:
+        return partial(format.read, hook=hook)
     if not format.headers:
         return format.read
     values = ((one.name, header(one.name.lower().encode())) for one in format.headers)

@@ -57,6 +57,8 @@ class Format:
         headers: of a request, that say what its body holds; `read` gets those that there are by their names.
         takes: whether models of such inputs can be asked in it.
         grows: whether what a small body holds may be large: it is then read as a large one is.
+        is_prepared: whether bodies may hold what a model's own hook makes rows of; `read` gets that, as `hook=`, where
+            the model has one.
         compressible: whether large answers are worth compressing, where a client takes them so.
         answer_headers: what is sent along with an answer: names, and a sentence for the API's documentation.
     """
@@ -70,5 +72,6 @@ class Format:
     headers: tuple[Header, ...] = ()
     takes: Callable[[Sequence[Input]], bool] = lambda inputs: True
     grows: Callable[[bytes], bool] = lambda body: False
+    is_prepared: bool = False
     compressible: bool = False
     answer_headers: Mapping[str, str] = field(default_factory=dict)

@@ -72,5 +72,6 @@ FORMAT = Format(
     body_schema=PredictRequest.model_json_schema(),
     answer_schema={"$ref": "#/components/schemas/PredictResponse"},
     grows=lambda body: b'"b64"' in body,
+    is_prepared=True,
     compressible=True,
 )
