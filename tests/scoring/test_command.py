@@ -102,7 +102,7 @@ def test_ten_times_the_rows_take_no_more_memory(tmp_path: Path, suffix: str) -> 
     for rows in (40_000, 400_000):
         data, output = tmp_path / f"{rows}{suffix}", tmp_path / f"{rows}-out{suffix.replace('npy', 'npz')}"
         _written(data, rows)
-        flags = ["--mc", "0", "--batch-rows", "2000", "--fields", "mean,entropy"]
+        flags = ["--mc", "1", "--batch-rows", "2000", "--fields", "mean,entropy,variation_ratio"]
         arguments = ["score", data, "-o", output, "--model", MODELS / "tumour-mlp", *flags]
         done = subprocess.run(
             [sys.executable, "-c", _MEASURED, *map(str, arguments)],
