@@ -17,6 +17,7 @@ from tests.patience import patience
 from tests.scoring.running import COMMAND, command, nuclei
 
 TUMOURS = ("--model", MODELS / "tumour-mlp", "--seed", 7)
+KEPT = [f"k{number}" for number in range(20)]  # of the Parquet file alone
 _MEASURED = """
 import sys
 from mcdropout.cli import app
@@ -93,7 +94,9 @@ def _written(path: Path, rows: int) -> None:
         lines = "\n".join(",".join(map(str, row)) for row in nuclei(1000).tolist()) + "\n"
         path.write_text(lines * (rows // 1000))
     else:
-        pq.write_table(pa.table({f"c{place}": values[:, place] for place in range(30)}), path, use_dictionary=False)
+        columns = {f"c{place}": values[:, place] for place in range(30)}
+        kept = {name: np.arange(rows) * 0.1 for name in KEPT}
+        pq.write_table(pa.table(columns | kept), path, use_dictionary=False)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".parquet"])
@@ -103,6 +106,7 @@ def test_ten_times_the_rows_take_no_more_memory(tmp_path: Path, suffix: str) -> 
         data, output = tmp_path / f"{rows}{suffix}", tmp_path / f"{rows}-out{suffix.replace('npy', 'npz')}"
         _written(data, rows)
         flags = ["--mc", "1", "--batch-rows", "2000", "--fields", "mean,entropy,variation_ratio"]
+        flags += ["--keep", ",".join(KEPT)] if suffix == ".parquet" else []
         arguments = ["score", data, "-o", output, "--model", MODELS / "tumour-mlp", *flags]
         done = subprocess.run(
             [sys.executable, "-c", _MEASURED, *map(str, arguments)],
