@@ -92,7 +92,7 @@ def rpc(zoo: tuple[Server, int]) -> Iterator[Rpc]:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    compiled(write_bundle(folder, "small", CLASSIFIER))
+    compiled(write_bundle(folder, "small", CLASSIFIER, passes={"default": 50, "maximum": 10000}))
     compiled(write_bundle(folder, "tokens", TOKENS, **TOKEN_FIELDS))
     return folder
 
@@ -196,7 +196,8 @@ class TestMessages:
                 ours, theirs = ours.nested_types_by_name[inner], theirs.nested_types_by_name[inner]
             published = {one.name: _field(one) for one in theirs.fields}
             for field in ours.fields:
-                assert _field(field) == published[field.name]
+                known = _field(field)
+                assert known == published[field.name]
         assert service.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name == interface.SERVICE
 
     def test_of_tritons_client_are_read_as_they_were_meant(self) -> None:
@@ -509,13 +510,18 @@ class TestServing:
             server.wait_for_log("listening", f"127.0.0.1:{port}", lines=workers)
             rpc = Rpc(port)
             rpc("ServerLive", wait_for_ready=True)
-            request = request_of(np.zeros((4000, 4)), mc=1000)
+            request = request_of(np.zeros((4000, 4)), mc=4000)  # which takes longer than idle connections are given
             request.outputs.add(name="passes")
             answer = pool.submit(rpc, _INFER, request)
             server.wait_until_ready()
             wait_until(lambda: waiting_rows(server) == 4000)
+            watch = health_pb2_grpc.HealthStub(rpc.channel).Watch(health_pb2.HealthCheckRequest())
+            assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
             server.process.send_signal(signal.SIGTERM)
-            assert tensors_of(answer.result())["passes"].sum() == 4_000_000
+            assert [one.status for one in watch] == [health_pb2.HealthCheckResponse.NOT_SERVING]
+            assert refused(lambda: rpc("ServerMetadata"))[0] == "UNAVAILABLE"
+            assert not answer.done()
+            assert tensors_of(answer.result())["passes"].sum() == 16_000_000
             assert server.wait() == 0
             rpc.close()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2
 
 from mcdropout.api.oip.grpc.calls import handlers
 from mcdropout.api.oip.grpc.interface import SERVICE
@@ -17,6 +17,7 @@ from mcdropout.settings import Settings
 _log = structlog.get_logger("grpc")
 
 _LOOK_SECONDS = 0.2  # between two looks at whether the models may serve
+_NOTICE_SECONDS = 0.1  # for those who watch, to hear that it ends
 _MOST_STREAMS = 256  # calls at once on one connection; a client keeps further ones back
 _IDENTITY_ALONE = 1  # of the algorithms of compression: what a message grows to would not be bounded
 
@@ -27,6 +28,7 @@ class GrpcServer:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._health = health.aio.HealthServicer()
+        self._ending = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         self._server: Any = None
 
@@ -39,7 +41,7 @@ class GrpcServer:
         settings = self._services.settings
         server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.max_connections)
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers(self._services)),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(health.SERVICE_NAME, self._of_health()),))
         address = address_of(settings)
         credentials = _credentials(settings)
         try:
@@ -64,8 +66,29 @@ class GrpcServer:
             with suppress(asyncio.CancelledError):
                 await self._looking
         await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(_NOTICE_SECONDS)
+        self._ending.set()
         await self._server.stop(self._services.settings.grace_seconds)
         self._server = None
+
+    def _of_health(self) -> dict[str, Any]:
+        messages = {
+            "request_deserializer": health_pb2.HealthCheckRequest.FromString,
+            "response_serializer": health_pb2.HealthCheckResponse.SerializeToString,
+        }
+        return {
+            "Check": grpc.unary_unary_rpc_method_handler(self._health.Check, **messages),
+            "Watch": grpc.unary_stream_rpc_method_handler(self._watch, **messages),
+        }
+
+    async def _watch(self, request: Any, context: Any) -> None:
+        """Say how it is to who watches, until the server ends: it would wait for that call too."""
+        tasks = [asyncio.ensure_future(one) for one in (self._health.Watch(request, context), self._ending.wait())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def _look(self) -> None:
         """Say whether the models may serve now, to those who watch that."""
