@@ -11,9 +11,12 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 import yaml
 from jsonschema import Draft202012Validator
+from torch import nn
 
+from mcdropout import Engine
 from mcdropout.access.keys import hash_of, new_secret
 from tests.api.inference import ZOO, assert_same, by_predict, example_of
 from tests.bundles import CLASSIFIER, write_bundle
@@ -169,6 +172,8 @@ class TestDescriptions:
         assert tensor == {"name": "words", "datatype": "INT64", "shape": [-1, -1]}
         outputs = server.client.get("/v2/models/sentiment-cnn").json()["outputs"]
         assert {"name": "interval", "datatype": "FP64", "shape": [-1, 2]} in outputs
+        maps = server.client.get("/v2/models/digits-segmentation").json()["outputs"]
+        assert [one["shape"] for one in maps if one["name"] in ("label", "mean")] == [[-1, 48, 48], [-1, 11, 48, 48]]
         (image,) = server.client.get("/v2/models/mnist-cnn/versions/1").json()["inputs"]
         assert image == {"name": "image", "datatype": "FP32", "shape": [-1, 1, 28, 28]}
 
@@ -391,7 +396,7 @@ class TestAround:
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with keys, little room for rows, and ports apart."""
     folder = tmp_path_factory.mktemp("models")
-    compiled(write_bundle(folder, "small", CLASSIFIER))
+    compiled(write_bundle(folder, "small", CLASSIFIER, passes={"default": 50, "maximum": 10000}))
     keys = Path(tmp_path_factory.mktemp("keys")) / "keys.yaml"
     keys.write_text(yaml.safe_dump([{"name": "ward", "sha256": hash_of(SECRET).hex(), "roles": ["predict"]}]))
     limits = {"MAX_QUEUE_ROWS": "8", "MAX_BODY_BYTES": "60000", "MAX_BODIES_BYTES": "50000"}
@@ -427,8 +432,19 @@ class TestDoors:
         assert_error(ask(1, id="x" * 60_000), 413, "the body is larger than 60000 bytes")
         with ThreadPoolExecutor() as pool:
             # It is let in as nothing waits yet, and what comes then finds the backlog full.
-            large = pool.submit(ask, 3000, parameters={"mc": 1000}, outputs=[{"name": "passes"}])
+            large = pool.submit(ask, 3000, parameters={"mc": 5000}, outputs=[{"name": "passes"}])
             full = wait_until(lambda: answer if (answer := ask(1)).status_code != 200 else None)
             assert_error(full, 503, "the server is overloaded")
+            unread = locked.client.post("/v2/models/small/infer", content=b"{", headers=self.KEY)
+            assert_error(unread, 503, "the server is overloaded")
             assert int(full.headers["retry-after"]) >= 1
             assert large.result().status_code == 200
+
+
+def test_maps_of_a_size_that_differs_are_described_with_minus_one_for_it_and_classes_with_their_number() -> None:
+    module = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(4, 3, 1))
+    sizes = {"height": (4, 9), "width": (4, 9)}
+    example, shape = torch.randn(3, 1, 6, 8), (1, "height", "width")
+    engine = Engine.from_module(module, example, shapes=shape, sizes=sizes, class_axis=1)
+    shapes = {name: shape for name, (_, shape) in engine.answers.items()}
+    assert (shapes["mean"], shapes["entropy"], shapes["label"]) == ((3, -1, -1), (-1, -1), (-1, -1))
