@@ -400,6 +400,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     keys = Path(tmp_path_factory.mktemp("keys")) / "keys.yaml"
     keys.write_text(yaml.safe_dump([{"name": "ward", "sha256": hash_of(SECRET).hex(), "roles": ["predict"]}]))
     limits = {"MAX_QUEUE_ROWS": "8", "MAX_BODY_BYTES": "60000", "MAX_BODIES_BYTES": "50000"}
+    limits |= {"MAX_REQUEST_SECONDS": "1e9", "MAX_QUEUE_SECONDS": "1e9"}
     limits = {f"MCDROPOUT_{name}": value for name, value in limits.items()}
     flags = "--keys-file", str(keys), "--no-compile"
     with serving(folder, tmp_path_factory.mktemp("log"), *flags, **limits) as running:
@@ -432,7 +433,7 @@ class TestDoors:
         assert_error(ask(1, id="x" * 60_000), 413, "the body is larger than 60000 bytes")
         with ThreadPoolExecutor() as pool:
             # It is let in as nothing waits yet, and what comes then finds the backlog full.
-            large = pool.submit(ask, 3000, parameters={"mc": 5000}, outputs=[{"name": "passes"}])
+            large = pool.submit(ask, 3000, parameters={"mc": 2000}, outputs=[{"name": "passes"}])
             full = wait_until(lambda: answer if (answer := ask(1)).status_code != 200 else None)
             assert_error(full, 503, "the server is overloaded")
             unread = locked.client.post("/v2/models/small/infer", content=b"{", headers=self.KEY)
