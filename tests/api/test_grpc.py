@@ -506,7 +506,8 @@ class TestServing:
     ) -> None:
         port = free_port()
         flags = f"--grpc-port={port}", f"--workers={workers}", "--no-compile", "--default=small"
-        with serving(small, tmp_path, *flags) as server, ThreadPoolExecutor() as pool:
+        costly = {"MCDROPOUT_MAX_REQUEST_SECONDS": "1e9", "MCDROPOUT_MAX_QUEUE_SECONDS": "1e9"}
+        with serving(small, tmp_path, *flags, **costly) as server, ThreadPoolExecutor() as pool:
             server.wait_for_log("listening", f"127.0.0.1:{port}", lines=workers)
             rpc = Rpc(port)
             rpc("ServerLive", wait_for_ready=True)
