@@ -520,7 +520,8 @@ class TestServing:
             assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
             server.process.send_signal(signal.SIGTERM)
             assert [one.status for one in watch] == [health_pb2.HealthCheckResponse.NOT_SERVING]
-            assert refused(lambda: rpc("ServerMetadata"))[0] == "UNAVAILABLE"
+            ended = wait_until(lambda: _refusal(rpc))
+            assert ended.code() is grpc.StatusCode.UNAVAILABLE
             assert not answer.done()
             assert tensors_of(answer.result())["passes"].sum() == 16_000_000
             assert server.wait() == 0
