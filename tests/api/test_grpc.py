@@ -516,6 +516,7 @@ class TestServing:
             answer = pool.submit(rpc, _INFER, request)
             server.wait_until_ready()
             wait_until(lambda: waiting_rows(server) == 4000)
+            wait_until(lambda: rpc.health() == "SERVING")
             watch = health_pb2_grpc.HealthStub(rpc.channel).Watch(health_pb2.HealthCheckRequest())
             assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
             server.process.send_signal(signal.SIGTERM)
