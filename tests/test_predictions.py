@@ -17,7 +17,7 @@ from mcdropout.catalogue.registry import Registry, UnknownModelError
 from mcdropout.engine import statistics
 from mcdropout.engine.arrays import Array
 from mcdropout.metrics import Metrics
-from mcdropout.predictions import Answered, Ask, InvalidAskError, NotReadyError, Predictions
+from mcdropout.predictions import Answered, Ask, InvalidAskError, NotLoadedError, Predictions
 from mcdropout.scheduling.backlog import OverloadedError
 from mcdropout.scheduling.request import DeadlineError
 from mcdropout.scheduling.scheduler import Scheduler
@@ -88,7 +88,7 @@ def test_a_seed_that_was_drawn_gives_the_same_answer_again(predictions: Predicti
     ("ask", "kind", "said"),
     [
         (Ask("none"), UnknownModelError, r"'none'; one of \['concrete-mlp', 'mnist-mlp'\]"),
-        (Ask("mnist-mlp"), NotReadyError, "'mnist-mlp' does not serve: it was not loaded yet"),
+        (Ask("mnist-mlp"), NotLoadedError, "the model 'mnist-mlp' is not loaded: it was not loaded yet"),
         (Ask(mc=10**9), InvalidAskError, "mc is 1000000000; 0 to"),
         (Ask(mc=5, tolerance=0.1), InvalidAskError, "tolerance is 0.1 and mc is 5"),
         (Ask(mc="auto", samples=True), InvalidAskError, "samples is true with mc=auto"),
@@ -121,7 +121,7 @@ def test_a_refused_request_is_counted_once_whether_its_size_was_known_or_not(
         raise OverloadedError("much waits")
 
     with monkeypatch.context() as patched:
-        patched.setattr(scheduler, "refusal", lambda coming=0: OverloadedError("much waits"))
+        patched.setattr(scheduler, "refusal", lambda coming=0, client=None: OverloadedError("much waits"))
         with pytest.raises(OverloadedError):
             predictions.ask(Ask(), examples)
     assert (count(), len(refused)) == (1, 1)

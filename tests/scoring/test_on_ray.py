@@ -34,15 +34,6 @@ def test_the_bytes_are_those_of_one_process_of_which_parts_are_taken_over(tmp_pa
     assert not folder_of(output).exists()
 
 
-def test_a_row_that_cannot_be_used_is_named(tmp_path: Path) -> None:
-    rows = nuclei(ROWS)
-    rows[41, 3] = np.inf
-    np.save(tmp_path / "rows.npy", rows)
-    done = command(tmp_path / "rows.npy", "-o", tmp_path / "out.parquet", *TUMOURS, **ALONE)
-    assert done.returncode == 1
-    assert f"error: row 41 of {tmp_path / 'rows.npy'} in the column 3 holds infinity; finite numbers" in done.stderr
-
-
 def test_a_machine_that_has_another_bundle_refuses(tmp_path: Path) -> None:
     from mcdropout.ray.scoring import PartScorer
 

@@ -149,6 +149,7 @@ class Backlog:
         self._now = _NOTHING  # replaced under the lock
         self._clients: dict[str, _Waiting] = {}  # what waits of each; set under the lock
         self._refused: tuple[_Waiting, int, OverloadedError | None] = self._now, 0, None
+        self._refused_one: tuple[_Waiting, str, OverloadedError | None] = self._now, "", None  # of one client
 
     @property
     def rows(self) -> int:
@@ -182,7 +183,13 @@ class Backlog:
             one_more = seconds * (1.0 + 1.0 / rows) if rows else 0.0
             error = self._refusal(_Waiting(rows, now.bytes, seconds), 1, 1, one_more)
             self._refused = now, coming, error
-        return error or self._refusal_of(client, now, 1, 1, now.seconds / now.rows if now.rows else 0.0)
+        if error is not None or self._capacity.client_share >= 1.0:
+            return error
+        known, name, error = self._refused_one
+        if known is not now or name != client.name:
+            error = self._refusal_of(client, now, 1, 1, now.seconds / now.rows if now.rows else 0.0)
+            self._refused_one = now, client.name, error
+        return error
 
     def admit(
         self,
