@@ -136,7 +136,7 @@ def test_too_much_is_refused_at_once_with_when_to_come_back(server: Server) -> N
         concurrent.futures.wait(waiting)
     wait_until(lambda: gauge(server, "mcdropout_queue_rows") == 0)
     assert ask(server).status_code == 200
-    assert 'mcdropout_refused_total{model="quick",reason="queue"}' in server.client.get("/metrics").text
+    assert 'mcdropout_refused_total{model="quick",reason="share"}' in server.client.get("/metrics").text
 
 
 def test_rows_of_clients_that_leave_are_let_go(server: Server) -> None:
