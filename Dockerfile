@@ -18,6 +18,7 @@ COPY deploy/constraints.txt deploy/
 COPY service service
 # Removed are tests, and ONNX Runtime for programs in C: Python's module holds its own. Should one of them be elsewhere
 # in another version, the build fails.
+# hadolint ignore=DL3013
 RUN pip install --no-cache-dir '.[grpc,images,otel,zstd]' \
     && rm -r /venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.* \
         /venv/lib/python3*/site-packages/onnx/backend/test \
