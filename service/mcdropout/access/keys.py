@@ -32,9 +32,6 @@ class Role(StrEnum):
     METRICS = "metrics"
 
 
-EVERY_ROLE = frozenset(Role)
-
-
 @dataclass(frozen=True)
 class Key:
     """A key that a client may show.

@@ -13,7 +13,7 @@ from mcdropout.api import docs, health, models, oip, predict, stream
 from mcdropout.api.errors import add_error_handlers
 from mcdropout.api.guard import GuardMiddleware
 from mcdropout.api.observe import ObserveMiddleware
-from mcdropout.api.openapi import with_common, with_examples
+from mcdropout.api.openapi import with_common, with_examples, with_formats
 from mcdropout.api.services import Services
 from mcdropout.api.traces import TraceMiddleware
 
@@ -55,7 +55,7 @@ def create_app(services: Services) -> FastAPI:
     app.include_router(docs.routes())
 
     def openapi() -> dict[str, Any]:
-        document = with_common(predict.with_formats(FastAPI.openapi(app)))
+        document = with_common(with_formats(FastAPI.openapi(app)))
         if services.guard.has_keys:  # which nobody needs for this
             return document
         entries = services.registry.entries.items()

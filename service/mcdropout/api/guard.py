@@ -14,7 +14,7 @@ from functools import lru_cache
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcdropout.access import EVERY_ROLE, Key, Keyring, Role
+from mcdropout.access import Key, Keyring, Role
 from mcdropout.access.rates import Rates
 from mcdropout.api.errors import ProblemError, explain
 from mcdropout.api.headers import header_of
@@ -40,12 +40,10 @@ class Caller:
 
     Attributes:
         client: who shares the machine with others.
-        roles: what it may ask for.
         key: the name of its key; None where it showed none.
     """
 
     client: Client
-    roles: frozenset[Role]
     key: str | None = None
 
 
@@ -115,7 +113,7 @@ class Guard:
             self._metrics.denied.labels("role").inc()
             has = " and ".join(sorted(key.roles))
             raise ProblemError(403, f"the key {key.name!r} is for {has}; one for {wanted} is accepted")
-        return Caller(Client(f"key {key.name}", key.share), key.roles, key.name)
+        return Caller(Client(f"key {key.name}", key.share), key.name)
 
     def _key_of(self, scope: Scope) -> Key:
         shown = header_of(scope, b"authorization")
@@ -200,7 +198,7 @@ def _address_of(scope: Scope) -> str:
 
 @lru_cache(maxsize=4096)
 def _anybody(address: str) -> Caller:
-    return Caller(Client(address), EVERY_ROLE)
+    return Caller(Client(address))
 
 
 @lru_cache(maxsize=4096)

@@ -25,7 +25,8 @@ _GOOD_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 _PROCESS, _NUMBERS = secrets.token_hex(8), itertools.count(1)
 _CLIENT_WENT_AWAY = 499
 _SHOWN = 500  # characters of a path
-_QUIET_PATHS = ("/health/", "/v2/health/", "/metrics", "/inference.GRPCInferenceService/Server")
+QUIET_PATHS = ("/health/", "/v2/health/", "/metrics", "/inference.GRPCInferenceService/Server")
+"""How the paths begin by which it is asked how the server is."""
 _PREDICTIONS = ("/predict", "/predict/stream", "/infer", "/ModelInfer")  # how their paths end
 
 
@@ -79,6 +80,11 @@ class Seen:
     passes: int | None = None
     trace_id: str | None = None
     timeline: Timeline | None = None
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether it is part of a trace."""
+        return self.trace_id is not None
 
 
 def seen_of(scope: Scope) -> Seen | None:
@@ -138,7 +144,7 @@ def record(metrics: Metrics, scope: Scope, seen: Seen, status: int, seconds: flo
         labels = (seen.model or "unknown", seen.mode or "unknown", str(status))
         metrics.of(metrics.requests, *labels).inc()
         metrics.of(metrics.request_duration, *labels).observe(seconds)
-    level = logging.DEBUG if path.startswith(_QUIET_PATHS) else logging.INFO
+    level = logging.DEBUG if path.startswith(QUIET_PATHS) else logging.INFO
     if not _logger.isEnabledFor(level):  # which would be found out later, at many times the cost
         return
     write = _log.debug if level == logging.DEBUG else _log.info

@@ -1,13 +1,16 @@
-"""What the OpenAPI document says of all routes: the key that they take, and what is answered before any is asked."""
+"""What the OpenAPI document says beside its routes: formats, examples, the key that they take, and what is answered
+before any is asked."""
 
 import copy
 from collections.abc import Mapping
 from typing import Any
 
+from mcdropout.api import formats
 from mcdropout.api.errors import Problem
 
 _SCHEME = "key"
-_PREDICTIONS = ("/predict", "/predict/stream")
+_WHOLE = "/predict"
+_PREDICTIONS = (_WHOLE, "/predict/stream")
 _OPEN = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
 _BY_ANY = {
     400: "This is no HTTP request, or it has no field Host, or two.",
@@ -21,6 +24,43 @@ _BY_KEY = {
     403: "The key is for something else.",
     429: "The key makes more requests than it may.",
 }
+
+
+def with_formats(document: dict[str, Any]) -> dict[str, Any]:
+    """The OpenAPI document, with the formats that there are now in what predictions take and give."""
+    for path, operations in document["paths"].items():
+        if not path.endswith(_PREDICTIONS):
+            continue
+        operation, is_answer = operations["post"], path.endswith(_WHOLE)
+        taken, given = operation["requestBody"]["content"], operation["responses"]["200"]["content"]
+        for media_type, format in formats.TABLE.items():
+            if format.read is not None:
+                taken.setdefault(media_type, {"schema": format.body_schema})
+            if is_answer and format.write is not None and media_type == format.media_types[0]:
+                given.setdefault(media_type, {"schema": format.answer_schema})
+        _describe_headers(operation, is_answer)
+    return document
+
+
+def _describe_headers(operation: dict[str, Any], is_answer: bool) -> None:
+    """Add the headers that formats read, and write where they write the answer, to a prediction's document."""
+    known = {(one["in"], one["name"]) for one in operation["parameters"]}
+    sent = operation["responses"]["200"].setdefault("headers", {}) if is_answer else {}
+    for media_type, format in formats.TABLE.items():
+        for header in format.headers:
+            if ("header", header.name) not in known:
+                operation["parameters"].append(
+                    {
+                        "name": header.name,
+                        "in": "header",
+                        "required": False,
+                        "description": f"{header.description} For {media_type}.",
+                        "example": header.example,
+                        "schema": {"type": "string"},
+                    }
+                )
+        for name, description in format.answer_headers.items() if is_answer else ():
+            sent.setdefault(name, {"description": f"{description} Not with JSON.", "schema": {"type": "string"}})
 
 
 def with_examples(document: dict[str, Any], examples: Mapping[str, Any], default: str) -> dict[str, Any]:

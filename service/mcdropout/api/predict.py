@@ -144,39 +144,3 @@ def documentation(*path: str) -> dict[str, Any]:
             "requestBody": {"description": _CODINGS, "required": True, "content": {}},
         },
     }
-
-
-def with_formats(document: dict[str, Any]) -> dict[str, Any]:
-    """The OpenAPI document, with the formats that there are now in what predictions take and give."""
-    for path in (_DEFAULT_PATH, _MODEL_PATH, *(f"{path}/stream" for path in (_DEFAULT_PATH, _MODEL_PATH))):
-        operation = document["paths"][path]["post"]
-        is_answer = path in (_DEFAULT_PATH, _MODEL_PATH)
-        taken, given = operation["requestBody"]["content"], operation["responses"]["200"]["content"]
-        for media_type, format in formats.TABLE.items():
-            if format.read is not None:
-                taken.setdefault(media_type, {"schema": format.body_schema})
-            if is_answer and format.write is not None and media_type == format.media_types[0]:
-                given.setdefault(media_type, {"schema": format.answer_schema})
-        _describe_headers(operation, is_answer)
-    return document
-
-
-def _describe_headers(operation: dict[str, Any], is_answer: bool) -> None:
-    """Add the headers that formats read, and write where they write the answer, to a prediction's document."""
-    known = {(one["in"], one["name"]) for one in operation["parameters"]}
-    sent = operation["responses"]["200"].setdefault("headers", {}) if is_answer else {}
-    for media_type, format in formats.TABLE.items():
-        for header in format.headers:
-            if ("header", header.name) not in known:
-                operation["parameters"].append(
-                    {
-                        "name": header.name,
-                        "in": "header",
-                        "required": False,
-                        "description": f"{header.description} For {media_type}.",
-                        "example": header.example,
-                        "schema": {"type": "string"},
-                    }
-                )
-        for name, description in format.answer_headers.items() if is_answer else ():
-            sent.setdefault(name, {"description": f"{description} Not with JSON.", "schema": {"type": "string"}})

@@ -14,6 +14,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from mcdropout.api.answering import where_it_belongs
 from mcdropout.api.errors import explanation, problem_content
@@ -58,9 +59,22 @@ async def _streamed(services: Services, request: Request, name: str) -> Response
     planned, inputs = await asked(services, request, name)
     if planned.plan.samples:
         raise InvalidAskError("samples is true, which an answer that is watched has not; /predict answers with them")
-    events = _Events(services, request, planned, inputs)
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # or nginx would keep them until the end
-    return StreamingResponse(events.all(), media_type=MEDIA_TYPE, headers=headers)
+    return _Streamed(_Events(services, request, planned, inputs))
+
+
+class _Streamed(StreamingResponse):
+    """Sends events. When it ends, however early, nobody waits for the answer any more."""
+
+    def __init__(self, events: "_Events") -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # or nginx would keep them until the end
+        super().__init__(events.all(), media_type=MEDIA_TYPE, headers=headers)
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:  # where the client went before the first event, these never began
+            self._events.end()
 
 
 class _Events:
@@ -74,7 +88,7 @@ class _Events:
         self._future: asyncio.Future[Answer | Shares] = asyncio.get_running_loop().create_future()
         self._future.add_done_callback(lambda _: self._news.set())
         self._submitted = time.perf_counter()
-        traced = self._seen is not None and self._seen.trace_id is not None
+        traced = self._seen is not None and self._seen.is_traced
         self._seed = services.predictions.submit(planned, inputs, self._future, self._estimated, traced=traced)
         if self._seen is not None:
             self._seen.seed, self._seen.passes = self._seed, planned.plan.passes
@@ -84,24 +98,25 @@ class _Events:
         self._news.set()
 
     async def all(self) -> AsyncIterator[bytes]:
-        """The events as they come. Where nobody takes them any more, nobody waits for the answer either."""
+        """The events as they come."""
+        while not self._future.done():
+            await self._news.wait()
+            self._news.clear()
+            estimate, self._latest = self._latest, None
+            if estimate is not None and not self._future.done():
+                yield _event(b"estimate", await self._written(estimate))
         try:
-            while not self._future.done():
-                await self._news.wait()
-                self._news.clear()
-                estimate, self._latest = self._latest, None
-                if estimate is not None and not self._future.done():
-                    yield _event(b"estimate", await self._written(estimate))
-            try:
-                answer = self._future.result()
-                yield _event(b"answer", await self._written(answer, is_last=True))
-            except Exception as error:
-                found = explanation(error)
-                request_id = None if self._seen is None else self._seen.request_id
-                yield _event(b"problem", problem_content(found, request_id))
-        finally:
-            if not self._future.done():
-                self._future.cancel()
+            answer = self._future.result()
+            yield _event(b"answer", await self._written(answer, is_last=True))
+        except Exception as error:
+            found = explanation(error)
+            request_id = None if self._seen is None else self._seen.request_id
+            yield _event(b"problem", problem_content(found, request_id))
+
+    def end(self) -> None:
+        """Wait for the answer no more."""
+        if not self._future.done():
+            self._future.cancel()
 
     async def _written(self, answer: Answer | Shares, *, is_last: bool = False) -> bytes:
         answered = Answered(self._planned.model, self._seed, answer, self._planned.view)

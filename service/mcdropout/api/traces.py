@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcdropout.api.observe import Seen, Timeline, seen_of
+from mcdropout.api.observe import QUIET_PATHS, Seen, Timeline, seen_of
 from mcdropout.engine import InvalidInputError
 from mcdropout.settings import Settings
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 _NAME = "mcdropout"
-_UNTRACED = ("/health/", "/v2/health/", "/metrics")
 _MODELS = ("/models/", "/v2/models/")
 _OF_A_MODEL = ("predict", "predict/stream", "load", "unload", "reload", "infer", "ready")
 _PATHS = ("/predict", "/predict/stream", "/models", "/v2", "/docs", "/openapi.json")
@@ -133,7 +132,7 @@ class TraceMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         seen = seen_of(scope)
-        if scope["type"] != "http" or seen is None or scope["path"].startswith(_UNTRACED):
+        if scope["type"] != "http" or seen is None or scope["path"].startswith(QUIET_PATHS):
             await self._app(scope, receive, send)
             return
         span = self._traces.begin(scope)

@@ -4,6 +4,7 @@ It runs in the server, with the server's rights, as the network's own code does 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ _REFUSALS = (ValueError, TypeError, KeyError, IndexError, AttributeError)
 """What a hook may raise of what it was sent; anything else is its own fault."""
 
 
-def load_hook(path: Any, manifest: Manifest) -> Hook:
+def load_hook(path: Path, manifest: Manifest) -> Hook:
     """The function that a manifest names in a file. Runs the file.
 
     Raises:

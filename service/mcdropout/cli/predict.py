@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from mcdropout.cli.options import Passes, Reduce, Regions, Seed, Tolerance
+
 _STDIN = "-"
 
 
@@ -20,23 +22,16 @@ def predict(
     ] = _STDIN,
     url: Annotated[str, typer.Option(help="The service's address.")] = "http://127.0.0.1:8000",
     model: Annotated[str | None, typer.Option(help="Which model; the default one if not given.")] = None,
-    mc: Annotated[
-        str | None,
-        typer.Option(help="Stochastic passes; 0 for the deterministic baseline; auto for as many as each row needs."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="What the masks are drawn from; drawn if not given.")] = None,
-    tolerance: Annotated[
-        float | None, typer.Option(help="With --mc auto: a row stops when no standard error of its mean is above this.")
-    ] = None,
+    mc: Passes = None,
+    seed: Seed = None,
+    tolerance: Tolerance = None,
     deadline_ms: Annotated[
         float | None, typer.Option(help="Answer by then, in milliseconds, with the passes that there are.")
     ] = None,
     samples: Annotated[bool, typer.Option("--samples", help="With --json: every pass's output too.")] = False,
     fields: Annotated[str | None, typer.Option(help="The statistics to answer with, such as label,entropy.")] = None,
-    reduce: Annotated[
-        str | None, typer.Option(help="Of a dense answer one number instead of each map, such as p95.")
-    ] = None,
-    regions: Annotated[str | None, typer.Option(help="With --reduce: one for each of so many regions, 4x4.")] = None,
+    reduce: Reduce = None,
+    regions: Regions = None,
     key: Annotated[
         str | None, typer.Option(help="Sent as Authorization: Bearer KEY.", envvar="MCDROPOUT_CLIENT_KEY")
     ] = None,

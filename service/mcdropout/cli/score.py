@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from mcdropout.cli.options import Passes, Reduce, Regions, Seed, Tolerance
+
 if TYPE_CHECKING:
     from mcdropout.scoring.job import Job
     from mcdropout.scoring.run import Summary, Watch
@@ -35,19 +37,12 @@ def score(
         ),
     ],
     model: Annotated[Path, typer.Option(help="The bundle's folder, such as models/mnist-cnn.", show_default=False)],
-    mc: Annotated[
-        str | None,
-        typer.Option(help="Stochastic passes; 0 for the deterministic baseline; auto for as many as each row needs."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="What the masks are drawn from; drawn if not given.")] = None,
-    tolerance: Annotated[
-        float | None, typer.Option(help="With --mc auto: a row stops when no standard error of its mean is above this.")
-    ] = None,
+    mc: Passes = None,
+    seed: Seed = None,
+    tolerance: Tolerance = None,
     fields: Annotated[str | None, typer.Option(help="The statistics to write, such as label,entropy.")] = None,
-    reduce: Annotated[
-        str | None, typer.Option(help="Of a dense answer one number instead of each map, such as p95.")
-    ] = None,
-    regions: Annotated[str | None, typer.Option(help="With --reduce: one for each of so many regions, 4x4.")] = None,
+    reduce: Reduce = None,
+    regions: Regions = None,
     keep: Annotated[
         str | None, typer.Option(help="Columns of the file that the output keeps, such as id,date.")
     ] = None,
