@@ -54,7 +54,7 @@ async def answer_of(
     future: asyncio.Future[Answer | Shares] = asyncio.get_running_loop().create_future()
     submitted, traced = time.perf_counter(), seen is not None and seen.is_traced
     seed = services.predictions.submit(planned, inputs, future, traced=traced)
-    answered = Answered(planned.model, seed, await _awaited(receive, future), planned.view)
+    answered = Answered(planned.model, seed, await awaited(receive, future), planned.view)
     if seen is not None:
         if traced:
             seen.timeline = Timeline.of(submitted, answered.answer)
@@ -62,7 +62,7 @@ async def answer_of(
     return answered
 
 
-async def _awaited(receive: Receive | None, future: "asyncio.Future[Answer | Shares]") -> Answer | Shares:
+async def awaited(receive: Receive | None, future: "asyncio.Future[Answer | Shares]") -> Answer | Shares:
     """The answer, unless the client goes away before: then nobody waits for it any more.
 
     Raises:
