@@ -73,16 +73,29 @@ class TestRequestsThatAreSentAhead:
     def test_are_not_read_before_the_one_before_is_answered(self, run: Run) -> None:
         async def test(server: Server, app: App) -> None:
             connection = server.connect()
-            connection.data_received(GET * 3000)
-            connection.data_received(GET * 3000)
+            connection.data_received(GET * 300)
+            connection.data_received(GET * 300)
             await asyncio.sleep(SOON)
             assert (app.asked, len(connection.pipeline)) == (1, 0)
             assert connection.transport.paused  # though the app waits for what else comes
             app.may_answer.set()
-            await looping_until(lambda: app.asked == 6000)
-            await looping_until(lambda: len(statuses(connection)) == 6000)
+            await looping_until(lambda: app.asked == 600)
+            await looping_until(lambda: len(statuses(connection)) == 600)
             assert app.most == 1
             assert not connection.transport.paused
+
+        run(test)
+
+    def test_leave_the_others_time_between_one_and_the_next(self, run: Run) -> None:
+        async def test(server: Server, app: App) -> None:
+            app.may_answer.set()
+            connection = server.connect()
+            loop = asyncio.get_running_loop()
+            start = loop.time()
+            connection.data_received(GET * 300)
+            while app.asked < 30:
+                assert app.asked <= 2 + (loop.time() - start) / 0.001
+                await asyncio.sleep(0)
 
         run(test)
 

@@ -25,6 +25,7 @@ _PIECE = 4096  # of what has come, in bytes, that the parser is given at once wh
 _END_OF_HEAD = b"\r\n\r\n"
 _SHOWN = 100  # of what a client sent, in bytes
 _MOST_REFUSED = 64  # one behind another, before others have their turn
+_PAUSE_SECONDS = 0.001  # before the next request of a client that sends ahead: others, and steps, have their turn
 # What is overridden or called here, of what uvicorn keeps to itself: its versions are pinned to those that have it.
 _INTERNALS = (
     "connection_made",
@@ -328,7 +329,10 @@ def protocol(
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            self._feed()  # what came meanwhile
+            if self._held and not self._feeding:  # what came meanwhile
+                self.loop.call_later(_PAUSE_SECONDS, self._feed)
+            else:
+                self._feed()
 
         def _is_sending(self) -> bool:
             """Whether the client may be sending still."""
