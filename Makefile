@@ -9,13 +9,16 @@ BIN := $(VENV)/bin
 NETWORKS := timm==1.0.31 torchvision==0.28.0 segmentation-models-pytorch==0.6.0 peft==0.21.2 accelerate==1.15.0 \
 	pillow==13.0.0 psutil==7.2.2
 
-.PHONY: serve test lint bench clean
+.PHONY: serve test test-long lint bench clean
 
 serve: $(VENV)/.installed
 	$(BIN)/mcdropout serve --models models --default mnist-cnn
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+test-long: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest --long --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

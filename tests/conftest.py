@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests import selection
 from tests.compilations import keep_compilations
 from tests.patience import measure_for_all
 from tests.servers import ROOT, Server, serving
@@ -16,6 +17,10 @@ from tests.servers import ROOT, Server, serving
 MODELS = ROOT / "models"
 # Folders whose files take long begin first, so that all processes of a run end at about one time.
 _FIRST = ("tests/ray/", "tests/catalogue/", "tests/processes/", "tests/api/", "tests/engine/")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    selection.add_option(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,7 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
         keep_compilations(Path(temporary.name) / "compilations")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    selection.deselect(config, items)
     items.sort(key=lambda item: next((n for n, place in enumerate(_FIRST) if item.nodeid.startswith(place)), 99))
 
 

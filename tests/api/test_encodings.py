@@ -60,6 +60,7 @@ def post(server: Server, coding: str, body: Any, query: str = "mc=5&seed=3", **h
     return server.client.post(f"/predict?{query}", content=body, headers=sent)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("coding", CODINGS)
 @pytest.mark.parametrize("rows", [1, 60])
 def test_a_compressed_body_is_answered_as_the_same_body_plain(

@@ -217,6 +217,7 @@ def _field(field: Any) -> tuple[Any, ...]:
 
 
 class TestAnswers:
+    @pytest.mark.wide
     @pytest.mark.parametrize("model", ZOO)
     def test_are_those_of_predict_for_the_same_seed(self, zoo: tuple[Server, int], rpc: Rpc, model: str) -> None:
         name, datatype, values = example_of(zoo[0], model)

@@ -52,6 +52,7 @@ def ask(server: Server, inputs: Any, model: str = "numbers") -> Any:
     return server.client.post(f"/models/{model}/predict?mc=5&seed=3", json={"inputs": inputs})
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "raw", ["1 2 3 4", {"numbers": [1, 2, 3, 4]}, ["1 2 3 4", "0 0 1 1"], [{"numbers": [1, 2, 3, 4]}]]
 )

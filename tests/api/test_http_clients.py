@@ -149,6 +149,7 @@ CLIENTS = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", CLIENTS)
 def test_a_client_gets_predictions_and_refusals(asked: Server, tmp_path: Path, name: str) -> None:
     ask = CLIENTS[name]

@@ -206,6 +206,7 @@ class TestAtTheStart:
         assert f"error: others reach {host}, and there are no keys" in ended.stderr
         assert "--insecure" in ended.stderr
 
+    @pytest.mark.wide
     @pytest.mark.parametrize(
         ("text", "said"),
         [

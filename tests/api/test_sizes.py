@@ -88,6 +88,7 @@ def sentence(length: int, seed: int = 0) -> list[int]:
     return np.random.default_rng([length, seed]).integers(0, 30, length).tolist()
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("query", [{"mc": 0}, {"mc": 25}, {"mc": "auto"}, {"mc": 10, "samples": True}])
 def test_rows_of_different_lengths_are_answered_in_their_order_as_the_engine_answers_them(
     sized: Server, models: Path, query: dict[str, Any]

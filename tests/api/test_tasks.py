@@ -199,6 +199,7 @@ def wanted(name: str, outputs: list[npt.NDArray[np.float64]]) -> dict[str, npt.N
     }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", BUNDLES)
 def test_every_field_is_that_of_a_loop_written_by_hand(server: Server, models: Path, name: str) -> None:
     rows = ask(server, name, mc=PASSES)

@@ -527,6 +527,7 @@ HALF = """
 """
 
 
+@pytest.mark.long
 def test_a_network_of_bfloat16_gets_its_inputs_in_it(tmp_path: Path) -> None:
     inputs = [{"name": "x", "shape": [4], "dtype": "bfloat16"}, {"name": "age", "shape": [1]}]
     bundle = Bundle(write_bundle(tmp_path, "half", HALF, input=None, inputs=inputs))

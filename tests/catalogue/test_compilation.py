@@ -94,6 +94,7 @@ def test_the_bundles_of_the_repository_are_shipped_compiled() -> None:
         assert stale_parts(Bundle(path.parent)) == []
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
@@ -140,6 +141,7 @@ def test_what_does_not_touch_the_program_may_change(bundle: Path, harmless: Call
 FILLS = CLASSIFIER.replace("self.layers(x)", "self.layers(x.nan_to_num(0.5))")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("compiled_here")
 def test_values_may_be_missing_as_the_manifest_says_now_without_compiling_anew(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path, "model", FILLS, input={"shape": [4], "missing": "allowed"})
@@ -225,6 +227,7 @@ def test_a_bundle_that_cannot_be_written_to_is_served_all_the_same(
     assert not (folder / "compiled").exists()
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("code", "limits", "told"),
     [

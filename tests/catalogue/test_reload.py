@@ -172,6 +172,7 @@ def test_reloads_under_load_fail_no_request_and_each_answer_is_of_one_version(
         np.testing.assert_allclose(mean, wanted[version], atol=1e-6)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [

@@ -73,6 +73,7 @@ def test_rows_of_a_regression_are_lines_with_their_intervals(server: Server) -> 
         assert f"{row['mean']:.4g}" in done.stdout
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("model", "words"),
     [

@@ -102,6 +102,7 @@ def same(found: Any, expected: list[Any]) -> bool:
 BUNDLES = sorted(path.parent.name for path in MODELS.glob("*/model.yaml"))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("model", BUNDLES)
 def test_every_number_is_the_one_that_the_service_answers(client: Client, server: Server, model: str) -> None:
     for query, asked in (

@@ -243,6 +243,7 @@ ELSEWHERE = {
 SAME = [(kind, form) for kind in KINDS for form in FORMS if (kind, form) not in WITHOUT_ATTENTION | ELSEWHERE]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("kind", "form"), SAME)
 def test_a_saved_network_has_the_sites_of_the_network_and_answers_the_same_under_the_same_masks(kind, form, tmp_path):
     network, x, original = known(kind)
@@ -324,6 +325,7 @@ class TestDropoutThatANetworkWritesItself:
 
 
 class TestAnEngine:
+    @pytest.mark.wide
     @pytest.mark.parametrize("form", FORMS)
     def test_serves_it_cut_where_the_network_is_cut(self, form, tmp_path):
         network, x = make("convolutions")
@@ -554,6 +556,7 @@ class TestDropoutIsGone:
         torch.export.save(program.run_decompositions(), tmp_path / "n.pt2")
         assert "the dropout of recurrent is gone, as run_decompositions() does" in refusal(tmp_path / "n.pt2")
 
+    @pytest.mark.wide
     @pytest.mark.parametrize("kind", ["functional", "pixels", "attention", "encoder", "weights"])
     def test_but_not_from_one_that_was_decomposed_in_train_mode(self, kind, tmp_path):
         network, x = make(kind)

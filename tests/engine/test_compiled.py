@@ -107,6 +107,7 @@ def answers(engine, x):
     return [value for value in (*found.values.values(), *plain.values.values()) if value is not None]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_engine_that_was_saved_answers_as_the_one_that_saved_it_to_the_bit(saved, kind):
     engine, folder = saved(kind)

@@ -145,6 +145,7 @@ def counted(network):
     return calls
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("make", DECIDED.values(), ids=DECIDED)
 def test_passes_that_decide_alike_are_one_batch_and_answer_as_each_alone(make):
     subject, _, (frontier, places, masks), alone = prepared(make)
@@ -161,6 +162,7 @@ def test_passes_that_decide_alike_are_one_batch_and_answer_as_each_alone(make):
     assert max(calls) <= 64
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("make", DECIDED.values(), ids=DECIDED)
 def test_numbers_that_hardly_any_pass_draws_decide_too(make):
     subject, runtime, (frontier, places, masks), _ = prepared(make)

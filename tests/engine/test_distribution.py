@@ -151,6 +151,7 @@ def assert_no_further_apart(a, b, error_of_a, error_of_b):
     assert (np.abs(a - b) <= ERRORS * error + 1e-12).all(), (a - b) / error
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", NETWORKS)
 def test_passes_have_the_mean_and_the_variance_of_pytorchs_own(name):
     network, x = network_and_row(name)
@@ -170,6 +171,7 @@ def correlation_of_two_rows(samples):
     return np.corrcoef(samples[:, 0, 0], samples[:, 1, 0])[0, 1]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "name",
     ["element", "channel 2d", "attention", "attention with queries of its own", "LSTM", "DropConnect", "DropBlock"],

@@ -47,6 +47,7 @@ def many_units(p, units=2000):
     return nn.Sequential(nn.Linear(4, units), nn.Dropout(p), nn.Linear(units, 1))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("p", [2e-5, 7e-6, 1e-3, 1 - 2e-5])
 @pytest.mark.parametrize("runtime", ["sparse", "onnx"])
 def test_the_variance_under_a_small_p_is_that_of_the_exact_law(p, runtime):

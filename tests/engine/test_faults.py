@@ -101,6 +101,7 @@ def test_any_error_of_a_forward_pass_is_a_refusal_that_names_module_and_line(err
     assert raised.__cause__ is error
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("runtime", ["auto", "eager"])
 def test_so_is_one_that_is_raised_at_any_later_moment(runtime):
     counted = fragile(ValueError("enough"), 10**6)

@@ -163,6 +163,7 @@ def engine_of(model, inputs, runtime="torch", **options):
 
 
 class TestTheFiveBestKnown:
+    @pytest.mark.wide
     @pytest.mark.parametrize(
         ("make", "attention"), [(bert, "eager"), *((make, "sdpa") for make in (bert, distilbert, gpt2, vit, llama))]
     )
@@ -184,6 +185,7 @@ class TestTheFiveBestKnown:
         np.testing.assert_allclose(together[:, :1], alone, atol=1e-6)
         assert engine.predict(inputs, 20, 1).variance.min() > 0
 
+    @pytest.mark.wide
     @BOTH
     @pytest.mark.parametrize("make", [bert, distilbert, gpt2, vit, llama])
     def test_have_sites_of_which_each_has_another_effect(self, make, attention):
@@ -205,6 +207,7 @@ class TestTheFiveBestKnown:
             assert all((effect - other).abs().max() > 1e-6 for other in effects[:index])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [bert, gpt2, llama])
 def test_examples_without_padding_are_good_for_requests_with_it(make, monkeypatch):
     monkeypatch.setitem(LAYERS, "num_hidden_layers", 1)
@@ -215,6 +218,7 @@ def test_examples_without_padding_are_good_for_requests_with_it(make, monkeypatc
     np.testing.assert_allclose(engine.predict(inputs, 0).mean, logits(model, inputs).softmax(-1).numpy(), atol=1e-6)
 
 
+@pytest.mark.long
 def test_the_attention_of_both_implementations_is_the_same_under_the_same_masks():
     model, inputs = bert("eager")
     other, _ = bert("sdpa")
@@ -228,6 +232,7 @@ def paths(engine):
 
 
 class TestOthersThatDropInTheirOwnWay:
+    @pytest.mark.long
     def test_drop_path_of_convnext_is_a_site_where_its_rate_is_above_0(self):
         config = transformers.ConvNextConfig(
             num_channels=1,
@@ -243,6 +248,7 @@ class TestOthersThatDropInTheirOwnWay:
             (f"convnext.encoder.stages.1.layers.{layer}.drop_path", "uniform", (1, 1, 1)) for layer in range(2)
         ]
 
+    @pytest.mark.long
     def test_windows_of_swin_have_masks_of_their_own(self):
         config = transformers.SwinConfig(
             image_size=8,
@@ -265,6 +271,7 @@ class TestOthersThatDropInTheirOwnWay:
         assert [site.path for site in engine.sites if site.raw] == ["swin.encoder.layers.0.blocks.1.drop_path"]
         np.testing.assert_allclose(engine.samples(images(), 5, 1), plain.samples(images(), 5, 1), atol=1e-6)
 
+    @pytest.mark.long
     def test_drop_path_inside_drop_path_of_poolformer_is_a_site(self):
         config = transformers.PoolFormerConfig(
             num_channels=1, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], num_labels=LABELS, drop_path_rate=0.6
@@ -284,6 +291,7 @@ class TestOthersThatDropInTheirOwnWay:
         layer = "albert.encoder.albert_layer_groups.0.albert_layers.0.attention"
         assert [site.name for site in engine.sites if site.kind == "attention"] == [layer, f"{layer}#1"]
 
+    @pytest.mark.long
     def test_positions_that_deberta_drops_are_drawn_once_a_pass(self):
         config = transformers.DebertaV2Config(
             **TEXT, **LAYERS, relative_attention=True, pos_att_type=["p2c", "c2p"], type_vocab_size=0
@@ -294,6 +302,7 @@ class TestOthersThatDropInTheirOwnWay:
         ] * 2
         assert not engine.shares_rows
 
+    @pytest.mark.long
     def test_encoder_and_decoder_of_bart_have_theirs_and_those_with_p_of_0_are_off(self):
         config = transformers.BartConfig(
             **TEXT,
@@ -320,6 +329,7 @@ class TestOthersThatDropInTheirOwnWay:
         ]
         assert {site.reason for site in engine.sites_off} == {"its p is 0"}
 
+    @pytest.mark.long
     def test_the_encoder_of_t5_serves_a_head_of_ones_own(self):
         class Classifier(nn.Module):
             def __init__(self, config):
@@ -342,6 +352,7 @@ class TestOthersThatDropInTheirOwnWay:
             "encoder.encoder.dropout",
         ]
 
+    @pytest.mark.long
     def test_all_of_t5_runs_split_though_it_picks_tokens_by_their_value(self):
         config = transformers.T5Config(
             vocab_size=50,
@@ -361,6 +372,7 @@ class TestOthersThatDropInTheirOwnWay:
         kinds = [site.path.rpartition(".")[2] for site in engine.sites if site.kind == "attention"]
         assert kinds == ["SelfAttention", "SelfAttention", "EncDecAttention"]
 
+    @pytest.mark.long
     def test_jitter_of_mixtrals_router_is_a_site(self):
         config = transformers.MixtralConfig(
             **TEXT, **{**LAYERS, "num_hidden_layers": 1}, num_key_value_heads=1, num_local_experts=2
@@ -390,6 +402,7 @@ def speech(**options):
 
 
 class TestSpeech:
+    @pytest.mark.long
     def test_layers_that_wav2vec2_drops_as_a_whole_are_sites_of_a_pass(self):
         model, inputs = speech(layerdrop=0.3, apply_spec_augment=False)
         engine = engine_of(model, inputs, "eager")
@@ -400,6 +413,7 @@ class TestSpeech:
         np.testing.assert_allclose(engine.predict(inputs, 0).mean, logits(model, inputs).softmax(-1), atol=1e-6)
         assert engine.predict(inputs, 20, 1).variance.min() > 0
 
+    @pytest.mark.long
     def test_stretches_of_speech_that_numpy_masks_are_refused_with_the_module_that_can_be_excluded(self):
         model, inputs = speech()  # as they are by default
         with pytest.raises(UnsupportedModelError, match=r"numpy\.random in wav2vec2; .* that the selection excludes"):

@@ -23,6 +23,7 @@ def digits(seven: npt.NDArray[np.float64], rows: int) -> npt.NDArray[np.float32]
     return (np.minimum(seven + noise, 255) / 255).astype(np.float32)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("model", BUNDLES)
 def test_every_bundle_as_compiled_answers_what_pytorch_does_for_the_same_seed(model: str) -> None:
     bundle = Bundle(MODELS / model)
@@ -40,6 +41,7 @@ def test_every_bundle_as_compiled_answers_what_pytorch_does_for_the_same_seed(mo
                 np.testing.assert_allclose(getattr(found, name), value, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("model", ["mnist-cnn", "mnist-mlp"])
 def test_every_runtime_gives_the_same_statistics_for_the_same_seed(seven: npt.NDArray[np.float64], model: str) -> None:
     network, x = load_network(Bundle(MODELS / model)), digits(seven, 4)

@@ -56,6 +56,7 @@ def made(forward):
     return (Keywords if by_keyword else Custom)(forward, **parts())
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("runtime", ["torch", "eager"])
 @pytest.mark.parametrize("form", FORMS)
 def test_answers_are_those_of_the_network_that_takes_them_one_by_one(form, runtime):

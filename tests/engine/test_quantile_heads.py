@@ -113,6 +113,7 @@ class TestAnswers:
             wanted = [value_at(own[row], (0.1, 0.5, 0.9), level) for level in (0.025, 0.975)]
             np.testing.assert_allclose(found.interval[row], wanted, atol=1e-5)
 
+    @pytest.mark.wide
     @pytest.mark.parametrize("form", ["last", "each", "map", "crossed"])
     def test_quantiles_may_lie_in_one_output_or_in_one_each_and_in_any_order(self, form):
         _, engine = self.engine(form)

@@ -107,6 +107,7 @@ class TestClosely:
         found = quantile(means, noise, level, [137] * 145 + [135])
         assert farthest(found, means, noise, level) < 0.005
 
+    @pytest.mark.wide
     @pytest.mark.parametrize("of", list(PASSES_OF))
     @pytest.mark.parametrize("noise", [0.0, 0.01, 1.0])
     @pytest.mark.parametrize("level", [*LEVELS, 0.25, 0.995])

@@ -51,6 +51,7 @@ def ranges(engine):
     return [(spec.lowest, spec.highest) for spec in engine.inputs]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("forward", "inputs", "wanted"),
     [

@@ -91,6 +91,7 @@ UNTOLD = {
 
 
 class TestProbabilities:
+    @pytest.mark.wide
     @pytest.mark.parametrize("end", SOFTMAXES.values(), ids=SOFTMAXES)
     def test_of_a_softmax_are_not_softmaxed_again(self, end):
         engine, logits = engine_of(ending(end), X), engine_of(mlp(), X)
@@ -98,6 +99,7 @@ class TestProbabilities:
         assert_same_statistics(engine.predict(X, PASSES, 1), logits.predict(X, PASSES, 1))
         np.testing.assert_allclose(engine.predict(X, 0).mean, logits.predict(X, 0).mean, rtol=0, atol=1e-6)
 
+    @pytest.mark.wide
     @pytest.mark.parametrize("end", SIGMOIDS.values(), ids=SIGMOIDS)
     @pytest.mark.parametrize(("task", "outputs"), [("multilabel", 3), ("binary", 1)])
     def test_of_a_sigmoid_are_not_taken_for_logits(self, end, task, outputs):
@@ -114,6 +116,7 @@ class TestProbabilities:
         with pytest.raises(UnsupportedModelError, match="task: classification is accepted"):
             engine_of(ending(nn.Softmax(1)), X, "multilabel")
 
+    @pytest.mark.wide
     @pytest.mark.parametrize("runtime", ["onnx", "torch"])
     @pytest.mark.parametrize(("task", "end"), [("classification", nn.Softmax(1)), ("multilabel", nn.Sigmoid())])
     def test_are_left_out_of_what_is_exported_too(self, runtime, task, end):
@@ -177,6 +180,7 @@ class TestProbabilities:
         engine = engine_of(ending(lambda y: 0.01 * y + 0.5), X)
         assert engine.reading.form == "logits"
 
+    @pytest.mark.wide
     @pytest.mark.parametrize(
         "end",
         [
@@ -232,6 +236,7 @@ class TestProbabilities:
             with pytest.raises(UnsupportedModelError, match="is not its end for these inputs"):
                 engine.predict(far, 5, 1)
 
+    @pytest.mark.wide
     @pytest.mark.parametrize("network", BOUNDED.values(), ids=BOUNDED)
     @pytest.mark.parametrize("end", UNTOLD.values(), ids=UNTOLD)
     def test_that_nothing_tells_from_logits_are_asked_about(self, network, end):
@@ -252,6 +257,7 @@ class TestProbabilities:
         assert_same_statistics(engine.predict(X, PASSES, 1), logits.predict(X, PASSES, 1))
         assert engine.reading.because == "the log_sigmoid at its end is left out"
 
+    @pytest.mark.wide
     @pytest.mark.parametrize(
         ("task", "end", "why"),
         [
@@ -374,6 +380,7 @@ NO_LOGITS = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("make", "task", "probabilities"), NO_LOGITS.values(), ids=NO_LOGITS)
 @pytest.mark.parametrize("runtime", ["eager", "auto"])
 def test_what_is_no_logit_is_read_as_what_it_is_or_asked_for(make, task, probabilities, runtime):
@@ -599,6 +606,7 @@ class TestTheSecondOutputOfARegression:
         assert engine.reading.noise == "log_variance"
         assert "negative somewhere" in engine.reading.because
 
+    @pytest.mark.wide
     @pytest.mark.parametrize(
         ("name", "change", "noise"),
         [
@@ -642,6 +650,7 @@ class TestTheSecondOutputOfARegression:
         with pytest.raises(UnsupportedModelError, match=r"mean: mu, std: sigma\} says it, or .*scale in its place"):
             engine_of(network, X, "regression", likelihood="student_t", df=4.0)
 
+    @pytest.mark.wide
     @pytest.mark.parametrize("kind", ["variance", "std", "log_variance"])
     @pytest.mark.parametrize(
         ("mean", "noise"),

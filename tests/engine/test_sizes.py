@@ -229,6 +229,7 @@ class TestRules:
 
 
 class TestOfAnyLength:
+    @pytest.mark.wide
     @pytest.mark.parametrize("runtime", ["onnx", "torch", "eager"])
     @pytest.mark.parametrize("length", [1, 2, 7, 8, 40])
     def test_outputs_under_masks_are_those_of_code_written_by_hand(self, runtime, length):
@@ -245,6 +246,7 @@ class TestOfAnyLength:
         (found,) = engine.outputs(x, [words.numpy(), hidden.numpy()])
         np.testing.assert_allclose(found, wanted, atol=1e-6)
 
+    @pytest.mark.wide
     @pytest.mark.parametrize("network", [Convolved, Pooled, Attending, Recurrent])
     def test_nothing_dropped_is_eval_mode_at_every_length(self, network):
         network = network()
@@ -263,6 +265,7 @@ class TestOfAnyLength:
             for name, value in alone.values.items():
                 np.testing.assert_allclose(together.values[name][index], value[0], atol=1e-6, err_msg=name)
 
+    @pytest.mark.long
     def test_recurrent_layers_which_exporters_say_are_of_one_length_are_converted_for_any(self):
         network = Recurrent()
         engine = of_text(network)
@@ -511,6 +514,7 @@ class DropsAtOne(nn.Module):
 class TestThatBranchOnSizes:
     """Networks whose code, exported at the size of an example, is another's at some size that is accepted."""
 
+    @pytest.mark.wide
     @pytest.mark.parametrize(
         ("doubles", "elsewhere"),
         [
@@ -550,6 +554,7 @@ class TestThatBranchOnSizes:
             x = torch.randn(2, 1, *shape)
             np.testing.assert_allclose(engine.predict(x, passes=0).mean, eval_answer(network, x), atol=1e-6)
 
+    @pytest.mark.long
     def test_that_a_graph_may_be_another_at_more_sizes_than_can_be_looked_at_is_no_way_to_serve(self, monkeypatch):
         monkeypatch.setattr("mcdropout.engine.pytorch.cut.guards._LONGEST", 0.0)
         engine = of_text(Recurrent())
@@ -723,6 +728,7 @@ class TestOnnxFiles:
             torch.onnx.export(network.train(), (tokens(3, 7),), path, dynamic_shapes=(dynamic,), verbose=False)
         return path
 
+    @pytest.mark.long
     def test_serve_any_length(self, tmp_path):
         for network in (Convolved(), Recurrent()):
             path = self.exported(network, tmp_path / "network.onnx")

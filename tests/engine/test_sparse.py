@@ -105,6 +105,7 @@ def engine_of(widths, rates):
 
 @needs_extension
 class TestOutputs:
+    @pytest.mark.wide
     @pytest.mark.parametrize(
         ("widths", "rates", "bias"),
         [
@@ -213,6 +214,7 @@ class TestOutputs:
 class TestDrawing:
     """Masks that are drawn while the chain runs are to the bit those that are drawn before."""
 
+    @pytest.mark.wide
     @pytest.mark.parametrize(
         ("widths", "rates"),
         [
@@ -353,6 +355,7 @@ class TestRecognition:
         (layer,) = found(chain([20, 30, 3], [0.0, 0.5]), torch.rand(2, 20)).layers
         assert (layer.relu, layer.density) == (False, 0.25)
 
+    @pytest.mark.wide
     @pytest.mark.parametrize(
         "module",
         [

@@ -391,6 +391,7 @@ def given(rows):
     return rows if len(rows) > 1 else rows[0]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("case", MIXING)
 def test_a_row_is_answered_alone_as_beside_rows_that_the_examples_do_not_hold(case):
     _, engine, rows = built(case)
@@ -404,6 +405,7 @@ def test_a_row_is_answered_alone_as_beside_rows_that_the_examples_do_not_hold(ca
             np.testing.assert_allclose(together[own], alone, atol=1e-5)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("case", MIXING)
 def test_the_baseline_of_such_a_row_is_the_network_on_it_alone(case):
     module, engine, rows = built(case)
@@ -423,6 +425,7 @@ def test_rows_that_mix_in_the_examples_with_nothing_dropped_are_refused(case):
         Engine.from_module(module, given(tuple(x[:3] for x in rows)))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("case", [case for case in MIXING if case not in MIXED_BY_THE_EXAMPLES])
 def test_it_does_not_matter_whether_the_examples_are_alike(case):
     module, engine, rows = built(case)
@@ -467,6 +470,7 @@ def answers_longer_rows(module, inputs):
     np.testing.assert_allclose(engine.samples(long, 5, seed=1), wanted.samples(long, 5, seed=1), atol=1e-6)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("padding", [0, 1, 49])
 @pytest.mark.parametrize("rounded", CUTS)
 def test_rows_that_are_longer_than_all_examples_are_answered(rounded, padding):
@@ -477,6 +481,7 @@ def test_rows_that_are_longer_than_all_examples_are_answered(rounded, padding):
     )
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("rounded", CUTS)
 def test_rows_that_are_longer_than_all_examples_are_answered_where_lengths_say_so(rounded):
     torch.manual_seed(4)
@@ -576,6 +581,7 @@ RIGHT = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("case", RIGHT)
 def test_a_network_that_answers_each_row_by_itself_is_run_as_before(case):
     forward, parts, examples, strategy = RIGHT[case]

@@ -423,6 +423,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("kind", SERVED)
 def test_what_is_served_is_left_as_it_was(kind):
     torch.manual_seed(0)
@@ -454,6 +455,7 @@ def test_what_is_refused_is_left_as_it_was(kind):
     assert outcome(build(), x) == "refused"
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("error", [ValueError("a mistake"), KeyboardInterrupt(), SystemExit(3)])
 def test_what_fails_is_left_as_it_was(moment, error):

@@ -53,6 +53,7 @@ def predicted(client: httpx.Client, model: str, **query: Any) -> dict[str, Any]:
     return answer
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("model", _ASKED)
 @pytest.mark.parametrize("mc", [0, 50, "auto"])
 def test_answers_are_those_of_a_single_process(ray: OnRay, server: Server, model: str, mc: int | str) -> None:

@@ -131,6 +131,7 @@ def canvas() -> npt.NDArray[np.float64]:
     return np.concatenate([example("digits-segmentation"), example("digits-segmentation") * 0.5])
 
 
+@pytest.mark.long
 def test_maps_are_lists_and_reduced_they_are_columns(tmp_path: Path, server: Server) -> None:
     np.save(tmp_path / "rows.npy", canvas())
     wide = tmp_path / "wide.parquet"

@@ -41,6 +41,7 @@ BAD_CELLS = [
 ]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
 @pytest.mark.parametrize(("changes", "sentence"), BAD_CELLS)
 @pytest.mark.parametrize("batch_rows", [1, 2, 100])

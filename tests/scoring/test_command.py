@@ -99,6 +99,7 @@ def _written(path: Path, rows: int) -> None:
         pq.write_table(pa.table(columns | kept), path, use_dictionary=False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("suffix", [".npz", ".parquet"])
 def test_ten_times_the_rows_take_no_more_memory(tmp_path: Path, suffix: str) -> None:
     peaks = []

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
+import pytest
 
 from mcdropout.engine.threads import thread_count
 from mcdropout.scoring.job import Job
@@ -21,6 +22,7 @@ ALONE = {"RAY_ADDRESS": "local", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_E
 TUMOURS = ("--model", MODELS / "tumour-mlp", "--seed", 7, "--mc", 20, "--batch-rows", 2, "--ray")
 
 
+@pytest.mark.long
 def test_the_bytes_are_those_of_one_process_of_which_parts_are_taken_over(tmp_path: Path) -> None:
     data, output, alone = tmp_path / "rows.csv", tmp_path / "out.parquet", tmp_path / "alone.parquet"
     rows = pa.table({f"c{place}": nuclei(ROWS)[:, place] for place in range(30)})

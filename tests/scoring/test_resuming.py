@@ -57,6 +57,7 @@ def running(data: Path, output: Path, *flags: str) -> Iterator["subprocess.Popen
         process.wait()
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow", ".csv", ".npz"])
 def test_what_was_killed_goes_on_and_gives_the_bytes_of_an_unbroken_run(
     data: Path, tmp_path: Path, suffix: str

@@ -61,6 +61,7 @@ def test_a_transform_of_many_points_stays_one(monkeypatch):
         assert any(name.startswith("_fft") for name in operators(written)) is stays
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("transform", ["fft of all", "rfft", "irfft of all", "what passes a filter"])
 def test_a_network_with_a_transform_is_split_and_runs_on_onnx(transform):
     torch.manual_seed(0)

@@ -45,6 +45,7 @@ def network(forward):
     )
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("forward", [state_of_a_recurrent_layer, flattened, query, places])
 def test_a_network_that_asks_for_its_rows_by_len_is_split_and_runs_on_onnx(forward):
     module = network(forward)

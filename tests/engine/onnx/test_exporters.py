@@ -145,6 +145,7 @@ EXPORTERS = [
 ]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("name", "dynamo", "how", "outcome"),
     EXPORTERS,
@@ -345,6 +346,7 @@ def test_a_linear_classifier_of_scikit_learn_is_refused_for_want_of_dropout(tmp_
         understood(made, tmp_path, numbers(3, 4))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "sites"), [("squeezenet", 1), ("inception_v1", 1)])
 def test_networks_of_caffe2_with_their_batch_of_one_serve(tmp_path, name, sites):
     """ONNX's own light models, whose weights are all the same, with weights that are not: version 9, format 3."""

@@ -70,6 +70,7 @@ def exported(network, x, path, dynamo):
     network.eval()
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("name", "dynamo", "runs_on", "crosses"), ZOO, ids=[name for name, *_ in ZOO])
 def test_a_network_of_the_zoo_is_the_same_as_onnx(tmp_path, name, dynamo, runs_on, crosses):
     network, manifest = network_of(name), Bundle(MODELS / name).manifest

@@ -86,6 +86,7 @@ def masks_of(prepared, pairs):
     return prepared.source.draw([1] * pairs, range(pairs), 0, 1)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("count", [2, 3])
 def test_pairs_in_parts_are_answered_to_the_bit_as_together(monkeypatch, prepared, count):
     threads(monkeypatch, count)

@@ -83,6 +83,7 @@ class TestTransformersThatTakeAFastPathInEvalMode:
         mean.encoder = nn.TransformerEncoder(self.layer(), 2, enable_nested_tensor=False)
         assert len(Engine.from_module(mean, (x, ends), runtime="eager").sites) == 8
 
+    @pytest.mark.wide
     @pytest.mark.parametrize(("nested", "pooled"), [(True, "most"), (False, "most"), (True, "masked mean")])
     def test_an_encoder_whose_eval_mode_zeroes_what_is_padded_is_refused_though_no_example_is(self, nested, pooled):
         def forward(self, ids):

@@ -423,6 +423,7 @@ CONVERTED = [lambda_over_self, forward_hook, parametrization, built_in_method_of
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 class TestAFunctionThatHoldsModules:
+    @pytest.mark.wide
     def test_is_bound_to_those_of_the_copy(self, build, runtime):
         torch.manual_seed(0)
         module = build().train(runtime == "eager")
@@ -435,6 +436,7 @@ class TestAFunctionThatHoldsModules:
         np.testing.assert_allclose(engine.predict(X, 0).mean, deterministic, rtol=1e-4, atol=1e-5)
         assert engine.predict(X, 50, 1).epistemic_variance.min() > 0
 
+    @pytest.mark.wide
     def test_and_later_changes_of_the_users_network_change_no_answer(self, build, runtime):
         torch.manual_seed(0)
         module = build()

@@ -58,6 +58,7 @@ def distance(some, others):
     return np.abs(np.searchsorted(some, ends, "right") - np.searchsorted(others, ends, "right")).max() / len(some)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", DRAWN)
 def test_are_of_the_distribution_that_pytorch_draws_from(name):
     draw, kind = DRAWN[name]
@@ -154,6 +155,7 @@ def test_what_pytorch_refuses_is_refused_in_its_words(draw, told):
         Engine.from_module(noisy(draw), torch.rand(3, 4), "regression")
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("runtime", ["auto", "eager"])
 @pytest.mark.parametrize("weights", [-torch.ones(1, 4), torch.zeros(1, 4), torch.tensor([[0.5, -0.1, 0.3, 0.2]])])
 @pytest.mark.parametrize("count", [1, 2])

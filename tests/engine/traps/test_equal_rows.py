@@ -76,6 +76,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", NETWORKS)
 def test_mean_and_variance_are_those_of_a_plain_loop_and_a_row_alone_is_answered_as_beside_equal_ones(name):
     """Bound of 5 standard deviations of the mean: false alarms 6e-7 a value."""
@@ -95,6 +96,7 @@ def test_mean_and_variance_are_those_of_a_plain_loop_and_a_row_alone_is_answered
     np.testing.assert_allclose(twice[:, 0], found[:30, 0], atol=1e-5)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("p", [0.4, 0.002])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_each_pass_of_a_row_is_answered_under_its_own_mask_however_seldom_units_are_dropped(name, p):

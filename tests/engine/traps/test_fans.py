@@ -83,6 +83,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", NETWORKS)
 def test_passes_of_a_row_are_one_batch_and_answer_as_a_plain_loop_does(name):
     module = NETWORKS[name]().eval()
@@ -100,6 +101,7 @@ def test_passes_of_a_row_are_one_batch_and_answer_as_a_plain_loop_does(name):
             np.testing.assert_allclose(alone[0], found[:passes, row], atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_row_that_makes_other_calls_than_the_examples_is_run_by_itself():
     def forward(self, x):
         rows = []
@@ -121,6 +123,7 @@ def test_a_row_that_makes_other_calls_than_the_examples_is_run_by_itself():
     np.testing.assert_allclose(found.std(0), wanted.std(0), rtol=0.2, atol=1e-3)
 
 
+@pytest.mark.long
 def test_calls_that_a_pass_may_leave_out_are_not_made_in_one_batch():
     """Whose a call is cannot be told where some passes make fewer."""
 

@@ -90,6 +90,7 @@ def plain_loop(module, x, engine, passes, seed):
     return torch.stack(found).numpy()
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("form", "runtime"), [*((form, "eager") for form in IN_FORWARD), ("autograd.grad", "auto"), ("func.grad", "auto")]
 )
@@ -270,6 +271,7 @@ def language_model(wrap, directions=1):
 STEPS = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(2))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("trained", [False, True], ids=["fresh", "after training"])
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize("wrapper", WRAPPERS)

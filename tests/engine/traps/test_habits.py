@@ -324,6 +324,7 @@ def wanted(module, masks=None):
 CONVERTED = ("EvalKeepsDropoutOn", "TrainInForward", "Functional", "on by a hook")
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("runtime", "name"),
     [*itertools.product(("eager", "torch"), HABITS), *itertools.product(("auto",), CONVERTED)],

@@ -198,6 +198,7 @@ def one(rows):
     return rows if len(rows) > 1 else rows[0]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("case", MEETING)
 def test_a_row_is_answered_alone_as_beside_others_and_as_its_network_does(case):
     forward, parts, examples, rows = MEETING[case]

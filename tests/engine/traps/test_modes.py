@@ -232,6 +232,7 @@ class TestLayersThatAreDroppedAsAWhole:
                 wanted = module.layers[layer](wanted) * masks[2 * layer + 1]
         same(ran(network, x, masks=masks), wanted)
 
+    @pytest.mark.wide
     @pytest.mark.parametrize("ends", [lambda: torch.rand(1).item() < 0.5, lambda: torch.rand(1).item() > 0.5])
     def test_in_a_loop_that_nothing_but_chance_ends_are_refused(self, ends):
         def forward(self, x):
@@ -284,6 +285,7 @@ class TestCallsThatHardlyAnyNumbersLeadTo:
         layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.25)) for _ in range(count))
         return Custom(forward, layers=layers, last=nn.Linear(4, 3))
 
+    @pytest.mark.wide
     @pytest.mark.parametrize(
         ("make", "sites"),
         [
@@ -373,6 +375,7 @@ class TestNumbersThatEvalModeDrawsForNothing:
 
         return Custom(forward, last=nn.Linear(4, 3))
 
+    @pytest.mark.wide
     @pytest.mark.parametrize(
         ("make", "kind"),
         [("container", "uniform"), ("vector", "uniform"), ("scalars", "uniform"), ("noise", "normal")],

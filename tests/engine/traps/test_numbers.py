@@ -237,6 +237,7 @@ class TestNumbersThatTheNetworkDraws:
         engine = Engine.from_module(module, torch.randn(3, 4), runtime="eager")
         assert [(site.name, site.kind, site.shape) for site in engine.sites] == [("1", "uniform", (8,))]
 
+    @pytest.mark.wide
     @pytest.mark.parametrize("std", [0.8, 0.9, 1.0])
     def test_noise_that_is_drawn_again_where_it_is_out_of_bounds_is_refused(self, std):
         def forward(self, x):
@@ -296,6 +297,7 @@ class TestNoiseThatIsKeptInABuffer:
         module.register_buffer("noise", torch.zeros(4))
         return module
 
+    @pytest.mark.wide
     @pytest.mark.parametrize("runtime", ["auto", "eager"])
     @pytest.mark.parametrize("write", [_written, _drawn_in_place, _put_there])
     def test_that_each_pass_writes_anew_is_served(self, write, runtime):
@@ -347,6 +349,7 @@ class TestDropBlock:
             hidden = module[0](x[row : row + 1]) * mask * (mask.numel() / mask.sum())
             same(torch.from_numpy(found[row]), module[3](module[2](hidden))[0])
 
+    @pytest.mark.wide
     @pytest.mark.parametrize(
         ("drawn", "strategy"),
         [
@@ -375,6 +378,7 @@ class TestDropBlock:
         subject.network.maps = False
         same(found[0], subject.network.run([x], masks)[0])
 
+    @pytest.mark.long
     def test_within_a_branch_that_is_dropped_at_random_is_a_site_too(self):
         class Block(nn.Module):
             def __init__(self):

@@ -102,6 +102,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_is_answered_as_a_plain_loop_answers_it_and_a_row_alone_as_beside_others(name):
     module = NETWORKS[name]().eval()
@@ -173,6 +174,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("form", PROGRAMS)
 def test_a_program_that_was_made_of_one_row_answers_many_as_the_network_does(form):
     program = PROGRAMS[form](Custom(of_any_rows if form != "traced" else a_batch_of_one, **parts()))
@@ -188,6 +190,7 @@ def of_any_rows(self, x):
     return self.last(self.drop(F.relu(self.first(x))))
 
 
+@pytest.mark.long
 def test_texts_of_several_lengths_are_read_row_by_row():
     def forward(self, tokens):
         return torch.stack([self.last(self.drop(self.table(row)).mean(0)) for row in tokens])

@@ -47,6 +47,7 @@ def answers_alike(found, wanted):
     np.testing.assert_allclose(found.predict(X, 0).mean, wanted.predict(X, 0).mean, atol=1e-6)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("form", PROGRAMS)
 def test_a_program_that_is_handed_over_answers_as_the_network_that_it_was_made_of(form):
     program = PROGRAMS[form](copy.deepcopy(mlp()))
@@ -70,6 +71,7 @@ def test_dropout_in_a_part_that_is_a_program_is_found(form):
     answers_alike(found, Engine.from_module(network(mlp()), X, runtime="eager"))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("form", PARTS)
 def test_a_part_without_dropout_that_is_a_program_is_run_as_it_is(form):
     def plain():
@@ -193,6 +195,7 @@ def exported_by_steps(form):
     return program.module() if form == "an exported module" else program
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("form", ["exported", "an exported module"])
 @pytest.mark.parametrize(
     ("least", "most", "told"),
@@ -244,6 +247,7 @@ class BeginsInAState(nn.Module):
         return self.last(self.drop(self.recurrent(x, start)[0][:, -1]))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("rows", [1, 2, 3])
 @pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU, nn.RNN])
 def test_a_traced_recurrent_layer_that_begins_in_a_state_of_so_many_rows_is_refused(layer, rows):

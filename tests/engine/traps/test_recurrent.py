@@ -46,6 +46,7 @@ def flat(output, states):
 
 
 class TestRecurrentLayersWithDropoutBetweenThem:
+    @pytest.mark.wide
     @pytest.mark.parametrize("both_ways", [False, True])
     @pytest.mark.parametrize("batch_first", [False, True])
     @pytest.mark.parametrize("layers", [2, 3])
@@ -114,6 +115,7 @@ class TestPackedSequences:
 
         return Custom(forward, recurrent=kind(4, 6, layers, dropout=0.3, batch_first=True, **options))
 
+    @pytest.mark.wide
     @pytest.mark.parametrize("call", CALLS)
     @pytest.mark.parametrize("both_ways", [False, True])
     @pytest.mark.parametrize(("kind", "options"), RECURRENT)
@@ -132,6 +134,7 @@ class TestPackedSequences:
             padded = F.pad(hidden, (0, 0, 0, 5 - length))
             same(found[row : row + 1], flat(padded, states))
 
+    @pytest.mark.wide
     @pytest.mark.parametrize("lengths", [[5, 5, 5], [2, 3, 4], [1, 1, 5], [4, 2, 1]])
     def test_may_be_longer_or_shorter_than_the_examples(self, lengths):
         engine = Engine.from_module(

@@ -48,6 +48,7 @@ SQUEEZED = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("case", "runtime"),
     [
@@ -186,6 +187,7 @@ def unpadded(before):
     return Custom(forward, first=nn.Linear(4, 8), drop=nn.Dropout(0.3), last=nn.Linear(8, 3))
 
 
+@pytest.mark.long
 def test_dropout_of_as_many_steps_as_a_mask_keeps_takes_the_beginning_of_a_mask_for_all():
     module = unpadded(before=False)
     engine = Engine.from_module(module, (STEPS, KEPT))
