@@ -55,7 +55,9 @@ class Settings(BaseSettings):
         False, description="Whether a server that others reach answers all of them, where there are no keys."
     )
     tls_certificate: Path | None = Field(
-        None, description="File of the server's certificate, and of those that it was issued by, as PEM; for HTTPS."
+        None,
+        description="File of the server's certificate, and of those that it was issued by, as PEM; for HTTPS. This and "
+        "TLS's other files are read again when they change.",
     )
     tls_key: Path | None = Field(None, description="File of the certificate's private key, as PEM.")
     tls_key_password: str | None = Field(None, description="Password of that file, where it has one.", repr=False)
@@ -123,7 +125,10 @@ class Settings(BaseSettings):
         description="Most connections at once, in each process; fewer where fewer files may be open.",
     )
     head_seconds: float = Field(
-        10.0, gt=0, allow_inf_nan=False, description="Time for the head of a request to come, in seconds."
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Time for the head of a request to come, or for a TLS handshake, in seconds.",
     )
     body_seconds: float = Field(
         60.0, gt=0, allow_inf_nan=False, description="Time for the body of a request to come, in seconds."

@@ -1,7 +1,6 @@
 """The keyring: the keys that are accepted now. Those of a file are read again when it changes."""
 
 import hmac
-import os
 import threading
 import time
 from pathlib import Path
@@ -10,13 +9,12 @@ from typing import Any
 import structlog
 
 from mcdropout.access.keys import Key, KeysError, hash_of, keys_of
+from mcdropout.access.stamps import stamp_of
 from mcdropout.catalogue.document import DocumentError, parse_document, read_document
 
 _log = structlog.get_logger("access")
 
 _LOOK_SECONDS = 1.0  # between looks at the file
-
-_Stamp = tuple[int, int, int] | None
 
 
 class Keyring:
@@ -42,7 +40,8 @@ class Keyring:
             keys_of(self._fixed)
         except (DocumentError, KeysError) as error:
             raise KeysError(f"MCDROPOUT_KEYS: {error}") from error
-        self._stamp, self._keys = _stamp_of(file), self._read()
+        self._stamp = None if file is None else stamp_of(file)
+        self._keys = self._read()
         self._looked = time.monotonic()
 
     def find(self, secret: str) -> Key | None:
@@ -60,7 +59,7 @@ class Keyring:
             return
         with self._lock:
             self._looked = time.monotonic()
-            stamp = _stamp_of(self._file)
+            stamp = stamp_of(self._file)
             if stamp == self._stamp:
                 return
             self._stamp = stamp
@@ -82,14 +81,3 @@ class Keyring:
             raise KeysError(f"the file {self._file} of keys is missing") from error
         except (DocumentError, KeysError) as error:
             raise KeysError(f"the file {self._file} of keys: {error}") from error
-
-
-def _stamp_of(file: Path | None) -> _Stamp:
-    """What is another when a file has changed; None where there is none."""
-    if file is None:
-        return None
-    try:
-        status = os.stat(file)
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size

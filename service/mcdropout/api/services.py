@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from anyio import CapacityLimiter
 
-from mcdropout.access import Keyring
+from mcdropout.access import Certificates, Keyring
 from mcdropout.api.guard import Guard
 from mcdropout.api.interpreter_lock import SwitchInterval
 from mcdropout.api.room import Room
@@ -57,6 +57,7 @@ class Services:
         watch: follows the folder of models; None where nobody does.
         predictions: the use case.
         guard: knows who asks, and what they may.
+        certificates: for TLS; None where there is none.
         traces: of requests; None where there are none.
         loop: the event loop in which requests are answered.
         bodies: the memory of requests whose rows are not read yet.
@@ -71,6 +72,7 @@ class Services:
     watch: Watch | None
     predictions: Predictions
     guard: Guard
+    certificates: Certificates | None
     traces: Traces | None
     loop: ServingLoop
     bodies: Room
@@ -83,6 +85,7 @@ class Services:
         Raises:
             BundleError: the folder holds no bundle, or not the default one.
             KeysError: the keys cannot be read.
+            TlsError: the certificates cannot be used.
             InvalidInputError: requests are to be traced, and OpenTelemetry is not installed.
         """
         keyring = Keyring(settings.keys_file, settings.keys)
@@ -122,6 +125,7 @@ class Services:
             watch=Watch(registry, settings.watch) if settings.watch else None,
             predictions=predictions,
             guard=Guard.of(settings, keyring, metrics),
+            certificates=Certificates.of(settings),
             traces=Traces.of(settings),
             loop=loop,
             bodies=Room(settings.max_bodies_bytes),
@@ -135,10 +139,14 @@ class Services:
         self.registry.start()
         if self.watch:
             self.watch.start()
+        if self.certificates:
+            self.certificates.start()
         yield
         self.registry.stop()
         if self.watch:
             self.watch.stop()
+        if self.certificates:
+            self.certificates.stop()
         self.scheduler.stop()
         self.watchdog.stop()
         if self.traces:

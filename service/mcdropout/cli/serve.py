@@ -95,12 +95,11 @@ def serve(
 
 def _check_doors(settings: Settings) -> None:
     """Refuse to let in whoever comes, unless that is what was asked for; and keys and certificates that are none."""
-    from mcdropout.access import Keyring, KeysError
-    from mcdropout.processes.tls import TlsError, check_tls
+    from mcdropout.access import Certificates, Keyring, KeysError, TlsError
 
     try:
         has_keys = Keyring(settings.keys_file, settings.keys).is_used
-        check_tls(settings)
+        Certificates.of(settings)
     except (KeysError, TlsError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error

@@ -168,7 +168,8 @@ class Metrics:
         )
         self.connections_cut = Counter(
             "mcdropout_connections_cut",
-            "Connections that were cut off: of clients that do not read, or idle ones where others wanted a place.",
+            "Connections that were cut off: of clients that do not read, or do not end a TLS handshake, or idle ones "
+            "where others wanted a place.",
             registry=self.registry,
         )
         self.log_lines_lost = Counter(

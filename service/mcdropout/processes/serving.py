@@ -14,7 +14,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcdropout import log
-from mcdropout.access import KeysError
+from mcdropout.access import KeysError, TlsError
 from mcdropout.api import Services
 from mcdropout.api.admission import Admission
 from mcdropout.api.connection import Limits, protocol
@@ -26,7 +26,6 @@ from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.engine.threads import use_threads
 from mcdropout.machine import descriptors
 from mcdropout.processes.listening import stop_signals
-from mcdropout.processes.tls import tls_options
 from mcdropout.settings import Settings
 
 _log = structlog.get_logger("server")
@@ -49,7 +48,7 @@ def services_of(settings: Settings, threads: int | None) -> Services | None:
         use_usual_interval()
         gc.set_threshold(_COLLECTED_AFTER)
         services = Services.of(settings)
-    except (BundleError, InvalidInputError, KeysError) as error:
+    except (BundleError, InvalidInputError, KeysError, TlsError) as error:
         _log.error("nothing to serve", error=str(error))
         return None
     if (writing := log.lines()) is not None:
@@ -75,7 +74,6 @@ def uvicorn_config(settings: Settings, app: ASGIApp, **others: Any) -> uvicorn.C
         ws="none",
         timeout_graceful_shutdown=round(settings.grace_seconds),
         headers=_HEADERS,
-        **tls_options(settings),
         **given,
     )
 
@@ -97,7 +95,9 @@ def connections(
         unread_bytes=settings.max_unread_bytes,
         connections=max(1, min(settings.max_connections, free)),
     )
-    return protocol(admission, ended, limits)
+    certificates = services.certificates
+    context = None if certificates is None else lambda: certificates.loaded.context
+    return protocol(admission, ended, limits, context)
 
 
 class RpcServer(Protocol):

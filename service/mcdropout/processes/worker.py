@@ -131,7 +131,7 @@ class WorkerServer(uvicorn.Server):
         await self._supervisor.drained()
         loop = asyncio.get_running_loop()
         try:
-            await loop.connect_accepted_socket(self._protocol, connection, ssl=self.config.ssl)
+            await loop.connect_accepted_socket(self._protocol, connection)
         except OSError:
             connection.close()
             self._supervisor.send(wire.ENDED)

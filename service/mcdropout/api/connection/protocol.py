@@ -2,6 +2,7 @@
 client may take of the server, refuses some requests itself, and reports when a connection ends."""
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Any, cast
 from typing import Protocol as Interface
@@ -13,6 +14,7 @@ from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from mcdropout.api.connection.handshake import over_tls
 from mcdropout.api.connection.limits import Limits
 from mcdropout.api.connection.lingering import LingeringTransport
 from mcdropout.api.connection.pace import Pace
@@ -55,7 +57,8 @@ class Gate(Interface):
         """What a request gets, before a task is made for it; None where the app is to answer it."""
 
     def cut(self) -> None:
-        """A connection is cut off: its client does not read, or others want it and nothing is asked on it."""
+        """A connection is cut off: its client does not read, or does not end its TLS handshake, or others want it and
+        nothing is asked on it."""
 
     def accepts_host(self, host: bytes) -> bool:
         """Whether a field Host names this server."""
@@ -100,6 +103,7 @@ def protocol(
     gate: Gate,
     ended: Callable[[], None] | None = None,
     limits: Limits = Limits(),  # noqa: B008  (it never changes)
+    context: Callable[[], ssl.SSLContext] | None = None,
 ) -> type[asyncio.Protocol]:
     """The class of connections.
 
@@ -107,6 +111,7 @@ def protocol(
         gate: decides who is let in.
         ended: called when a connection has ended.
         limits: what a client may take.
+        context: what a TLS handshake that begins now is made by; None where there is no TLS.
     """
     pace = Pace(limits.unread_bytes)
 
@@ -379,4 +384,4 @@ def protocol(
             parts += (refusal.headers, b"content-length: %d\r\n%b\r\n" % (len(refusal.body), end), refusal.body)
             self.transport.write(b"".join(parts))
 
-    return Connection
+    return Connection if context is None else over_tls(Connection, context, pace, limits, gate.cut, ended)

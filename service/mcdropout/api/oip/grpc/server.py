@@ -2,13 +2,14 @@
 
 import asyncio
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2
 
+from mcdropout.access import Certificates
+from mcdropout.access.certificates import Loaded
 from mcdropout.api.oip.grpc.calls import handlers
 from mcdropout.api.oip.grpc.interface import SERVICE
 from mcdropout.api.services import Services
@@ -43,7 +44,7 @@ class GrpcServer:
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers(self._services)),))
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(health.SERVICE_NAME, self._of_health()),))
         address = address_of(settings)
-        credentials = _credentials(settings)
+        credentials = _credentials(self._services.certificates)
         try:
             if credentials is None:
                 server.add_insecure_port(address)
@@ -120,14 +121,22 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
-def _credentials(settings: Settings) -> Any:
-    """What TLS takes, of the files that HTTPS has; None where there are none."""
-    if settings.tls_certificate is None:
+def _credentials(certificates: Certificates | None) -> Any:
+    """What TLS takes: what HTTPS has, and anew where that is; None where there is none."""
+    if certificates is None:
         return None
-    key = settings.tls_key or settings.tls_certificate
-    authorities: Path | None = settings.tls_client_ca
-    return grpc.ssl_server_credentials(
-        [(key.read_bytes(), settings.tls_certificate.read_bytes())],
-        None if authorities is None else authorities.read_bytes(),
-        authorities is not None,
-    )
+    known = certificates.loaded
+
+    def changed() -> Any:
+        """Asked at each connection; None where it goes on with what it has."""
+        nonlocal known
+        if certificates.loaded is known:
+            return None
+        known = certificates.loaded
+        return _configuration(known)
+
+    return grpc.dynamic_ssl_server_credentials(_configuration(known), changed, known.authorities is not None)
+
+
+def _configuration(loaded: Loaded) -> Any:
+    return grpc.ssl_server_certificate_configuration([(loaded.key, loaded.certificate)], loaded.authorities)
