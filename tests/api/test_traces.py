@@ -14,9 +14,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from tests.bundles import CLASSIFIER, write_bundle
 from tests.compilations import compiled
-from tests.patience import wait_until
+from tests.patience import patience, wait_until
 from tests.servers import MCDROPOUT, Server, free_port, serving
 
+grpc = pytest.importorskip("grpc")
+interface = pytest.importorskip("mcdropout.api.oip.grpc.interface")
+
+SERVICE = "inference.GRPCInferenceService"
+_SERVER = 2  # of the kinds of spans
 BODY = {"inputs": [0.1, 0.2, 0.3, 0.4]}
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -79,8 +84,16 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture(scope="module")
-def traced(models: Path, collector: Collector, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def rpc_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def traced(
+    models: Path, collector: Collector, rpc_port: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     settings = {
+        "MCDROPOUT_GRPC_PORT": str(rpc_port),
         "MCDROPOUT_TRACES": "true",
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server.server_port}",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
@@ -140,6 +153,52 @@ def test_what_the_caller_does_not_sample_and_how_the_server_is_are_not_traced(
     wait_until(lambda: collector.of(after))
     assert [span.name for span in collector.of(after)] == ["GET /"]
     assert collector.of(unsampled) == []
+
+
+class TestCalls:
+    """Over gRPC."""
+
+    def test_are_part_of_the_trace_that_they_came_with(
+        self, traced: Server, collector: Collector, rpc_port: int
+    ) -> None:
+        trace = TRACE[:-1] + "b"
+        request = interface.message_class("ModelInferRequest")(model_name="small")
+        request.inputs.add(name="input", datatype="FP32", shape=[1, 4]).contents.fp32_contents.extend(BODY["inputs"])
+        request.parameters["seed"].int64_param = 3
+        call(rpc_port, "ModelInfer", request.SerializeToString(), f"00-{trace}-{PARENT}-01")
+        wait_until(lambda: any(span.name == f"{SERVICE}/ModelInfer" for span in collector.of(trace)))
+        spans = {span.name: span for span in collector.of(trace)}
+        span = spans[f"{SERVICE}/ModelInfer"]
+        assert (span.parent_span_id.hex(), span.kind, span.status.code) == (PARENT, _SERVER, 0)
+        found = attributes(span)
+        assert (found["rpc.system"], found["rpc.service"], found["rpc.method"]) == ("grpc", SERVICE, "ModelInfer")
+        assert (found["mcdropout.model"], found["mcdropout.passes"], found["mcdropout.seed"]) == ("small", 50, "3")
+        assert found["rpc.grpc.status_code"] == 0
+        assert spans["queue"].parent_span_id == spans["compute"].parent_span_id == span.span_id
+        assert spans["step"].parent_span_id == spans["compute"].span_id
+        (line,) = traced.wait_for_log(f'"trace_id": "{trace}"', "ModelInfer")
+        assert found["mcdropout.request_id"] in line
+
+    def test_that_are_refused_are_traced_and_those_that_ask_how_the_server_is_are_not(
+        self, traced: Server, collector: Collector, rpc_port: int
+    ) -> None:
+        quiet, trace = TRACE[:-1] + "c", TRACE[:-1] + "d"
+        call(rpc_port, "ServerReady", b"", f"00-{quiet}-{PARENT}-01")
+        unknown = interface.message_class("ModelMetadataRequest")(name="nobody").SerializeToString()
+        with pytest.raises(grpc.RpcError):
+            call(rpc_port, "ModelMetadata", unknown, f"00-{trace}-{PARENT}-01")
+        wait_until(lambda: collector.of(trace))
+        (span,) = collector.of(trace)
+        assert span.name == f"{SERVICE}/ModelMetadata"
+        assert attributes(span)["rpc.grpc.status_code"] == grpc.StatusCode.NOT_FOUND.value[0]
+        assert span.status.code == 0  # the client's fault
+        assert collector.of(quiet) == []
+
+
+def call(port: int, method: str, message: bytes, traceparent: str) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        asked = channel.unary_unary(f"/{SERVICE}/{method}")
+        asked(message, timeout=patience(60), metadata=[("traceparent", traceparent)], wait_for_ready=True)
 
 
 def test_spans_that_nobody_takes_hold_up_no_request(models: Path, tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
 """Traces: what became of a request when, for OpenTelemetry. The request, its time in the queue, and its steps.
 
-A request that comes with a trace context (W3C, `traceparent`) is part of that trace. OpenTelemetry's own variables say
-where spans go (`OTEL_EXPORTER_OTLP_ENDPOINT`), how many (`OTEL_TRACES_SAMPLER`), and what the service is called
-(`OTEL_SERVICE_NAME`). Its packages are an extra, and imported where requests are traced.
+A request that comes with a trace context (W3C, `traceparent`; over gRPC as metadata) is part of that trace.
+OpenTelemetry's own variables say where spans go (`OTEL_EXPORTER_OTLP_ENDPOINT`), how many (`OTEL_TRACES_SAMPLER`), and
+what the service is called (`OTEL_SERVICE_NAME`). Its packages are an extra, and imported where requests are traced.
 """
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,14 +18,29 @@ from mcdropout.api.observe import QUIET_PATHS, Seen, Timeline, seen_of
 from mcdropout.engine import InvalidInputError
 from mcdropout.settings import Settings
 
-if TYPE_CHECKING:
-    from opentelemetry.trace import Span
-
 _NAME = "mcdropout"
 _MODELS = ("/models/", "/v2/models/")
 _OF_A_MODEL = ("predict", "predict/stream", "load", "unload", "reload", "infer", "ready")
 _PATHS = ("/predict", "/predict/stream", "/models", "/v2", "/docs", "/openapi.json")
 _ERROR = 500
+_SHOWN = 500  # characters of a path
+
+
+class Traced:
+    """How a request that is traced has ended.
+
+    Attributes:
+        values: attributes of its span.
+        has_failed: whether that is the server's fault.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.has_failed = False
+
+    def ends(self, name: str, status: int, *, has_failed: bool) -> None:
+        """It ends with a status, which is an attribute by this name."""
+        self.values[name], self.has_failed = status, has_failed
 
 
 class Traces:
@@ -68,42 +85,33 @@ class Traces:
         """Send what there is, and end."""
         self._provider.shutdown()
 
-    def begin(self, scope: Scope) -> "Span":
-        """The span of a request that begins now."""
-        from opentelemetry.trace import SpanKind
+    @contextmanager
+    def span(self, scope: Scope, seen: Seen, name: str, values: dict[str, Any]) -> Iterator["Traced"]:
+        """Have a request traced, by a span that begins now, and in the end has those of its queue and its steps.
+
+        Args:
+            scope: the request.
+            seen: what is seen of it; it gets the trace's id.
+            name: of the span.
+            values: its attributes from the first.
+        """
+        from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
         names = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"])
         context = self._propagator.extract(dict(names))
-        path: str = scope["path"]
-        return self._tracer.start_span(
-            f"{scope['method']} {_route_of(path)}",
-            context,
-            SpanKind.SERVER,
-            {"http.request.method": scope["method"], "url.path": path[:500]},
-        )
-
-    def end(self, span: "Span", scope: Scope, seen: Seen, status: int) -> None:
-        """End the span of a request that was answered, with those of its time in the queue and of its steps."""
-        from opentelemetry.trace import Status, StatusCode, set_span_in_context
-
-        client = scope.get("client")
-        values: dict[str, Any] = {
-            "http.response.status_code": status,
-            "client.address": client[0] if client else None,
-            "mcdropout.request_id": seen.request_id,
-            "mcdropout.model": seen.model,
-            "mcdropout.mode": seen.mode,
-            "mcdropout.rows": seen.rows,
-            "mcdropout.passes": seen.passes,
-            "mcdropout.seed": None if seen.seed is None else str(seen.seed),
-            "mcdropout.key": seen.key,
-        }
-        span.set_attributes({name: value for name, value in values.items() if value is not None})
-        if status >= _ERROR:
-            span.set_status(Status(StatusCode.ERROR))
-        if seen.timeline is not None:
-            self._compute(seen.timeline, set_span_in_context(span))
-        span.end()
+        span = self._tracer.start_span(name, context, SpanKind.SERVER, values)
+        if span.is_recording():
+            seen.trace_id = format(span.get_span_context().trace_id, "032x")
+        traced = Traced()
+        try:
+            yield traced
+        finally:
+            span.set_attributes(_attributes(scope, seen) | traced.values)
+            if traced.has_failed:
+                span.set_status(Status(StatusCode.ERROR))
+            if seen.timeline is not None:
+                self._compute(seen.timeline, set_span_in_context(span))
+            span.end()
 
     def _compute(self, timeline: Timeline, context: Any) -> None:
         from opentelemetry.trace import set_span_in_context
@@ -135,21 +143,33 @@ class TraceMiddleware:
         if scope["type"] != "http" or seen is None or scope["path"].startswith(QUIET_PATHS):
             await self._app(scope, receive, send)
             return
-        span = self._traces.begin(scope)
-        if span.is_recording():
-            seen.trace_id = format(span.get_span_context().trace_id, "032x")
-        status = _ERROR
+        method, path = scope["method"], scope["path"]
+        values = {"http.request.method": method, "url.path": path[:_SHOWN]}
+        with self._traces.span(scope, seen, f"{method} {_route_of(path)}", values) as traced:
+            traced.ends("http.response.status_code", _ERROR, has_failed=True)
 
-        async def send_noting(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
+            async def send_noting(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                    traced.ends("http.response.status_code", status, has_failed=status >= _ERROR)
+                await send(message)
 
-        try:
             await self._app(scope, receive, send_noting)
-        finally:
-            self._traces.end(span, scope, seen, status)
+
+
+def _attributes(scope: Scope, seen: Seen) -> dict[str, Any]:
+    client = scope.get("client")
+    values = {
+        "client.address": client[0] if client else None,
+        "mcdropout.request_id": seen.request_id,
+        "mcdropout.model": seen.model,
+        "mcdropout.mode": seen.mode,
+        "mcdropout.rows": seen.rows,
+        "mcdropout.passes": seen.passes,
+        "mcdropout.seed": None if seen.seed is None else str(seen.seed),
+        "mcdropout.key": seen.key,
+    }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _route_of(path: str) -> str:

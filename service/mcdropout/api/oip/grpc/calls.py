@@ -3,7 +3,9 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -13,7 +15,7 @@ import structlog
 from mcdropout.api.answering import answer_of, where_it_belongs
 from mcdropout.api.errors import ProblemError, explanation
 from mcdropout.api.guard import Caller
-from mcdropout.api.observe import Seen, record, request_id_of
+from mcdropout.api.observe import QUIET_PATHS, Seen, record, request_id_of
 from mcdropout.api.oip import metadata
 from mcdropout.api.oip.asking import model_of, planned_and_rows
 from mcdropout.api.oip.grpc.interface import SERVICE, message_class
@@ -21,14 +23,17 @@ from mcdropout.api.oip.grpc.messages import parsed, read_infer, written_infer
 from mcdropout.api.oip.grpc.statuses import status_of
 from mcdropout.api.oip.tensor import InferRequest
 from mcdropout.api.services import Services
+from mcdropout.api.traces import Traced
 from mcdropout.engine.ragged import Rows
 from mcdropout.predictions import NotReadyError, Pause, Planned
 from mcdropout.scheduling.backlog import OverloadedError
 
 _NUMBER_BYTES = 16  # of an answer: a number, and what comes with it
-_CLIENT_WENT_AWAY = 499
+_CLIENT_WENT_AWAY, _ERROR = 499, 500
 
-Call = Callable[[Any, Caller, Seen], Awaitable[bytes]]
+Message = Callable[[], Awaitable[bytes]]
+"""What waits for the message of a call."""
+Call = Callable[[Message, Caller, Seen], Awaitable[bytes]]
 """What answers a call: to its message, by whom, and with what is seen of it."""
 
 
@@ -55,24 +60,26 @@ def _handler(services: Services, name: str, method: str, call: Call) -> Any:
         started = time.perf_counter()
         scope = _scope_of(services, context, method, path)
         seen = Seen(request_id_of(scope))
-        status = 500
-        with structlog.contextvars.bound_contextvars(request_id=seen.request_id):
+        status, code = 500, grpc.StatusCode.INTERNAL
+        with structlog.contextvars.bound_contextvars(request_id=seen.request_id), _span(services, scope, seen) as span:
             try:
                 caller = services.guard.check(scope)
                 seen.key = caller.key
-                answer = await call(messages, caller, seen)
-                status = 200
+                answer = await call(partial(_first, messages, services.settings.body_seconds), caller, seen)
+                status, code = 200, grpc.StatusCode.OK
                 context.set_trailing_metadata((("x-request-id", seen.request_id),))
                 return answer
             except asyncio.CancelledError:
-                status = _CLIENT_WENT_AWAY
+                status, code = _CLIENT_WENT_AWAY, grpc.StatusCode.CANCELLED
                 raise
             except Exception as error:
                 found = explanation(error)
-                status, ended = found.status, status_of(found, seen.request_id)
-                await context.abort(ended.code, ended.details, ended.metadata)
+                ended = status_of(found, seen.request_id)
+                status, code = found.status, ended.code
+                await context.abort(code, ended.details, ended.metadata)
                 raise  # to which it does not come
             finally:
+                span.ends("rpc.grpc.status_code", code.value[0], has_failed=status >= _ERROR)
                 record(services.metrics, scope, seen, status, time.perf_counter() - started)
 
     return grpc.stream_unary_rpc_method_handler(handle)
@@ -102,9 +109,24 @@ def _address_of(peer: str) -> tuple[str, int] | None:
     return (host.strip("[]"), int(port)) if family in ("ipv4", "ipv6") and port.isdigit() else None
 
 
-async def _first(messages: AsyncIterator[bytes]) -> bytes:
-    async for message in messages:
-        return message
+def _span(services: Services, scope: dict[str, Any], seen: Seen) -> AbstractContextManager[Traced]:
+    """The span of a call, where it is traced."""
+    path: str = scope["path"]
+    if services.traces is None or path.startswith(QUIET_PATHS):
+        return nullcontext(Traced())
+    service, _, name = path[1:].partition("/")
+    values = {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name}
+    return services.traces.span(scope, seen, path[1:], values)
+
+
+async def _first(messages: AsyncIterator[bytes], seconds: float) -> bytes:
+    """The message of a call, which is to come within a time."""
+    try:
+        async with asyncio.timeout(seconds):
+            async for message in messages:
+                return message
+    except TimeoutError as error:
+        raise ProblemError(408, f"the message was not there within {seconds:g} s") from error
     raise ProblemError(400, "the call has no message; one is accepted")
 
 
@@ -112,8 +134,8 @@ def _of_message(name: str, call: Callable[[Any], Any]) -> Call:
     """A call that is answered by its message alone."""
     kind = message_class(f"{name}Request")
 
-    async def answer(messages: Any, _caller: Caller, seen: Seen) -> bytes:
-        request = parsed(kind, await _first(messages))
+    async def answer(message: Message, _caller: Caller, _seen: Seen) -> bytes:
+        request = parsed(kind, await message())
         content: bytes = call(request).SerializeToString()
         return content
 
@@ -154,7 +176,7 @@ class _Calls:
             outputs=[asdict(one) for one in metadata.outputs_of(model)],
         )
 
-    async def model_infer(self, messages: AsyncIterator[bytes], caller: Caller, seen: Seen) -> bytes:
+    async def model_infer(self, message: Message, caller: Caller, seen: Seen) -> bytes:
         arrived = time.perf_counter()
         services = self._services
         services.predictions.let_in("unknown", caller.client)  # its model is known once its message is read
@@ -168,7 +190,7 @@ class _Calls:
             return asked, planned, inputs
 
         with services.bodies.share() as share:
-            content = await _first(messages)
+            content = await message()
             try:
                 share.take(len(content))
             except OverloadedError as error:

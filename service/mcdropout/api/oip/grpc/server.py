@@ -20,6 +20,7 @@ _log = structlog.get_logger("grpc")
 _LOOK_SECONDS = 0.2  # between two looks at whether the models may serve
 _NOTICE_SECONDS = 0.1  # for those who watch, to hear that it ends
 _MOST_STREAMS = 256  # calls at once on one connection; a client keeps further ones back
+_IDLE_SECONDS = 60.0  # of a connection without calls, which its client opens anew when it has one
 _IDENTITY_ALONE = 1  # of the algorithms of compression: what a message grows to would not be bounded
 
 
@@ -111,9 +112,17 @@ def address_of(settings: Settings) -> str:
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
+    head, write, idle = (round(1000 * x) for x in (settings.head_seconds, settings.write_seconds, _IDLE_SECONDS))
     return [
         # Several workers share the port; a server that is alone is not to share it with another one.
         ("grpc.so_reuseport", int(settings.workers > 1)),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.server_handshake_timeout_ms", head),  # of TLS and of HTTP/2, together
+        ("grpc.max_connection_idle_ms", idle),
+        # A client that does not answer a ping reads nothing, or is gone.
+        ("grpc.keepalive_time_ms", write),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.ping_timeout_ms", head),
         ("grpc.max_receive_message_length", settings.max_body_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", _MOST_STREAMS),
