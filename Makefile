@@ -9,7 +9,12 @@ BIN := $(VENV)/bin
 NETWORKS := timm==1.0.31 torchvision==0.28.0 segmentation-models-pytorch==0.6.0 peft==0.21.2 accelerate==1.15.0 \
 	pillow==13.0.0 psutil==7.2.2
 
-.PHONY: serve test test-long lint bench clean
+# How what the images install is locked: for every platform, by the hashes of all files that a version has.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command 'make lock' $(UPGRADE)
+IMAGE := --extra grpc --extra images --extra otel --extra zstd
+
+.PHONY: serve test test-long lint lock bench clean
 
 serve: $(VENV)/.installed
 	$(BIN)/mcdropout serve --models models --default mnist-cnn
@@ -26,6 +31,12 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/hadolint Dockerfile
+
+# Versions stay as they are where they are still accepted; `make lock UPGRADE=--upgrade` takes the newest.
+lock: $(VENV)/.installed-dev
+	$(LOCK) --group pyproject.toml:build --output-file deploy/locks/build.txt
+	$(LOCK) $(IMAGE) pyproject.toml --output-file deploy/locks/cpu.txt
+	$(LOCK) $(IMAGE) --extra gpu --constraint deploy/locks/cpu.txt pyproject.toml --output-file deploy/locks/gpu.txt
 
 # Both need the MNIST files: MCDROPOUT_MNIST=FOLDER, else ../shared/data/mnist.
 bench: $(VENV)/.installed-bench

@@ -20,7 +20,6 @@ import trustme
 import yaml
 from compose_spec import PyCompose
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from mcdropout.settings import Settings
@@ -39,9 +38,14 @@ README = (ROOT / "README.md").read_text()
 PROMETHEUS = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
 
 
+def by_default(text: str) -> str:
+    """What Compose makes of variables where nobody sets them."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
 def parsed(compose: dict[str, Any]) -> PyCompose:
     """A Compose file, read by the Compose specification."""
-    return PyCompose.from_yaml(yaml.safe_dump(compose, sort_keys=False))
+    return PyCompose.from_yaml(by_default(yaml.safe_dump(compose, sort_keys=False)))
 
 
 def test_compose_is_as_its_specification_has_it() -> None:
@@ -177,9 +181,9 @@ def test_grafana_reads_the_prometheus_that_compose_starts_and_has_no_password_th
 def test_the_grafana_that_compose_starts_is_the_one_that_the_dashboard_was_made_for() -> None:
     (sdk,) = [name for name in PROJECT["optional-dependencies"]["dev"] if name.startswith("grafana-foundation-sdk")]
     (pinned,) = Requirement(sdk).specifier
-    assert SERVICES["grafana"]["image"].endswith(f":{Version(pinned.version).base_version.split('!')[1]}")
+    assert by_default(SERVICES["grafana"]["image"]).endswith(f":{Version(pinned.version).base_version.split('!')[1]}")
     for name in ("prometheus", "grafana"):
-        assert re.search(r":v?\d+\.\d+\.\d+$", SERVICES[name]["image"])
+        assert re.search(r":v?\d+\.\d+\.\d+$", by_default(SERVICES[name]["image"]))
 
 
 def stages() -> dict[str, tuple[str, str]]:
@@ -213,16 +217,13 @@ def test_each_image_gets_what_its_own_builder_installed() -> None:
         target: re.findall(r"^COPY --from=(\S+) ", instructions(target), re.MULTILINE) for target in ("cpu", "gpu")
     }
     assert copied == {"cpu": ["build"], "gpu": ["build-gpu"]}
-    assert "'.[gpu," in stages()["build-gpu"][1]
     assert stages()["build-gpu"][0] == "build"
-    assert "gpu" in PROJECT["optional-dependencies"]
-    assert "[gpu]" not in stages()["build"][1]
     assert {SERVICES[name]["build"]["target"] for name in OURS} == copied.keys()
     # The image without a name is that for CPUs.
     assert list(stages())[-1] == "cpu"
     assert len(stages()) == len(re.findall(r"^FROM", DOCKERFILE, re.MULTILINE))
     bases = {base for base, _ in stages().values()} - stages().keys()
-    assert bases == {"docker.io/library/python:3.11-slim"}
+    assert bases == {"${PYTHON_IMAGE}"}
 
 
 def health_check(port: int, **others: str) -> int:
@@ -282,7 +283,7 @@ def test_the_images_get_what_serving_a_bundle_takes_and_nothing_that_lies_about(
         recorded = json.loads((bundle.parent / "compiled" / "sources.json").read_text())["files"]
         for file in [bundle, *compiled, *(bundle.parent / name for name in recorded)]:
             assert in_build_context(file.relative_to(ROOT).as_posix()), file
-    for source in ("pyproject.toml", "README.md", "deploy/constraints.txt", "service/mcdropout/engine/native/native.c"):
+    for source in ("pyproject.toml", "README.md", "deploy/locks/cpu.txt", "service/mcdropout/engine/native/native.c"):
         assert (ROOT / source).is_file()
         assert in_build_context(source)
     for other in (".env", ".git/config", ".venv/bin/python", "deploy/grafana/dashboard.py", "tests/conftest.py"):
@@ -294,22 +295,6 @@ def test_the_images_get_what_serving_a_bundle_takes_and_nothing_that_lies_about(
         *(file.relative_to(ROOT).as_posix() for file in MODELS.glob("*.py")),
     ):
         assert not in_build_context(made)
-
-
-def test_what_the_images_install_is_pinned_within_what_is_accepted() -> None:
-    lines = (ROOT / "deploy" / "constraints.txt").read_text().splitlines()
-    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    pinned = {}
-    for pin in pins:
-        (specifier,) = pin.specifier
-        assert specifier.operator == "=="
-        assert Version(specifier.version).local is None  # of this machine, or of an index that others lack
-        pinned[canonicalize_name(pin.name)] = specifier.version
-    assert len(pinned) == len(pins)
-    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
-    for requirement in map(Requirement, [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["torch"], *build]):
-        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
-    assert "PIP_CONSTRAINT=/app/deploy/constraints.txt " in stages()["build"][1]
 
 
 def test_the_readme_opens_with_the_two_commands_and_names_files_and_settings_that_there_are() -> None:
