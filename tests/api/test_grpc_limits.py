@@ -1,4 +1,4 @@
-"""What a client of gRPC may take: connections, and time for their beginning, for a message, and to read."""
+"""What a client of gRPC may take: connections, and time for a message to come, and to read."""
 
 import socket
 import threading
@@ -16,7 +16,7 @@ from tests.servers import free_port, serving
 grpc = pytest.importorskip("grpc")
 
 CONNECTIONS = 4
-_FAR_LESS_THAN_USUAL = 20.0  # seconds: by itself gRPC would wait for two minutes, or for ever
+_FAR_LESS_THAN_USUAL = 20.0  # seconds: by itself gRPC would wait for ever
 # Of HTTP/2: how a client begins, its settings, and that it has seen the server's.
 _BEGINNING = (
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]) + bytes([0, 0, 0, 4, 1, 0, 0, 0, 0])
@@ -60,10 +60,9 @@ def test_one_connection_more_than_there_may_be_is_refused_until_another_ends(por
         wait_until(lambda: is_live(port))
 
 
-@pytest.mark.parametrize("sent", [b"", _BEGINNING], ids=["says_nothing", "reads_nothing"])
-def test_a_client_is_cut_off_that(port: int, sent: bytes) -> None:
+def test_a_client_that_reads_nothing_is_cut_off(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=_FAR_LESS_THAN_USUAL) as client:
-        client.sendall(sent)
+        client.sendall(_BEGINNING)
         while client.recv(65536):
             pass  # of pings, which are not answered
 

@@ -22,7 +22,7 @@ from tests.patience import wait_until
 from tests.servers import Server, free_port, serving
 
 BODY = {"inputs": [0.1, 0.2, 0.3, 0.4]}
-_FAR_LESS_THAN_USUAL = 20.0  # seconds: the event loop would give a handshake 60, and the end of TLS 30
+_FAR_LESS_THAN_USUAL = 20.0  # seconds: otherwise a handshake would have 60, over gRPC 120, and the end of TLS 30
 
 
 @dataclass(frozen=True)
@@ -213,11 +213,23 @@ class TestCertificatesThatChange:
 
 
 @pytest.fixture(scope="module")
-def strict(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, ssl.SSLContext]]:
+def rpc_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def strict(
+    models: Path, rpc_port: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Server, ssl.SSLContext]]:
     """A server of few connections that gives little time, and what its clients take."""
     files, authority = Files(tmp_path_factory.mktemp("certificates")), trustme.CA()
     files.issue(authority)
-    flags = f"--tls-certificate={files.certificate}", f"--tls-key={files.key}", "--no-compile"
+    flags = (
+        f"--tls-certificate={files.certificate}",
+        f"--tls-key={files.key}",
+        f"--grpc-port={rpc_port}",
+        "--no-compile",
+    )
     limits = {"MCDROPOUT_HEAD_SECONDS": "2", "MCDROPOUT_MAX_CONNECTIONS": "4", "MCDROPOUT_LOG_LEVEL": "debug"}
     context = trusting(authority, authority)
     with serving(models, tmp_path_factory.mktemp("log"), *flags, **limits) as server:
@@ -246,11 +258,16 @@ class TestHandshakes:
             assert silent.recv(1) == b""
         wait_until(lambda: cuts(strict[0]) == before + 1)
 
+    def test_of_grpc_have_no_more(self, strict: tuple[Server, ssl.SSLContext], rpc_port: int) -> None:
+        strict[0].wait_for_log("listening", f"127.0.0.1:{rpc_port}")
+        with socket.create_connection(("127.0.0.1", rpc_port), timeout=_FAR_LESS_THAN_USUAL) as silent:
+            assert silent.recv(1) == b""
+
     def test_that_nobody_ends_keep_nobody_out(self, strict: tuple[Server, ssl.SSLContext]) -> None:
         server, context = strict
         silent = [connected(server) for _ in range(12)]
         assert status(server.port, context) == 200
-        server.wait_for_log("connection cut", "others want a connection", lines=8)
+        server.wait_for_log("connection cut", "others want a connection")
         for one in silent:
             one.close()
 
