@@ -111,6 +111,25 @@ def rows_of_arrays(
     return tuple(prepare(part, pause) for part in given)
 
 
+def rows_of_array(label: str, spec: Input, values: npt.NDArray[Any]) -> tuple[Rows, ...]:
+    """The rows `[rows, *shape]` of an array, as the network takes them.
+
+    Raises:
+        RowsError: they cannot be used; of one row of numbers it names the column.
+    """
+    values = np.ascontiguousarray(values)
+    given = values[0] if len(values) == 1 else values
+    array = declared(label, spec, values.dtype, given.shape, None)
+    try:
+        return rows_of_arrays([(array, given)], None, lambda: None)
+    except RowsError:
+        if len(values) == 1 and values.ndim == 2 and spec.kind != "b":
+            names = spec.columns or range(values.shape[1])
+            for name, cell in zip(names, values[0, :, None], strict=True):
+                check_bounds(f"{label} in the column {name!r}", cell, spec, infinite="infinity")
+        raise
+
+
 def check_values(label: str, values: npt.NDArray[Any], spec: Input) -> None:
     """Raise RowsError where values are not what an input takes."""
     if spec.kind != "b":

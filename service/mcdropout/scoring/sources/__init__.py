@@ -6,6 +6,7 @@ from pathlib import Path
 from mcdropout.catalogue.inputs import Input
 from mcdropout.scoring.chunks import Source
 from mcdropout.scoring.errors import ScoringError
+from mcdropout.scoring.pyarrow import pyarrow
 
 Open = Callable[[Path, Sequence[Input], Sequence[str]], Source]
 
@@ -29,12 +30,14 @@ def _csv(path: Path, takes: Sequence[Input], keep: Sequence[str]) -> Source:
 
 
 def _parquet(path: Path, takes: Sequence[Input], keep: Sequence[str]) -> Source:
+    pyarrow()
     from mcdropout.scoring.sources.arrow import ParquetSource
 
     return ParquetSource(path, takes, keep)
 
 
 def _arrow(path: Path, takes: Sequence[Input], keep: Sequence[str]) -> Source:
+    pyarrow()
     from mcdropout.scoring.sources.arrow import ArrowSource
 
     return ArrowSource(path, takes, keep)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mcdropout.catalogue.arrays import declared, rows_of_arrays
-from mcdropout.catalogue.checks import RowsError, accepted_shape, check_bounds
+from mcdropout.catalogue.arrays import declared, rows_of_array
+from mcdropout.catalogue.checks import RowsError, accepted_shape
 from mcdropout.catalogue.inputs import Input
 from mcdropout.engine.ragged import Rows
 from mcdropout.scoring.chunks import called
@@ -47,25 +47,6 @@ class ArrayChunk:
             of_input = label if len(self.takes) == 1 else f"{label}, in the array {spec.name!r},"
             found += rows_of_array(of_input, spec, array[start:stop])
         return found
-
-
-def rows_of_array(label: str, spec: Input, values: npt.NDArray[Any]) -> tuple[Rows, ...]:
-    """The rows `[rows, *shape]` of an array, as the network takes them.
-
-    Raises:
-        RowsError: they cannot be used; of one row of numbers it names the column.
-    """
-    values = np.ascontiguousarray(values)
-    given = values[0] if len(values) == 1 else values
-    array = declared(label, spec, values.dtype, given.shape, None)
-    try:
-        return rows_of_arrays([(array, given)], None, lambda: None)
-    except RowsError:
-        if len(values) == 1 and values.ndim == 2 and spec.kind != "b":
-            names = spec.columns or range(values.shape[1])
-            for name, cell in zip(names, values[0, :, None], strict=True):
-                check_bounds(f"{label} in the column {name!r}", cell, spec, infinite="infinity")
-        raise
 
 
 def check_header(label: str, spec: Input, dtype: np.dtype[Any], shape: Sequence[int]) -> None:

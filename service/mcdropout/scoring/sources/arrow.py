@@ -1,25 +1,21 @@
-"""Parquet, Arrow and Feather files, by pyarrow: an extra of the package, imported when the first is opened."""
+"""Parquet, Arrow and Feather files, by pyarrow, an extra of the package that is known to be there by now."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from mcdropout.catalogue.arrays import declared
-from mcdropout.catalogue.checks import Given, RowsError, accepted_shape, check_bounds, prepare
+from mcdropout.catalogue.arrow import columns_of, rows_of_table
 from mcdropout.catalogue.inputs import Input
+from mcdropout.catalogue.tables import Binding
 from mcdropout.engine.ragged import Rows
-from mcdropout.engine.sizes import accepts
 from mcdropout.scoring.chunks import called
 from mcdropout.scoring.errors import ScoringError
 from mcdropout.scoring.pyarrow import pyarrow
 from mcdropout.scoring.sources import stamp_of
-from mcdropout.scoring.sources.arrays import rows_of_array
-from mcdropout.scoring.sources.tables import Binding, Column, Kind, bound, rows_of_cells
+from mcdropout.scoring.sources.tables import bound
 
 _READ_BYTES = 2**16  # at a time of each column of a Parquet file
 
@@ -35,8 +31,7 @@ class _Table:
 
     def __init__(self, path: Path, takes: Sequence[Input], keep: Sequence[str], schema: Any, total: int | None) -> None:
         self._path = path
-        columns = [Column(field.name, _kind_of(field.type), str(field.type)) for field in schema]
-        self._bindings = bound(path, columns, takes, keep)
+        self._bindings = bound(path, columns_of(schema), takes, keep)
         self._names = list(dict.fromkeys([*(name for one in self._bindings for name in one.names), *keep]))
         self.kept = {name: schema.field(name).type for name in keep}
         self.total = total
@@ -144,143 +139,7 @@ class TableChunk:
     def read(self, start: int, stop: int) -> tuple[Rows, ...]:
         """As `Chunk.read`."""
         label = called(self.name, self.first, start, stop)
-        cells = _Cells(self.table.slice(start, stop - start))
-        return tuple(
-            cells.lists(label, binding) if binding.is_list else rows_of_cells(label, cells, binding, stop - start)
-            for binding in self.bindings
-        )
-
-
-@dataclass(frozen=True)
-class _Cells:
-    table: Any
-
-    def matrix(self, label: str, binding: Binding) -> npt.NDArray[Any]:
-        """As `Cells.matrix`."""
-        columns = [self._column(label, name, binding) for name in binding.names]
-        if binding.spec.kind == "i" and any(column.dtype.kind not in "iu" for column in columns):
-            raise RowsError(f"{label} holds no whole numbers")
-        return np.stack(columns, axis=1)
-
-    def _column(self, label: str, name: str, binding: Binding) -> npt.NDArray[Any]:
-        column, spec, codes = self.table.column(name), binding.spec, binding.codes.get(name)
-        if column.null_count and not spec.takes_missing:
-            raise RowsError(f"{label} has null in the column {name!r}")
-        if codes is not None:
-            try:
-                return np.array([np.nan if cell is None else codes[cell] for cell in column.to_pylist()], np.float64)
-            except KeyError as error:
-                raise RowsError(f"{label} has {error} in the column {name!r}") from error
-        if pyarrow().types.is_decimal(column.type):
-            column = column.cast(pyarrow().float64())
-        values: npt.NDArray[Any] = column.to_numpy()
-        if spec.kind != "f" and codes is None:
-            return values
-        return values.astype(np.float64)
-
-    def record(self, label: str, binding: Binding) -> dict[str, Any]:
-        """As `Cells.record`."""
-        found: dict[str, Any] = {}
-        for name in binding.names:
-            value = self.table.column(name)[0].as_py()
-            is_number = isinstance(value, bool | int | float | str) or value is None
-            found[name] = value if is_number else float(value)  # a decimal
-        return found
-
-    def lists(self, label: str, binding: Binding) -> Rows:
-        """The rows of a column of lists.
-
-        Raises:
-            RowsError: one cannot be used.
-        """
-        spec, (name,) = binding.spec, binding.names
-        label = f"{label}, in the column {name!r},"
-        column = self.table.column(name).combine_chunks()
-        column = getattr(column, "storage", column)  # of tensors of one shape
-        if len(column) == 1:
-            return _row_of_list(label, spec, column[0].as_py())
-        sizes, leaf = _flat(label, column)
-        if leaf.null_count and not spec.takes_missing:
-            raise RowsError(f"{label} holds null")
-        values = leaf.to_numpy(zero_copy_only=False)
-        if not spec.varies:
-            if not sizes or any(len(np.unique(each)) > 1 for each in sizes):
-                raise RowsError(f"{label} holds lists of several lengths; {accepted_shape(spec)}")
-            shape = [int(each[0]) for each in sizes]
-            wanted = _fixed(spec)
-            rows = values.reshape(len(column), *(wanted if shape == [math.prod(wanted)] else shape))
-            (found,) = rows_of_array(label, spec, rows)
-            return found
-        if len(sizes) > 1:
-            parts = [_row_of_list(label, spec, one) for one in column.to_pylist()]
-            return [np.asarray(part)[0] for part in parts]
-        (lengths,) = sizes
-        if not all(accepts(spec.dimensions[0], int(length)) for length in np.unique(lengths)):
-            raise RowsError(f"{label} holds lists of {lengths.min()} to {lengths.max()}; {accepted_shape(spec)}")
-        declared(label, spec, values.dtype, (1, int(lengths[0])), None)
-        if spec.kind != "b":
-            check_bounds(label, values, spec, infinite="infinity")
-        one_each = np.split(values, np.cumsum(lengths)[:-1])
-        return prepare(Given(label, spec, np.stack(one_each) if len(set(lengths)) == 1 else one_each, True), _go_on)
-
-
-def _fixed(spec: Input) -> tuple[int, ...]:
-    """The shape of a row, where it differs from none."""
-    return tuple(size for size in spec.shape if isinstance(size, int))
-
-
-def _go_on() -> None:
-    pass
-
-
-def _row_of_list(label: str, spec: Input, value: Any) -> Rows:
-    """The one row that nested lists are, `[1, *shape]`."""
-    if value is None:
-        raise RowsError(f"{label} is null; {accepted_shape(spec)}")
-    try:
-        row = np.asarray(value)
-        if row.dtype == object and spec.takes_missing:
-            row = row.astype(np.float64)
-    except (ValueError, TypeError) as error:
-        raise RowsError(f"{label} is ragged: its lists differ in length; {accepted_shape(spec)}") from error
-    if row.dtype == object:
-        raise RowsError(f"{label} holds null, or lists of several lengths; {accepted_shape(spec)}")
-    if not row.size:  # NumPy takes it for floats
-        row = row.astype(spec.array_dtype)
-    if not spec.varies and row.ndim == 1 and row.size == math.prod(_fixed(spec)):
-        row = row.reshape(_fixed(spec))
-    (found,) = rows_of_array(label, spec, row[None])
-    return found
-
-
-def _flat(label: str, column: Any) -> tuple[list[npt.NDArray[np.int64]], Any]:
-    """The lengths of the lists of each depth, and what they hold."""
-    compute, sizes = pyarrow("compute"), []
-    while _is_list(column.type):
-        if column.null_count:
-            raise RowsError(f"{label} holds null in place of a list")
-        sizes.append(compute.list_value_length(column).to_numpy(zero_copy_only=False).astype(np.int64))
-        column = column.flatten()
-    return sizes, column
-
-
-def _is_list(kind: Any) -> bool:
-    types = pyarrow().types
-    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
-
-
-def _kind_of(kind: Any) -> Kind:
-    types = pyarrow().types
-    kind = getattr(kind, "storage_type", kind)
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
-        return "number"
-    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
-        return "text"
-    if types.is_boolean(kind):
-        return "truth"
-    return "list" if _is_list(kind) else "other"
+        return rows_of_table(label, self.table.slice(start, stop - start), self.bindings)
 
 
 class _reading:  # noqa: N801 - read as a phrase

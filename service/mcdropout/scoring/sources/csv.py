@@ -14,11 +14,12 @@ import numpy.typing as npt
 
 from mcdropout.catalogue.checks import RowsError
 from mcdropout.catalogue.inputs import Input
+from mcdropout.catalogue.tables import Binding, Column, Kind, rows_of_cells
 from mcdropout.engine.ragged import Rows
 from mcdropout.scoring.chunks import called
 from mcdropout.scoring.errors import ScoringError
 from mcdropout.scoring.sources import stamp_of
-from mcdropout.scoring.sources.tables import Binding, Column, Kind, bound, rows_of_cells
+from mcdropout.scoring.sources.tables import bound
 
 _MISSING = frozenset({"", "na", "nan", "null", "none"})
 _TRUTH = {"true": True, "false": False}
