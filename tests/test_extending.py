@@ -242,7 +242,7 @@ def test_a_wire_format(tmp_path: Path) -> None:
     assert "text/plain" in operation["responses"]["200"]["content"]
     assert refused.status_code == 415
     assert "or text/plain is accepted" in refused.json()["detail"]
-    assert ", text/plain" in inspected(MODELS / "mnist-cnn")
+    assert "text/plain" in inspected(MODELS / "mnist-cnn")
 
 
 def test_a_dropout_like_function(tmp_path: Path) -> None:

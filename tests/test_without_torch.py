@@ -86,6 +86,19 @@ def test_a_bundle_that_has_to_be_compiled_is_refused_with_what_to_install(plain:
     assert plain.client.get("/health/ready").status_code == 200
 
 
+def test_arrow_is_refused_with_what_to_install_and_is_not_listed(plain: Server) -> None:
+    stream = "application/vnd.apache.arrow.stream"
+    body, lacks = (MODELS / "mnist-cnn" / "example.json").read_bytes(), "pip install 'mcdropout[arrow]'"
+    refused = plain.client.post("/predict", content=b"", headers={"content-type": stream})
+    assert (refused.status_code, lacks in refused.json()["detail"]) == (415, True)
+    headers = {"content-type": "application/json", "accept": stream}
+    unwritten = plain.client.post("/predict?mc=0", content=body, headers=headers)
+    assert (unwritten.status_code, lacks in unwritten.json()["detail"]) == (406, True)
+    headers["accept"] = f"{stream}, application/json;q=0.5"
+    assert plain.client.post("/predict?mc=0", content=body, headers=headers).status_code == 200
+    assert stream not in plain.client.get("/models/mnist-cnn").json()["formats"]
+
+
 def test_to_inspect_a_pytorch_network_is_refused_with_what_to_install(python: Path) -> None:
     command = [str(python), "-m", "mcdropout", "inspect", "--format", "json", str(MODELS / "mnist-cnn")]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment(python))

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
-from mcdropout.api.formats import MediaTypeError
+from mcdropout.api.formats import MediaTypeError, NotAcceptableError
 from mcdropout.api.observe import seen_of
 from mcdropout.api.schemas import PredictQuery
 from mcdropout.catalogue.problems import described
@@ -120,6 +120,7 @@ _TABLE: dict[type[Exception], Callable[[Any], Explanation]] = {
     HTTPException: _http,
     RequestValidationError: _invalid,
     MediaTypeError: _as_it_says(415),
+    NotAcceptableError: _as_it_says(406),
     RowsError: _as_it_says(422),
     InvalidAskError: _as_it_says(422),
     UnknownModelError: _as_it_says(404),

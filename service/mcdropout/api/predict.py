@@ -73,8 +73,8 @@ async def predict(services: Services, request: Request, name: str) -> Response:
     Errors are for `api/errors.py` to explain.
     """
     planned, inputs = await asked(services, request, name)
-    answered = await answer_of(services, planned, inputs, request.receive, seen_of(request.scope))
     accepted = formats.of_answer(header_of(request.scope, b"accept"))
+    answered = await answer_of(services, planned, inputs, request.receive, seen_of(request.scope))
 
     def write(pause: Pause) -> Written:
         services.predictions.observe(answered, pause)
@@ -122,6 +122,7 @@ def documentation(*path: str) -> dict[str, Any]:
     problems = {
         400: f"The body is no whole {' or '.join(DECODERS)}, as its encoding says, or the client went away in it.",
         404: "There is no such model.",
+        406: "The answer is asked for in what another installation has.",
         413: "The body is larger than the server's limit, as it is or decompressed.",
         415: f"The body is not {known}, or compressed otherwise than by {' or '.join(DECODERS)}.",
         422: "The query or the inputs cannot be used; the detail says what would be accepted.",

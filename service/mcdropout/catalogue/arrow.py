@@ -86,25 +86,19 @@ class _Cells:
         if codes is not None and not pa.types.is_null(column.type):
             parts = [_coded(of_column, chunk, codes, missing=spec.takes_missing) for chunk in column.chunks]
             return np.concatenate(parts).astype(np.int64 if spec.kind == "i" else np.float64)
-        if pa.types.is_dictionary(column.type):  # whose nulls NumPy would be given as numbers
-            column = column.cast(column.type.value_type)
+        column = _plain(column)
         if column.null_count and not spec.takes_missing:
             raise RowsError(f"{of_column} holds null")
         if pa.types.is_null(column.type):
             return np.full(len(column), np.nan)
-        if pa.types.is_decimal(column.type):
-            column = column.cast(pa.float64())
         values: npt.NDArray[Any] = column.to_numpy()
         return _whole(of_column, values) if spec.kind == "i" else values
 
     def record(self, label: str, binding: Binding) -> dict[str, Any]:
         """As `Cells.record`."""
-        found: dict[str, Any] = {}
-        for name in binding.names:
-            value = self.table.column(name)[0].as_py()
-            is_number = isinstance(value, bool | int | float | str) or value is None
-            found[name] = value if is_number else float(value)  # a decimal
-        return found
+        cells = {name: _plain(self.table.column(name))[0].as_py() for name in binding.names}
+        # Older versions give float16 as NumPy has it.
+        return {name: cell.item() if isinstance(cell, np.generic) else cell for name, cell in cells.items()}
 
     def lists(self, label: str, binding: Binding) -> Rows:
         """The rows of a column of lists, or of tensors of one shape.
@@ -132,6 +126,13 @@ class _Cells:
         ends = np.cumsum([math.prod(shape) for shape in shapes])
         rows = [row.reshape(shape) for row, shape in zip(np.split(values, ends[:-1]), shapes, strict=True)]
         return prepare(Given(label, spec, rows, True), lambda: None)
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Numbers without a dictionary, whose nulls NumPy would get as numbers, and decimals as floats; text as it is."""
+    if pa.types.is_dictionary(column.type) and _kind_of_value(column.type.value_type) != "text":
+        column = column.cast(column.type.value_type)
+    return column.cast(pa.float64()) if pa.types.is_decimal(column.type) else column
 
 
 def _coded(label: str, chunk: pa.Array, codes: Mapping[str, float], *, missing: bool) -> npt.NDArray[np.float64]:

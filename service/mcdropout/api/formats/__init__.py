@@ -7,7 +7,7 @@ API and of the models name it.
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from mcdropout.api.formats import images, json, raw, tensors
+from mcdropout.api.formats import arrow, images, json, raw, tensors
 from mcdropout.api.formats.format import Format as Format
 from mcdropout.api.formats.format import Header as Header
 from mcdropout.api.formats.format import Written as Written
@@ -22,8 +22,16 @@ TABLE: dict[str, Format] = {}
 """The formats by media type."""
 
 
+LACKING: dict[str, str] = {}
+"""By media types that this installation cannot read or write, what they take."""
+
+
 class MediaTypeError(ValueError):
     """A body is of a media type that no format has. The message names it, and those that are accepted."""
+
+
+class NotAcceptableError(ValueError):
+    """An answer is asked for in what this installation lacks alone. The message names it, and what is accepted."""
 
 
 def register(format: Format) -> None:
@@ -43,13 +51,16 @@ def of_content(content_type: str) -> Format:
         MediaTypeError: there is no such format.
     """
     found = TABLE.get(content_type)  # as nearly all write it
+    lacks = ""
     if found is None:
         media_type = content_type.partition(";")[0].strip().lower()
+        lacks = _lacks(media_type)
         kind, _, rest = media_type.partition("/")
         found = TABLE.get(media_type) or TABLE.get(f"{kind}/{rest.rpartition('+')[2]}")
     if found is None or found.read is None:
         raise MediaTypeError(
-            f"the content type is {content_type or 'not given'!r}; {' or '.join(media_types_of_bodies())} is accepted"
+            f"the content type is {content_type or 'not given'!r}{lacks}; {' or '.join(media_types_of_bodies())} is "
+            "accepted"
         )
     return found
 
@@ -83,12 +94,25 @@ def of_answer(accept: str | None) -> Format:
     """The format that a client would have most, by its Accept header; the default where it leaves that open.
 
     One that there is not, or of any name, as `*/*`, leaves it open.
+
+    Raises:
+        NotAcceptableError: it names nothing else than what another installation has.
     """
     if accept is None or accept == "*/*":
         return DEFAULT
     ranges = sorted(map(_range, accept.split(",")), key=lambda one: -one[1])
     wanted = next((name for name, quality in ranges if quality > 0 and (_is_written(name) or name.endswith("/*"))), "")
+    if not wanted and ranges and all(name in LACKING for name, _ in ranges):
+        accepted = [name for name in TABLE if _is_written(name)]
+        raise NotAcceptableError(
+            f"an answer as {ranges[0][0]} is asked for{_lacks(ranges[0][0])}; {' or '.join(accepted)} is accepted"
+        )
     return TABLE.get(wanted, DEFAULT)
+
+
+def _lacks(media_type: str) -> str:
+    """What a message says of a media type that takes what is not installed."""
+    return f", for which this server lacks {LACKING[media_type]}" if media_type in LACKING else ""
 
 
 def _is_written(media_type: str) -> bool:
@@ -107,3 +131,8 @@ def _range(text: str) -> tuple[str, float]:
 
 for _format in (DEFAULT, tensors.NPY, tensors.NPZ, raw.FORMAT, images.PNG, images.JPEG):
     register(_format)
+for _format in (arrow.STREAM, arrow.FILE):
+    if arrow.is_installed():
+        register(_format)
+    else:
+        LACKING |= dict.fromkeys(_format.media_types, "pyarrow (pip install 'mcdropout[arrow]')")

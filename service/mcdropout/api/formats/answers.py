@@ -5,7 +5,9 @@ from urllib.parse import quote
 
 import numpy as np
 
+from mcdropout.catalogue.model import Model
 from mcdropout.engine.arrays import Array
+from mcdropout.engine.statistics import TASKS
 from mcdropout.predictions import Answered, InvalidAskError
 from mcdropout.scheduling.plan import Plan
 
@@ -19,6 +21,7 @@ HEADERS = {
 }
 """What is sent along with an answer that has no place for it."""
 
+_NAMES = dict(zip(("model", "version", "mc", "seed", "tolerance", "reduced_to"), HEADERS, strict=True))
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
 
@@ -29,20 +32,33 @@ def mc_of(plan: Plan) -> int | str:
     return plan.passes if plan.asked is None else plan.asked
 
 
-def headers_of(answered: Answered) -> dict[str, str]:
-    """What is sent along with an answer, by `HEADERS`."""
+def about(answered: Answered) -> dict[str, str]:
+    """What there is to say of an answer beside its statistics, by the names that JSON has for it."""
     plan = answered.answer.plan
     found = {
-        "Model": answered.model.name,
-        "Version": quote(answered.model.version, safe=_PRINTABLE),
-        "MC": str(mc_of(plan)),
-        "Seed": str(answered.seed),
+        "model": answered.model.name,
+        "version": answered.model.version,
+        "mc": str(mc_of(plan)),
+        "seed": str(answered.seed),
     }
     if plan.tolerance is not None:
-        found["Tolerance"] = str(plan.tolerance)
+        found["tolerance"] = str(plan.tolerance)
     if plan.asked is not None:
-        found["Reduced-To"] = str(plan.passes)
-    return {f"X-MCDropout-{name}": value for name, value in found.items()}
+        found["reduced_to"] = str(plan.passes)
+    return found
+
+
+def headers_of(answered: Answered) -> dict[str, str]:
+    """What is sent along with an answer, by `HEADERS`."""
+    values = about(answered)
+    values["version"] = quote(values["version"], safe=_PRINTABLE)
+    return {_NAMES[name]: value for name, value in values.items()}
+
+
+def labels_of(model: Model, name: str) -> Sequence[str] | None:
+    """The labels by which a statistic is given; None where it is given by its values."""
+    field = TASKS[model.bundle.manifest.task].by_name.get(name)
+    return None if field is None or not field.is_class else model.bundle.manifest.labels
 
 
 def fields_of(answered: Answered, names: Sequence[str] | None = None) -> dict[str, Array]:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from mcdropout.api.formats.answers import labels_of
 from mcdropout.api.oip.asking import PASSES
 from mcdropout.api.oip.datatypes import BYTES, name_of
-from mcdropout.api.oip.outputs import texts_of
 from mcdropout.catalogue.model import Model
 
 SERVER, EXTENSIONS = "mcdropout", ["binary_tensor_data"]
@@ -45,7 +45,7 @@ def outputs_of(model: Model) -> list[TensorMetadata]:
     """What a model answers: its statistics, and the passes of each row."""
     return [
         *(
-            TensorMetadata(name, name_of(dtype) if texts_of(model, name) is None else BYTES, [-1, *shape])
+            TensorMetadata(name, name_of(dtype) if labels_of(model, name) is None else BYTES, [-1, *shape])
             for name, (dtype, shape) in model.engine.answers.items()
         ),
         TensorMetadata(PASSES, "INT64", [-1]),

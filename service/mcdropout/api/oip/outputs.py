@@ -9,12 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from mcdropout.api.formats.answers import fields_of, mc_of, passes_of, samples_of
+from mcdropout.api.formats.answers import fields_of, labels_of, mc_of, passes_of, samples_of
 from mcdropout.api.oip.asking import PASSES, SAMPLES
 from mcdropout.api.oip.datatypes import BYTES, name_of
 from mcdropout.api.oip.tensor import Wanted
-from mcdropout.catalogue.model import Model
-from mcdropout.engine.statistics import TASKS
 from mcdropout.predictions import Answered, InvalidAskError, Pause
 
 _PART_NUMBERS = 2048
@@ -88,13 +86,7 @@ def outputs_of(answered: Answered, wanted: Sequence[Wanted]) -> list[Output]:
     arrays[PASSES] = passes_of(answered)
     if samples is not None:
         arrays[SAMPLES] = samples
-    return [Output(name, arrays[name], texts_of(answered.model, name)) for name in names]
-
-
-def texts_of(model: Model, name: str) -> Sequence[str] | None:
-    """The labels by which a statistic is given; None where it is given by its values."""
-    field = TASKS[model.bundle.manifest.task].by_name.get(name)
-    return None if field is None or not field.is_class else model.bundle.manifest.labels
+    return [Output(name, arrays[name], labels_of(answered.model, name)) for name in names]
 
 
 def parameters_of(answered: Answered) -> dict[str, str | int | float]:
