@@ -2,15 +2,18 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from mcdropout.client import InputDescription, UnusableInputsError
+from mcdropout.client.arrow import MEDIA_TYPE
 from mcdropout.client.inputs import body_of
 from mcdropout.client.tables import read_csv
 
@@ -26,7 +29,7 @@ RGB = takes([3, 2, 5], minimum=0.0, maximum=1.0)
 
 def sent(inputs: Any, *described: InputDescription) -> Any:
     """What a server finds in a body's `inputs`."""
-    return json.loads(body_of(inputs, described))["inputs"]
+    return json.loads(body_of(inputs, described).content)["inputs"]
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", ">f8", ">i4", "int64", "uint8"])
@@ -38,9 +41,12 @@ def test_an_array_is_sent_number_for_number(dtype: str) -> None:
 
 
 def test_whole_numbers_and_booleans_stay_what_they_are() -> None:
-    assert body_of(np.array([[1, 2]])) == b'{"inputs":[[1,2]]}'
-    assert body_of({"mask": np.array([True, False]), "n": np.int32(3)}) == b'{"inputs":{"mask":[true,false],"n":3}}'
-    assert body_of([[1, 2.0, True]]) == b'{"inputs":[[1,2.0,true]]}'
+    assert body_of(np.array([[1, 2]])).content == b'{"inputs":[[1,2]]}'
+    assert (
+        body_of({"mask": np.array([True, False]), "n": np.int32(3)}).content
+        == b'{"inputs":{"mask":[true,false],"n":3}}'
+    )
+    assert body_of([[1, 2.0, True]]).content == b'{"inputs":[[1,2.0,true]]}'
 
 
 def test_nan_and_none_are_null_and_infinity_is_refused_wherever_it_stands() -> None:
@@ -62,7 +68,7 @@ def test_a_frame_is_its_rows_in_the_order_of_its_columns() -> None:
     assert sent(frame, takes([2])) == [[1, 0.5], [2, None]]
     assert sent(frame[["b"]], takes([])) == [1, 2]
     gaps = pd.DataFrame({"n": pd.Series([1, pd.NA], dtype="Int64"), "m": [3.0, np.nan]})
-    assert body_of(gaps, [takes([2], "int64")]) == b'{"inputs":[[1,3],[null,null]]}'
+    assert body_of(gaps, [takes([2], "int64")]).content == b'{"inputs":[[1,3],[null,null]]}'
 
 
 def test_a_frame_for_inputs_of_one_value_each_is_their_columns_by_name() -> None:
@@ -86,6 +92,51 @@ def test_a_frame_that_no_row_of_the_model_fits_is_refused() -> None:
             body_of(frame, inputs)
     with pytest.raises(UnusableInputsError, match="no rows"):
         body_of(frame[:0], [takes([2])])
+
+
+PATIENT = takes([3], columns=("age", "ward", "weight"), categories={"ward": {"A": 0, "B": 1}})
+
+
+def test_a_frame_whose_columns_the_model_names_is_sent_by_these_in_any_order() -> None:
+    frame = pd.DataFrame({"weight": [70.5, None], "age": [31, 40], "ward": ["B", "A"]})
+    rows = [{"age": 31, "ward": "B", "weight": 70.5}, {"age": 40, "ward": "A", "weight": None}]
+    assert sent(frame, PATIENT) == rows
+    assert sent(frame.astype({"ward": "category"}), PATIENT) == rows
+    assert sent(pd.DataFrame([[31, 1, 70.5]]), PATIENT) == [[31, 1, 70.5]]  # of an array, or of other names
+    smokes = takes([], "bool", "smokes")
+    assert sent(frame.assign(smokes=[True, False]), smokes, PATIENT) == {"smokes": [True, False], "x": rows}
+    whole = takes([2], "int64", columns=("n", "m"))
+    assert sent(pd.DataFrame({"m": [1.0], "n": [2]}), whole) == [{"n": 2, "m": 1}]
+    for other, said in (
+        (
+            frame.rename(columns={"age": "Age"}),
+            r"lacks \['age'\] and holds the unknown \['Age'\]; the columns \['age', 'w",
+        ),
+        (frame.assign(sex=1), r"holds the unknown \['sex'\]"),
+        (pd.concat([frame, frame[["age"]]], axis=1), r"holds twice \['age'\]"),
+    ):
+        with pytest.raises(UnusableInputsError, match=said):
+            body_of(other, [PATIENT], (MEDIA_TYPE,))
+
+
+def test_such_a_frame_is_an_arrow_stream_where_the_server_takes_it_and_pyarrow_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    frame = pd.DataFrame({"weight": [70.5, None], "age": [31, 40], "ward": pd.Categorical(["B", "A"])}, index=[7, 9])
+    body = body_of(frame, [PATIENT], (MEDIA_TYPE,))
+    assert body.content_type == MEDIA_TYPE
+    assert pa.ipc.open_stream(body.content).read_all().to_pylist() == sent(frame, PATIENT)
+    whole = takes([2], "int64", columns=("n", "m"))
+    mixed = frame.assign(ward=pd.Series(["B", 5], dtype=object, index=[7, 9]))
+    for other, described, formats in (
+        (frame, PATIENT, ("application/json",)),
+        (pd.DataFrame({"m": [1.0], "n": [2]}), whole, (MEDIA_TYPE,)),
+        (mixed, PATIENT, (MEDIA_TYPE,)),
+        (pd.DataFrame([[31, 1, 70.5]]), PATIENT, (MEDIA_TYPE,)),
+    ):
+        assert body_of(other, [described], formats).content_type == "application/json"
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert body_of(frame, [PATIENT], (MEDIA_TYPE,)).content_type == "application/json"
 
 
 def test_lines_of_csv_are_rows_with_a_line_of_names_or_without() -> None:

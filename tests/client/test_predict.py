@@ -4,6 +4,7 @@ import asyncio
 import copy
 import json
 import pickle
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from mcdropout import (
     UnreachableError,
     UnusableInputsError,
 )
+from tests.api.test_columns import PATIENT, WITHOUT_NAN
 from tests.bundles import write_bundle
 from tests.client.answering import PREDICTION, Reply, answering
+from tests.compilations import compiled
 from tests.conftest import MODELS
 from tests.patience import patience
 from tests.servers import Server, free_port, serving
@@ -61,7 +64,8 @@ def client(server: Server) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def persons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A client of a server whose default model takes two inputs of a value each, one of which may be missing."""
+    """A client of a server whose default model takes two inputs of a value each, one of which may be missing; the other
+    model takes rows of a table."""
     inputs = [
         {"name": "age", "shape": [], "dtype": "int64", "minimum": 0, "maximum": 120},
         {"name": "height", "shape": [], "missing": "allowed", "minimum": 0, "maximum": 3},
@@ -69,7 +73,9 @@ def persons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     folder = tmp_path_factory.mktemp("models")
     bundle = write_bundle(folder, "person", PERSON, input=None, inputs=inputs)
     (bundle / "example.json").write_text('{"inputs": {"age": [30, 40, 50], "height": [1.5, 1.6, 1.7]}}')
-    with serving(folder, tmp_path_factory.mktemp("log")) as running:
+    compiled(write_bundle(folder, "patients", WITHOUT_NAN, input=PATIENT))
+    log = tmp_path_factory.mktemp("log")
+    with serving(folder, log, "--default", "person", MCDROPOUT_STEP_SECONDS="100") as running:
         running.wait_until_ready()
         with Client(running.url, timeout=patience(60.0)) as one:
             yield one
@@ -77,6 +83,21 @@ def persons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 def example(model: str) -> Any:
     return json.loads((MODELS / model / "example.json").read_text())["inputs"]
+
+
+@pytest.mark.parametrize("has_arrow", [True, False])
+def test_text_of_a_frame_is_answered_as_the_numbers_of_its_categories(
+    persons: Client, has_arrow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_arrow:
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+    frame = pd.DataFrame({"b64": [0, 1.25], "weight": [70.5, 3], "ward": ["B", "intensive care"], "age": [31, 5]})
+    found = persons.predict(frame, model="patients", mc=5, seed=3)
+    expected = persons.predict([[31, 1, 70.5, 0], [5, 7.5, 3, 1.25]], model="patients", mc=5, seed=3)
+    np.testing.assert_array_equal(found.mean, expected.mean)
+    assert found.label == expected.label
+    with pytest.raises(RefusedRequestError, match="row 1 of inputs has \"C\" in the column 'ward'; one of"):
+        persons.predict(frame.assign(ward=["A", "C"]), model="patients")
 
 
 def raw(server: Server, model: str, query: str) -> dict[str, Any]:

@@ -83,11 +83,14 @@ def predict(
     """
     limit = Limit(service.timeout)
     takes: Sequence[InputDescription] | None = None
+    formats: Sequence[str] = ()
     if need_description(inputs):
-        takes = yield from _inputs_of(service, model, limit)
+        found = yield from _describe_ready(service, model, limit)
+        takes, formats = found.inputs, found.formats or ()
     path = "/predict" if model is None else f"{_path_of(model)}/predict"
-    body = body_of(inputs, takes)
-    received = yield from answered(service, "POST", path + query.encoded(), body, limit=limit)
+    body = body_of(inputs, takes, formats)
+    sent = "POST", path + query.encoded(), body.content, body.content_type
+    received = yield from answered(service, *sent, limit=limit)
     document = document_of(received)
     known = yield from _known(service, described, document, limit)
     task, labels = (None, None) if known is None else (known.task, known.labels)
@@ -147,15 +150,15 @@ def _describe(service: Service, name: str | None, limit: Limit, retries: int | N
     return read_description(document_of(received))
 
 
-def _inputs_of(service: Service, name: str | None, limit: Limit) -> Steps[Sequence[InputDescription]]:
-    """What a model takes, as it is now: a reload may have changed it."""
+def _describe_ready(service: Service, name: str | None, limit: Limit) -> Steps[ModelDescription]:
+    """A model that is ready, as it is now: a reload may have changed what it takes."""
     found = yield from _describe(service, name, limit)
     if found.inputs is None:
         why = f": {found.error}" if found.error else ""
         raise UnavailableError(
             HTTPStatus.SERVICE_UNAVAILABLE, "Service Unavailable", f"the model {found.name!r} is {found.state}{why}"
         )
-    return found.inputs
+    return found
 
 
 def _known(

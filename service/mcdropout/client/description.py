@@ -37,6 +37,8 @@ class InputDescription:
         dtype: what the network takes.
         minimum, maximum: the values accepted; None for any.
         missing: whether values may be missing: "allowed" or "refused".
+        columns: the names of a row's values; None where they have none.
+        categories: by column, the texts that it takes, and the number of each.
     """
 
     name: str
@@ -45,6 +47,8 @@ class InputDescription:
     minimum: float | None
     maximum: float | None
     missing: str
+    columns: tuple[str, ...] | None = None
+    categories: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def takes_whole_numbers(self) -> bool:
@@ -64,6 +68,7 @@ class ModelDescription:
         sizes: for each name in their shapes the sizes accepted: minimum, maximum, multiple.
         passes: how many a row gets: default, maximum.
         statistics: the names of what it answers for each row.
+        formats: media types of the bodies that it takes.
         document: all that the service says, its sites, its program and their checks among it.
     """
 
@@ -79,6 +84,7 @@ class ModelDescription:
     sizes: Mapping[str, Mapping[str, int]] | None
     passes: Mapping[str, int] | None
     statistics: tuple[str, ...] | None
+    formats: tuple[str, ...] | None
     document: Mapping[str, Any] = field(repr=False)
 
 
@@ -107,6 +113,7 @@ def read_description(document: Mapping[str, Any]) -> ModelDescription:
     try:
         output = document.get("output") or {}
         inputs, labels, statistics = document.get("inputs"), output.get("labels"), output.get("statistics")
+        formats = document.get("formats")
         return ModelDescription(
             **_summary(document),
             task=document.get("task"),
@@ -115,6 +122,7 @@ def read_description(document: Mapping[str, Any]) -> ModelDescription:
             sizes=document.get("sizes"),
             passes=document.get("passes"),
             statistics=None if statistics is None else tuple(one["name"] for one in statistics),
+            formats=None if formats is None else tuple(formats),
             document=document,
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -126,6 +134,7 @@ def _summary(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _input(document: Mapping[str, Any]) -> InputDescription:
+    columns = document.get("columns")
     return InputDescription(
         name=document["name"],
         shape=tuple(document["shape"]),
@@ -133,4 +142,6 @@ def _input(document: Mapping[str, Any]) -> InputDescription:
         minimum=document.get("minimum"),
         maximum=document.get("maximum"),
         missing=document.get("missing", "refused"),
+        columns=None if columns is None else tuple(columns),
+        categories=document.get("categories") or {},
     )

@@ -148,6 +148,7 @@ def answered(
     method: str,
     path: str,
     content: bytes | None = None,
+    content_type: str = "application/json",
     *,
     limit: Limit,
     retries: int | None = None,
@@ -160,7 +161,7 @@ def answered(
 
     Args:
         service: which service.
-        method, path, content: the request.
+        method, path, content, content_type: the request.
         limit: how long it may take.
         retries: how often it is tried again at most; as often as the service says where not given.
 
@@ -170,7 +171,7 @@ def answered(
         UnexpectedAnswerError: the answer is neither that nor 200.
     """
     most = service.retries if retries is None else retries
-    headers = {**service.headers, **({} if content is None else {"content-type": "application/json"})}
+    headers = {**service.headers, **({} if content is None else {"content-type": content_type})}
     attempt = 0
     while True:
         left = limit.left

@@ -1,18 +1,28 @@
-"""Inputs: what a user has, NumPy arrays, lists, tables or images, as the JSON body of a prediction."""
+"""Inputs: what a user has, NumPy arrays, lists, tables or images, as the body of a prediction."""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import orjson
 
+from mcdropout.client.arrow import MEDIA_TYPE, stream_of
 from mcdropout.client.description import InputDescription
 from mcdropout.client.errors import UnusableInputsError
 from mcdropout.client.images import is_image, pixels_of
-from mcdropout.client.tables import Table, inputs_of_table, is_frame, table_of_frame
+from mcdropout.client.tables import Table, columns_of, inputs_of_table, is_frame, table_of_frame
 
 _NUMBERS = "numbers, true, false, and NaN or None for what is missing, are accepted"
+
+
+@dataclass(frozen=True)
+class Body:
+    """What asks for a prediction."""
+
+    content: bytes
+    content_type: str = "application/json"
 
 
 def need_description(inputs: object) -> bool:
@@ -20,20 +30,23 @@ def need_description(inputs: object) -> bool:
     return isinstance(inputs, Table) or is_frame(inputs) or is_image(inputs) or _holds_images(inputs)
 
 
-def body_of(inputs: Any, described: Sequence[InputDescription] | None = None) -> bytes:
-    """The JSON body that asks for a prediction of inputs.
+def body_of(inputs: Any, described: Sequence[InputDescription] | None = None, formats: Sequence[str] = ()) -> Body:
+    """The body that asks for a prediction of inputs: JSON, or Arrow for a DataFrame whose columns a model names.
 
     Args:
-        inputs: as `Client.predict` takes them; bytes are a body as it is sent.
+        inputs: as `Client.predict` takes them; bytes are JSON as it is sent.
         described: what the model takes, where `need_description` says that it is needed.
+        formats: the media types of the bodies that it takes.
 
     Raises:
         UnusableInputsError: they cannot be sent.
     """
     if isinstance(inputs, bytes):
-        return inputs
+        return Body(inputs)
     if need_description(inputs):
         assert described is not None
+        if is_frame(inputs) and MEDIA_TYPE in formats and (stream := _stream_of_frame(inputs, described)) is not None:
+            return Body(stream, MEDIA_TYPE)
         if is_image(inputs):
             inputs = pixels_of(inputs, described)
         elif _holds_images(inputs):
@@ -53,7 +66,15 @@ def body_of(inputs: Any, described: Sequence[InputDescription] | None = None) ->
         ) from error
     if b"null" in content:
         _check_finite(inputs)
-    return content
+    return Body(content)
+
+
+def _stream_of_frame(frame: Any, described: Sequence[InputDescription]) -> bytes | None:
+    """A DataFrame as Arrow; None where JSON is to hold it, which has whole numbers of floats that are whole."""
+    names = columns_of(tuple(map(str, frame.columns)), described)
+    if names is None or not len(frame) or any(one.takes_whole_numbers for one in described):
+        return None
+    return stream_of(frame, names)
 
 
 def _holds_images(inputs: object) -> bool:

@@ -65,17 +65,48 @@ def read_csv(text: str) -> Table:
     return Table(names, rows)
 
 
+def columns_of(names: Sequence[str] | None, inputs: Sequence[InputDescription]) -> list[str] | None:
+    """The columns that a model reads from a table by their names, in its order; None where it reads them otherwise.
+
+    A table that has none of these names is one of other names, or of an array: its columns are read in their order.
+
+    Raises:
+        UnusableInputsError: the table lacks one, has another, or one twice.
+    """
+    if names is None or not any(name in (one.columns or ()) for one in inputs for name in names):
+        return None
+    if shaped := [one for one in inputs if one.columns is None and one.shape]:
+        raise UnusableInputsError(
+            f"the input {shaped[0].name!r} has the shape {list(shaped[0].shape)} and no columns; arrays by the names "
+            "of the inputs are accepted"
+        )
+    wanted = list(dict.fromkeys(name for one in inputs for name in one.columns or (one.name,)))
+    lacks, more = [name for name in wanted if name not in names], [name for name in names if name not in wanted]
+    twice = [name for name in wanted if list(names).count(name) > 1]
+    found = [
+        f"{words} {_shown(some)}"
+        for words, some in (("lacks", lacks), ("holds the unknown", more), ("holds twice", twice))
+        if some
+    ]
+    if found:
+        raise UnusableInputsError(f"the table {' and '.join(found)}; the columns {_shown(wanted)} are accepted")
+    return wanted
+
+
 def inputs_of_table(table: Table, inputs: Sequence[InputDescription]) -> Any:
     """A table's rows as a model takes them.
 
-    Where its inputs are several of one value a row, each is the column of its name. Where there is one input, of a
-    shape of one dimension or none, a row is a line's values, in the order of the columns.
+    Where an input has columns that the table names, a row is an object of these, whatever their order. Where its inputs
+    are several of one value a row, each is the column of its name. Where there is one input, of a shape of one
+    dimension or none, a row is a line's values, in the order of the columns.
 
     Raises:
         UnusableInputsError: the model takes no such rows.
     """
     if not table.rows:
         raise UnusableInputsError("the table has no rows; one or more are accepted")
+    if table.names is not None and columns_of(table.names, inputs) is not None:
+        return _by_column(table, table.names, inputs)
     if len(inputs) > 1:
         if table.names is None or any(one.shape for one in inputs):
             named = ", ".join(f"{one.name!r} of shape {list(one.shape)}" for one in inputs)
@@ -102,6 +133,29 @@ def inputs_of_table(table: Table, inputs: Sequence[InputDescription]) -> Any:
     return values if one.shape else [row[0] for row in values]
 
 
+def _by_column(table: Table, names: tuple[str, ...], inputs: Sequence[InputDescription]) -> Any:
+    """For the one input a row as an object of its columns, or for each by its name."""
+    _check_rows(table, names)
+    places = {name: place for place, name in enumerate(names)}
+
+    def column(name: str, one: InputDescription) -> list[Any]:
+        return [_as_taken(row[places[name]], one) for row in table.rows]
+
+    found: dict[str, list[Any]] = {}
+    for one in inputs:
+        if one.columns is None:
+            found[one.name] = column(one.name, one)
+        else:
+            cells = zip(*(column(name, one) for name in one.columns), strict=True)
+            found[one.name] = [dict(zip(one.columns, row, strict=True)) for row in cells]
+    return found[inputs[0].name] if len(inputs) == 1 else found
+
+
+def _check_rows(table: Table, names: Sequence[str]) -> None:
+    if any(len(row) != len(names) for row in table.rows):
+        raise UnusableInputsError(f"a row of the table has other than {len(names)} values; one a column is accepted")
+
+
 def _by_name(table: Table, names: tuple[str, ...], inputs: Sequence[InputDescription]) -> Mapping[str, list[Any]]:
     wanted = {one.name: one for one in inputs}
     if sorted(names) != sorted(wanted):
@@ -109,8 +163,7 @@ def _by_name(table: Table, names: tuple[str, ...], inputs: Sequence[InputDescrip
             f"the table has the columns {_shown(names)}; one for each input, {_shown(list(wanted))}, is accepted"
         )
     places = {name: place for place, name in enumerate(names)}
-    if any(len(row) != len(names) for row in table.rows):
-        raise UnusableInputsError(f"a row of the table has other than {len(names)} values; one a column is accepted")
+    _check_rows(table, names)
     return {name: [_as_taken(row[places[name]], one) for row in table.rows] for name, one in wanted.items()}
 
 
