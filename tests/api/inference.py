@@ -23,7 +23,10 @@ def example_of(server: Server, model: str) -> tuple[str, str, npt.NDArray[Any]]:
         values = np.asarray(rows[:1])
     if values.ndim < len(tensor["shape"]):
         values = values[None]
-    return tensor["name"], tensor["datatype"], values.astype(_DTYPES[tensor["datatype"]])
+    datatype = tensor["datatype"]
+    if datatype == "BYTES":  # the numbers that are made of texts are taken as well
+        datatype = "INT64"
+    return tensor["name"], datatype, values.astype(_DTYPES[datatype])
 
 
 def by_predict(server: Server, model: str, values: Any, query: str = "mc=7&seed=3") -> list[dict[str, Any]]:

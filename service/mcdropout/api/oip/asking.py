@@ -6,6 +6,7 @@ from dataclasses import replace
 from mcdropout.api.errors import ProblemError
 from mcdropout.api.oip.rows import rows_of
 from mcdropout.api.oip.tensor import InferRequest, Wanted
+from mcdropout.api.oip.texts import are_texts, rows_of_texts
 from mcdropout.api.query import ask_of_parameters
 from mcdropout.api.services import Services
 from mcdropout.catalogue.model import Model
@@ -45,7 +46,10 @@ def planned_and_rows(
     ask = ask_of_parameters(request.parameters, model.name, arrived)
     ask = replace(ask, fields=_fields(model, request.outputs, ask))
     planned = services.predictions.plan(model, ask, client)
-    return planned, rows_of(request.inputs, model.takes, services.settings.max_rows, pause)
+    most, hook = services.settings.max_rows, model.bundle.hook
+    if hook is not None and are_texts(request.inputs):
+        return planned, rows_of_texts(request.inputs, model.takes, hook, most, pause)
+    return planned, rows_of(request.inputs, model.takes, most, pause)
 
 
 def _fields(model: Model, outputs: Sequence[Wanted], ask: Ask) -> tuple[str, ...] | None:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from mcdropout.api.answering import answer_of, body_of, compressed, where_it_belongs
+from mcdropout.api.answering import INLINE_BYTES, answer_of, body_of, compressed, where_it_belongs
 from mcdropout.api.encodings import DECODERS
 from mcdropout.api.errors import ProblemError
 from mcdropout.api.formats import Written
@@ -166,7 +166,8 @@ async def infer(services: Services, request: Request, name: str, version: str) -
 
     with services.bodies.share() as share:
         body = await body_of(services, request, share, model.name)
-        asked, planned, inputs = await where_it_belongs(services.at_once, len(body), read, body)
+        size = len(body) if model.bundle.hook is None else max(len(body), INLINE_BYTES + 1)
+        asked, planned, inputs = await where_it_belongs(services.at_once, size, read, body)
         del body
     if seen is not None:
         seen.mode = planned.mode

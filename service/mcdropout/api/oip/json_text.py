@@ -17,7 +17,8 @@ from mcdropout.catalogue.problems import described
 # Outside of text, JSON's lists of values are made of these.
 _RUN = re.compile(rb"[-+0-9.eEtruefalsn,\[\] \t\n\r]+")
 _LONG_BYTES = 32 * 1024
-_MOST_MARKS = 10_000  # of text, objects and fields, in a request that has some tensors
+# In a request that has some tensors, texts among them, each of which has two quotes at least.
+_MOST = {b'"': ("quotes", 2**16), b"{": ("braces", 10_000)}
 _TOO_DEEP = "the content nests lists or objects hundreds deep; tensors as deep as their shapes are accepted"
 
 
@@ -29,7 +30,9 @@ class RequestInput(_Strict):
     """A tensor of a request."""
 
     name: StrictStr = Field(description="Which input, as the model's metadata names it.")
-    datatype: StrictStr = Field(description="Of its values: BOOL, UINT8 to UINT64, INT8 to INT64, FP16, FP32 or FP64.")
+    datatype: StrictStr = Field(
+        description="Of its values: BOOL, UINT8 to UINT64, INT8 to INT64, FP16, FP32 or FP64; BYTES for texts."
+    )
     shape: list[StrictInt] = Field(description="Rows first, then the sizes of a row.")
     parameters: dict[str, Any] = Field({}, description="binary_data_size: how many bytes it has behind the JSON.")
     data: Any = Field(None, description="Its values: one list, or lists nested as the shape is.")
@@ -61,9 +64,9 @@ def read_content(text: bytes) -> RequestContent:
     Raises:
         RowsError: it is no JSON, or no such request.
     """
-    marks = sum(map(text.count, (b'"', b":", b"{")))
-    if marks > _MOST_MARKS:
-        raise RowsError(f"the content holds {marks} quotes, colons and braces; at most {_MOST_MARKS} are accepted")
+    for mark, (called, most) in _MOST.items():
+        if (count := text.count(mark)) > most:
+            raise RowsError(f"the content holds {count} {called}; at most {most} are accepted")
     try:
         content = _parsed_apart(text) if len(text) > _LONG_BYTES else None
         content = orjson.loads(text) if content is None else content

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from mcdropout.api.formats.answers import labels_of
 from mcdropout.api.oip.asking import PASSES
 from mcdropout.api.oip.datatypes import BYTES, name_of
+from mcdropout.api.oip.texts import name_of_texts
 from mcdropout.catalogue.model import Model
 
 SERVER, EXTENSIONS = "mcdropout", ["binary_tensor_data"]
@@ -32,7 +33,9 @@ def server_version() -> str:
 
 
 def inputs_of(model: Model) -> list[TensorMetadata]:
-    """What a model takes."""
+    """What a model takes: texts, where its own hook makes rows of these; the numbers are accepted as well."""
+    if model.bundle.hook is not None:
+        return [TensorMetadata(name_of_texts(model.takes), BYTES, [-1])]
     return [
         TensorMetadata(
             spec.name, name_of(spec.array_dtype), [-1, *(size if isinstance(size, int) else -1 for size in spec.shape)]

@@ -12,12 +12,13 @@ from urllib.parse import unquote
 import grpc
 import structlog
 
-from mcdropout.api.answering import answer_of, where_it_belongs
+from mcdropout.api.answering import INLINE_BYTES, answer_of, where_it_belongs
 from mcdropout.api.errors import ProblemError, explanation
 from mcdropout.api.guard import Caller
 from mcdropout.api.observe import QUIET_PATHS, Seen, record, request_id_of
 from mcdropout.api.oip import metadata
 from mcdropout.api.oip.asking import model_of, planned_and_rows
+from mcdropout.api.oip.datatypes import BYTES
 from mcdropout.api.oip.grpc.interface import SERVICE, message_class
 from mcdropout.api.oip.grpc.messages import parsed, read_infer, written_infer
 from mcdropout.api.oip.grpc.statuses import status_of
@@ -196,7 +197,9 @@ class _Calls:
             except OverloadedError as error:
                 services.predictions.refused("unknown", error)
                 raise
-            asked, planned, inputs = await where_it_belongs(services.at_once, len(content), read, content)
+            # Texts are for a hook, which may take long.
+            size = max(len(content), INLINE_BYTES + 1) if BYTES.encode() in content else len(content)
+            asked, planned, inputs = await where_it_belongs(services.at_once, size, read, content)
             del content
         answered = await answer_of(services, planned, inputs, None, seen)
 
