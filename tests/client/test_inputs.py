@@ -149,7 +149,26 @@ def test_lines_of_csv_are_rows_with_a_line_of_names_or_without() -> None:
     }
     for text, said in (("", "empty"), ("a,b\n", "names alone"), ("1,2\n3,x\n", "line 2 of the table holds 'x'")):
         with pytest.raises(UnusableInputsError, match=said):
-            read_csv(text)
+            sent(read_csv(text), takes([2]))
+
+
+def test_cells_of_csv_are_texts_where_a_column_has_categories() -> None:
+    wards = {"ward": {"A": 0.0, "1": 1.0, "none": 2.0}}
+    patients = takes([2], columns=("age", "ward"), categories=wards)
+    assert sent(read_csv("ward,age\nA,31\n1,32\nnone,33\n,34\n"), patients) == [
+        {"age": 31, "ward": "A"},
+        {"age": 32, "ward": "1"},
+        {"age": 33, "ward": "none"},
+        {"age": 34, "ward": None},
+    ]
+    for text, said in (
+        ("age,ward\n31,A\n32,B\n", "line 3 of the table holds 'B'; one of ..'A', '1', 'none'.., and"),
+        ("age,ward\nold,A\n", "line 2 of the table holds 'old'; numbers"),
+        ("31,A\n32,1\n", "the table has the columns ..'31', 'A'..; one of ..'age', 'ward'.. is accepted"),
+        ("31,0\n", "the table has no line of names; one of"),
+    ):
+        with pytest.raises(UnusableInputsError, match=said):
+            sent(read_csv(text), patients)
 
 
 @pytest.fixture

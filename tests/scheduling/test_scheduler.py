@@ -19,6 +19,7 @@ from mcdropout.engine.cohort import Cohort
 from mcdropout.metrics import Metrics
 from mcdropout.scheduling.answer import Answer
 from mcdropout.scheduling.backlog import OverloadedError
+from mcdropout.scheduling.clients import Client
 from mcdropout.scheduling.lane import Lane
 from mcdropout.scheduling.plan import Plan
 from mcdropout.scheduling.request import DeadlineError
@@ -540,6 +541,43 @@ def test_one_whose_turn_cannot_be_planned_leaves_no_other_unanswered(
         assert (scheduler.queue_rows, scheduler.load) == (0, 0.0)
         monkeypatch.undo()
     assert ask(scheduler, model, rows(1)).result(patience(30))
+
+
+def test_clients_have_turns_by_what_they_have_had_however_many_requests_they_have(
+    model: Model, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.engine.steps, "most_pairs", 64)
+    scheduler = Scheduler(metrics, max_queue_rows=1000)
+    gate = Gate(model, monkeypatch)
+    plan = Plan(2000)
+    many = [scheduler.submit(model, (rows(1),), seed=n, plan=plan, client=Client("greedy")) for n in range(20)]
+    assert gate.held.wait(patience(30))
+    one = scheduler.submit(model, (rows(1),), seed=99, plan=plan, client=Client("modest"))
+    answered: list[int] = []
+    one.add_done_callback(lambda _: answered.append(sum(future.done() for future in many)))
+    gate.open()
+    for future in (one, *many):
+        future.result(patience(60))
+    scheduler.stop()
+    assert answered[0] <= 1
+
+
+def test_what_is_submitted_in_a_row_begins_together(model: Model, metrics: Metrics) -> None:
+    later: list[Callable[[], object]] = []
+    scheduler = Scheduler(metrics, max_queue_rows=100, soon=later.append)
+    for count in (1, 2):
+        futures = [ask(scheduler, model, rows(2), passes=0) for _ in range(5)]
+        (announce,) = later
+        later.clear()
+        time.sleep(0.05)
+        assert not any(future.done() for future in futures)
+        announce()
+        for future in futures:
+            future.result(patience(30))
+        assert counted(metrics, "step_rows_count", model="fragile") == count
+    waiting = ask(scheduler, model, rows(1))
+    scheduler.stop()
+    assert waiting.result(0).rows == 1
 
 
 def test_a_model_whose_steps_fail_leaves_others_their_time(

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -33,7 +34,7 @@ def create_app(services: Services) -> FastAPI:
         async with services.running():
             yield
 
-    app = FastAPI(
+    app = _Fronted(
         title="mcdropout",
         version=version("mcdropout"),
         summary="Predictions together with how far to trust them, by Monte Carlo dropout.",
@@ -41,14 +42,7 @@ def create_app(services: Services) -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.add_middleware(HeadMiddleware)
-    app.add_middleware(predict.PredictMiddleware, services=services)
-    app.add_middleware(GuardMiddleware, guard=services.guard)
-    if origins := [origin.strip() for origin in services.settings.cors_origins.split(",") if origin.strip()]:
-        app.add_middleware(CORSMiddleware, allow_origins=origins, **_CORS)
-    if services.traces is not None:
-        app.add_middleware(TraceMiddleware, traces=services.traces)
-    app.add_middleware(ObserveMiddleware, metrics=services.metrics)
+    app.front = _front(app, services)
     add_error_handlers(app)
     for module in (predict, stream, models, health, oip):
         app.include_router(module.routes(services))
@@ -64,6 +58,30 @@ def create_app(services: Services) -> FastAPI:
 
     app.openapi = openapi  # type: ignore[method-assign]
     return app
+
+
+class _Fronted(FastAPI):
+    """An app that has others come before it, its own middleware too, with every request."""
+
+    front: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self.front(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def _front(app: FastAPI, services: Services) -> ASGIApp:
+    """What a request meets before an app; predictions do not come to that at all."""
+    front: ASGIApp = HeadMiddleware(partial(FastAPI.__call__, app))
+    front = predict.PredictMiddleware(front, services)
+    front = GuardMiddleware(front, services.guard)
+    if origins := [origin.strip() for origin in services.settings.cors_origins.split(",") if origin.strip()]:
+        front = CORSMiddleware(front, allow_origins=origins, **_CORS)
+    if services.traces is not None:
+        front = TraceMiddleware(front, services.traces)
+    return ObserveMiddleware(front, services.metrics)
 
 
 class HeadMiddleware:

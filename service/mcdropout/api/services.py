@@ -1,6 +1,7 @@
 """What the service is made of, put together in one place, started and stopped in another."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -31,10 +32,11 @@ class ServingLoop:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
 
     def begin(self) -> None:
         """It is the one that runs now."""
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
 
     def call(self, function: Callable[[], object]) -> None:
         """Have a function called in it, by any thread; here and now before it begins."""
@@ -42,6 +44,13 @@ class ServingLoop:
             function()
         else:
             self._loop.call_soon_threadsafe(function)
+
+    def soon(self, function: Callable[[], object]) -> None:
+        """Have a function called behind all that is ready to run in it; here and now by any other thread."""
+        if self._loop is None or self._thread != threading.get_ident():
+            function()
+        else:
+            self._loop.call_soon(function)
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,7 @@ class Services:
             max_batch_rows=settings.max_batch_rows,
             step_seconds=settings.step_seconds,
             deliver=loop.call,
+            soon=loop.soon,
         )
         predictions = Predictions(
             registry,

@@ -68,7 +68,8 @@ def read_rows(
     Raises:
         RowsError: the text holds something else.
     """
-    check_bulk(text, inputs, most)
+    if len(text) > _PART_BYTES:  # what is small cannot hold much
+        check_bulk(text, inputs, most)
     try:
         return _rows_of(orjson.loads(text), text, inputs, most, pause, hook)
     except RecursionError as error:

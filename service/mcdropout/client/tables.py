@@ -21,11 +21,36 @@ class Table:
 
     Attributes:
         names: of the columns; None where they have none.
-        rows: their values; None is for what is missing.
+        rows: their values, None for what is missing; or texts that say these.
+        first_line: the number of the line that the first row is, where they are texts.
     """
 
     names: tuple[str, ...] | None
     rows: Sequence[Sequence[Any]]
+    first_line: int | None = None
+
+    def value(self, row: int, place: int, one: InputDescription, column: str | None = None) -> Any:
+        """A value as an input takes it.
+
+        Args:
+            row, place: where it stands.
+            one: the input.
+            column: which of its columns it is of; None where it has none.
+
+        Raises:
+            UnusableInputsError: it is a text that says none.
+        """
+        value, categories = self.rows[row][place], one.categories.get(column or "", {})
+        if self.first_line is not None:
+            value = _read(value, categories)
+            if isinstance(value, str) and value not in categories:
+                accepted = f"one of {_shown(categories)}" if categories else "numbers, true, false"
+                raise UnusableInputsError(
+                    f"line {self.first_line + row} of the table holds {value!r}; {accepted}, and nothing for what is "
+                    "missing, are accepted"
+                )
+        # A column with gaps holds whole numbers as floats.
+        return int(value) if one.takes_whole_numbers and isinstance(value, float) and value.is_integer() else value
 
 
 def is_frame(value: object) -> bool:
@@ -50,19 +75,18 @@ def read_csv(text: str) -> Table:
     """The lines of a CSV text; the first is one of names where it holds anything but numbers, true, false and nothing.
 
     Raises:
-        UnusableInputsError: it holds no rows, or a value that is no number.
+        UnusableInputsError: it holds no rows.
     """
     lines = [line for line in csv.reader(text.splitlines()) if line]
     if not lines:
         raise UnusableInputsError("the table is empty; a line for each row is accepted")
     names = None if all(map(_is_value, lines[0])) else tuple(cell.strip() for cell in lines[0])
     first = 1 if names else 0
-    rows = [[_value(cell, number) for cell in line] for number, line in enumerate(lines[first:], first + 1)]
-    if not rows:
+    if len(lines) == first:
         raise UnusableInputsError(
             f"the table holds names alone, {_shown(names or ())}; a line for each row is accepted"
         )
-    return Table(names, rows)
+    return Table(names, lines[first:], first + 1)
 
 
 def columns_of(names: Sequence[str] | None, inputs: Sequence[InputDescription]) -> list[str] | None:
@@ -107,6 +131,12 @@ def inputs_of_table(table: Table, inputs: Sequence[InputDescription]) -> Any:
         raise UnusableInputsError("the table has no rows; one or more are accepted")
     if table.names is not None and columns_of(table.names, inputs) is not None:
         return _by_column(table, table.names, inputs)
+    if table.first_line is not None and any(one.categories for one in inputs):
+        columns = [name for one in inputs for name in one.columns or ()]
+        raise UnusableInputsError(
+            f"the table has {f'the columns {_shown(table.names)}' if table.names else 'no line of names'}; one of "
+            f"{_shown(columns)} is accepted"
+        )
     if len(inputs) > 1:
         if table.names is None or any(one.shape for one in inputs):
             named = ", ".join(f"{one.name!r} of shape {list(one.shape)}" for one in inputs)
@@ -129,7 +159,7 @@ def inputs_of_table(table: Table, inputs: Sequence[InputDescription]) -> Any:
                 f"row {number} of the table has {len(row)} values{columns}; {width}, the size of the input "
                 f"{one.name!r}, are accepted"
             )
-    values = [[_as_taken(value, one) for value in row] for row in table.rows]
+    values = [[table.value(number, place, one) for place in range(len(row))] for number, row in enumerate(table.rows)]
     return values if one.shape else [row[0] for row in values]
 
 
@@ -139,7 +169,7 @@ def _by_column(table: Table, names: tuple[str, ...], inputs: Sequence[InputDescr
     places = {name: place for place, name in enumerate(names)}
 
     def column(name: str, one: InputDescription) -> list[Any]:
-        return [_as_taken(row[places[name]], one) for row in table.rows]
+        return [table.value(row, places[name], one, name) for row in range(len(table.rows))]
 
     found: dict[str, list[Any]] = {}
     for one in inputs:
@@ -164,35 +194,23 @@ def _by_name(table: Table, names: tuple[str, ...], inputs: Sequence[InputDescrip
         )
     places = {name: place for place, name in enumerate(names)}
     _check_rows(table, names)
-    return {name: [_as_taken(row[places[name]], one) for row in table.rows] for name, one in wanted.items()}
-
-
-def _as_taken(value: Any, one: InputDescription) -> Any:
-    """A value as the input takes it: a column with gaps holds whole numbers as floats."""
-    if one.takes_whole_numbers and isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
+    rows = range(len(table.rows))
+    return {name: [table.value(row, places[name], one) for row in rows] for name, one in wanted.items()}
 
 
 def _is_value(cell: str) -> bool:
     return isinstance(_read(cell), (int, float, type(None)))
 
 
-def _value(cell: str, line: int) -> Any:
-    value = _read(cell)
-    if isinstance(value, str):
-        raise UnusableInputsError(
-            f"line {line} of the table holds {value!r}; numbers, true, false, and nothing for what is missing, are "
-            "accepted"
-        )
-    return value
-
-
-def _read(cell: str) -> int | float | bool | str | None:
-    """A cell's value; its text where it is none."""
+def _read(cell: str, categories: Mapping[str, float] | None = None) -> int | float | bool | str | None:
+    """A cell's value; its text where it is none, or a category."""
     text = cell.strip()
+    if categories and text in categories:
+        return text
     if text.lower() in _MISSING:
         return None
+    if categories:
+        return text
     if text.lower() in _TRUTH:
         return _TRUTH[text.lower()]
     for kind in (int, float):

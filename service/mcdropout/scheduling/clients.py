@@ -38,19 +38,55 @@ class Waits(Protocol):
 
 _Waits = TypeVar("_Waits", bound=Waits)
 
+Ticket = tuple[float, int]
+"""A place in an order of turns, the lowest first: when it is due, and how many were drawn before."""
+
+
+class FairClock:
+    """The virtual time by which clients take turns: each is due when what it has had would be done, at its share.
+
+    Start-time fair queuing (Goyal, Vin & Cheng 1996).
+    """
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._done: dict[str, float] = {}  # when, of each client, all that it got or asked for will be
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether there is more than one client."""
+        return len(self._done) > 1
+
+    def due(self, client: Client) -> float:
+        """When a client is due that asks anew: what it had not asked for before now is no credit."""
+        return max(self._now, self._done.get(client.name, 0.0))
+
+    def resumes(self, client: Client) -> float:
+        """When a client is due that goes on with what it was given some of."""
+        return self._done.get(client.name, self._now)
+
+    def spend(self, client: Client, cost: float) -> None:
+        """A client gets so much, or asked for it."""
+        if len(self._done) > _MOST_CLIENTS:
+            self._done = {name: done for name, done in self._done.items() if done > self._now}
+        self._done[client.name] = self.due(client) + cost / client.share
+
+    def reached(self, due: float) -> None:
+        """It is the turn of who was due then."""
+        self._now = max(self._now, due)
+
+    def forget(self) -> None:
+        """Nobody waits any more."""
+        self._done.clear()
+
 
 class FairQueue(Generic[_Waits]):
-    """What waits, each client's in the order in which it came, and the clients in turn, by what they have had.
-
-    Start-time fair queuing (Goyal, Vin & Cheng 1996): each is due at a virtual time, when what its client asked for
-    before would be done if each client got its share; the one that was due first is next.
-    """
+    """What waits, each client's in the order in which it came, and the clients in turn, by what they have had."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[float, int, _Waits]] = []
         self._numbers = count()
-        self._now = 0.0
-        self._done: dict[str, float] = {}  # when, of each client, all that it asked for will be; while any waits
+        self._clock = FairClock()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -61,12 +97,8 @@ class FairQueue(Generic[_Waits]):
 
     def append(self, one: _Waits) -> None:
         """Let one wait."""
-        client = one.client
-        if len(self._done) > _MOST_CLIENTS:
-            self._done = {name: done for name, done in self._done.items() if done > self._now}
-        start = max(self._now, self._done.get(client.name, 0.0))
-        self._done[client.name] = start + one.cost / client.share
-        heapq.heappush(self._waiting, (start, next(self._numbers), one))
+        heapq.heappush(self._waiting, (self._clock.due(one.client), next(self._numbers), one))
+        self._clock.spend(one.client, one.cost)
 
     @property
     def first(self) -> _Waits:
@@ -75,12 +107,13 @@ class FairQueue(Generic[_Waits]):
 
     def popleft(self) -> _Waits:
         """Let it leave."""
-        self._now, _, one = heapq.heappop(self._waiting)
+        due, _, one = heapq.heappop(self._waiting)
+        self._clock.reached(due)
         if not self._waiting:
-            self._done.clear()
+            self._clock.forget()
         return one
 
     def clear(self) -> None:
         """Let all leave."""
         self._waiting.clear()
-        self._done.clear()
+        self._clock.forget()

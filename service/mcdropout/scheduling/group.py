@@ -10,6 +10,7 @@ from mcdropout.engine.cohort import Cohort
 from mcdropout.engine.statistics import Rows, take
 from mcdropout.engine.steps import Outcome
 from mcdropout.scheduling.answer import Part
+from mcdropout.scheduling.clients import Client, Ticket
 from mcdropout.scheduling.request import Request
 
 PRIOR = 0.5
@@ -32,7 +33,7 @@ class Group:
     requests: list[Request]
     owners: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int64]
-    ticket: int = 0
+    ticket: Ticket = (0.0, 0)
 
     def __post_init__(self) -> None:
         plan = self.requests[0].plan
@@ -44,6 +45,15 @@ class Group:
     def left(self) -> int:
         """The passes that its rows lack at most."""
         return self.passes - self.cohort.passes
+
+    @property
+    def clients(self) -> dict[Client, int]:
+        """Whose rows they are: how many each client has."""
+        found: dict[Client, int] = {}
+        counts = np.bincount(self.owners, minlength=len(self.requests)).tolist()
+        for request, rows in zip(self.requests, counts, strict=True):
+            found[request.client] = found.get(request.client, 0) + rows
+        return found
 
     def drop(self, keep: npt.NDArray[np.bool_]) -> None:
         """Go on with some rows only, and keep no requests but theirs."""

@@ -2,25 +2,27 @@
 
 Requests take turns, each a share of the step, and three rules say who is next: what has waited longest of those that
 have begun gets a share in any case; then comes what a turn can finish, which makes room; then what is new, so that a
-small request does not wait for large ones; and then the others, round robin. Where many wait, a turn is all that a
-request needs, if a step holds that: one after another they wait less than all at once. What a turn takes of a request's
-rows begins; it goes on, with what began beside it, in a group, until each row has its passes. What has a time to be
-answered in is answered then, whoever's turn it is.
+small request does not wait for large ones; and then the others, those of one client round robin, and the clients by
+what they have had. Where many wait, a turn is all that a request needs, if a step holds that: one after another they
+wait less than all at once. What a turn takes of a request's rows begins; it goes on, with what began beside it, in a
+group, until each row has its passes. What has a time to be answered in is answered then, whoever's turn it is.
 
 Groups, and requests only some of whose rows have begun, take turns with one another: each draws a ticket when it queues
-up, and the lowest ticket has waited longest.
+up, and the lowest ticket is next.
 """
 
 import time
+from bisect import insort
 from collections import deque
-from itertools import chain
+from collections.abc import Iterable
+from itertools import chain, islice
 
 import numpy as np
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.steps import Steps
 from mcdropout.scheduling.answer import Answer, Part
-from mcdropout.scheduling.clients import FairQueue
+from mcdropout.scheduling.clients import Client, FairClock, FairQueue, Ticket
 from mcdropout.scheduling.deadlines import Deadlines
 from mcdropout.scheduling.group import Group, split_by_owner
 from mcdropout.scheduling.request import Request, Served, State
@@ -71,6 +73,7 @@ class Lane:
         self._steps: Steps = model.engine.steps
         self._step_seconds = self._wanted_seconds = step_seconds
         self._deadlines = Deadlines()
+        self._turns = FairClock()
         self._first_ticket = self._next_ticket = 0
         self._half_planned: list[Request] = []  # whose turns were planned when planning failed
 
@@ -108,14 +111,17 @@ class Lane:
         self._wanted_seconds = self._step_seconds * min(_LONGEST, max(1.0, count / _FEW_REQUESTS))
         budget = Budget(self.sizes.rows.now, self.sizes.pairs.now, crowded=count > _FEW_REQUESTS)
         before_new = self._put_ending_first(budget)
-        while before_new and budget.left:
-            self._next_turn(step, budget)
-            before_new -= 1
-        while self.waiting and budget.left:
-            self._begin(self.waiting.first, step, budget)
-            self.waiting.popleft()
-        while (self.partial or self.running) and budget.left:
-            self._next_turn(step, budget)
+        while budget.left:
+            if self.waiting and self._new_is_next(before_new):
+                request = self.waiting.first
+                self._begin(request, step, budget)
+                self.waiting.popleft()
+                self._queue_up(request)
+            elif self.partial or self.running:
+                self._next_turn(step, budget)
+                before_new -= 1
+            else:
+                break
 
     def _put_ending_first(self, budget: Budget) -> int:
         """Let groups that a turn can finish stand right behind what has waited longest.
@@ -136,32 +142,61 @@ class Lane:
         if ending:
             for one in reversed([longest, *ending]):
                 self._first_ticket -= 1
-                one.ticket = self._first_ticket
-            self.running = deque(sorted(self.running, key=lambda group: group.ticket))
+                one.ticket = -1.0, self._first_ticket
+            self.running = deque(sorted(self.running, key=_ticket_of))
         return 1 + len(ending)
 
     def _group_is_next(self) -> bool:
         """Whether a group has the lowest ticket, and not a request some of whose rows have not begun."""
         return not self.partial or bool(self.running and self.running[0].ticket < self.partial[0].ticket)
 
+    def _new_is_next(self, before_new: int) -> bool:
+        """Whether what is new comes before what has begun, so many turns of which go before what is new in any case.
+
+        Of two clients, the one that has had less comes first.
+        """
+        if not self.partial and not self.running:
+            return True
+        first: Request | Group = self.running[0] if self._group_is_next() else self.partial[0]
+        client = self.waiting.first.client
+        return before_new <= 0 and (self._turns.due(client) <= first.ticket[0] or not _is_of_another(first, client))
+
+    def _lag(self, group: Group) -> int:
+        """How many pairs a group's client may have before what comes next is due, where that is another's."""
+        behind: list[Request | Group] = [*islice(self.running, 1, 2), *islice(self.partial, 1)]
+        client = group.requests[0].client
+        if not behind or group.ticket[0] < 0.0 or _is_of_another(group, client):
+            return 0
+        following = min(behind, key=_ticket_of)
+        if not _is_of_another(following, client):
+            return 0
+        return int((following.ticket[0] - group.ticket[0]) * client.share)
+
     def _next_turn(self, step: Step, budget: Budget) -> None:
         """Give a turn to what has the lowest ticket. It leaves when it has had it, so that a failure loses nothing."""
         if self._group_is_next():
-            self._go_on(self.running[0], step, budget)
+            group = self.running[0]
+            self._go_on(group, step, budget)
             self.running.popleft()
+            self._turns.reached(group.ticket[0])
         else:
-            self._begin(self.partial[0], step, budget)
+            request = self.partial[0]
+            self._begin(request, step, budget)
             self.partial.popleft()
+            self._turns.reached(request.ticket[0])
+            self._queue_up(request)
 
     def _go_on(self, group: Group, step: Step, budget: Budget) -> None:
         """Give a group its share of a step."""
         group.drop_ended()
         rows = len(group.cohort)
         if rows:
-            pairs = budget.turn_pairs(rows * group.left)
+            pairs = budget.turn_pairs(rows * group.left, self._lag(group))
             passes = group.next_passes(self._most_passes(rows, pairs))
             step.going.append((group, passes))
             budget.take(0, passes * rows)
+            for client, its_rows in group.clients.items():
+                self._turns.spend(client, passes * its_rows)
 
     def _begin(self, request: Request, step: Step, budget: Budget) -> None:
         """Let rows of a request begin that have not yet, as many as its share of a step holds."""
@@ -172,27 +207,36 @@ class Lane:
         if plan.passes == 0:
             step.deterministic.add(request, count)
             budget.take(count, 0)
-        else:
-            pairs = budget.turn_pairs((request.rows - request.admitted) * plan.passes)
-            # Who may stop early or has a time to keep begins with the fewest passes, with all rows that fit.
-            wanted = plan.passes if plan.deadline is None and plan.tolerance is None else plan.fewest
-            count = min(count, max(1, pairs // wanted))
-            key = plan.key if self._steps.shares_rows else (id(request),)
-            beginning = step.beginnings.setdefault(key, Beginning())
-            if not beginning.rows:
-                beginning.passes = min(wanted, self._most_passes(count, pairs))
-            beginning.add(request, count)
-            budget.take(count, count * beginning.passes)
-        if request.admitted < request.rows:
-            request.ticket = self._drawn_ticket()
-            self.partial.append(request)
+            self._turns.spend(request.client, count)
+            return
+        needed = (request.rows - request.admitted) * plan.passes
+        pairs = budget.turn_pairs(needed)
+        # Who may stop early or has a time to keep begins with the fewest passes, with all rows that fit.
+        wanted = plan.passes if plan.deadline is None and plan.tolerance is None else plan.fewest
+        count = min(count, max(1, pairs // wanted))
+        key = plan.key if self._steps.shares_rows else (id(request),)
+        if needed > pairs and self._turns.is_shared:  # its other turns are to be its client's alone
+            key = *key, request.client
+        beginning = step.beginnings.setdefault(key, Beginning())
+        if not beginning.rows:
+            beginning.passes = min(wanted, self._most_passes(count, pairs))
+        beginning.add(request, count)
+        budget.take(count, count * beginning.passes)
+        self._turns.spend(request.client, count * beginning.passes)
+
+    def _queue_up(self, request: Request) -> None:
+        """Let a request that had a turn queue up for the next, where it has rows that have not begun."""
+        if request.awaited and request.admitted < request.rows:
+            request.ticket = self._drawn_ticket([request.client])
+            insort(self.partial, request, key=_ticket_of)
 
     def _most_passes(self, rows: int, pairs: int) -> int:
         return max(1, min(self._steps.most_passes(rows), pairs // rows))
 
-    def _drawn_ticket(self) -> int:
+    def _drawn_ticket(self, clients: Iterable[Client]) -> Ticket:
+        """The place of who queues up for another turn, and has rows of these clients."""
         self._next_ticket += 1
-        return self._next_ticket
+        return min(map(self._turns.resumes, clients)), self._next_ticket
 
     def run(self, step: Step) -> StepReport:
         """Run a step. Raises whatever a runtime does."""
@@ -241,8 +285,8 @@ class Lane:
         self._compact(unfinished)
         self._learn(step, report, time.perf_counter() - report.started)
         for group in unfinished:
-            group.ticket = self._drawn_ticket()
-        self.running.extend(unfinished)
+            group.ticket = self._drawn_ticket(group.clients)
+            insort(self.running, group, key=_ticket_of)
         return Settlement([*done, *found.finished], found.late)
 
     def estimates(self, now: float) -> list[tuple[Request, Answer]]:
@@ -320,6 +364,15 @@ class Lane:
         for queue in (self.waiting, self.partial, self.running, self._kept_back):
             queue.clear()
         return found
+
+
+def _is_of_another(one: Request | Group, client: Client) -> bool:
+    """Whether a client has not all of something."""
+    return any(request.client != client for request in (one.requests if isinstance(one, Group) else [one]))
+
+
+def _ticket_of(one: Request | Group) -> Ticket:
+    return one.ticket
 
 
 def _handed_out(groups: list[Group], now: float) -> Settlement:

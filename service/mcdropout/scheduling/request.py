@@ -28,7 +28,7 @@ import numpy.typing as npt
 from mcdropout.engine import Engine, UnusableOutputError
 from mcdropout.engine.arrays import Array
 from mcdropout.scheduling.answer import Answer, Part, StepTime, joined
-from mcdropout.scheduling.clients import ANYBODY, Client
+from mcdropout.scheduling.clients import ANYBODY, Client, Ticket
 from mcdropout.scheduling.plan import Plan
 
 
@@ -124,7 +124,7 @@ class Request:
     state: State = field(default=State.WAITING, init=False)
     started: float | None = field(default=None, init=False)
     admitted: int = field(default=0, init=False)
-    ticket: int = field(default=0, init=False)
+    ticket: Ticket = field(default=(0.0, 0), init=False)
 
     def __post_init__(self) -> None:
         self.rows = self.left = len(self.inputs[0])

@@ -34,9 +34,9 @@ Ended = list[tuple[Request, State, Outcome]]
 class Scheduler:
     """Runs requests in a thread of its own.
 
-    What is public is for any thread. The backlog guards itself. The lock, `_changed`, guards the inbox and `_stopping`,
-    and nothing else: all other attributes are the scheduler's thread's alone, and so is each request from when that
-    thread took it out of the inbox.
+    What is public is for any thread. The backlog guards itself. The lock, `_changed`, guards the inbox, `_announced`
+    and `_stopping`, and nothing else: all other attributes are the scheduler's thread's alone, and so is each request
+    from when that thread took it out of the inbox.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Scheduler:
         max_batch_rows: int = 1024,
         step_seconds: float = 0.004,
         deliver: Callable[[Callable[[], object]], object] | None = None,
+        soon: Callable[[Callable[[], object]], object] | None = None,
     ) -> None:
         """
         Args:
@@ -63,16 +64,18 @@ class Scheduler:
             max_batch_rows: how many rows may begin in a step.
             step_seconds: how long a step should take.
             deliver: calls a function, which settles futures, where these may be settled; here and now if None.
+            soon: calls a function when who submits has submitted what there is at hand; here and now if None. Until
+                then a scheduler that has nothing to do sleeps on, and begins with all of it.
         """
         self._metrics = metrics
         self._backlog = Backlog(
             Capacity(max_queue_rows, max_queue_bytes, max_queue_seconds, max_request_seconds, max_client_share), metrics
         )
         self._max_batch_rows, self._step_seconds = max_batch_rows, step_seconds
-        self._deliver = deliver or (lambda call: call())
+        self._deliver, self._soon = deliver or _at_once, soon or _at_once
         self._changed = threading.Condition()
         self._inbox: list[tuple[Request, Claim]] = []
-        self._stopping = False
+        self._announced = self._stopping = False
         self._active: dict[Request, Claim] = {}  # what was taken out of the inbox and has not ended
         self._lanes: dict[tuple[int, bool], Lane] = {}  # by engine, and whether its requests are run apart
         self._sizes: dict[str, StepSizes] = {}  # of each model's steps, which its next lane begins with
@@ -153,8 +156,16 @@ class Scheduler:
                 client=client,
             )
             self._inbox.append((request, claim))
-            self._changed.notify()
+            announced, self._announced = self._announced, True
+        if not announced:
+            self._soon(self._announce)
         return request.future
+
+    def _announce(self) -> None:
+        """Wake the scheduler's thread, for what was submitted."""
+        with self._changed:
+            self._announced = False
+            self._changed.notify()
 
     def stop(self) -> None:
         """Finish what is on its way, then end the thread."""
@@ -358,3 +369,7 @@ def _settle_futures(settled: list[tuple[Future, Outcome]]) -> None:
                 future.set_exception(outcome)
             else:
                 future.set_result(outcome)
+
+
+def _at_once(function: Callable[[], object]) -> object:
+    return function()

@@ -90,10 +90,10 @@ class Budget:
         """Whether there is room for more."""
         return self.rows > 0 and self.pairs > 0
 
-    def turn_pairs(self, needed: int) -> int:
-        """How many pairs a turn gets of what is needed until the end."""
-        whole = self._crowded and needed <= self._pairs
-        return min(self.pairs, needed if whole else max(1, self._pairs // _TURNS_A_STEP))
+    def turn_pairs(self, needed: int, lag: int = 0) -> int:
+        """How many pairs a turn gets of what is needed until the end, of one whose client is so many behind others."""
+        whole = needed <= (self._pairs if self._crowded else lag)
+        return min(self.pairs, needed if whole else max(1, self._pairs // _TURNS_A_STEP, lag))
 
     @property
     def ending_pairs(self) -> int:
