@@ -162,9 +162,9 @@ def test_cells_of_csv_are_texts_where_a_column_has_categories() -> None:
         {"age": 34, "ward": None},
     ]
     for text, said in (
-        ("age,ward\n31,A\n32,B\n", "line 3 of the table holds 'B'; one of ..'A', '1', 'none'.., and"),
+        ("age,ward\n31,A\n32,B\n", "line 3 of the table holds 'B'; one of .'A', '1', 'none'., and"),
         ("age,ward\nold,A\n", "line 2 of the table holds 'old'; numbers"),
-        ("31,A\n32,1\n", "the table has the columns ..'31', 'A'..; one of ..'age', 'ward'.. is accepted"),
+        ("31,A\n32,1\n", "the table has the columns .'31', 'A'.; one of .'age', 'ward'. is accepted"),
         ("31,0\n", "the table has no line of names; one of"),
     ):
         with pytest.raises(UnusableInputsError, match=said):
