@@ -10,7 +10,7 @@ for longer than a second.
 
     python -m benchmarks.attack --program other/.venv/bin/mcdropout
 
-runs the same against another version.
+runs the same against another version, and with `--workers 2` against several processes, of which each may hold as much.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.engine import _machine, _print_table
+from tests.servers import family_of
 
 MEMORY = 2 * 2**30
 MOST_WAIT = 1.0
@@ -49,10 +50,10 @@ class Outcome:
     Attributes:
         name: of the attack.
         statuses: what the attacker was answered, and how often.
-        memory: what the process took on top of what it had, at most, in bytes.
+        memory: what all its processes took on top of what they had, at most, in bytes.
         waits: the longest that the bystander waited for each path, in seconds.
         failures: what the bystander was not answered with 200.
-        alive: whether the process is.
+        alive: whether all its processes are.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Target:
 
     def __init__(self, process: "subprocess.Popen[bytes]", port: int) -> None:
         self.process, self.port = process, port
+        self.pids = frozenset(family_of(process.pid))
         self.example = (_ROOT / "models" / "mnist-cnn" / "example.json").read_bytes()
 
     def connect(self, timeout: float = 30.0) -> socket.socket:
@@ -81,13 +83,18 @@ class Target:
 
     @property
     def memory(self) -> int:
-        """The memory that its process holds, in bytes; 0 where it is gone."""
-        try:
-            status = Path(f"/proc/{self.process.pid}/status").read_text()
-        except OSError:
-            return 0
-        found = re.search(r"VmRSS:\s+(\d+) kB", status)
-        return int(found[1]) * 1024 if found else 0
+        """The memory that its processes hold, in bytes, without those that are gone."""
+        total = 0
+        for pid in self.pids:
+            with contextlib.suppress(OSError):
+                found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+                total += int(found[1]) * 1024 if found else 0
+        return total
+
+    @property
+    def alive(self) -> bool:
+        """Whether all processes are there that it began with."""
+        return self.process.poll() is None and self.pids <= frozenset(family_of(self.process.pid))
 
 
 Attack = Callable[[Target, Outcome, Callable[[], bool]], None]
@@ -278,14 +285,17 @@ def _limited() -> None:
 
 
 @contextlib.contextmanager
-def _served(program: str) -> Iterator[Target]:
-    """A server on the repository's models, that may hold so much memory and no more."""
+def _served(program: str, workers: int) -> Iterator[Target]:
+    """A server on the repository's models, each of whose processes may hold so much memory and no more."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            [program, "serve", "--models", str(_ROOT / "models"), "--default", "mnist-cnn", "--port", str(port)],
+            [
+                *(program, "serve", "--models", str(_ROOT / "models"), "--default", "mnist-cnn", "--port", str(port)),
+                *("--workers", str(workers)),
+            ],
             stdout=log,
             stderr=log,
             preexec_fn=_limited,
@@ -327,10 +337,10 @@ def _bystand(target: Target, outcome: Outcome, ended: threading.Event) -> None:
         time.sleep(0.02)
 
 
-def attacked(name: str, program: str, seconds: float) -> Outcome:
-    """What an attack on a server comes to that takes so many seconds."""
+def attacked(name: str, program: str, seconds: float, workers: int) -> Outcome:
+    """What an attack on a server of so many processes comes to that takes so many seconds."""
     outcome, ended = Outcome(name), threading.Event()
-    with _served(program) as target:
+    with _served(program, workers) as target:
         before = target.memory
         until = time.monotonic() + seconds
         attack = ATTACKS[name]
@@ -345,7 +355,7 @@ def attacked(name: str, program: str, seconds: float) -> Outcome:
             time.sleep(0.05)
         ended.set()
         threads[0].join(65.0)
-        outcome.alive = target.process.poll() is None
+        outcome.alive = target.alive
     return outcome
 
 
@@ -354,9 +364,9 @@ def main() -> int:
     outcomes: list[Outcome] = []
     for name in arguments.only or ATTACKS:
         print(f"\r{name:<30}", end="", file=sys.stderr, flush=True)
-        outcomes.append(attacked(name, arguments.program, arguments.seconds))
+        outcomes.append(attacked(name, arguments.program, arguments.seconds, arguments.workers))
     print("\r", end="", file=sys.stderr)
-    print(f"{arguments.seconds:g} s each, of a process that may hold {MEMORY // _MIB} MiB\n")
+    print(f"{arguments.seconds:g} s each, {arguments.workers} of processes that may hold {MEMORY // _MIB} MiB\n")
     head = ["attack", "answers", "memory, MiB", "longest wait: live", "predict, s", "failures of others", "alive"]
     _print_table([head, *map(_line, outcomes)])
     if arguments.json:
@@ -385,6 +395,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--program", default=str(Path(sys.executable).with_name("mcdropout")), help="what serves (default: %(default)s)"
     )
+    parser.add_argument("--workers", type=int, default=1, help="processes that serve (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write everything there as well")
     return parser.parse_args()
 
