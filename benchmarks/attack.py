@@ -40,7 +40,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _MIB = 2**20
 _HEAD = "POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 _LIVE = b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\n"
-_STARTS_WITHIN = 60.0
+_STARTS_WITHIN, _STEADY_SECONDS = 60.0, 1.5
 
 
 @dataclass
@@ -310,10 +310,20 @@ def _served(program: str, workers: int) -> Iterator[Target]:
                     log.seek(0)
                     raise RuntimeError(f"the server does not start: {log.read()[-2000:].decode()}")
                 time.sleep(0.1)
-            yield Target(process, port)
+            target = Target(process, port)
+            _settle(target)
+            yield target
         finally:
             process.kill()
             process.wait()
+
+
+def _settle(target: Target) -> None:
+    """Wait until a server's processes have all loaded what they load: the first that has answers before."""
+    before, until = 0, time.monotonic() + _STARTS_WITHIN
+    while abs(target.memory - before) > _MIB and time.monotonic() < until:
+        before = target.memory
+        time.sleep(_STEADY_SECONDS)
 
 
 def _bystand(target: Target, outcome: Outcome, ended: threading.Event) -> None:
