@@ -1,13 +1,13 @@
 """Certificates: what a server shows its clients over TLS, and has them show. Read again when the files change."""
 
 import ssl
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
 from mcdropout.access.stamps import Stamp, stamp_of
+from mcdropout.repeating import Repeating
 from mcdropout.settings import Settings
 
 _log = structlog.get_logger("access")
@@ -62,8 +62,7 @@ class Certificates:
         self._files = [file for file in (certificate, key, authorities) if file is not None]
         self._read = self._last = self._stamps()
         self.loaded = self._load()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="certificates", daemon=True)
+        self._following = Repeating("certificates", _LOOK_SECONDS, self.look)
 
     @classmethod
     def of(cls, settings: Settings) -> "Certificates | None":
@@ -78,16 +77,11 @@ class Certificates:
 
     def start(self) -> None:
         """Follow the files from now on."""
-        self._thread.start()
+        self._following.start()
 
     def stop(self) -> None:
         """Follow the files no more."""
-        self._stopping.set()
-        self._thread.join()
-
-    def _work(self) -> None:
-        while not self._stopping.wait(_LOOK_SECONDS):
-            self.look()
+        self._following.stop()
 
     def look(self) -> None:
         """Look once, and act upon what is as it was at the last look."""

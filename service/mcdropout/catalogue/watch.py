@@ -1,6 +1,5 @@
 """Watching: what happens to the bundles of a folder happens to the models, without anybody asking for it."""
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -10,6 +9,7 @@ import structlog
 from mcdropout.catalogue.manifest import MANIFEST
 from mcdropout.catalogue.registry import ConflictError, Entry, Registry, RegistryError, is_name
 from mcdropout.catalogue.stamps import Stamps, digests_of, sources, stamps_of
+from mcdropout.repeating import Repeating
 
 _log = structlog.get_logger("watching")
 
@@ -41,29 +41,22 @@ class Watch:
             seconds: between two looks.
         """
         self._registry = registry
-        self._seconds = seconds
         self._last: dict[str, Stamps] | None = None
         self._read: dict[str, _Read] = {}
         self._missed: set[str] = set()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="watch", daemon=True)
+        self._following = Repeating("watch", seconds, self._look)
 
     def start(self) -> None:
         """Look from now on."""
-        self._thread.start()
+        self._following.start()
 
     def stop(self) -> None:
         """Look no more. The registry is stopped before, so that nothing is being loaded."""
-        self._stopping.set()
-        self._thread.join()
+        self._following.stop()
 
-    def _work(self) -> None:
-        while not self._stopping.wait(self._seconds):
-            try:
-                if self._registry.begun:
-                    self.look()
-            except Exception:  # whatever a file system comes up with, the next look may succeed
-                _log.exception("the models folder could not be looked at", folder=str(self._registry.folder))
+    def _look(self) -> None:
+        if self._registry.begun:
+            self.look()
 
     def look(self) -> None:
         """Look once, and act upon what is as it was at the last look."""

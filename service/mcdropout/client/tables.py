@@ -132,10 +132,10 @@ def inputs_of_table(table: Table, inputs: Sequence[InputDescription]) -> Any:
     if table.names is not None and columns_of(table.names, inputs) is not None:
         return _by_column(table, table.names, inputs)
     if table.first_line is not None and any(one.categories for one in inputs):
-        columns = [name for one in inputs for name in one.columns or ()]
+        accepted = [name for one in inputs for name in one.columns or ()]
         raise UnusableInputsError(
             f"the table has {f'the columns {_shown(table.names)}' if table.names else 'no line of names'}; one of "
-            f"{_shown(columns)} is accepted"
+            f"{_shown(accepted)} is accepted"
         )
     if len(inputs) > 1:
         if table.names is None or any(one.shape for one in inputs):
