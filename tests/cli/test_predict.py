@@ -144,12 +144,14 @@ def test_as_a_process_it_prints_the_answer_as_it_came_and_its_status_is_0(server
 def test_what_is_refused_is_a_sentence_and_the_exit_status_1(server: Server, tmp_path: Path) -> None:
     (tmp_path / "no.npy").write_text("words")
     (tmp_path / "no.csv").write_text("1,2\n3,x\n")
+    (tmp_path / "words.csv").write_text(f"{'1,' * 29}1\n{'1,' * 29}x\n")
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     for arguments, said in (
         (["nix.json"], "nix.json"),
         ([str(tmp_path / "no.npy")], "no.npy"),
         ([str(tmp_path / "objects.npy")], "arrays of numbers are accepted"),
-        ([str(tmp_path / "no.csv")], "line 2 of the table holds 'x'"),
+        ([str(tmp_path / "no.csv")], "a line of a table one dimension"),
+        ([str(tmp_path / "words.csv"), "--model", "tumour-mlp"], "line 2 of the table holds 'x'"),
         ([str(body("mnist-cnn")), "--model", "nix"], "404 Not Found: there is no model 'nix'"),
         ([str(body("mnist-cnn")), "--mc", "many"], "mc is 'many'; an integer or 'auto' is accepted"),
         ([str(body("mnist-cnn")), "--retries", "-1"], "retries is -1"),
