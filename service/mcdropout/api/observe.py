@@ -24,9 +24,11 @@ _GOOD_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 # Of requests that come without one: drawn once, and counted.
 _PROCESS, _NUMBERS = secrets.token_hex(8), itertools.count(1)
 _CLIENT_WENT_AWAY = 499
-_SHOWN = 500  # characters of a path
 QUIET_PATHS = ("/health/", "/v2/health/", "/metrics", "/inference.GRPCInferenceService/Server")
 """How the paths begin by which it is asked how the server is."""
+SHOWN = 500
+"""How many characters of a path are told."""
+
 _PREDICTIONS = ("/predict", "/predict/stream", "/infer", "/ModelInfer")  # how their paths end
 
 
@@ -160,4 +162,4 @@ def record(metrics: Metrics, scope: Scope, seen: Seen, status: int, seconds: flo
         "trace_id": seen.trace_id,
     }
     more = {name: value for name, value in known.items() if value is not None} | more
-    write("request", method=scope["method"], path=path[:_SHOWN], status=status, seconds=round(seconds, 6), **more)
+    write("request", method=scope["method"], path=path[:SHOWN], status=status, seconds=round(seconds, 6), **more)

@@ -14,7 +14,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mcdropout.api.observe import QUIET_PATHS, Seen, Timeline, seen_of
+from mcdropout.api.observe import QUIET_PATHS, SHOWN, Seen, Timeline, seen_of
 from mcdropout.engine import InvalidInputError
 from mcdropout.settings import Settings
 
@@ -23,7 +23,6 @@ _MODELS = ("/models/", "/v2/models/")
 _OF_A_MODEL = ("predict", "predict/stream", "load", "unload", "reload", "infer", "ready")
 _PATHS = ("/predict", "/predict/stream", "/models", "/v2", "/docs", "/openapi.json")
 _ERROR = 500
-_SHOWN = 500  # characters of a path
 
 
 class Traced:
@@ -144,7 +143,7 @@ class TraceMiddleware:
             await self._app(scope, receive, send)
             return
         method, path = scope["method"], scope["path"]
-        values = {"http.request.method": method, "url.path": path[:_SHOWN]}
+        values = {"http.request.method": method, "url.path": path[:SHOWN]}
         with self._traces.span(scope, seen, f"{method} {_route_of(path)}", values) as traced:
             traced.ends("http.response.status_code", _ERROR, has_failed=True)
 

@@ -131,7 +131,7 @@ class Lane:
         """
         if not self.partial and not self.running:
             return 0
-        longest = self.running[0] if self._group_is_next() else self.partial[0]
+        longest = self._first()
         ending: list[Group] = []
         pairs = budget.ending_pairs
         for group in self.running:
@@ -146,6 +146,10 @@ class Lane:
             self.running = deque(sorted(self.running, key=_ticket_of))
         return 1 + len(ending)
 
+    def _first(self) -> Request | Group:
+        """What has the lowest ticket, of what has begun."""
+        return self.running[0] if self._group_is_next() else self.partial[0]
+
     def _group_is_next(self) -> bool:
         """Whether a group has the lowest ticket, and not a request some of whose rows have not begun."""
         return not self.partial or bool(self.running and self.running[0].ticket < self.partial[0].ticket)
@@ -157,8 +161,7 @@ class Lane:
         """
         if not self.partial and not self.running:
             return True
-        first: Request | Group = self.running[0] if self._group_is_next() else self.partial[0]
-        client = self.waiting.first.client
+        first, client = self._first(), self.waiting.first.client
         return before_new <= 0 and (self._turns.due(client) <= first.ticket[0] or not _is_of_another(first, client))
 
     def _lag(self, group: Group) -> int:
