@@ -547,11 +547,12 @@ def test_clients_have_turns_by_what_they_have_had_however_many_requests_they_hav
     model: Model, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model.engine.steps, "most_pairs", 64)
-    scheduler = Scheduler(metrics, max_queue_rows=1000)
+    scheduler = Scheduler(metrics, max_queue_rows=1000, step_seconds=10.0)
     gate = Gate(model, monkeypatch)
     plan = Plan(2000)
-    many = [scheduler.submit(model, (rows(1),), seed=n, plan=plan, client=Client("greedy")) for n in range(20)]
-    assert gate.held.wait(patience(30))
+    many = [scheduler.submit(model, (rows(1),), seed=0, plan=plan, client=Client("greedy"))]
+    assert gate.held.wait(patience(30))  # what comes now begins in one step
+    many += [scheduler.submit(model, (rows(1),), seed=n, plan=plan, client=Client("greedy")) for n in range(1, 20)]
     one = scheduler.submit(model, (rows(1),), seed=99, plan=plan, client=Client("modest"))
     answered: list[int] = []
     one.add_done_callback(lambda _: answered.append(sum(future.done() for future in many)))
@@ -564,7 +565,7 @@ def test_clients_have_turns_by_what_they_have_had_however_many_requests_they_hav
 
 def test_what_is_submitted_in_a_row_begins_together(model: Model, metrics: Metrics) -> None:
     later: list[Callable[[], object]] = []
-    scheduler = Scheduler(metrics, max_queue_rows=100, soon=later.append)
+    scheduler = Scheduler(metrics, max_queue_rows=100, step_seconds=10.0, soon=later.append)
     for count in (1, 2):
         futures = [ask(scheduler, model, rows(2), passes=0) for _ in range(5)]
         (announce,) = later

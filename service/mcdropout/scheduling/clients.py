@@ -57,6 +57,10 @@ class FairClock:
         """Whether there is more than one client."""
         return len(self._done) > 1
 
+    def meet(self, client: Client) -> None:
+        """A client comes, that may get something later."""
+        self._done.setdefault(client.name, self._now)
+
     def due(self, client: Client) -> float:
         """When a client is due that asks anew: what it had not asked for before now is no credit."""
         return max(self._now, self._done.get(client.name, 0.0))

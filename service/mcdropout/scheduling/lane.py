@@ -19,14 +19,13 @@ from itertools import chain, islice
 
 import numpy as np
 
-from mcdropout.engine.arrays import Array
 from mcdropout.engine.steps import Steps
 from mcdropout.scheduling.answer import Answer, Part
 from mcdropout.scheduling.clients import Client, FairClock, FairQueue, Ticket
 from mcdropout.scheduling.deadlines import Deadlines
 from mcdropout.scheduling.group import Group, split_by_owner
 from mcdropout.scheduling.request import Request, Served, State
-from mcdropout.scheduling.step import Beginning, Settlement, Step, StepReport
+from mcdropout.scheduling.step import Beginning, Settlement, Step, StepReport, joined
 from mcdropout.scheduling.step_size import Budget, StepSizes
 
 _SMOOTHING = 0.2
@@ -89,6 +88,7 @@ class Lane:
 
     def submit(self, request: Request) -> None:
         """Take a request in."""
+        self._turns.meet(request.client)
         (self._kept_back if self.apart else self.waiting).append(request)
         if request.plan.deadline is not None:
             self._deadlines.add(request.plan.deadline, request)
@@ -249,7 +249,7 @@ class Lane:
                 request.begin(started)
         rows = step.begun + sum(len(group.cohort) for group, _ in step.going)
         deterministic = step.deterministic
-        baseline = self._steps.deterministic(_joined(deterministic.inputs())) if deterministic.rows else None
+        baseline = self._steps.deterministic(joined([deterministic])) if deterministic.rows else None
         work = [*step.going, *self._begun(step)]
         seconds = {"prefix": time.perf_counter() - started}
         pairs = sum(passes * len(group.cohort) for group, passes in work)
@@ -263,7 +263,7 @@ class Lane:
         beginnings = list(step.beginnings.values())
         if not beginnings:
             return []
-        frontier = self._steps.admit(_joined([piece for one in beginnings for piece in one.inputs()]))
+        frontier = self._steps.admit(joined(beginnings))
         groups: list[tuple[Group, int]] = []
         start = 0
         for one in beginnings:
@@ -393,8 +393,3 @@ def _handed_out(groups: list[Group], now: float) -> Settlement:
             group.drop(~done)  # before they are handed out: what raises so far has changed nothing
             finished += [request for request, part in parts if request.add(part) and not request.state.ended]
     return Settlement(finished, list(dict.fromkeys(late)))
-
-
-def _joined(pieces: list[tuple[Array, ...]]) -> tuple[Array, ...]:
-    """Inputs behind one another."""
-    return pieces[0] if len(pieces) == 1 else tuple(np.concatenate(parts) for parts in zip(*pieces, strict=True))

@@ -1,5 +1,6 @@
 """A step: what it is to do, what it did, and whom it ended."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,6 +52,12 @@ class Beginning:
         return owners, np.concatenate(
             [request.indices_of(*part) for request, part in zip(self.requests, self.slices, strict=True)]
         )
+
+
+def joined(beginnings: Iterable[Beginning]) -> tuple[Array, ...]:
+    """The inputs of all rows that begin, behind one another."""
+    pieces = [piece for one in beginnings for piece in one.inputs()]
+    return pieces[0] if len(pieces) == 1 else tuple(np.concatenate(parts) for parts in zip(*pieces, strict=True))
 
 
 @dataclass(eq=False)
