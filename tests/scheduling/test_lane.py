@@ -4,6 +4,7 @@ import gc
 import time
 import weakref
 from concurrent.futures import Future
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -289,3 +290,22 @@ def test_rows_that_share_what_most_need_go_on_sharing_it(lane: Lane) -> None:
     first, second = lane.running
     assert {*first.requests, *second.requests} == {many, few}
     assert first.cohort.frontier is second.cohort.frontier
+
+
+@pytest.mark.parametrize(("device", "shrinks"), [("cpu", False), ("cuda", True)])
+def test_steps_are_no_smaller_for_having_waited_unless_that_was_for_another_device(
+    model: Model, device: str, shrinks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, most = model.engine.steps, 16
+    deterministic = steps.deterministic
+
+    def waiting(inputs: tuple[np.ndarray, ...]) -> object:
+        time.sleep(0.2)
+        return deterministic(inputs)
+
+    monkeypatch.setattr(model.engine, "program", replace(model.engine.program, device=device))
+    monkeypatch.setattr(steps, "deterministic", waiting)
+    lane = Lane(model, 0.1, StepSizes.of(steps, most))
+    submitted(lane, most, 0)
+    step(lane)
+    assert (lane.sizes.rows.now < most) == shrinks

@@ -68,27 +68,42 @@ async def awaited(receive: Receive | None, future: "asyncio.Future[Answer | Shar
     Raises:
         ProblemError: 499 where the client went away.
     """
-    gone: asyncio.Future[None] | None = None
+    if receive is None:
+        return await future
+    watch = _Watch(receive, future)
+    beginning = asyncio.get_running_loop().call_later(_UNWATCHED_SECONDS, watch.begin)
     try:
-        await asyncio.wait({future}, timeout=None if receive is None else _UNWATCHED_SECONDS)
-        if not future.done() and receive is not None:
-            gone = asyncio.ensure_future(_gone(receive))
-            waited: set[asyncio.Future[Any]] = {future, gone}
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-    finally:  # or it was cancelled itself
-        if gone is not None:
-            gone.cancel()
-        if not future.done():
-            future.cancel()
-    if future.cancelled():
-        raise ProblemError(499, "the client went away before it was answered")
-    return future.result()
+        return await future  # which is cancelled with who awaits it
+    except asyncio.CancelledError:
+        if watch.saw_it_go:
+            raise ProblemError(499, "the client went away before it was answered") from None
+        raise
+    finally:
+        beginning.cancel()
+        watch.end()
 
 
-async def _gone(receive: Receive) -> None:
-    """Return when the client has gone away."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+class _Watch:
+    """Over a client, while its answer is awaited: once it has gone away, the future is cancelled."""
+
+    def __init__(self, receive: Receive, future: "asyncio.Future[Answer | Shares]") -> None:
+        self._receive, self._future = receive, future
+        self._task: asyncio.Task[None] | None = None
+        self.saw_it_go = False
+
+    def begin(self) -> None:
+        """Watch from now on."""
+        self._task = asyncio.create_task(self._watch())
+
+    def end(self) -> None:
+        """Watch no longer."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.saw_it_go = self._future.cancel()
 
 
 async def body_of(services: Services, request: Request, share: Share, model: str) -> bytes:

@@ -70,6 +70,7 @@ class Lane:
         self.partial: deque[Request] = deque()
         self.running: deque[Group] = deque()
         self._steps: Steps = model.engine.steps
+        self._on_cpu = model.engine.program.device == "cpu"
         self._step_seconds = self._wanted_seconds = step_seconds
         self._deadlines = Deadlines()
         self._turns = FairClock()
@@ -243,7 +244,7 @@ class Lane:
 
     def run(self, step: Step) -> StepReport:
         """Run a step. Raises whatever a runtime does."""
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), time.thread_time()
         for request in step.requests:
             if request.state is State.WAITING:
                 request.begin(started)
@@ -256,7 +257,7 @@ class Lane:
         if work:
             ran = self._steps.run([(group.cohort, passes) for group, passes in work])
             seconds |= {"masks": ran.masks, "suffix": ran.suffix, "statistics": ran.statistics}
-        return StepReport(rows, pairs, seconds, started, [group for group, _ in work], baseline)
+        return StepReport(rows, pairs, seconds, started, worked, [group for group, _ in work], baseline)
 
     def _begun(self, step: Step) -> list[tuple[Group, int]]:
         """The groups of rows that begin, with one prefix for all of them, and how many passes each takes."""
@@ -317,11 +318,14 @@ class Lane:
         """Set the size of the next steps by the time of this one."""
         self.virtual_time += total
         self.last_seconds += _SMOOTHING * (total - self.last_seconds)
+        working = 1.0
+        if self._on_cpu:  # the rest is waited for the interpreter's lock, and smaller steps wait more often
+            working = min(1.0, (time.thread_time() - report.worked) / total)
         prefix = report.seconds["prefix"]
         if step.begun:
-            self.sizes.rows.learn(step.begun, prefix, self._wanted_seconds)
+            self.sizes.rows.learn(step.begun, working * prefix, self._wanted_seconds)
         if report.pairs:
-            self.sizes.pairs.learn(report.pairs, total - prefix, self._wanted_seconds)
+            self.sizes.pairs.learn(report.pairs, working * (total - prefix), self._wanted_seconds)
 
     def due(self, now: float) -> tuple[list[Request], list[Group]]:
         """Whose deadline has come: requests with rows that have not begun, which are late, and the groups of all."""

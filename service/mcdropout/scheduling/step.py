@@ -96,6 +96,7 @@ class StepReport:
         pairs: how many passes they took, summed.
         seconds: how long each stage took.
         started: when it began, by `time.perf_counter()`.
+        worked: how long the thread that ran it had worked when it began, by `time.thread_time()`.
         groups: the groups that had passes.
         baseline: what was found of the rows of the baseline; None where there were none.
     """
@@ -104,6 +105,7 @@ class StepReport:
     pairs: int
     seconds: dict[str, float]
     started: float
+    worked: float
     groups: list[Group]
     baseline: Outcome | None
 
