@@ -4,8 +4,9 @@
 
 The bare endpoint parses the JSON of a digit, and answers as many bytes, always the same; ours predicts the digit with
 mc=0. Both servers are one process each, on the same cores as the clients, and have their turns in one run; ratios
-are ours over the bare one's, in requests a second. The image's network does next to nothing, so that what its time
-shows is the format.
+are ours over the bare one's, in requests a second. Beside them stands the processor time that the server takes for a
+request, and that the clients do, of all cores together; and what the arithmetic alone takes of one core, for digits in
+batches of 32 without any server. The image's network does next to nothing, so that what its time shows is the format.
 """
 
 import argparse
@@ -16,24 +17,30 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import numpy as np
 import orjson
 
+from benchmarks.bundles import MODELS as BUNDLES
 from benchmarks.engine import _print_table
 from benchmarks.load.digits import digits
 from benchmarks.load.generator import Generator, Job, Stream, encode
 from benchmarks.load.servers import Server, ours, running
 from benchmarks.load.throughput import _peer
 from benchmarks.timing import Spread, interleave
+from mcdropout.catalogue.loading import Loading, load
+from mcdropout.engine.threads import use_threads
 from tests.bundles import write_bundle
 from tests.servers import serving
 
 NPY = "application/x-npy"
 CLIENTS = (1, 32)
 JSON_SHARE = 0.5  # of the bare endpoint's requests a second, at 32 clients
-_PATH = "/models/mnist-cnn/predict?mc=0&seed=1"
+MODELS = ("mnist-cnn", "mnist-mlp")
+_PATH = "/models/{}/predict?mc=0&seed=1"
+_BATCH, _CALLS, _WARMING = 32, 20, 1
 _SIDE = 512
 _POOLING = """
 import torch.nn as nn
@@ -67,29 +74,36 @@ def _digits(generator: Generator, folder: Path, arguments: argparse.Namespace) -
     with ExitStack() as stack:
         bare = stack.enter_context(running(_peer(("peers", "bare-fastapi")), folder, "/predict", jsons[0]))
         server = stack.enter_context(ours(folder))
+        cnn, mlp = (_PATH.format(model) for model in MODELS)
         contestants: dict[str, tuple[Server, tuple[bytes, ...]]] = {
             "bare FastAPI, JSON": (bare, tuple(encode("/predict", body) for body in jsons)),
-            "JSON": (server, tuple(encode(_PATH, body) for body in jsons)),
-            "npy of uint8": (server, tuple(encode(_PATH, body, media_type=NPY) for body in arrays)),
+            "JSON": (server, tuple(encode(cnn, body) for body in jsons)),
+            "JSON, mnist-mlp": (server, tuple(encode(mlp, body) for body in jsons)),
+            "npy of uint8": (server, tuple(encode(cnn, body, media_type=NPY) for body in arrays)),
             "npy of float32, npy out": (
                 server,
-                tuple(encode(_PATH, body, media_type=NPY, accept=NPY) for body in floats),
+                tuple(encode(cnn, body, media_type=NPY, accept=NPY) for body in floats),
             ),
         }
-        rates: dict[tuple[str, int], list[float]] = {}
+        turns: dict[tuple[str, int], list[Turn]] = {}
         for _ in range(arguments.repeat):
             for clients in CLIENTS:
                 for name, (one, requests) in contestants.items():
-                    rate = _rate(generator, one, requests, clients, arguments.seconds)
-                    rates.setdefault((name, clients), []).append(rate)
-    head = ["clients", "bodies", "bytes", "requests/s", "ratio to bare"]
+                    turn = _turn(generator, one, requests, clients, arguments.seconds)
+                    turns.setdefault((name, clients), []).append(turn)
+    head = ["clients", "bodies", "bytes", "requests/s", "ratio to bare", "server us", "clients us"]
     lines, ratios = [head], {}
-    for (name, clients), found in rates.items():
-        beside = np.array(found) / np.array(rates["bare FastAPI, JSON", clients])
-        ratios[name, clients] = Spread.of(beside)
+    for (name, clients), found in turns.items():
+        rates, server_us, own_us = np.array(found).T
+        ratios[name, clients] = Spread.of(rates / np.array(turns["bare FastAPI, JSON", clients])[:, 0])
         size = str(len(contestants[name][1][0]))
-        lines.append([str(clients), name, size, str(Spread.of(found)), str(ratios[name, clients])])
+        times = (str(Spread.of(1e6 * each)) for each in (server_us, own_us))
+        lines.append([str(clients), name, size, str(Spread.of(rates)), str(ratios[name, clients]), *times])
     _print_table(lines)
+    for model in MODELS:
+        print(
+            f"the arithmetic of {model} alone, us of one core a digit: {_arithmetic(model, images, arguments.repeat)}"
+        )
     many = CLIENTS[-1]
     json_met = ratios["JSON", many].median >= JSON_SHARE
     npy_met = ratios["npy of uint8", many].median >= ratios["JSON", many].median
@@ -98,12 +112,35 @@ def _digits(generator: Generator, folder: Path, arguments: argparse.Namespace) -
     return json_met and npy_met
 
 
-def _rate(generator: Generator, server: Server, requests: tuple[bytes, ...], clients: int, seconds: float) -> float:
-    run = generator.run(Job(server.port, (Stream(requests, clients),), seconds))
+def _arithmetic(model: str, images: np.ndarray, repeat: int) -> Spread:
+    """Microseconds of one core for a digit with mc=0, of many."""
+    use_threads(1)
+    engine = load(BUNDLES / model, Loading()).engine
+    inputs = engine.as_inputs((images[:_BATCH].astype(np.float32),))
+    seconds = []
+    for _ in range(_WARMING + repeat):
+        began = time.process_time()
+        for _ in range(_CALLS):
+            engine.steps.deterministic(inputs)
+        seconds.append((time.process_time() - began) / _CALLS / _BATCH)
+    return Spread.of(1e6 * np.array(seconds[_WARMING:]))
+
+
+class Turn(NamedTuple):
+    """What clients got of a server: requests a second, and the processor time of both for a request, in seconds."""
+
+    rate: float
+    server_seconds: float
+    own_seconds: float
+
+
+def _turn(generator: Generator, server: Server, requests: tuple[bytes, ...], clients: int, seconds: float) -> Turn:
+    run = generator.run(Job(server.port, (Stream(requests, clients),), seconds, pids=server.pids))
     answers = run.streams[0]
     if failed := {*answers.status.tolist()} - {200}:
         raise SystemExit(f"answers have the status {sorted(failed)}; 200 is accepted")
-    return float(answers.answered(run.begin, run.end).sum()) / (run.end - run.begin)
+    count = float(answers.answered(run.begin, run.end).sum())
+    return Turn(count / (run.end - run.begin), run.server_seconds / count, run.own_seconds / count)
 
 
 def _image(folder: Path, repeat: int) -> None:
