@@ -104,10 +104,10 @@ def rows_of_arrays(
         Given(array.label, array.spec, values if array.listed else values[None], array.listed)
         for array, values in arrays
     ]
-    check_together(given, most)
     for part in given:
         check_values(part.label, np.asarray(part.values), part.spec)
         pause()
+    check_together(given, most)
     return tuple(prepare(part, pause) for part in given)
 
 

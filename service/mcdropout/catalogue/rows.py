@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from mcdropout.catalogue.arrays import rows_of_arrays
 from mcdropout.catalogue.checks import Given, accepted_shape, check_bounds, check_number, check_together, prepare
 from mcdropout.catalogue.checks import RowsError as RowsError
 from mcdropout.catalogue.columns import are_records, rows_of_records
 from mcdropout.catalogue.hooks import Hook, is_raw, rows_of_raw
 from mcdropout.catalogue.images import are_images, images_of
 from mcdropout.catalogue.inputs import Input
+from mcdropout.catalogue.json_arrays import arrays_of
 from mcdropout.engine.ragged import Rows
 from mcdropout.engine.sizes import accepts
 
@@ -70,6 +72,8 @@ def read_rows(
     """
     if len(text) > _PART_BYTES:  # what is small cannot hold much
         check_bulk(text, inputs, most)
+    if hook is None and (arrays := arrays_of(text, inputs)) is not None:
+        return rows_of_arrays(arrays, most, pause)
     try:
         return _rows_of(orjson.loads(text), text, inputs, most, pause, hook)
     except RecursionError as error:
