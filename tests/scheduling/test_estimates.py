@@ -8,6 +8,7 @@ import pytest
 
 from mcdropout.catalogue.model import Model
 from mcdropout.metrics import Metrics
+from mcdropout.scheduling import request
 from mcdropout.scheduling.answer import Answer
 from mcdropout.scheduling.plan import Plan
 from mcdropout.scheduling.scheduler import Scheduler
@@ -18,9 +19,11 @@ SECONDS = patience(60)
 
 
 @pytest.fixture
-def scheduler() -> Iterator[Scheduler]:
-    """Its steps are short, so that a request takes many."""
-    made = Scheduler(Metrics(), max_queue_rows=10_000, step_seconds=0.0002)
+def scheduler(model: Model, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scheduler]:
+    """Its steps are small, so that a request takes many, and an estimate follows each, however long one takes."""
+    monkeypatch.setattr(model.engine.steps, "most_pairs", 256)
+    monkeypatch.setattr(request, "_PAUSE", 0.0)
+    made = Scheduler(Metrics(), max_queue_rows=10_000)
     yield made
     made.stop()
 
