@@ -9,7 +9,7 @@ import pytest
 
 import mcdropout
 
-HEAVY = ("onnxruntime", "onnx", "torch", "fastapi", "mcdropout.engine.native.library")
+HEAVY = ("onnxruntime", "onnx", "torch", "fastapi", "mcdropout.engine.native.chains")
 
 
 def modules_after(program: str, folder: Path) -> list[str]:

@@ -83,7 +83,7 @@ class TestARegression:
             assert np.abs((drawn <= found[0, :, end]).mean(axis=0) - level).max() < 0.03
 
     def test_without_dropout_has_the_interval_of_one(self, options, draw, variance):
-        found = deterministic(Reading("regression", noise="scale", **options), [np.zeros((1, 1)), np.ones((1, 1))])
+        found, _ = deterministic(Reading("regression", noise="scale", **options), [np.zeros((1, 1)), np.ones((1, 1))])
         drawn = np.sort(draw(np.random.default_rng(2), 1_000_000))
         np.testing.assert_allclose(found.interval[0], np.quantile(drawn, [0.025, 0.975]), atol=0.02)
 

@@ -359,3 +359,18 @@ def test_masks_are_the_same_without_the_c_extension(monkeypatch):
     monkeypatch.setattr(library, "available", lambda: False)
     for mask, other in zip(source.draw([1, 2], [0, 3], 5, 6), drawn, strict=True):
         np.testing.assert_array_equal(mask, other)
+
+
+@pytest.mark.skipif(not library.available(), reason="the C extension was not built")
+def test_numbers_are_the_same_without_the_c_extension(monkeypatch):
+    """Uniform ones to the bit, normal ones to the last digit: logarithms and sines may be rounded otherwise."""
+    raw = [site(None, units, kind=kind) for units in (3000, 7, 1, (5, 3)) for kind in ("uniform", "normal")]
+    source = MaskSource([site(0.3, 5), *raw, site(0.5, 70, kind="alpha")])
+    drawn = source.draw([1, 2], [0, 3], 5, [60, 41])
+    monkeypatch.setattr(library, "available", lambda: False)
+    for each, mask, other in zip(source.sites, drawn, source.draw([1, 2], [0, 3], 5, [60, 41]), strict=True):
+        assert len(np.unique(mask)) > 1
+        if each.kind == "normal":
+            np.testing.assert_allclose(mask, other, rtol=2e-7, atol=1e-12)
+        else:
+            np.testing.assert_array_equal(mask, other)

@@ -267,12 +267,12 @@ class TestArrays:
         }
         layers.run(**{**arguments, **changed})
 
-    def run_drawn(self, units=5, stride=4, **changed):
+    def run_drawn(self, units=5, drawn=None, **changed):
         layers = MaskedChain([Linear.pack(random(3, 5), None, relu=False)])
         arguments = {
             "x": random(2, 5),
             "rows": np.array([0, 1, 1]),
-            "table": MaskTable([UnitLayout(0, 1, units, 1, 1, [2.0], [0.0])], stride),
+            "table": MaskTable([UnitLayout(0, 3, units, 32 if drawn else 1, 1, [2.0], [0.0], drawn)], 4),
             "sites": np.array([0]),
             "passes": self.passes([3]),
             "out": np.empty((3, 3), np.float32),
@@ -299,8 +299,8 @@ class TestArrays:
         with pytest.raises(ValueError, match="multiple of 4"):
             MaskTable([], 3)
 
-    def passes(self, ends):
-        return Passes(np.zeros((len(ends), 2), np.uint64), np.zeros(len(ends), np.uint64), np.array(ends))
+    def passes(self, counts):
+        return Passes(0, np.zeros(len(counts), np.uint64), 0, counts)
 
     @pytest.mark.parametrize(
         "changed",
@@ -322,19 +322,21 @@ class TestArrays:
             self.run(**changed)
 
     @pytest.mark.parametrize(
-        "changed", [{"sites": [1]}, {"sites": [-2]}, {"sites": [0, 0]}, {"units": 4}, {"ends": [2]}]
+        "changed",
+        [{"sites": [1]}, {"sites": [-2]}, {"sites": [0, 0]}, {"units": 4}, {"counts": [2]}, {"drawn": "uniform"}],
     )
     def test_masks_that_are_none_of_the_layers_are_refused(self, changed):
         self.run_drawn()
         self.run_drawn(sites=np.array([-1]))
-        sites, ends, units = changed.get("sites", [0]), changed.get("ends", [3]), changed.get("units", 5)
+        arguments = {"sites": [0], "counts": [3], "units": 5, "drawn": None, **changed}
+        sites, passes = np.array(arguments.pop("sites")), self.passes(arguments.pop("counts"))
         with pytest.raises(ValueError, match=r"accepted|is not one of"):
-            self.run_drawn(sites=np.array(sites), passes=self.passes(ends), units=units)
+            self.run_drawn(sites=sites, passes=passes, **arguments)
 
-    @pytest.mark.parametrize("ends", [[-1], [3, 2]])
-    def test_rows_that_end_before_they_begin_are_refused(self, ends):
-        with pytest.raises(ValueError, match="ascending order is accepted"):
-            self.passes(ends)
+    @pytest.mark.parametrize("counts", [[-1], [3, -1]])
+    def test_rows_of_less_than_no_passes_are_refused(self, counts):
+        with pytest.raises(ValueError, match="0 or more are accepted"):
+            self.passes(counts)
 
 
 @needs_extension

@@ -22,6 +22,7 @@ from mcdropout.engine.statistics import (
     register,
     take,
 )
+from mcdropout.engine.statistics.block import moments_of
 from mcdropout.engine.statistics.interval import Mixture
 from mcdropout.engine.statistics.running_moments import RunningMoments
 from tests.servers import ROOT
@@ -95,7 +96,7 @@ class TestClassification:
 
     def test_without_dropout_leaves_open_what_only_passes_tell(self, shape):
         logits = random(*shape)[:, :1]
-        found = deterministic(CLASSES, [logits])
+        found, _ = deterministic(CLASSES, [logits])
         np.testing.assert_allclose(found.mean, softmax(logits, 2)[:, 0], rtol=1e-12)
         np.testing.assert_allclose(found.entropy, entropy_of(found.mean, 1), rtol=1e-12)
         assert found.passes.tolist() == [0] * shape[0]
@@ -168,16 +169,16 @@ class TestLogitsOfMinusInfinity:
         found = sum_up(Reading("classification", temperature), [logits])
         assert not found.mean[:, 2].any()
         assert np.isfinite(found.expected_entropy).all()
-        plain = deterministic(Reading("classification", temperature), [logits[:, :1]])
+        plain, _ = deterministic(Reading("classification", temperature), [logits[:, :1]])
         assert not plain.mean[:, 2].any()
         assert np.isfinite(plain.entropy).all()
 
     def test_are_no_fault_of_a_row_unless_no_class_is_left(self):
         logits = np.array([[[0.0, -np.inf]], [[-np.inf, -np.inf]], [[0.0, np.inf]], [[np.nan, -np.inf]]])
-        assert TASKS["classification"].unusable([logits], CLASSES).tolist() == [False, True, True, True]
+        assert TASKS["classification"].read([logits], CLASSES).wrong.tolist() == [False, True, True, True]
         dense = np.zeros((2, 1, 3, 4))
         dense[0, 0, :2], dense[1, 0, :, 3] = -np.inf, -np.inf
-        assert TASKS["classification"].unusable([dense], CLASSES).tolist() == [False, True]
+        assert TASKS["classification"].read([dense], CLASSES).wrong.tolist() == [False, True]
 
     def test_beside_such_that_only_their_distance_is_infinite_add_no_entropy(self):
         found = sum_up(CLASSES, [np.array([[[1e308, -1e308]] * 2])])
@@ -188,7 +189,7 @@ def test_variance_survives_a_large_mean():
     values = random(1, 1000) + 1e8
     moments = RunningMoments()
     for start in range(0, 1000, 37):
-        moments.update(values[:, start : start + 37])
+        moments.update(moments_of(values[:, start : start + 37]))
     np.testing.assert_allclose(moments.variance(), values.var(axis=1, ddof=1), rtol=1e-6)
 
 
@@ -223,14 +224,14 @@ class TestRegression:
         assert_same(blocks, sum_up(VALUES, outputs), rtol=1e-9)
 
     def test_without_dropout_and_without_noise_is_a_mean_alone(self):
-        found = deterministic(VALUES, [random(3, 1)])
+        found, _ = deterministic(VALUES, [random(3, 1)])
         assert found.passes.tolist() == [0, 0, 0]
         for name in ("variance", "std_error", "epistemic_variance", "aleatoric_variance", "entropy", "interval"):
             assert getattr(found, name) is None, name
 
     def test_without_dropout_the_known_noise_is_all_the_variance(self):
         mean = random(3, 1)
-        found = deterministic(Reading("regression", noise_variance=0.25, interval=0.9), [mean])
+        found, _ = deterministic(Reading("regression", noise_variance=0.25, interval=0.9), [mean])
         np.testing.assert_array_equal(found.variance, 0.25)
         np.testing.assert_array_equal(found.aleatoric_variance, 0.25)
         assert found.epistemic_variance is None
@@ -245,7 +246,7 @@ class TestRegression:
     def test_without_an_interval_keeps_nothing_for_it_and_answers_none(self):
         reading = Reading("regression", noise_variance=0.25, interval=None)
         assert sum_up(reading, [random(3, 60)]).interval is None
-        assert deterministic(reading, [random(3, 1)]).interval is None
+        assert deterministic(reading, [random(3, 1)])[0].interval is None
         statistics = Statistics(reading)
         statistics.update([random(3, 60)])
         assert Mixture not in statistics._states
@@ -291,7 +292,7 @@ class TestRowsOfAPrediction:
         assert_same(concatenate([take(whole, slice(0, 1)), take(whole, slice(1, 5))]), whole)
 
     def test_are_joined_again_where_fields_are_none(self, reading, outputs):
-        whole = deterministic(reading, [output[:, :1] for output in outputs])
+        whole, _ = deterministic(reading, [output[:, :1] for output in outputs])
         assert_same(concatenate([take(whole, slice(0, 2)), take(whole, slice(2, 5))]), whole)
 
 
@@ -319,8 +320,11 @@ def test_statistics_leave_the_block_that_they_share_as_it_is():
         block, states = task.read(outputs, reading), [state() for state in task.states(reading)]
         for state in states:
             state.update(block)
-        for found, wanted in zip(block, task.read(outputs, reading), strict=True):
-            np.testing.assert_array_equal(found, wanted)
+        again = task.read(outputs, reading)
+        shared = ("samples", "moments", "entropy", "votes", "noise")
+        for name in (name for name in shared if hasattr(block, name)):
+            for found, wanted in zip(getattr(block, name), getattr(again, name), strict=True):
+                np.testing.assert_array_equal(found, wanted)
 
 
 @pytest.mark.parametrize(
@@ -352,14 +356,20 @@ def test_statistics_leave_the_block_that_they_share_as_it_is():
         "the logarithm of a probability",
     ],
 )
-def test_rows_that_no_statistic_can_use_are_found_and_become_0(reading, outputs, wrong):
-    outputs = [np.array(output) for output in outputs]
-    cleared, found = TASKS[reading.task].cleared(outputs, reading)
-    found = found.astype(bool)
-    assert found.tolist() == wrong
-    for output, clear in zip(outputs, cleared, strict=True):
-        np.testing.assert_array_equal(clear[~found], output[~found])
-        assert not clear[found].any()
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_that_no_statistic_can_use_are_found_and_read_as_equal_shares(reading, outputs, wrong, dtype):
+    outputs = [np.array(output, dtype) for output in outputs]
+    statistics = Statistics(reading)
+    block = statistics.update(outputs)
+    assert block.wrong.tolist() == wrong
+    assert statistics.faults(outputs, block).astype(bool).tolist() == wrong
+    share = dtype(0.5 if reading.form == "probabilities" and reading.task == "classification" else 0.0)
+    usable = [np.where(block.wrong.reshape(-1, *[1] * (output.ndim - 1)), share, output) for output in outputs]
+    for row in range(len(wrong)):
+        alone = sum_up(reading, [output[row : row + 1] for output in usable])
+        for name, value in statistics.prediction().values.items():
+            if value is not None:
+                np.testing.assert_array_equal(value[row], alone.values[name][0])
 
 
 @pytest.mark.parametrize(
@@ -410,7 +420,9 @@ def test_rows_that_no_statistic_can_use_are_found_and_become_0(reading, outputs,
     ],
 )
 def test_what_is_wrong_with_outputs_is_said_with_their_values(reading, outputs, told):
-    _, (fault,) = TASKS[reading.task].cleared([np.array(output) for output in outputs], reading)
+    outputs = [np.array(output) for output in outputs]
+    statistics = Statistics(reading)
+    (fault,) = statistics.faults(outputs, statistics.update(outputs))
     assert fault.of(7) == told
 
 
@@ -439,7 +451,7 @@ class TestFields:
             assert found.values[field.name].shape == tuple(sizes[word] for word in words), field.name
 
     def test_without_a_baseline_are_what_a_deterministic_prediction_lacks(self, task):
-        found = deterministic(Reading(task), example_outputs(task, 1))
+        found, _ = deterministic(Reading(task), example_outputs(task, 1))
         for field in TASKS[task].fields:
             unknown = field.of_baseline is None or not field.known_for(Reading(task))
             assert (found.values[field.name] is None) == unknown, field.name

@@ -44,12 +44,13 @@ class Cohort:
 
     def update(self, outputs: Sequence[Array]) -> None:
         """Take in the outputs `[rows, passes, ...]` of its next passes."""
-        usable, faults = self.statistics.cleared(outputs)
-        for row in faults.nonzero()[0]:
-            self.faults[row] = self.faults[row] or faults[row]
-        samples = self.statistics.update(usable)
+        block = self.statistics.update(outputs)
+        if block.wrong is not None:
+            faults = self.statistics.faults(outputs, block)
+            for row in faults.nonzero()[0]:
+                self.faults[row] = self.faults[row] or faults[row]
         if self.samples is not None:
-            self.samples.append(samples)
+            self.samples.append(self.statistics.samples(block))
         self.passes += outputs[0].shape[1]
 
     def take(self, rows: Rows) -> "Cohort":

@@ -20,7 +20,7 @@ from mcdropout.engine.arguments import (
 )
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.compiled import read_compiled, write_compiled
-from mcdropout.engine.errors import InvalidInputError, UnusableOutputError
+from mcdropout.engine.errors import InvalidInputError
 from mcdropout.engine.inputs import Bounds, Inputs, Shapes, as_array, in_order
 from mcdropout.engine.masks import MAX_SEED, Masks, drawn_seed
 from mcdropout.engine.members import Members
@@ -31,7 +31,7 @@ from mcdropout.engine.runtimes import Target
 from mcdropout.engine.runtimes.sessions import SessionOptions
 from mcdropout.engine.selection import Selection
 from mcdropout.engine.sizes import Sizes, resized
-from mcdropout.engine.statistics import TASKS, Prediction, Statistics, concatenate, places_of
+from mcdropout.engine.statistics import TASKS, Prediction, Statistics, check_usable, concatenate, places_of
 from mcdropout.engine.steps import STEP_BYTES, Outcome, Steps
 from mcdropout.engine.subject import Subject
 from mcdropout.engine.verify import run_pairs
@@ -441,9 +441,14 @@ class Engine:
         return self._source.draw([seed], [row], first, passes)
 
     def summarize(self, outputs: Sequence[Array]) -> Prediction:
-        """The prediction of given network outputs, `[rows, passes, ...]` each, as passes of equal weight."""
+        """The prediction of given network outputs, `[rows, passes, ...]` each, as passes of equal weight.
+
+        Raises:
+            UnusableOutputError: they hold NaN, infinity, or what is no probability or no variance.
+        """
         statistics = Statistics(self.reading)
-        statistics.update(outputs)
+        block = statistics.update(outputs)
+        check_usable(statistics.faults(outputs, block))
         return statistics.prediction()
 
     def batches(self, x: Inputs) -> list[Batch]:
@@ -522,9 +527,7 @@ class Engine:
         outcome = (
             outcomes[0] if len(outcomes) == 1 else in_order_of_rows(outcomes, np.concatenate([x.rows for x in batches]))
         )
-        if outcome.failed.any():
-            rows = np.flatnonzero(outcome.failed).tolist()
-            raise UnusableOutputError(outcome.faults[rows[0]].of(rows[0]), rows)
+        check_usable(outcome.faults)
         return outcome, int(seed)
 
     def _run_block(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
@@ -54,7 +55,7 @@ class InputSpec:
             return f"{self.lowest} or more"
         return f"{self.highest} or less" if self.lowest is None else f"{self.lowest} to {self.highest}"
 
-    @property
+    @cached_property
     def label(self) -> str:
         """How messages call it."""
         return "the input" if self.name is None else f"the input {self.name!r}"
@@ -205,7 +206,10 @@ def _array(x: Any) -> Array:
     if not hasattr(x, "detach"):
         return np.asarray(x)
     tensor = x.detach().cpu()
-    array: Array = tensor.float().numpy() if is_bfloat16(x) else tensor.numpy()
+    try:
+        array: Array = tensor.numpy()
+    except TypeError:  # as it is of bfloat16
+        array = tensor.float().numpy()
     return array
 
 
@@ -221,21 +225,19 @@ def as_array(x: OneInput, spec: InputSpec) -> Array:
         array = _array(x)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInputError(f"{spec.label} is no array ({first_line(error)})") from error
-    wanted: list[Any] = [*spec.shape[: spec.row_axis], "rows", *spec.shape[spec.row_axis :]]
-    if array.ndim != len(wanted) or any(not _is_of(size, want) for size, want in zip(array.shape, wanted, strict=True)):
-        shape = ", ".join(map(str, wanted))
-        raise InvalidInputError(f"{spec.label} has the shape {list(array.shape)}; [{shape}] is accepted")
-    if not may_hold(spec.dtype, array.dtype):
-        raise InvalidInputError(f"{spec.label}'s dtype is {array.dtype}; {spec.dtype} is accepted")
-    if spec.row_axis:
+    if spec.row_axis or array.shape[1:] != spec.shape or not len(array):
+        _check_shape(array, spec)
         array = np.moveaxis(array, spec.row_axis, 0)
-    with np.errstate(over="ignore"):
-        taken = np.ascontiguousarray(array, spec.dtype)
-    if (wrong := np.isinf(taken) if spec.missing else ~np.isfinite(taken)).any():
-        position = np.argwhere(wrong)[0].tolist()
-        found, accepted = ("infinity", "and NaN ") if spec.missing else ("NaN or infinity", "")
-        raise InvalidInputError(f"{spec.label} holds {found} at {position}; finite numbers {accepted}are accepted")
-    if spec.dtype.kind in "iu" and (changed := taken != array).any():
+    if array.dtype == spec.dtype:
+        taken = np.ascontiguousarray(array)
+    elif may_hold(spec.dtype, array.dtype):
+        with np.errstate(over="ignore"):
+            taken = np.ascontiguousarray(array, spec.dtype)
+    else:
+        raise InvalidInputError(f"{spec.label}'s dtype is {array.dtype}; {spec.dtype} is accepted")
+    if taken.dtype.kind in "fc" and not np.isfinite(taken).all():
+        _check_finite(taken, spec)
+    if taken is not array and spec.dtype.kind in "iu" and (changed := taken != array).any():
         position = np.argwhere(changed)[0].tolist()
         raise InvalidInputError(
             f"{spec.label} holds {array[tuple(position)]} at {position}; numbers of {spec.dtype} are accepted"
@@ -243,6 +245,22 @@ def as_array(x: OneInput, spec: InputSpec) -> Array:
     if spec.lowest is not None or spec.highest is not None:
         _check_range(taken, spec)
     return taken
+
+
+def _check_shape(array: Array, spec: InputSpec) -> None:
+    wanted: list[Any] = [*spec.shape[: spec.row_axis], "rows", *spec.shape[spec.row_axis :]]
+    if array.ndim != len(wanted) or any(not _is_of(size, want) for size, want in zip(array.shape, wanted, strict=True)):
+        shape = ", ".join(map(str, wanted))
+        raise InvalidInputError(f"{spec.label} has the shape {list(array.shape)}; [{shape}] is accepted")
+
+
+def _check_finite(array: Array, spec: InputSpec) -> None:
+    """Of an array that holds NaN or infinity."""
+    wrong = np.isinf(array) if spec.missing else ~np.isfinite(array)
+    if wrong.any():
+        position = np.argwhere(wrong)[0].tolist()
+        found, accepted = ("infinity", "and NaN ") if spec.missing else ("NaN or infinity", "")
+        raise InvalidInputError(f"{spec.label} holds {found} at {position}; finite numbers {accepted}are accepted")
 
 
 def may_hold(dtype: np.dtype[Any], given: np.dtype[Any]) -> bool:
@@ -253,8 +271,8 @@ def may_hold(dtype: np.dtype[Any], given: np.dtype[Any]) -> bool:
 def _check_range(array: Array, spec: InputSpec) -> None:
     low = -np.inf if spec.lowest is None else spec.lowest
     high = np.inf if spec.highest is None else spec.highest
-    if (wrong := (array < low) | (array > high)).any():
-        position = np.argwhere(wrong)[0].tolist()
+    if array.size and not (array.min() >= low and array.max() <= high):
+        position = np.argwhere((array < low) | (array > high))[0].tolist()
         raise InvalidInputError(
             f"{spec.label} holds {array[tuple(position)]} at {position}; {spec.range} is what the network takes"
         )

@@ -158,17 +158,17 @@ class MaskSource:
         self, seeds: npt.ArrayLike, rows: npt.ArrayLike, first: npt.ArrayLike, passes: npt.ArrayLike
     ) -> "Undrawn":
         """What `draw` would draw, for a runtime that does it itself; only where rows are shared."""
-        return Undrawn(self._rows, _passes(_keys(seeds, rows), first, passes))
+        return Undrawn(self._rows, Passes(seeds, np.asarray(rows), first, passes))
 
     def draw_each(self, seeds: npt.ArrayLike, rows: npt.ArrayLike, first: int, passes: int) -> list[Masks]:
         """What `draw` returns for each of several passes, drawn together; the seeds must be equal."""
-        keys = _keys(seeds, rows)
-        if np.any(keys[:, 0] != keys[0, 0]):
+        of_rows = Passes(seeds, np.asarray(rows), first, passes)
+        seed = of_rows.keys[0, 0]
+        if (of_rows.keys[:, 0] != seed).any():
             raise ValueError("a mask without a row dimension serves one request at a time")
-        drawn = _draw(self._rows, _passes(keys, first, passes))
+        drawn = _draw(self._rows, of_rows)
         own = [mask.reshape(-1, passes, *mask.shape[1:]) for mask in drawn]
-        key = np.array([[keys[0, 0], PASS_ROW]], np.uint64)
-        shared = _draw(self._passes, _passes(key, first, passes))
+        shared = _draw(self._passes, Passes(seed, np.array([PASS_ROW], np.uint64), first, passes))
         each: list[Masks] = []
         for number in range(passes):
             masks: Masks = [np.empty(0, np.float32)] * len(self.sites)
@@ -219,20 +219,10 @@ class _Layout:
             self.entries.append(_SiteWords(index, site, word, words, bits, threshold))
             word += words
         self.stride = -(-word // BLOCK_WORDS) * BLOCK_WORDS
-        self.table = self._native() if library.available() and sys.byteorder == "little" else None
+        self.shapes = [entry.site.mask_shape for entry in self.entries]
+        native = library.available() and sys.byteorder == "little"
+        self.table = MaskTable([_units(entry) for entry in self.entries], self.stride) if native else None
         self.bytes = 8 * self.stride + sum(4 * int(np.prod(entry.site.mask_shape)) for entry in self.entries)
-
-    def _native(self) -> MaskTable | None:
-        """What draws them without NumPy; None where that is not for all of them."""
-        layouts: list[UnitLayout] = []
-        for entry in self.entries:
-            site = entry.site
-            if entry.threshold is None:
-                return None
-            planes = 2 if site.shifted else 1
-            kept, dropped = site.kept[:planes], site.dropped[:planes]
-            layouts.append(UnitLayout(entry.word, entry.words, site.units, entry.bits, entry.threshold, kept, dropped))
-        return MaskTable(layouts, self.stride)
 
     def fill(self, words: npt.NDArray[np.uint64], masks: Masks) -> None:
         """Turn words `[rows, passes, stride]` into masks, each `[rows, passes, *mask_shape]`."""
@@ -251,6 +241,15 @@ class _Layout:
             _choose(kept, factor, dropped_factor, planes[:, :, 0])
             if entry.site.shifted:
                 _choose(kept, summand, dropped_summand, planes[:, :, 1])
+
+
+def _units(entry: _SiteWords) -> UnitLayout:
+    """A site as the C extension draws it."""
+    site, place = entry.site, (entry.word, entry.words, entry.site.units, entry.bits)
+    if entry.threshold is None:
+        return UnitLayout(*place, drawn="uniform" if site.kind == UNIFORM else "normal")
+    planes = 2 if site.shifted else 1
+    return UnitLayout(*place, entry.threshold, site.kept[:planes], site.dropped[:planes])
 
 
 @dataclass(frozen=True)
@@ -274,34 +273,19 @@ class Undrawn:
         return _draw(self._layout, self.passes, _scratch if overwrite else None)
 
 
-def _keys(seeds: npt.ArrayLike, rows: npt.ArrayLike) -> npt.NDArray[np.uint64]:
-    row_of = np.asarray(rows, np.uint64)
-    keys = np.empty((len(row_of), 2), np.uint64)
-    keys[:, 0], keys[:, 1] = seeds, row_of
-    return keys
-
-
-def _passes(keys: npt.NDArray[np.uint64], first: npt.ArrayLike, passes: npt.ArrayLike) -> Passes:
-    """Each key's `passes` from its `first` on."""
-    firsts, counts = np.empty(len(keys), np.uint64), np.empty(len(keys), np.int64)
-    firsts[:], counts[:] = first, passes
-    return Passes(keys, firsts, counts.cumsum())
-
-
 def _draw(layout: _Layout, passes: Passes, scratch: Scratch | None = None) -> Masks:
     """The masks of a layout's sites, `[pairs, *mask_shape]`."""
     pairs = len(passes)
-    shapes = [(pairs, *entry.site.mask_shape) for entry in layout.entries]
+    shapes = [(pairs, *shape) for shape in layout.shapes]
     masks = [np.empty(shape, np.float32) for shape in shapes] if scratch is None else _arrays(scratch, shapes)
     if not pairs * layout.stride:
         return masks
     if library.available() and layout.table is not None:
-        planes = [
-            mask.reshape(pairs, 2 if entry.site.shifted else 1, entry.site.units)
-            for entry, mask in zip(layout.entries, masks, strict=True)
-        ]
         threads = min(thread_count(), 1 + pairs * layout.stride // _WORDS_A_THREAD)
-        at_once(threads, pairs, functools.partial(layout.table.draw, passes, planes, locked=threads == 1))
+        if threads == 1:
+            layout.table.draw(passes, masks, 0, pairs, locked=True)
+        else:
+            at_once(threads, pairs, functools.partial(layout.table.draw, passes, masks))
         return masks
     keys, firsts, ends = passes.keys, passes.firsts, passes.ends
     begin = 0

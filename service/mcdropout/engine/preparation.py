@@ -23,7 +23,7 @@ from mcdropout.engine.runtimes.protocol import measure, runtime_at
 from mcdropout.engine.settling import settle
 from mcdropout.engine.sites import SiteOff
 from mcdropout.engine.sizes import Sizes, Sizing, told
-from mcdropout.engine.statistics import TASKS
+from mcdropout.engine.statistics import deterministic
 from mcdropout.engine.subject import Subject
 from mcdropout.engine.trials import Trial
 from mcdropout.engine.verify import (
@@ -325,7 +325,7 @@ def _first_that_passes(
 
 def _check_readable(reading: Reading, outputs: tuple[Array, ...]) -> Check:
     """Whether statistics can use what a network answers with nothing dropped, `[rows, ...]` each."""
-    _, faults = TASKS[reading.task].cleared([out[:, None] for out in outputs], reading)
+    _, faults = deterministic(reading, [out[:, None] for out in outputs])
     wrong = np.flatnonzero(faults)
     detail = faults[wrong[0]].of(wrong[0]) if len(wrong) else "for each of the examples"
     return Check(f"a {reading.task} can be read from its outputs", not len(wrong), detail)

@@ -87,6 +87,7 @@ class Steps:
         self._source, self._runtime, self._baseline = prepared.source, prepared.runtime, prepared.baseline
         self._drawing = drawing_of(self._runtime)
         self._reading = prepared.reading
+        self._states = TASKS[prepared.reading.task].states(prepared.reading)
         self._per_row = [value.per_row for value in prepared.outline.frontier]
         self.shares_rows = prepared.source.shares_rows
         self.most_pairs = max(1, min(_MOST_PAIRS, step_bytes // max(1, prepared.pair_bytes)))
@@ -119,7 +120,7 @@ class Steps:
             indices: `[rows]`, each row's index in its request.
             samples: whether to keep the samples, which takes memory for every pass.
         """
-        return Cohort(frontier, places, seeds, indices, Statistics(self._reading), samples)
+        return Cohort(frontier, places, seeds, indices, Statistics(self._reading, self._states), samples)
 
     def is_sparse(self, cohort: Cohort, needed: int) -> bool:
         """Whether so many rows are few of those of a cohort's frontier."""
@@ -163,8 +164,8 @@ class Steps:
         masks = self._source.baseline(count)
         with _ANSWERING:
             outputs = run_pairs(self._baseline, inputs, masks)
-        usable, faults = TASKS[self._reading.task].cleared([out[:, None] for out in outputs], self._reading)
-        return Outcome(deterministic(self._reading, usable), None, faults)
+        prediction, faults = deterministic(self._reading, [out[:, None] for out in outputs])
+        return Outcome(prediction, None, faults)
 
     def _masks(self, work: Sequence[tuple[Cohort, int]]) -> Undrawn:
         """Of all pairs."""
@@ -181,6 +182,9 @@ class Steps:
 
     def _gathered(self, work: Sequence[tuple[Cohort, int]]) -> tuple[Frontier, npt.NDArray[np.int64]]:
         """One frontier for all cohorts, and which of its rows each pair takes."""
+        if len(work) == 1:
+            ((cohort, passes),) = work
+            return cohort.frontier, cohort.places.repeat(passes)
         frontiers: list[Frontier] = []
         starts: list[int] = []
         taken: list[npt.NDArray[np.int64]] = []

@@ -1,5 +1,6 @@
-"""The C extension `native.c`: masks drawn, and chains of masked linear layers without the multiplications by zero.
+"""The C extension: masks drawn, chains of masked linear layers without the multiplications by zero, and what passes say
+of a row summed up in one call.
 
 It is optional. Installing the package compiles it where there is a C compiler; where there is none, NumPy draws the
-masks and ONNX Runtime runs the layers.
+masks and sums up, and ONNX Runtime runs the layers.
 """

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mcdropout.engine.native.library import Floats, check_array, library
+from mcdropout.engine.native.library import Floats, address_of, check_array, library
 from mcdropout.engine.native.masks import MaskTable, Passes
 from mcdropout.engine.scratch import Scratch
 from mcdropout.engine.threads import pool, thread_count
@@ -76,7 +76,7 @@ class MaskedChain:
     def __init__(self, layers: Sequence[Linear]) -> None:
         self._layers = tuple(layers)  # keeps alive what the addresses below point at
         self._table = (_LayerFields * len(layers))(
-            *(_LayerFields(x.inputs, x.outputs, x.relu, x.bias.ctypes.data, x.weights.ctypes.data) for x in layers)
+            *(_LayerFields(x.inputs, x.outputs, x.relu, address_of(x.bias), address_of(x.weights)) for x in layers)
         )
         self._addresses = ctypes.c_void_p * len(layers)  # a class, which is garbage of the slow kind if it is not kept
 
@@ -96,7 +96,7 @@ class MaskedChain:
         for mask, layer in zip(masks, self._layers, strict=True):
             if mask is not None:
                 check_array(mask, np.float32, (len(rows), layer.inputs))
-        addresses = self._addresses(*(None if mask is None else mask.ctypes.data for mask in masks))
+        addresses = self._addresses(*(None if mask is None else address_of(mask) for mask in masks))
         self._share(library().masked_chain, x, rows, (addresses,), 0, out, tuple(masks))
 
     def run_drawn(
@@ -128,7 +128,7 @@ class MaskedChain:
             raise ValueError(f"there are {len(passes)} passes for {len(rows)} pairs; as many are accepted")
         for site, layer in zip(sites.tolist(), self._layers, strict=True):
             table.check_units(site, layer.inputs)
-        drawn = sites.ctypes.data, table.address, table.stride, passes.address
+        drawn = address_of(sites), table.address, table.stride, passes.address
         self._share(library().drawn_chain, x, rows, drawn, table.stride, out, (table, sites, passes))
 
     def _check(self, x: Floats, rows: npt.NDArray[np.int64], out: Floats) -> None:
@@ -161,8 +161,8 @@ class MaskedChain:
         memory = _scratch.memory(size)
 
         def run(memory: npt.NDArray[np.uint8]) -> None:
-            into = progress.ctypes.data, memory.ctypes.data, out.ctypes.data
-            function(self._table, len(self._layers), x.ctypes.data, rows.ctypes.data, *masks, pairs, block, *into)
+            into = address_of(progress), address_of(memory), address_of(out)
+            function(self._table, len(self._layers), address_of(x), address_of(rows), *masks, pairs, block, *into)
 
         def help_out(_owners: tuple[Any, ...] = owners) -> None:  # which live as long as this may be called
             run(_scratch.memory(size))
@@ -174,7 +174,7 @@ class MaskedChain:
                 break
         run(memory)
         # Not for the others to end: where they did not even begin, or wait for the interpreter, all may be done.
-        library().wait_for(progress.ctypes.data, pairs)
+        library().wait_for(address_of(progress), pairs)
 
     def _bytes(self, block: int, stride: int) -> int:
         return int(library().masked_chain_scratch(self._table, len(self._layers), block, stride))
@@ -184,5 +184,5 @@ def _aligned(shape: tuple[int, ...]) -> Floats:
     """Zeros that begin with a cache line: the 64 floats of a panel are then 4 lines, not 5."""
     size = int(np.prod(shape)) * 4
     memory = np.zeros(size + _LINE, np.uint8)
-    start = -memory.ctypes.data % _LINE
+    start = -address_of(memory) % _LINE
     return memory[start : start + size].view(np.float32).reshape(shape)

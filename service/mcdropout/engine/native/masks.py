@@ -3,14 +3,17 @@
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from mcdropout.engine.native.library import Floats, check_array, library, locked_library
+from mcdropout.engine.arrays import Array
+from mcdropout.engine.native.library import Floats, address_of, library, locked_library
 
 _BLOCK_WORDS = 4  # of Philox
 _BITS = (1, 8, 16, 32, 64)  # that a unit may take
+_DRAWN: Final = (None, "uniform", "normal")  # in the order in which the extension counts them
 # Masks of fewer bytes are written in less time than it takes to get the interpreter's lock back from another thread.
 _FEW_BYTES = 2**18
 
@@ -18,7 +21,7 @@ _FEW_BYTES = 2**18
 class _PassFields(ctypes.Structure):
     """`Passes` as the C extension reads them."""
 
-    _fields_ = (("keys", ctypes.c_void_p), ("firsts", ctypes.c_void_p), ("ends", ctypes.c_void_p))
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("seeds", "rows", "firsts", "ends"))
 
 
 class _LayoutFields(ctypes.Structure):
@@ -30,6 +33,7 @@ class _LayoutFields(ctypes.Structure):
         ("units", ctypes.c_int64),
         ("planes", ctypes.c_int64),
         ("bits", ctypes.c_int64),
+        ("drawn", ctypes.c_int64),
         ("threshold", ctypes.c_uint64),
         ("kept", ctypes.c_float * 2),
         ("dropped", ctypes.c_float * 2),
@@ -46,15 +50,17 @@ class UnitLayout:
         bits: how many bits a unit takes: 1, 8, 16, 32 or 64.
         threshold: the least number of these that is kept.
         kept, dropped: what a unit becomes in each plane of the mask, one or two.
+        drawn: what it becomes otherwise: "uniform" or "normal" numbers, of 32 bits each; None where it is compared.
     """
 
     word: int
     words: int
     units: int
     bits: int
-    threshold: int
-    kept: Sequence[float]
-    dropped: Sequence[float]
+    threshold: int = 0
+    kept: Sequence[float] = (1.0,)
+    dropped: Sequence[float] = (0.0,)
+    drawn: Literal["uniform", "normal"] | None = None
 
 
 class Passes:
@@ -66,22 +72,30 @@ class Passes:
         ends: `[rows]`, behind which pair the passes of each row end.
     """
 
-    def __init__(
-        self, keys: npt.NDArray[np.uint64], firsts: npt.NDArray[np.uint64], ends: npt.NDArray[np.int64]
-    ) -> None:
+    def __init__(self, seeds: npt.ArrayLike, rows: Array, firsts: npt.ArrayLike, counts: npt.ArrayLike) -> None:
         """
+        Args:
+            seeds: `[rows]`, the first half of each key; or one number for all.
+            rows: `[rows]`, the second.
+            firsts: `[rows]`, each row's first pass; or one number for all.
+            counts: `[rows]`, how many passes each has from there on; or one number for all.
+
         Raises:
-            ValueError: an array has another shape, dtype or memory order; or a row ends before it begins.
+            ValueError: a row has less than no passes.
         """
-        rows = len(keys)
-        check_array(keys, np.uint64, (rows, 2))
-        check_array(firsts, np.uint64, (rows,))
-        check_array(ends, np.int64, (rows,))
-        if rows and (ends[0] < 0 or (ends[1:] < ends[:-1]).any()):
-            raise ValueError(f"the passes of rows end at {ends.tolist()}; ascending order is accepted")
-        self.keys, self.firsts, self.ends = keys, firsts, ends
-        self._pairs = int(ends[-1]) if rows else 0
-        self._fields = _PassFields(keys.ctypes.data, firsts.ctypes.data, ends.ctypes.data)
+        count = len(rows)
+        # One memory for all, whose address is asked for once: that takes as long as all else here.
+        memory = np.empty((4, count), np.uint64)
+        memory[0], memory[1], memory[2] = seeds, rows, firsts
+        self.keys, self.firsts, self.ends = memory[:2].T, memory[2], memory[3].view(np.int64)
+        self.ends[:] = counts
+        if count and self.ends.min() < 0:
+            raise ValueError(f"rows have {self.ends.tolist()} passes; 0 or more are accepted")
+        if count > 1:
+            np.cumsum(self.ends, out=self.ends)
+        self._pairs = int(self.ends[-1]) if count else 0
+        start, size = address_of(memory), 8 * count
+        self._fields = _PassFields(start, start + size, start + 2 * size, start + 3 * size)
         self.address = ctypes.addressof(self._fields)
 
     def __len__(self) -> int:
@@ -112,13 +126,24 @@ class MaskTable:
             inside = 0 <= layout.word <= layout.word + layout.words <= stride
             if not inside or layout.bits not in _BITS or not 0 <= layout.units * layout.bits <= 64 * layout.words:
                 raise ValueError(f"{layout} does not fit into {stride} words of 64 bits; {_BITS} bits are accepted")
+            if layout.drawn and (layout.bits != 32 or (layout.units + layout.units % 2) * 32 > 64 * layout.words):
+                raise ValueError(f"{layout} draws numbers; 32 bits for each, and for an even count, are accepted")
         self._layouts, self.stride = tuple(layouts), stride
         self._addresses = ctypes.c_void_p * len(layouts)  # a class, which is garbage of the slow kind if it is not kept
-        self._bytes = 8 * stride + sum(4 * len(layout.kept) * layout.units for layout in layouts)
+        self._units = [len(layout.kept) * layout.units for layout in layouts]
+        self._bytes = 8 * stride + 4 * sum(self._units)
         self._table = (_LayoutFields * len(layouts))(
             *(
                 _LayoutFields(
-                    x.word, x.words, x.units, len(x.kept), x.bits, x.threshold, tuple(x.kept), tuple(x.dropped)
+                    x.word,
+                    x.words,
+                    x.units,
+                    len(x.kept),
+                    x.bits,
+                    _DRAWN.index(x.drawn),
+                    x.threshold,
+                    tuple(x.kept),
+                    tuple(x.dropped),
                 )
                 for x in layouts
             )
@@ -130,7 +155,7 @@ class MaskTable:
         if index == -1:
             return
         layout = self._layouts[index] if 0 <= index < len(self._layouts) else None
-        if layout is None or layout.units != units or len(layout.kept) != 1:
+        if layout is None or layout.units != units or len(layout.kept) != 1 or layout.drawn:
             raise ValueError(f"the mask {index} is not one of {units} units")
 
     def draw(self, passes: Passes, masks: Sequence[Floats], begin: int, end: int, *, locked: bool = False) -> None:
@@ -138,20 +163,25 @@ class MaskTable:
 
         Args:
             passes: which pass each pair is.
-            masks: for each site, `[pairs, planes, units]`, to be written to.
+            masks: for each site, `[pairs, ...]`, of so many numbers as it has units in all its planes; to be written
+                to.
             begin, end: of the pairs. Different threads may draw different parts at once.
             locked: whether to keep the interpreter's lock, if it does not take long.
 
         Raises:
-            ValueError: a mask has another shape, dtype or memory order.
+            ValueError: a mask has another size, dtype or memory order.
         """
-        for mask, layout in zip(masks, self._layouts, strict=True):
-            check_array(mask, np.float32, (len(passes), len(layout.kept), layout.units))
+        for mask, units in zip(masks, self._units, strict=True):
+            if mask.dtype != np.float32 or mask.size != len(passes) * units or not mask.flags.c_contiguous:
+                raise ValueError(
+                    f"a mask is {mask.dtype} {list(mask.shape)}; contiguous float32 of {len(passes)} x {units} numbers "
+                    "is accepted"
+                )
         if not 0 <= begin <= end <= len(passes):
             raise ValueError(f"the pairs {begin} to {end} of {len(passes)} were asked for")
         few = (end - begin) * self._bytes <= _FEW_BYTES
         functions = locked_library() if locked and few else library()
-        addresses = self._addresses(*(mask.ctypes.data for mask in masks))
+        addresses = self._addresses(*(address_of(mask) for mask in masks))
         functions.draw_masks(self._table, len(self._layouts), self.stride, passes.address, begin, end, addresses)
 
 
@@ -166,5 +196,5 @@ def philox_words(keys: npt.NDArray[np.uint64], block: int, count: int) -> npt.ND
     """
     keys = np.ascontiguousarray(keys, np.uint64)
     words = np.empty((len(keys), 4 * count), np.uint64)
-    library().philox_words(keys.ctypes.data, len(keys), block, count, words.ctypes.data)
+    library().philox_words(address_of(keys), len(keys), block, count, address_of(words))
     return words

@@ -1,7 +1,7 @@
 """Sparse: the native CPU runtime for chains of masked linear layers, which skips multiplications by zero.
 
 Behind a ReLU and dropout with p = 0.5, three quarters or more of a layer's inputs are zero. A network (or what is left
-of it behind its prefix) that is a chain of linear layers, ReLUs and dropout runs through `native.c`, which reads only
+of it behind its prefix) that is a chain of linear layers, ReLUs and dropout runs through `chains.c`, which reads only
 the weights of the others. A prefix runs on ONNX Runtime, as it does in `onnx.py`. Which suffixes are chains is found
 when a program is written as ONNX.
 """

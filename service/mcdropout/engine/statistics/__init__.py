@@ -11,6 +11,7 @@ from mcdropout.engine.statistics.accumulator import Statistics as Statistics
 from mcdropout.engine.statistics.accumulator import deterministic as deterministic
 from mcdropout.engine.statistics.block import Rows as Rows
 from mcdropout.engine.statistics.faults import Faults as Faults
+from mcdropout.engine.statistics.faults import check_usable as check_usable
 from mcdropout.engine.statistics.faults import none_of as none_of
 from mcdropout.engine.statistics.field import Field as Field
 from mcdropout.engine.statistics.field import State as State

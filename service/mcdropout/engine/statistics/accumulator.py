@@ -6,9 +6,9 @@ import numpy as np
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.reading import Reading
-from mcdropout.engine.statistics.block import Floats, Rows
+from mcdropout.engine.statistics.block import Block, Floats, Rows
 from mcdropout.engine.statistics.class_block import in_place
-from mcdropout.engine.statistics.faults import Faults
+from mcdropout.engine.statistics.faults import Faults, faults_of
 from mcdropout.engine.statistics.field import State, Summary
 from mcdropout.engine.statistics.prediction import Prediction
 from mcdropout.engine.statistics.running_moments import RunningMoments
@@ -22,27 +22,37 @@ class Statistics:
         task: which statistics there are.
     """
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: Reading, states: Sequence[type[State]] | None = None) -> None:
+        """
+        Args:
+            reading: what outputs mean.
+            states: as `Task.states` gives them, for who makes many of the same reading.
+        """
         self.task = TASKS[reading.task]
         self._reading = reading
         self._moments = RunningMoments()
-        self._states: dict[type[State], State] = {kind: kind() for kind in self.task.states(reading)}
+        kinds = self.task.states(reading) if states is None else states
+        self._states: dict[type[State], State] = {kind: kind() for kind in kinds}
 
-    def update(self, outputs: Sequence[Array]) -> Floats:
-        """Take in the outputs `[rows, passes, ...]` of some passes, and return their samples, `[rows, passes, ...]`."""
+    def update(self, outputs: Sequence[Array]) -> Block:
+        """Take in the outputs `[rows, passes, ...]` of some passes, and return what they were read as."""
         block = self.task.read(outputs, self._reading)
-        self._moments.update(block.samples)
+        self._moments.update(block.moments)
         for state in self._states.values():
             state.update(block)
+        return block
+
+    def samples(self, block: Block) -> Floats:
+        """The samples of what `update` returned, `[rows, passes, ...]`, with classes where the network has them."""
         return self.task.samples_of(block, self._reading)
 
-    def cleared(self, outputs: Sequence[Array]) -> tuple[list[Array], Faults]:
-        """As `Task.cleared`."""
-        return self.task.cleared(outputs, self._reading)
+    def faults(self, outputs: Sequence[Array], block: Block) -> Faults:
+        """What is wrong with outputs that `update` returned this block of."""
+        return faults_of(outputs, self._reading, block.wrong)
 
     def take(self, rows: Rows) -> "Statistics":
         """The same of some rows."""
-        taken = Statistics(self._reading)
+        taken = Statistics(self._reading, list(self._states))
         if self._moments.count:
             taken._moments = self._moments.take(rows)
             taken._states = {kind: state.take(rows) for kind, state in self._states.items()}
@@ -58,11 +68,12 @@ class Statistics:
         return _summed_up(self.task, summary, len(self._moments.mean))
 
 
-def deterministic(reading: Reading, outputs: Sequence[Array]) -> Prediction:
-    """The prediction of one pass without dropout, whose outputs are `[rows, 1, ...]`."""
+def deterministic(reading: Reading, outputs: Sequence[Array]) -> tuple[Prediction, Faults]:
+    """The prediction of one pass without dropout, whose outputs are `[rows, 1, ...]`; and what is wrong with these."""
     task = TASKS[reading.task]
-    summary = Summary(task.by_name, reading, RunningMoments(), {}, task.read(outputs, reading))
-    return _summed_up(task, summary, len(outputs[0]))
+    block = task.read(outputs, reading)
+    summary = Summary(task.by_name, reading, RunningMoments(), {}, block)
+    return _summed_up(task, summary, len(outputs[0])), faults_of(outputs, reading, block.wrong)
 
 
 def _summed_up(task: Task, summary: Summary, rows: int) -> Prediction:

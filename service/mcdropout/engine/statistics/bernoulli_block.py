@@ -1,50 +1,101 @@
 """What passes say of labels that are there or not, each for itself: of one ("binary") or of several ("multilabel")."""
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array
+from mcdropout.engine.native import library
+from mcdropout.engine.native.statistics import label_sums
 from mcdropout.engine.reading import Reading
-from mcdropout.engine.statistics.block import Floats, not_finite, outside
+from mcdropout.engine.statistics.block import Floats, Moments, cleared, moments_of, not_finite, outside, surprise
 
 
-class BernoulliBlock(NamedTuple):
+class BernoulliBlock:
     """Some passes of labels. For "multilabel" the labels lie along the first dimension after rows and passes.
 
     Attributes:
-        samples: `[rows, passes, ...]`, the probability of each label.
-        entropies: `[rows, passes, ...]`, the entropy of each, in nats.
-        votes: `[rows, passes, ...]`, whether it is at or above the threshold.
+        moments: of the probabilities, `[rows, ...]`.
+        entropy: `[rows, ...]`, the sum of the entropies of the passes, in nats.
+        votes: `[rows, ...]`, how many passes found each label at or above the threshold.
+        wrong: as for every block.
     """
 
-    samples: Floats
-    entropies: Floats
-    votes: npt.NDArray[np.bool_]
+    moments: Moments
+    entropy: Floats
+    votes: npt.NDArray[np.int64]
+    wrong: npt.NDArray[np.bool_] | None = None
+
+    def __init__(self, outputs: Sequence[Array], reading: Reading) -> None:
+        """Of one output `[rows, passes, ...]` of logits, probabilities or their logarithms.
+
+        The one of "binary" loses its dimension of size 1, if it has one; the labels of "multilabel" come first.
+        """
+        (given,) = outputs
+        self._values, self._reading = _labels_first(given, reading), reading
+        if self._is_summed_natively():
+            return
+        wrong = unusable_labels(outputs, reading)
+        if wrong.any():
+            (usable,) = cleared(outputs, wrong)
+            self._values = _labels_first(usable, reading)
+            self.wrong = wrong
+            if self._is_summed_natively():
+                return
+        self.moments = moments_of(self.samples)
+        self.entropy = self._entropies().sum(axis=1)
+        self.votes = (self.samples >= reading.threshold).sum(axis=1, dtype=np.int64)
+
+    def _is_summed_natively(self) -> bool:
+        """Have the C extension sum up; not where a row is of no use, nor dense outputs."""
+        values, reading = self._values, self._reading
+        if values.ndim > 3 or values.dtype != np.float32 or not library.available():
+            return False
+        rows, passes, *shape = values.shape
+        each = np.ascontiguousarray(values).reshape(rows, passes, math.prod(shape))
+        samples, sums = label_sums(each, reading.form or "logits", reading.temperature, reading.threshold)
+        if not sums.usable:
+            return False
+        self.moments = Moments(passes, sums.mean.reshape(rows, *shape), sums.squares.reshape(rows, *shape))
+        self.entropy, self.votes = sums.entropy.reshape(rows, *shape), sums.votes.reshape(rows, *shape)
+        self.samples = samples.reshape(values.shape)
+        return True
+
+    @cached_property
+    def samples(self) -> Floats:
+        """`[rows, passes, ...]`, the probability of each label."""
+        if self._is_given:
+            return np.clip(self._values.astype(np.float64), 0.0, 1.0)
+        return sigmoid(self._logits)
+
+    @property
+    def _is_given(self) -> bool:
+        """Whether the outputs are the probabilities, which no logit needs to round."""
+        return self._reading.form == "probabilities" and self._reading.temperature == 1.0
+
+    @cached_property
+    def _logits(self) -> Floats:
+        """`[rows, passes, ...]`, divided by the temperature."""
+        return _logits(self._values.astype(np.float64), self._reading) / self._reading.temperature
+
+    def _entropies(self) -> Floats:
+        """`[rows, passes, ...]`, of each label."""
+        if self._is_given:
+            return bernoulli_entropy(self.samples)
+        logits = self._logits
+        with np.errstate(invalid="ignore"):
+            entropies: Floats = self.samples * _softplus(-logits) + sigmoid(-logits) * _softplus(logits)
+        return np.nan_to_num(entropies, copy=False)  # 0 log 0 is 0
 
 
-def read_labels(outputs: Sequence[Array], reading: Reading) -> BernoulliBlock:
-    """The block of one output `[rows, passes, ...]` of logits or probabilities.
-
-    Logits are divided by the temperature. The one of "binary" loses its dimension of size 1, if it has one; the labels
-    of "multilabel" come first.
-    """
-    (given,) = outputs
-    values = given.astype(np.float64)
-    if reading.class_axis is not None:
-        axis = reading.class_axis + 1  # behind the passes
-        values = values.squeeze(axis) if reading.task == "binary" else np.moveaxis(values, axis, 2)
-    if reading.form == "probabilities" and reading.temperature == 1.0:
-        p = np.clip(values, 0.0, 1.0)
-        return BernoulliBlock(p, bernoulli_entropy(p), p >= reading.threshold)
-    logits = _logits(values, reading) / reading.temperature
-    p, q = sigmoid(logits), sigmoid(-logits)
-    with np.errstate(invalid="ignore"):
-        entropies = p * _softplus(-logits) + q * _softplus(logits)
-    np.nan_to_num(entropies, copy=False)  # 0 log 0 is 0
-    return BernoulliBlock(p, entropies, p >= reading.threshold)
+def _labels_first(given: Array, reading: Reading) -> Array:
+    if reading.class_axis is None:
+        return given
+    axis = reading.class_axis + 1  # behind the passes
+    return given.squeeze(axis) if reading.task == "binary" else np.moveaxis(given, axis, 2)
 
 
 def unusable_labels(outputs: Sequence[Array], reading: Reading) -> npt.NDArray[np.bool_]:
@@ -88,7 +139,4 @@ def _softplus(x: Floats) -> Floats:
 
 def bernoulli_entropy(p: Floats) -> Floats:
     """`-p log p - (1 - p) log(1 - p)`, where 0 log 0 is 0; in nats."""
-    total = np.zeros(p.shape)
-    for part in (p, 1.0 - p):
-        total -= part * np.log(part, out=np.zeros(p.shape), where=part > 0.0)
-    return np.maximum(total, 0.0)
+    return np.maximum(surprise(p) + surprise(1.0 - p), 0.0)

@@ -1,15 +1,31 @@
 """Blocks: the outputs of some next passes, read once for all statistics."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array
+from mcdropout.engine.native import library
+from mcdropout.engine.native.statistics import value_sums
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64] | npt.NDArray[np.bool_] | slice
+
+
+class Moments(NamedTuple):
+    """What some passes say of each value.
+
+    Attributes:
+        passes: how many.
+        mean: `[rows, ...]`.
+        squares: `[rows, ...]`, the sum of the squared deviations from it.
+    """
+
+    passes: int
+    mean: Floats
+    squares: Floats
 
 
 class Block(Protocol):
@@ -19,12 +35,42 @@ class Block(Protocol):
     def samples(self) -> Floats:
         """`[rows, passes, ...]`, what the mean is the mean of."""
 
+    @property
+    def moments(self) -> Moments:
+        """Of the samples."""
+
+    @property
+    def wrong(self) -> npt.NDArray[np.bool_] | None:
+        """`[rows]`, whose outputs are of no use, and were read as others; None where all are of use."""
+
+
+def moments_of(samples: Floats) -> Moments:
+    """The moments of samples `[rows, passes, ...]`."""
+    passes = samples.shape[1]
+    if passes == 1:
+        mean = samples[:, 0]
+        return Moments(1, mean, np.zeros(mean.shape))
+    if library.available():
+        return Moments(passes, *value_sums(np.ascontiguousarray(samples)))
+    mean = samples.mean(axis=1)
+    deviations = samples - mean[:, None]
+    return Moments(passes, mean, np.square(deviations, out=deviations).sum(axis=1))
+
+
+def cleared(outputs: Sequence[Array], wrong: npt.NDArray[np.bool_], value: float = 0.0) -> list[Array]:
+    """Outputs `[rows, passes, ...]` with another value in the rows that are wrong."""
+    return [
+        np.where(wrong.reshape(-1, *[1] * (output.ndim - 1)), output.dtype.type(value), output) for output in outputs
+    ]
+
 
 def not_finite(outputs: Sequence[Array]) -> npt.NDArray[np.bool_]:
     """`[rows]`, whether an output `[rows, passes, ...]` holds NaN or infinity."""
     wrong = np.zeros(len(outputs[0]), bool)
     for output in outputs:
-        wrong |= ~np.isfinite(output).all(axis=tuple(range(1, output.ndim)))
+        finite = np.isfinite(output)
+        if not finite.all():  # almost never
+            wrong |= ~finite.all(axis=tuple(range(1, output.ndim)))
     return wrong
 
 
@@ -36,3 +82,13 @@ def outside(output: Array, low: float, high: float) -> npt.NDArray[np.bool_]:
     axes = tuple(range(1, output.ndim))
     wrong = (output < low - ROUNDING) | (output > high + ROUNDING)
     return np.asarray(wrong.any(axis=axes))
+
+
+_LEAST = np.finfo(np.float64).tiny
+
+
+def surprise(p: Floats) -> Floats:
+    """`-p log p` of probabilities, where 0 log 0 is 0; in nats."""
+    found: Floats = np.log(np.maximum(p, _LEAST))
+    found *= -p
+    return found

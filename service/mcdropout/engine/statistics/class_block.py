@@ -3,20 +3,23 @@ network has them: `[rows, passes, classes, ...]`; the rest are places of a dense
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array
+from mcdropout.engine.native import library
+from mcdropout.engine.native.statistics import MOST_CLASSES, class_sums
 from mcdropout.engine.reading import Reading
-from mcdropout.engine.statistics.block import Floats, not_finite, outside
+from mcdropout.engine.statistics.block import Floats, Moments, cleared, moments_of, not_finite, outside
 
 CLASS_AXIS = 2  # of blocks [rows, passes, classes, ...]
 
 
-class ClassBlock(NamedTuple):
-    """Some passes of a classifier. The logarithm of a probability is `scores - log_total`.
+class Scores(NamedTuple):
+    """What each of some passes says of the classes. The logarithm of a probability is `scores - log_total`.
 
     Attributes:
         samples: `[rows, passes, classes, ...]`, class probabilities, `exp(scores) / exp(log_total)`.
@@ -30,13 +33,82 @@ class ClassBlock(NamedTuple):
     log_total: Floats
 
 
-def read_classes(outputs: Sequence[Array], reading: Reading) -> ClassBlock:
-    """The block of one output `[rows, passes, ...]`: logits, probabilities or their logarithms.
+class ClassBlock:
+    """Some passes of a classifier.
+
+    Attributes:
+        moments: of the probabilities, `[rows, classes, ...]`.
+        entropy: `[rows, ...]`, the sum of the entropies of the passes.
+        votes: `[rows, classes, ...]`, how many passes found each class the most probable, the first of several.
+        wrong: as for every block.
+    """
+
+    moments: Moments
+    entropy: Floats
+    votes: npt.NDArray[np.int64]
+    wrong: npt.NDArray[np.bool_] | None = None
+
+    def __init__(self, outputs: Sequence[Array], reading: Reading) -> None:
+        """Of one output `[rows, passes, ...]`: logits, probabilities or their logarithms."""
+        (self._given,) = outputs
+        self._reading = reading
+        if self._is_summed_natively():
+            return
+        wrong = unusable_classes(outputs, reading)
+        if wrong.any():
+            equal = 1.0 / self._given.shape[_class_axis(reading) + 1] if reading.form == "probabilities" else 0.0
+            (self._given,) = cleared(outputs, wrong, equal)
+            self.wrong = wrong
+            if self._is_summed_natively():
+                return
+        self.moments = moments_of(self.samples)
+        self.entropy = _entropies(self._scores).sum(axis=1)
+        self.votes = _firsts(self.scores == 0.0).sum(axis=1, dtype=np.int64)
+
+    def _is_summed_natively(self) -> bool:
+        """Have the C extension sum up: not where a row is of no use, nor dense outputs, which NumPy reads faster."""
+        given, reading = self._given, self._reading
+        if (
+            given.ndim != 3
+            or given.dtype != np.float32
+            or _class_axis(reading) != 1
+            or not 0 < given.shape[2] <= MOST_CLASSES
+            or not library.available()
+        ):
+            return False
+        sums = class_sums(np.ascontiguousarray(given), reading.form or "logits", reading.temperature)
+        if not sums.usable:
+            return False
+        self.moments = Moments(given.shape[1], sums.mean, sums.squares)
+        self.entropy, self.votes = sums.entropy, sums.votes
+        return True
+
+    @property
+    def samples(self) -> Floats:
+        """As `Scores.samples`."""
+        return self._scores.samples
+
+    @property
+    def scores(self) -> Floats:
+        """As `Scores.scores`."""
+        return self._scores.scores
+
+    @property
+    def log_total(self) -> Floats:
+        """As `Scores.log_total`."""
+        return self._scores.log_total
+
+    @cached_property
+    def _scores(self) -> Scores:
+        return _read(self._given, self._reading)
+
+
+def _read(given: Array, reading: Reading) -> Scores:
+    """The scores of outputs `[rows, passes, ...]` that are of use.
 
     A softmax of logarithms of probabilities gives these again, so that both are divided by the temperature and read as
     logits are.
     """
-    (given,) = outputs
     axis = _class_axis(reading) + 1
     # In memory the classes come first: sums over them then run along whole rows of numbers, not over ten at a time.
     others = [dimension for dimension in range(given.ndim) if dimension != axis]
@@ -52,7 +124,26 @@ def read_classes(outputs: Sequence[Array], reading: Reading) -> ClassBlock:
     odds = np.exp(scores)
     total = odds.sum(axis=CLASS_AXIS, keepdims=True)
     odds /= total
-    return ClassBlock(odds, scores, np.log(total.squeeze(CLASS_AXIS)))
+    return Scores(odds, scores, np.log(total.squeeze(CLASS_AXIS)))
+
+
+def _entropies(read: Scores) -> Floats:
+    """`H[p] = -sum p log p` of each pass, `[rows, passes, ...]`, where `log p = score - log total`."""
+    with np.errstate(invalid="ignore"):
+        entropies: Floats = read.log_total - (read.scores * read.samples).sum(axis=CLASS_AXIS)
+    if np.isnan(entropies).any():  # 0 log 0 is 0
+        scores = np.where(read.samples > 0.0, read.scores, 0.0)
+        entropies = read.log_total - (scores * read.samples).sum(axis=CLASS_AXIS)
+    return entropies
+
+
+def _firsts(best: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Of the best classes of each pass, `[rows, passes, classes, ...]`, the first; there is one almost always."""
+    if np.count_nonzero(best) == best.size // best.shape[CLASS_AXIS]:
+        return best
+    classes = np.arange(best.shape[CLASS_AXIS]).reshape(-1, *[1] * (best.ndim - CLASS_AXIS - 1))
+    firsts: npt.NDArray[np.bool_] = best.argmax(axis=CLASS_AXIS, keepdims=True) == classes
+    return firsts
 
 
 def unusable_classes(outputs: Sequence[Array], reading: Reading) -> npt.NDArray[np.bool_]:

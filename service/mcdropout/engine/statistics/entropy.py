@@ -5,16 +5,19 @@ from dataclasses import replace
 import numpy as np
 
 from mcdropout.engine.statistics.bernoulli_block import bernoulli_entropy
-from mcdropout.engine.statistics.block import Floats
+from mcdropout.engine.statistics.block import Floats, surprise
 from mcdropout.engine.statistics.field import Field, Summary
 
 
+def entropy_of(p: Floats, axis: int) -> Floats:
+    """`-sum p log p` over a dimension of probabilities, in nats."""
+    entropy: Floats = np.maximum(surprise(p).sum(axis=axis), 0.0)
+    return entropy
+
+
 def _entropy_of_mean(summary: Summary) -> Floats:
-    """`-sum p log p` over the classes of the mean `[rows, classes, ...]`, where 0 log 0 is 0."""
-    mean: Floats = summary["mean"]
-    logarithms = np.log(mean, out=np.zeros(mean.shape), where=mean > 0.0)
-    entropy: Floats = -(mean * logarithms).sum(axis=1)
-    return np.maximum(entropy, 0.0)
+    """Of the mean `[rows, classes, ...]`."""
+    return entropy_of(summary["mean"], 1)
 
 
 ENTROPY = Field(

@@ -8,7 +8,7 @@ import numpy as np
 
 from mcdropout.engine.statistics.bernoulli_block import BernoulliBlock
 from mcdropout.engine.statistics.block import Floats, Rows
-from mcdropout.engine.statistics.class_block import CLASS_AXIS, ClassBlock
+from mcdropout.engine.statistics.class_block import ClassBlock
 from mcdropout.engine.statistics.field import Field
 
 
@@ -19,13 +19,8 @@ class EntropySum:
         self.total: Floats = np.zeros(())
 
     def update(self, block: ClassBlock) -> None:
-        """Take in `H[p] = -sum p log p` of each pass, where `log p = score - log total`."""
-        with np.errstate(invalid="ignore"):
-            entropies = block.log_total - (block.scores * block.samples).sum(axis=CLASS_AXIS)
-        if np.isnan(entropies).any():  # 0 log 0 is 0
-            scores = np.where(block.samples > 0.0, block.scores, 0.0)
-            entropies = block.log_total - (scores * block.samples).sum(axis=CLASS_AXIS)
-        self.total = self.total + entropies.sum(axis=1)
+        """Take in the entropies of the next passes."""
+        self.total = self.total + block.entropy
 
     def take(self, rows: Rows) -> "EntropySum":
         """The same of some rows."""
@@ -42,7 +37,7 @@ class LabelEntropySum:
 
     def update(self, block: BernoulliBlock) -> None:
         """Take in the entropy of each label in each pass."""
-        self.total = self.total + block.entropies.sum(axis=1)
+        self.total = self.total + block.entropy
 
     def take(self, rows: Rows) -> "LabelEntropySum":
         """The same of some rows."""

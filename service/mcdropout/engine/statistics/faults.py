@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array
+from mcdropout.engine.errors import UnusableOutputError
 from mcdropout.engine.reading import Reading
 from mcdropout.engine.statistics.block import ROUNDING
 from mcdropout.engine.statistics.value_block import MOST_VALUE, most_noise
@@ -38,9 +39,18 @@ def none_of(rows: int) -> Faults:
     return np.empty(rows, object)
 
 
-def faults_of(outputs: Sequence[Array], reading: Reading, wrong: npt.NDArray[np.bool_]) -> Faults:
-    """What is wrong with the rows `[rows]` of outputs `[rows, passes, ...]` that are of no use."""
-    faults = none_of(len(wrong))
+def check_usable(faults: Faults) -> None:
+    """Raise UnusableOutputError for the first row that has a fault."""
+    rows = faults.nonzero()[0].tolist()
+    if rows:
+        raise UnusableOutputError(faults[rows[0]].of(rows[0]), rows)
+
+
+def faults_of(outputs: Sequence[Array], reading: Reading, wrong: npt.NDArray[np.bool_] | None) -> Faults:
+    """What is wrong with the rows `[rows]` of outputs `[rows, passes, ...]` that are of no use; None where none is."""
+    faults = none_of(len(outputs[0]))
+    if wrong is None:
+        return faults
     impossible = reading.task != "regression" and reading.form != "probabilities"  # may be said, by -infinity
     faults[wrong] = Fault("NaN or infinity")
     for row in np.flatnonzero(wrong):

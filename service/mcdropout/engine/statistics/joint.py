@@ -7,17 +7,17 @@ classification and preference learning", with all labels as the outcome.
 
 import numpy as np
 
+from mcdropout.engine.native import library
+from mcdropout.engine.native.statistics import MOST_LABELS, combination_sums
 from mcdropout.engine.statistics.bernoulli_block import BernoulliBlock
 from mcdropout.engine.statistics.block import Floats, Rows
+from mcdropout.engine.statistics.entropy import entropy_of
 from mcdropout.engine.statistics.expected_entropy import LabelEntropySum
 from mcdropout.engine.statistics.field import Field, Summary
 
-MOST_LABELS = 10
-"""Beyond so many, there are too many combinations, and the joint entropy is not known."""
-
 
 class Combinations:
-    """The sum over the passes so far of each combination's probability, `[rows, 2 ** some, 2 ** others]`.
+    """The sum over the passes so far of each combination's probability, `[rows, 2 ** labels]`.
 
     None where there are too many labels, or labels of many places.
     """
@@ -30,9 +30,7 @@ class Combinations:
         p = block.samples
         if p.ndim != 3 or p.shape[2] > MOST_LABELS:
             return
-        half = p.shape[2] // 2
-        some, others = _of_combinations(p[..., :half]), _of_combinations(p[..., half:])
-        total: Floats = some.swapaxes(1, 2) @ others
+        total = combination_sums(np.ascontiguousarray(p)) if library.available() else _summed(p)
         self.total = total if self.total is None else self.total + total
 
     def take(self, rows: Rows) -> "Combinations":
@@ -40,6 +38,14 @@ class Combinations:
         taken = Combinations()
         taken.total = None if self.total is None else self.total[rows]
         return taken
+
+
+def _summed(p: Floats) -> Floats:
+    """`[rows, 2 ** labels]`, of probabilities `[rows, passes, labels]`."""
+    half = p.shape[2] // 2
+    some, others = _of_combinations(p[..., :half]), _of_combinations(p[..., half:])
+    total: Floats = (some.swapaxes(1, 2) @ others).reshape(len(p), -1)
+    return total
 
 
 def _of_combinations(p: Floats) -> Floats:
@@ -55,10 +61,7 @@ def _entropy_of_combinations(summary: Summary) -> Floats | None:
     total = summary.state(Combinations).total
     if total is None:
         return None
-    mean = (total / summary.passes).reshape(len(total), -1)
-    logarithms = np.log(mean, out=np.zeros(mean.shape), where=mean > 0.0)
-    entropy: Floats = np.maximum(-(mean * logarithms).sum(axis=1), 0.0)
-    return entropy
+    return entropy_of(total / summary.passes, 1)
 
 
 def _over_labels(values: Floats) -> Floats:

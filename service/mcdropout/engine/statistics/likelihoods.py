@@ -29,12 +29,14 @@ class Likelihood:
         cdf: the share at or below a value.
         density: its density there.
         quantile: the value that a share does not exceed.
+        native: its number in the C extension; None where that does not know it.
     """
 
     scale_variance: float
     cdf: Callable[[Floats], Floats]
     density: Callable[[Floats], Floats]
     quantile: Callable[[float], float]
+    native: int | None = None
 
 
 def likelihood_of(reading: Reading) -> Likelihood:
@@ -52,7 +54,7 @@ def _gaussian_density(z: Floats) -> Floats:
     return density
 
 
-GAUSSIAN = Likelihood(1.0, gaussian_cdf, _gaussian_density, gaussian_quantile)
+GAUSSIAN = Likelihood(1.0, gaussian_cdf, _gaussian_density, gaussian_quantile, native=0)
 
 
 def _laplace_cdf(z: Floats) -> Floats:
@@ -71,7 +73,7 @@ def _laplace_quantile(level: float) -> float:
     return float(np.copysign(np.log(2.0 * beyond) / np.sqrt(2.0), level - 0.5))
 
 
-LAPLACE = Likelihood(2.0, _laplace_cdf, _laplace_density, _laplace_quantile)
+LAPLACE = Likelihood(2.0, _laplace_cdf, _laplace_density, _laplace_quantile, native=1)
 
 
 @cache

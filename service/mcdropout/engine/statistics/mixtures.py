@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mcdropout.engine.native import library
+from mcdropout.engine.native.statistics import mixture_quantiles
 from mcdropout.engine.statistics.block import Floats
 from mcdropout.engine.statistics.gaussians import bounds_of, moments_of, weighted
 from mcdropout.engine.statistics.likelihoods import Likelihood
@@ -29,6 +31,10 @@ def quantiles_of_mixture(
         levels: between 0 and 1.
         likelihood: of each component around its mean.
     """
+    if likelihood.native is not None and library.available():
+        wanted, begins = np.array(levels, np.float64), np.array([likelihood.quantile(each) for each in levels])
+        means, deviations, weights = (np.ascontiguousarray(x, np.float64) for x in (means, deviations, weights))
+        return mixture_quantiles(means, deviations, weights, wanted, begins, likelihood.native)
     count, mixtures = len(levels), len(means)
     centre, spread = (np.repeat(x, count) for x in moments_of(means, deviations, weights))
     means, deviations = np.repeat(means, count, axis=0), np.repeat(deviations, count, axis=0)

@@ -18,8 +18,7 @@ def _mean(summary: Summary) -> Floats:
 
 
 def _mean_of_one_pass(summary: Summary) -> Floats:
-    samples: Floats = summary.block.samples
-    return np.ascontiguousarray(samples[:, 0])
+    return np.ascontiguousarray(summary.block.moments.mean)
 
 
 def _variance(summary: Summary) -> Floats:

@@ -2,7 +2,7 @@
 do we need in Bayesian deep learning for computer vision?".
 """
 
-from mcdropout.engine.statistics.block import Floats, Rows
+from mcdropout.engine.statistics.block import Floats, Rows, moments_of
 from mcdropout.engine.statistics.field import Field, Summary
 from mcdropout.engine.statistics.running_moments import RunningMoments
 from mcdropout.engine.statistics.value_block import ValueBlock
@@ -17,7 +17,7 @@ class NoiseMoments:
     def update(self, block: ValueBlock) -> None:
         """Take in the noise of each pass; of one, where it is the same in all."""
         if block.noise is not None:
-            self.moments.update(block.noise if block.given is None else block.noise[:, :1])
+            self.moments.update(moments_of(block.noise if block.given is None else block.noise[:, :1]))
 
     def take(self, rows: Rows) -> "NoiseMoments":
         """The same of some rows."""

@@ -1,6 +1,6 @@
 """The quantiles that a network predicts, as the mean over passes."""
 
-from mcdropout.engine.statistics.block import Floats, Rows
+from mcdropout.engine.statistics.block import Floats, Rows, moments_of
 from mcdropout.engine.statistics.field import Field, Summary
 from mcdropout.engine.statistics.running_moments import RunningMoments
 from mcdropout.engine.statistics.value_block import ValueBlock
@@ -15,7 +15,7 @@ class QuantileMoments:
     def update(self, block: ValueBlock) -> None:
         """Take in the quantiles of each pass."""
         assert block.quantiles is not None
-        self.moments.update(block.quantiles)
+        self.moments.update(moments_of(block.quantiles))
 
     def take(self, rows: Rows) -> "QuantileMoments":
         """The same of some rows."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mcdropout.engine.statistics.block import Floats, Rows
+from mcdropout.engine.statistics.block import Floats, Moments, Rows
 
 
 class RunningMoments:
@@ -18,12 +18,12 @@ class RunningMoments:
         self.mean: Floats = np.zeros(())
         self._squares: Floats = np.zeros(())
 
-    def update(self, samples: Floats) -> None:
-        """Take in `[rows, passes, ...]`."""
-        passes = samples.shape[1]
-        mean = samples.mean(axis=1)
-        deviations = samples - mean[:, None]
-        squares = np.square(deviations, out=deviations).sum(axis=1)
+    def update(self, moments: Moments) -> None:
+        """Take in those of the next passes."""
+        passes, mean, squares = moments
+        if not self.count:
+            self.count, self.mean, self._squares = moments
+            return
         total = self.count + passes
         delta = mean - self.mean
         self.mean = self.mean + delta * (passes / total)

@@ -5,17 +5,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.reading import Reading
-from mcdropout.engine.statistics.bernoulli_block import read_labels, unusable_labels
+from mcdropout.engine.statistics.bernoulli_block import BernoulliBlock
 from mcdropout.engine.statistics.block import Block, Floats
-from mcdropout.engine.statistics.class_block import in_place, read_classes, unusable_classes
+from mcdropout.engine.statistics.class_block import ClassBlock, in_place
 from mcdropout.engine.statistics.entropy import ENTROPY, LABEL_ENTROPY
 from mcdropout.engine.statistics.expected_entropy import EXPECTED_ENTROPY, LABEL_EXPECTED_ENTROPY
-from mcdropout.engine.statistics.faults import Faults, faults_of, none_of
 from mcdropout.engine.statistics.field import Field, State
 from mcdropout.engine.statistics.gaussian_entropy import GAUSSIAN_ENTROPY
 from mcdropout.engine.statistics.interval import INTERVAL
@@ -35,7 +31,7 @@ from mcdropout.engine.statistics.moments import (
 from mcdropout.engine.statistics.mutual_information import MUTUAL_INFORMATION
 from mcdropout.engine.statistics.noise import ALEATORIC_VARIANCE, TOTAL_VARIANCE
 from mcdropout.engine.statistics.predicted_quantiles import PREDICTED_QUANTILES
-from mcdropout.engine.statistics.value_block import read_values, unusable_values
+from mcdropout.engine.statistics.value_block import read_values
 from mcdropout.engine.statistics.variation_ratio import LABEL_VARIATION_RATIO, VARIATION_RATIO
 
 
@@ -46,7 +42,6 @@ class Task:
     Attributes:
         name: in Python, JSON and `model.yaml`.
         read: the block of the outputs `[rows, passes, ...]` of some passes.
-        unusable: `[rows]`, whether such outputs hold what no statistic can use.
         row: what an answer's row is, for the API's documentation.
         samples: what the samples are, for the API's documentation.
         fields: what an answer has for each row, in its order.
@@ -55,7 +50,6 @@ class Task:
 
     name: str
     read: Callable[[Sequence[Array], Reading], Block]
-    unusable: Callable[[Sequence[Array], Reading], npt.NDArray[np.bool_]]
     row: str
     samples: str
     fields: tuple[Field, ...]
@@ -94,14 +88,6 @@ class Task:
         """The samples of a block, `[rows, passes, ...]`, with classes where the network has them."""
         return in_place(block.samples, reading, 2)
 
-    def cleared(self, outputs: Sequence[Array], reading: Reading) -> tuple[list[Array], Faults]:
-        """Outputs `[rows, passes, ...]` with 0 in the rows that are unusable, and what is wrong with these."""
-        wrong = self.unusable(outputs, reading)
-        if not wrong.any():
-            return list(outputs), none_of(len(wrong))
-        cleared = [np.where(wrong.reshape(-1, *[1] * (output.ndim - 1)), 0, output) for output in outputs]
-        return cleared, faults_of(outputs, reading, wrong)
-
 
 def _of_each_label(one: Field) -> Field:
     return replace(one, shape="[rows, labels, ...]", json_type=list[Any], per_class=True)
@@ -115,8 +101,7 @@ TASKS = {
     for task in (
         Task(
             "classification",
-            read_classes,
-            unusable_classes,
+            ClassBlock,
             "One row's classes. Null: what a deterministic pass (mc=0), or a single one (variance), cannot tell.",
             "Class probabilities of each pass",
             (
@@ -133,8 +118,7 @@ TASKS = {
         ),
         Task(
             "binary",
-            read_labels,
-            unusable_labels,
+            BernoulliBlock,
             "One row's yes or no. Null: what a deterministic pass, or a single one (variance), cannot tell.",
             "Probability in each pass",
             (
@@ -151,8 +135,7 @@ TASKS = {
         ),
         Task(
             "multilabel",
-            read_labels,
-            unusable_labels,
+            BernoulliBlock,
             "One row's labels. Null: what a deterministic pass, a single one, or too many labels, cannot tell.",
             "Probability of each label in each pass",
             (
@@ -178,7 +161,6 @@ TASKS = {
         Task(
             "regression",
             read_values,
-            unusable_values,
             "One row's values. Null: what a deterministic pass, or a network that knows no noise, cannot tell.",
             "Predicted mean of each pass",
             (

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.reading import Reading
-from mcdropout.engine.statistics.block import Floats, not_finite
+from mcdropout.engine.statistics.block import Floats, Moments, cleared, moments_of, not_finite
 from mcdropout.engine.statistics.likelihoods import likelihood_of
 from mcdropout.engine.statistics.quantile_heads import ascending, heads_of, mean_and_variance
 
@@ -28,6 +28,7 @@ class ValueBlock(NamedTuple):
         quantiles: `[rows, passes, ..., levels]`, ascending, where the network predicts them.
         levels: theirs.
         narrow: whether float32 holds each of `samples` as it is.
+        wrong: as for every block.
     """
 
     samples: Floats
@@ -36,10 +37,24 @@ class ValueBlock(NamedTuple):
     quantiles: Floats | None = None
     levels: tuple[float, ...] | None = None
     narrow: bool = False
+    wrong: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def moments(self) -> Moments:
+        """Of the samples."""
+        return moments_of(self.samples)
 
 
 def read_values(outputs: Sequence[Array], reading: Reading) -> ValueBlock:
     """The block of one output, two, or one for each quantile, `[rows, passes, ...]` each."""
+    wrong = unusable_values(outputs, reading)
+    if wrong.any():
+        return _read(cleared(outputs, wrong), reading)._replace(wrong=wrong)
+    return _read(outputs, reading)
+
+
+def _read(outputs: Sequence[Array], reading: Reading) -> ValueBlock:
+    """The block of outputs that are of use."""
     if reading.quantiles is not None:
         quantiles = ascending(outputs, reading.quantile_axis)
         return ValueBlock(
@@ -69,6 +84,8 @@ def _of_each_value(noise: Floats, shape: tuple[int, ...]) -> Floats:
     """A noise that fits values `[rows, passes, ...]` of a shape, in that shape."""
     if noise.ndim > len(shape):
         return noise[..., 0]
+    if noise.shape == shape:
+        return noise
     return np.broadcast_to(noise if noise.ndim == len(shape) else noise[..., None], shape)
 
 
@@ -101,5 +118,6 @@ def unusable_values(outputs: Sequence[Array], reading: Reading) -> npt.NDArray[n
         noise = outputs[1]
         is_log = reading.noise not in ("variance", "std", "scale")
         none = noise > most_noise(reading) if is_log else noise < 0.0
-        wrong |= none.any(axis=tuple(range(1, noise.ndim)))
+        if none.any():  # almost never
+            wrong |= none.any(axis=tuple(range(1, noise.ndim)))
     return wrong

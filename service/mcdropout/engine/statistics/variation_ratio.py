@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from mcdropout.engine.statistics.bernoulli_block import BernoulliBlock
 from mcdropout.engine.statistics.block import Floats, Rows
-from mcdropout.engine.statistics.class_block import CLASS_AXIS, ClassBlock
+from mcdropout.engine.statistics.class_block import ClassBlock
 from mcdropout.engine.statistics.field import Field, Summary
 
 
@@ -20,23 +20,14 @@ class Votes:
         self.counts: npt.NDArray[np.int64] = np.zeros((), np.int64)
 
     def update(self, block: ClassBlock) -> None:
-        """Take in the vote of each pass: the first class whose score is 0, the most."""
-        self.counts = self.counts + _firsts(block.scores == 0.0).sum(axis=1, dtype=np.int64)
+        """Take in the votes of the next passes."""
+        self.counts = self.counts + block.votes
 
     def take(self, rows: Rows) -> "Votes":
         """The same of some rows."""
         taken = Votes()
         taken.counts = self.counts[rows]
         return taken
-
-
-def _firsts(best: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Of the best classes of each pass, `[rows, passes, classes, ...]`, the first; there is one almost always."""
-    if np.count_nonzero(best) == best.size // best.shape[CLASS_AXIS]:
-        return best
-    classes = np.arange(best.shape[CLASS_AXIS]).reshape(-1, *[1] * (best.ndim - CLASS_AXIS - 1))
-    firsts: npt.NDArray[np.bool_] = best.argmax(axis=CLASS_AXIS, keepdims=True) == classes
-    return firsts
 
 
 def _share_against_the_most(summary: Summary) -> Floats:
@@ -60,8 +51,8 @@ class LabelVotes:
         self.counts: npt.NDArray[np.int64] = np.zeros((), np.int64)
 
     def update(self, block: BernoulliBlock) -> None:
-        """Take in the vote of each pass."""
-        self.counts = self.counts + block.votes.sum(axis=1, dtype=np.int64)
+        """Take in the votes of the next passes."""
+        self.counts = self.counts + block.votes
 
     def take(self, rows: Rows) -> "LabelVotes":
         """The same of some rows."""

@@ -1,180 +1,19 @@
-/* Two things that NumPy and PyTorch do slower on the CPU: the drawing of masks, and chains of masked linear layers without
-   the multiplications by zero; and both at once, where no mask leaves the caches.
-
-   Nothing here is Python's: `native.py` loads the library with ctypes, and checks what is handed over. */
+/* Chains of masked linear layers without the multiplications by zero, which NumPy and PyTorch do slower on the CPU; and
+   those that draw their masks at once, so that no mask leaves the caches. */
 
 #define _GNU_SOURCE
 #include <sched.h>
-#include <stdint.h>
-#include <string.h>
 #include <time.h>
 
-#define LINE 64 /* bytes of a cache line */
-
-/* One build serves every x86-64 machine: it holds some functions twice, and the loader takes the one for the processor at
-   hand. "fma" is a feature, which AMD's processors have too; "arch=haswell" would stand for that one model of Intel's.
-   The loader's part (ifunc) is glibc's. */
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
-#define FOR_EACH_PROCESSOR(feature) __attribute__((target_clones(feature, "default")))
-#else
-#define FOR_EACH_PROCESSOR(feature)
-#endif
-/* What is not inlined would not be compiled for the processor at hand. */
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE int64_t parts(int64_t count, int64_t size) { return (count + size - 1) / size; }
-INLINE int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
-
-/* Random words: Philox 4x64-10 (Salmon et al. 2011), as NumPy's `Philox` has it. Blocks are independent of one another;
-   several are worked on at once, since each waits for its own multiplications most of the time. */
-
-#define BLOCK_WORDS 4
-#define ROUNDS 10
-#define AT_ONCE 4
-
-INLINE uint64_t high(uint64_t a, uint64_t b) { return (uint64_t)((unsigned __int128)a * b >> 64); }
-
-/* The words of `AT_ONCE` blocks; block b encrypts the counter b + 1. */
-INLINE void encrypt(uint64_t key0, uint64_t key1, uint64_t block, uint64_t *out) {
-    uint64_t words[BLOCK_WORDS][AT_ONCE];
-    for (int i = 0; i < AT_ONCE; i++) {
-        words[0][i] = block + i + 1;
-        words[1][i] = words[0][i] == 0; /* the counter has 256 bits */
-        words[2][i] = words[3][i] = 0;
-    }
-    for (int round = 0; round < ROUNDS; round++) {
-        for (int i = 0; i < AT_ONCE; i++) {
-            uint64_t first = words[0][i], third = words[2][i];
-            words[0][i] = high(0xCA5A826395121157u, third) ^ words[1][i] ^ key0;
-            words[1][i] = 0xCA5A826395121157u * third;
-            words[2][i] = high(0xD2E7470EE14C6C93u, first) ^ words[3][i] ^ key1;
-            words[3][i] = 0xD2E7470EE14C6C93u * first;
-        }
-        key0 += 0x9E3779B97F4A7C15u;
-        key1 += 0xBB67AE8584CAA73Bu;
-    }
-    for (int i = 0; i < AT_ONCE; i++)
-        for (int word = 0; word < BLOCK_WORDS; word++) out[i * BLOCK_WORDS + word] = words[word][i];
-}
-
-/* The words of the blocks `block` .. `block + count` of the stream with this key. */
-static void stream(uint64_t key0, uint64_t key1, uint64_t block, int64_t count, uint64_t *out) {
-    int64_t done = 0;
-    for (; done + AT_ONCE <= count; done += AT_ONCE) encrypt(key0, key1, block + done, out + done * BLOCK_WORDS);
-    if (done < count) {
-        uint64_t rest[AT_ONCE * BLOCK_WORDS];
-        encrypt(key0, key1, block + done, rest);
-        memcpy(out + done * BLOCK_WORDS, rest, (size_t)(count - done) * BLOCK_WORDS * sizeof(uint64_t));
-    }
-}
-
-/* The same blocks of the streams of `streams` keys, [streams, 2]; out is [streams, count * 4]. */
-void philox_words(const uint64_t *keys, int64_t streams, uint64_t block, int64_t count, uint64_t *out) {
-    for (int64_t i = 0; i < streams; i++)
-        stream(keys[2 * i], keys[2 * i + 1], block, count, out + i * count * BLOCK_WORDS);
-}
-
-/* Masks.
-
-   A pass of a row takes `stride` words of its stream; `masks.py` says what each bit of them means. From the words to the
-   numbers that multiply, nothing leaves the L1 cache. */
-
-#define WORDS_AT_ONCE 512
-#define WORD_BITS 64
-#define PLANES 2
-
-/* Where the units of one site lie in the words of a pass: `bits` (1, 8, 16, 32 or 64) each, from word `word` on. A unit whose
-   number is at least `threshold` becomes `kept[0]`, others `dropped[0]`; with two planes, behind these come the units
-   again with `kept[1]` and `dropped[1]`. The numbers are bit patterns of floats. */
-struct place {
-    int64_t word, words, units, planes, bits;
-    uint64_t threshold;
-    int32_t kept[PLANES], dropped[PLANES];
-};
-
-/* Which passes: row r has the key `keys[2r]`, `keys[2r + 1]`; its pairs are its passes from number `firsts[r]` on, and end
-   where `ends[r]` says. */
-struct passes {
-    const uint64_t *keys, *firsts;
-    const int64_t *ends;
-};
-
-typedef uint16_t sixteen_bits __attribute__((may_alias));
-typedef uint32_t thirty_two_bits __attribute__((may_alias));
-typedef int32_t number __attribute__((may_alias));
-typedef int32_t eight __attribute__((vector_size(32), aligned(4), may_alias));
-
-INLINE void choose_by_bits(const uint8_t *bytes, int64_t count, int32_t kept, int32_t dropped, number *out) {
-    const eight bit = {1, 2, 4, 8, 16, 32, 64, 128}, none = {0};
-    int64_t whole = count / 8;
-    for (int64_t i = 0; i < whole; i++) {
-        eight one = ((bit & (none + bytes[i])) != none);
-        *(eight *)(out + 8 * i) = (one & kept) | (~one & dropped);
-    }
-    for (int64_t i = 8 * whole; i < count; i++) out[i] = bytes[i / 8] >> (i % 8) & 1 ? kept : dropped;
-}
-
-/* The units of a place that lie in words `at` .. `at + count` of the pass. */
-INLINE void fill(const struct place *place, const uint64_t *words, int64_t at, int64_t count, number *out) {
-    int64_t first = at > place->word ? at : place->word, last = lesser(at + count, place->word + place->words);
-    if (first >= last) return;
-    int64_t a_word = WORD_BITS / place->bits, unit = (first - place->word) * a_word;
-    int64_t units = lesser(place->units, (last - place->word) * a_word) - unit;
-    const void *from = words + (first - at);
-    uint64_t threshold = place->threshold;
-    int32_t few = (int32_t)threshold; /* of 16 bits or fewer */
-    for (int64_t plane = 0; plane < place->planes; plane++) {
-        int32_t kept = place->kept[plane], dropped = place->dropped[plane];
-        number *to = out + plane * place->units + unit;
-        /* Every number is at least 0, and none is 2 ** bits. */
-        if (!threshold || (place->bits < WORD_BITS && threshold >> place->bits))
-            for (int64_t i = 0; i < units; i++) to[i] = threshold ? dropped : kept;
-        else if (place->bits == 1)
-            choose_by_bits(from, units, kept, dropped, to);
-        else if (place->bits == 8)
-            for (int64_t i = 0; i < units; i++) to[i] = ((const uint8_t *)from)[i] >= few ? kept : dropped;
-        else if (place->bits == 16)
-            for (int64_t i = 0; i < units; i++) to[i] = ((const sixteen_bits *)from)[i] >= few ? kept : dropped;
-        else if (place->bits == 32)
-            for (int64_t i = 0; i < units; i++)
-                to[i] = ((const thirty_two_bits *)from)[i] >= (uint32_t)threshold ? kept : dropped;
-        else
-            for (int64_t i = 0; i < units; i++) to[i] = ((const uint64_t *)from)[i] >= threshold ? kept : dropped;
-    }
-}
-
-/* Draw the masks of pairs begin..end: `masks`, one a place, are [pairs, planes, units]. Calls on different pairs may run
-   at once. */
-FOR_EACH_PROCESSOR("avx2")
-void draw_masks(const struct place *places, int64_t count, int64_t stride, const struct passes *of, int64_t begin,
-                int64_t end, number *const *masks) {
-    uint64_t words[WORDS_AT_ONCE];
-    int64_t row = 0;
-    while (begin < end) {
-        while (of->ends[row] <= begin) row++;
-        const uint64_t *key = of->keys + 2 * row;
-        uint64_t block = (of->firsts[row] + (uint64_t)(begin - (row ? of->ends[row - 1] : 0))) * (uint64_t)(stride / BLOCK_WORDS);
-        int64_t passes = lesser(lesser(of->ends[row], end) - begin, stride < WORDS_AT_ONCE ? WORDS_AT_ONCE / stride : 1);
-        for (int64_t at = 0; at < stride; at += WORDS_AT_ONCE) {
-            int64_t taken = lesser(WORDS_AT_ONCE, stride - at);
-            stream(key[0], key[1], block + (uint64_t)(at / BLOCK_WORDS), passes * taken / BLOCK_WORDS, words);
-            for (int64_t i = 0; i < count; i++)
-                for (int64_t pass = 0; pass < passes; pass++)
-                    fill(places + i, words + pass * taken, at, taken,
-                         masks[i] + (begin + pass) * places[i].planes * places[i].units);
-        }
-        begin += passes;
-    }
-}
+#include "masks.h"
 
 /* The words of pairs begin..end, [pairs, stride]. */
 static void draw_words(int64_t stride, const struct passes *of, int64_t begin, int64_t end, uint64_t *out) {
     for (int64_t row = 0; begin < end;) {
         while (of->ends[row] <= begin) row++;
-        const uint64_t *key = of->keys + 2 * row;
         uint64_t pass = of->firsts[row] + (uint64_t)(begin - (row ? of->ends[row - 1] : 0));
         int64_t passes = lesser(of->ends[row], end) - begin;
-        stream(key[0], key[1], pass * (uint64_t)(stride / BLOCK_WORDS), passes * stride / BLOCK_WORDS, out);
+        stream(of->seeds[row], of->rows[row], pass * (uint64_t)(stride / BLOCK_WORDS), passes * stride / BLOCK_WORDS, out);
         out += passes * stride;
         begin += passes;
     }
@@ -394,9 +233,6 @@ void drawn_chain(const struct layer *layers, int64_t count, const float *x, cons
     struct masks drawn = {0, sites, places, stride, passes};
     run(layers, count, x, rows, drawn, pairs, block, progress, scratch, out);
 }
-
-/* Which version of the structures and functions above this is; `library.py` knows the one that it calls. */
-int64_t interface_version(void) { return 2; }
 
 /* Wait for other threads that are at their last block. */
 void wait_for(const struct progress *progress, int64_t pairs) {
