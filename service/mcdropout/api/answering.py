@@ -122,21 +122,38 @@ async def body_of(services: Services, request: Request, share: Share, model: str
 
 async def _body(request: Request, limit: int, share: Share, at_once: CapacityLimiter) -> bytes:
     coding = header_of(request.scope, b"content-encoding")
-    too_large = ProblemError(413, f"the body is larger than {limit} bytes; at most that many are accepted")
     if int(header_of(request.scope, b"content-length") or 0) > limit:
-        raise too_large
+        raise _too_large(limit)
     parts: list[bytes] = []
     size = 0
+
+    def take(part: bytes) -> None:
+        nonlocal size
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        share.take(len(part))
+        parts.append(part)
+
     try:
-        async for part in decoded(coding, request.stream(), at_once):
-            size += len(part)
-            if size > limit:
-                raise too_large
-            share.take(len(part))
-            parts.append(part)
+        if coding is None:  # a generator would take longer than a small body does
+            more = True
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                take(message.get("body", b""))
+                more = message.get("more_body", False)
+        else:
+            async for part in decoded(coding, request.stream(), at_once):
+                take(part)
     except ClientDisconnect as error:
         raise ProblemError(400, f"the client went away after {size} bytes of its body") from error
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(limit: int) -> ProblemError:
+    return ProblemError(413, f"the body is larger than {limit} bytes; at most that many are accepted")
 
 
 async def where_it_belongs(at_once: CapacityLimiter, size: int, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mcdropout.api.headers import header_of
+from mcdropout.log import OfRequest
 from mcdropout.metrics import Metrics
 from mcdropout.scheduling.answer import Answer, Shares, StepTime
 
 _log, _logger = structlog.get_logger("http"), logging.getLogger("http")
-_ID_HEADER = "X-Request-ID"
-_ID_NAME = _ID_HEADER.lower().encode()
+_ID_NAME = b"x-request-id"
 _GOOD_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 # Of requests that come without one: drawn once, and counted.
 _PROCESS, _NUMBERS = secrets.token_hex(8), itertools.count(1)
@@ -115,10 +114,10 @@ class ObserveMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[_ID_HEADER] = request_id
+                message["headers"] = [*message.get("headers", ()), (_ID_NAME, request_id.encode())]
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with OfRequest(request_id):
             try:
                 await self._app(scope, receive, send_with_id)
             except asyncio.CancelledError:  # by a server that does not wait for the app to hear of it, such as Ray's

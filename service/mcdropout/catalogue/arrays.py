@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +30,7 @@ _TAKEN = {
 _MOST_ITEM_BYTES = 8  # NumPy's longer floats differ from machine to machine
 
 
-@dataclass(frozen=True)
-class Declared:
+class Declared(NamedTuple):
     """An array that an input is to be read from, as its header says.
 
     Attributes:

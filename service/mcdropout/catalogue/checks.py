@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +19,7 @@ class RowsError(ValueError):
     """Rows cannot be used. The message names the input, what was received, and what would be accepted."""
 
 
-@dataclass(frozen=True)
-class Given:
+class Given(NamedTuple):
     """What was given for an input: how messages call it, its values `[rows, *shape]`, a row after another where sizes
     differ, and whether it is a list of rows."""
 

@@ -7,6 +7,7 @@ anything else, or wrong, is `rows.py`'s to read, which says what would be accept
 import codecs
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ _WORTH_BYTES = 2048  # less is read as fast either way
 _AS: dict[str, tuple[Any, type]] = {"f": ("d", np.float64), "i": ("i", np.int64)}
 # What simdjson raises where a text is no JSON, is too deep, or holds something else or too large a number.
 _OTHERWISE = (ValueError, TypeError, KeyError, IndexError, RuntimeError, UnicodeError)
+_OF_NUMBERS = b"0123456789+-.eE \t\r\n"  # and of the space between them
+_SHORT = 2**14  # of outlines, in numbers
 
 
 def arrays_of(text: bytes, inputs: Sequence[Input]) -> list[tuple[Declared, Array]] | None:
@@ -46,42 +49,53 @@ def arrays_of(text: bytes, inputs: Sequence[Input]) -> list[tuple[Declared, Arra
             return None
         given: Any = content["inputs"]
         by_name = isinstance(given, simdjson.Object)
-        if sorted(given) != sorted(spec.name for spec in inputs) if by_name else len(inputs) > 1:
+        order = list(given) if by_name else [inputs[0].name]
+        if sorted(order) != sorted(spec.name for spec in inputs):
             return None
-        lists = 0
-        arrays: list[tuple[Declared, Array]] = []
-        for spec in inputs:
-            label = f"inputs.{spec.name}" if by_name else "inputs"
-            value: Any = given[spec.name] if by_name else given
-            sizes = _sizes_of(value, spec.shape)
-            if sizes is None:
+        found: dict[str, tuple[Declared, Array]] = {}
+        outlines: list[bytes] = []
+        for spec in sorted(inputs, key=lambda spec: order.index(spec.name)) if len(inputs) > 1 else inputs:
+            value = given[spec.name] if by_name else given
+            depth, shape = _depth(value), tuple(map(int, spec.shape))
+            listed = depth == len(shape) + 1
+            if not depth or not (listed or depth == len(shape)):
                 return None
             kind, dtype = _AS[spec.kind]
-            array: Array = np.frombuffer(value.as_buffer(of_type=kind), dtype).reshape(sizes)
-            arrays.append((Declared(label, spec, array.dtype, sizes, len(sizes) > len(spec.shape)), array))
-            lists += sum(math.prod(sizes[:depth]) for depth in range(len(sizes)))
+            numbers: Array = np.frombuffer(value.as_buffer(of_type=kind), dtype)
+            sizes = (len(numbers) // math.prod(shape), *shape) if listed else shape
+            array = numbers.reshape(sizes)
+            label = f"inputs.{spec.name}" if by_name else "inputs"
+            found[spec.name] = Declared(label, spec, array.dtype, sizes, listed), array
+            outlines.append((b'"%b":' % spec.name.encode() if by_name else b"") + _outline_of(sizes))
     except _OTHERWISE:
         return None
-    # Numbers may stand in more lists than these, of which simdjson tells nothing.
-    return arrays if (text.count(b"["), text.count(b"{")) == (lists, 1 + by_name) else None
-
-
-def _sizes_of(value: Any, shape: Sequence[Any]) -> tuple[int, ...] | None:
-    """The sizes of nested lists: those of a row, or of a list of rows; None of any others."""
-    if not isinstance(value, simdjson.Array):
+    # What simdjson gives as numbers one behind another may have stood in other lists.
+    whole = b'{"inputs":' + (b"{%b}" % b",".join(outlines) if by_name else outlines[0]) + b"}"
+    if text.translate(None, _OF_NUMBERS) != whole.translate(None, _OF_NUMBERS):
         return None
-    level: list[Any] = [value]
-    sizes: list[int] = []
-    while True:
-        sizes.append(len(level[0]))
-        if any(len(one) != sizes[-1] for one in level) or not sizes[-1]:
-            return None
-        if len(sizes) > len(shape):
-            break
-        if not isinstance(level[0][0], simdjson.Array):
-            break
-        level = [entry for one in level for entry in one]
-        if not all(isinstance(entry, simdjson.Array) for entry in level):
-            return None
-    fits = list(sizes) == list(shape) or (len(sizes) == len(shape) + 1 and list(sizes[1:]) == list(shape))
-    return tuple(sizes) if fits else None
+    return [found[spec.name] for spec in inputs]
+
+
+def _depth(value: Any) -> int:
+    """How deep lists are nested, by the first entry of each; IndexError of an empty one."""
+    depth = 0
+    while isinstance(value, simdjson.Array):
+        value = value[0]
+        depth += 1
+    return depth
+
+
+def _outline(sizes: tuple[int, ...]) -> bytes:
+    """The text of nested lists of these sizes, without the numbers and spaces in it."""
+    text = b""
+    for size in reversed(sizes):
+        text = b"[%b]" % b",".join([text] * size)
+    return text
+
+
+_outline_again = lru_cache(maxsize=64)(_outline)
+
+
+def _outline_of(sizes: tuple[int, ...]) -> bytes:
+    """The same, kept where it is short: most clients send as many rows each time."""
+    return (_outline_again if math.prod(sizes) <= _SHORT else _outline)(sizes)

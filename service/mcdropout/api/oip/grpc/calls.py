@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import unquote
 
 import grpc
-import structlog
 
 from mcdropout.api.answering import INLINE_BYTES, answer_of, where_it_belongs
 from mcdropout.api.errors import ProblemError, explanation
@@ -26,6 +25,7 @@ from mcdropout.api.oip.tensor import InferRequest
 from mcdropout.api.services import Services
 from mcdropout.api.traces import Traced
 from mcdropout.engine.ragged import Rows
+from mcdropout.log import OfRequest
 from mcdropout.predictions import NotReadyError, Pause, Planned
 from mcdropout.scheduling.backlog import OverloadedError
 
@@ -62,7 +62,7 @@ def _handler(services: Services, name: str, method: str, call: Call) -> Any:
         scope = _scope_of(services, context, method, path)
         seen = Seen(request_id_of(scope))
         status, code = 500, grpc.StatusCode.INTERNAL
-        with structlog.contextvars.bound_contextvars(request_id=seen.request_id), _span(services, scope, seen) as span:
+        with OfRequest(seen.request_id), _span(services, scope, seen) as span:
             try:
                 caller = services.guard.check(scope)
                 seen.key = caller.key
