@@ -520,7 +520,11 @@ class Engine:
         batches = self.batches(x)
         outcomes = [
             self.at(batch.sizes).run(
-                batch.inputs, np.full(len(batch.rows), seed, np.uint64), batch.rows, int(passes), samples=samples
+                batch.inputs,
+                np.array([seed], np.uint64).repeat(len(batch.rows)),
+                batch.rows,
+                int(passes),
+                samples=samples,
             )
             for batch in batches
         ]

@@ -70,6 +70,8 @@ def as_tuple(x: Inputs) -> tuple[OneInput, ...]:
 
 def in_order(x: Inputs, specs: Sequence[InputSpec]) -> tuple[OneInput, ...]:
     """The inputs in the order of `specs`, whether they are given by position or by name."""
+    if len(specs) == 1 and specs[0].name is None and not isinstance(x, tuple | Mapping):
+        return (x,)
     names = [spec.name for spec in specs]
     if any(name is not None and is_path(name) for name in names):
         x = flattened(x)
@@ -205,11 +207,10 @@ def _array(x: Any) -> Array:
     """A tensor, an array, or what can be made one; NumPy has no bfloat16, whose numbers float32 holds."""
     if not hasattr(x, "detach"):
         return np.asarray(x)
-    tensor = x.detach().cpu()
     try:
-        array: Array = tensor.numpy()
+        array: Array = x.numpy(force=True)
     except TypeError:  # as it is of bfloat16
-        array = tensor.float().numpy()
+        array = x.float().numpy(force=True)
     return array
 
 

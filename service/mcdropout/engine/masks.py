@@ -304,10 +304,13 @@ def _draw(layout: _Layout, passes: Passes, scratch: Scratch | None = None) -> Ma
 def _arrays(scratch: Scratch, shapes: Sequence[tuple[int, ...]]) -> Masks:
     """Arrays of these shapes, each from the beginning of a cache line of the memory on."""
     sizes = [4 * math.prod(shape) for shape in shapes]
-    places = list(itertools.accumulate((-(-size // _LINE) * _LINE for size in sizes), initial=0))
-    memory = scratch.memory(places[-1])
-    parts = zip(places, sizes, shapes, strict=False)
-    return [memory[start : start + size].view(np.float32).reshape(shape) for start, size, shape in parts]
+    memory = scratch.memory(sum(sizes) + _LINE * len(sizes))
+    masks: Masks = []
+    start = 0
+    for size, shape in zip(sizes, shapes, strict=True):
+        masks.append(memory[start : start + size].view(np.float32).reshape(shape))
+        start += -(-size // _LINE) * _LINE
+    return masks
 
 
 def _draw_block(layout: _Layout, keys: npt.NDArray[np.uint64], first: int, passes: int, masks: Masks) -> None:

@@ -100,14 +100,15 @@ class Session:
         self._session = onnxruntime.InferenceSession(graph.path, settings, providers=providers)
         wanted = {value.name for value in self._session.get_inputs()}
         self._inputs = [(index, name) for index, name in enumerate(graph.inputs) if name in wanted]
+        self._outputs = [value.name for value in self._session.get_outputs()]  # else asked for with every run
 
     def run(self, values: tuple[Array, ...]) -> tuple[Array, ...]:
         """The graph's outputs for its inputs."""
         given = {name: values[index] for index, name in self._inputs}
         if not self._trims:
-            return tuple(self._session.run(None, given))
+            return tuple(self._session.run(self._outputs, given))
         self._trims = False
-        return tuple(self._session.run(None, given, self._trimming))
+        return tuple(self._session.run(self._outputs, given, self._trimming))
 
     def trim(self) -> None:
         """Give back, after the next run, the memory that is kept from run to run: that run takes more than others."""

@@ -5,6 +5,7 @@ whole numbers of passes, the same in all mixtures. Merged Gaussians have the mea
 together.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -78,14 +79,20 @@ def weighted_quantiles(points: Floats, weights: Counts, levels: Sequence[float])
     merged. A merged one lies in the middle of its share, and between those middles quantiles lie on a straight line."""
     total = int(weights.sum())
     if total == len(weights):
-        places = [max(0, int(np.ceil(level * total - 1e-9)) - 1) for level in levels]
-        return np.sort(points, axis=1)[:, places]
+        return quantiles_of_points(points, levels)
     order = np.argsort(points, axis=1)
     laid, starts = weights[order].astype(np.float64), _starts(len(points), total)
     middles = np.cumsum(laid, axis=1) - 0.5 * laid + starts
     wanted = np.rint(np.multiply(levels, total * _FRACTION)) / _FRACTION + starts
     values = np.take_along_axis(points, order, axis=1)
     return np.interp(wanted.ravel(), middles.ravel(), values.ravel()).reshape(wanted.shape)
+
+
+def quantiles_of_points(points: Floats, levels: Sequence[float]) -> Floats:
+    """The same of points `[mixtures, points]` of equal weight."""
+    count = points.shape[1]
+    places = [max(0, math.ceil(level * count - 1e-9) - 1) for level in levels]
+    return np.sort(points, axis=1)[:, places].astype(np.float64, copy=False)
 
 
 def _sorted(parts: Sequence[Floats], *, ordered: bool = False) -> tuple[list[Floats], Any]:

@@ -7,7 +7,14 @@ import numpy as np
 from mcdropout.engine.statistics.block import Floats, Rows
 from mcdropout.engine.statistics.gaussians import about_quantile_of_gaussians
 from mcdropout.engine.statistics.likelihoods import GAUSSIAN, Likelihood
-from mcdropout.engine.statistics.merging import Counts, merged, parts_of, pooled, weighted_quantiles
+from mcdropout.engine.statistics.merging import (
+    Counts,
+    merged,
+    parts_of,
+    pooled,
+    quantiles_of_points,
+    weighted_quantiles,
+)
 from mcdropout.engine.statistics.mixtures import quantiles_of_mixture
 
 CAPACITY = 1024
@@ -102,7 +109,10 @@ class MixtureQuantiles:
 
         Components are of the `likelihood`; merged ones too, with the mean and variance that they have.
         """
-        _, rows, values, _ = self._recent.shape
+        kinds, rows, values, _ = self._recent.shape
+        if kinds == 1 and not self._noise and self._merged is None and self._count * values * rows <= _CHUNK:
+            points = self._recent.reshape(rows * values, -1)[:, : self._count]
+            return quantiles_of_points(points, levels).reshape(rows, *self._shape, len(levels))
         found = np.empty((rows * values, len(levels)))
         weights = self._weights()
         for chunk, parts in self._chunks():
