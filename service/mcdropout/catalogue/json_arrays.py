@@ -66,12 +66,13 @@ def arrays_of(text: bytes, inputs: Sequence[Input]) -> list[tuple[Declared, Arra
             array = numbers.reshape(sizes)
             label = f"inputs.{spec.name}" if by_name else "inputs"
             found[spec.name] = Declared(label, spec, array.dtype, sizes, listed), array
-            outlines.append((b'"%b":' % spec.name.encode() if by_name else b"") + _outline_of(sizes))
+            named = b'"%b":' % spec.name.encode().translate(None, _OF_NUMBERS) if by_name else b""
+            outlines.append(named + _outline_of(sizes))
     except _OTHERWISE:
         return None
     # What simdjson gives as numbers one behind another may have stood in other lists.
-    whole = b'{"inputs":' + (b"{%b}" % b",".join(outlines) if by_name else outlines[0]) + b"}"
-    if text.translate(None, _OF_NUMBERS) != whole.translate(None, _OF_NUMBERS):
+    whole = b'{"inputs":%b}' % (b"{%b}" % b",".join(outlines) if by_name else outlines[0])
+    if text.translate(None, _OF_NUMBERS) != whole:
         return None
     return [found[spec.name] for spec in inputs]
 

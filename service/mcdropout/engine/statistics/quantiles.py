@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from mcdropout.engine.native import library
 from mcdropout.engine.statistics.block import Floats, Rows
 from mcdropout.engine.statistics.gaussians import about_quantile_of_gaussians
 from mcdropout.engine.statistics.likelihoods import GAUSSIAN, Likelihood
@@ -140,7 +141,7 @@ class MixtureQuantiles:
         means, variances = parts[0], parts[1] if len(parts) > 1 else np.zeros_like(parts[0])
         deviations = np.sqrt(variances if self._noise is None else variances + self._noise)
         shares = weights / weights.sum()
-        if dense and likelihood is GAUSSIAN:
+        if dense and likelihood is GAUSSIAN and not library.available():
             return np.stack([about_quantile_of_gaussians(means, deviations, shares, x) for x in levels], axis=-1)
         return quantiles_of_mixture(means, deviations, shares, levels, likelihood)
 
