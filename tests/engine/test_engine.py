@@ -443,6 +443,14 @@ class TestOutputsThatAreNotNumbers:
         assert not without.failed.any()
         assert_same(take(outcome.prediction, others), without.prediction)
 
+    @pytest.mark.filterwarnings("error")
+    def test_are_no_outputs_to_sum_up(self, rooted):
+        outputs = np.zeros((3, 2, *rooted.outputs(self.x[:1], rooted.masks(1, 0, 0, 1))[0].shape[1:]), np.float32)
+        outputs[1, 0] = np.nan
+        with pytest.raises(UnusableOutputError, match="NaN or infinity for row 1") as caught:
+            rooted.summarize([outputs])
+        assert caught.value.rows == [1]
+
     @pytest.mark.parametrize("passes", [0, 5])
     @pytest.mark.filterwarnings("error")
     def test_include_a_variance_too_large_to_be_one(self, passes):

@@ -226,7 +226,7 @@ class TestArguments:
             mixture_quantiles(**{**arguments, name: arguments[name][:1]}, likelihood=0)
 
     @pytest.mark.parametrize("task", TASKS)
-    def test_outputs_of_no_rows_or_no_passes_at_all_are_not_read_beyond_their_end(self, task):
+    def test_outputs_of_no_rows_are_not_read_beyond_their_end(self, task):
         reading = Reading(task, class_axis=None if task in ("regression", "binary") else 1, interval=None)
         block = TASKS[task].read([random(2, 1, 3)[:0]] if task != "binary" else [random(2, 1)[:0]], reading)
         assert len(block.moments.mean) == 0

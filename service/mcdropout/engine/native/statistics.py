@@ -1,5 +1,6 @@
 """What passes say of a row, summed up by the C extension in one call."""
 
+import ctypes
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -17,6 +18,11 @@ MOST_LABELS = 10
 """The most labels whose combinations it sums up."""
 # Fewer numbers are summed up in less time than it takes to get the interpreter's lock back from another thread.
 _FEW = 2**13
+
+
+def _functions(numbers: int) -> ctypes.CDLL:
+    """The extension's, for so many numbers."""
+    return locked_library() if numbers <= _FEW else library()
 
 
 class Sums(NamedTuple):
@@ -79,7 +85,7 @@ def combination_sums(samples: Doubles) -> Doubles:
     if labels > MOST_LABELS:
         raise ValueError(f"there are {labels} labels; at most {MOST_LABELS} are accepted")
     total = np.empty((rows, 2**labels))
-    function = (locked_library() if total.size * passes <= _FEW else library()).combination_sums
+    function = _functions(total.size * passes).combination_sums
     function(address_of(samples), rows, passes, labels, address_of(total))
     return total
 
@@ -93,7 +99,7 @@ def _summed(
     memory = np.empty(3 * values + entropies + shape[0])
     where = address_of(memory)
     mean, squares, entropy, votes = where, where + 8 * values, where + 16 * values, where + 16 * values + 8 * entropies
-    function = getattr(locked_library() if outputs.size <= _FEW else library(), name)
+    function = getattr(_functions(outputs.size), name)
     function(address_of(outputs), *outputs.shape, *options, mean, squares, entropy, votes, votes + 8 * values)
     end = 2 * values + entropies
     return Sums(
@@ -115,7 +121,7 @@ def value_sums(samples: Doubles) -> tuple[Doubles, Doubles]:
     rows, passes, *shape = samples.shape
     mean, squares = np.empty((2, rows, *shape))
     values = mean.size // rows if rows else 0
-    function = (locked_library() if samples.size <= _FEW else library()).value_sums
+    function = _functions(samples.size).value_sums
     function(address_of(samples), rows, passes, values, address_of(mean), address_of(squares))
     return mean, squares
 
@@ -142,7 +148,7 @@ def mixture_quantiles(
     ):
         check_array(array, np.float64, shape)
     found = np.empty((mixtures, len(levels)))
-    function = (locked_library() if means.size <= _FEW // 16 else library()).mixture_quantiles
+    function = _functions(means.size * 16).mixture_quantiles
     function(
         *(address_of(array) for array in (means, deviations, weights)),
         mixtures,

@@ -11,46 +11,35 @@ from mcdropout.engine.arrays import Array
 from mcdropout.engine.native import library
 from mcdropout.engine.native.statistics import label_sums
 from mcdropout.engine.reading import Reading
-from mcdropout.engine.statistics.block import Floats, Moments, cleared, moments_of, not_finite, outside, surprise
+from mcdropout.engine.statistics.block import Floats, Moments, SummedBlock, moments_of, not_finite, outside, surprise
 
 
-class BernoulliBlock:
+class BernoulliBlock(SummedBlock):
     """Some passes of labels. For "multilabel" the labels lie along the first dimension after rows and passes.
 
-    Attributes:
-        moments: of the probabilities, `[rows, ...]`.
-        entropy: `[rows, ...]`, the sum of the entropies of the passes, in nats.
-        votes: `[rows, ...]`, how many passes found each label at or above the threshold.
-        wrong: as for every block.
+    The output of "binary" loses its dimension of size 1, if it has one. A pass votes for a label that it finds at or
+    above the threshold.
     """
 
-    moments: Moments
-    entropy: Floats
-    votes: npt.NDArray[np.int64]
-    wrong: npt.NDArray[np.bool_] | None = None
+    @property
+    def _values(self) -> Array:
+        """The output with its labels first, `[rows, passes, ...]`."""
+        axis = self._reading.class_axis
+        if axis is None:
+            return self._given
+        behind = axis + 1  # the passes
+        binary = self._reading.task == "binary"
+        return self._given.squeeze(behind) if binary else np.moveaxis(self._given, behind, 2)
 
-    def __init__(self, outputs: Sequence[Array], reading: Reading) -> None:
-        """Of one output `[rows, passes, ...]` of logits, probabilities or their logarithms.
-
-        The one of "binary" loses its dimension of size 1, if it has one; the labels of "multilabel" come first.
-        """
-        (given,) = outputs
-        self._values, self._reading = _labels_first(given, reading), reading
-        if self._is_summed_natively():
-            return
-        wrong = unusable_labels(outputs, reading)
-        if wrong.any():
-            (usable,) = cleared(outputs, wrong)
-            self._values = _labels_first(usable, reading)
-            self.wrong = wrong
-            if self._is_summed_natively():
-                return
+    def _sum(self) -> None:
         self.moments = moments_of(self.samples)
         self.entropy = self._entropies().sum(axis=1)
-        self.votes = (self.samples >= reading.threshold).sum(axis=1, dtype=np.int64)
+        self.votes = (self.samples >= self._reading.threshold).sum(axis=1, dtype=np.int64)
 
-    def _is_summed_natively(self) -> bool:
-        """Have the C extension sum up; not where a row is of no use, nor dense outputs."""
+    def _unusable(self, outputs: Sequence[Array]) -> npt.NDArray[np.bool_]:
+        return unusable_labels(outputs, self._reading)
+
+    def _sum_natively(self) -> bool:  # not dense outputs
         values, reading = self._values, self._reading
         if values.ndim > 3 or values.dtype != np.float32 or not library.available():
             return False
@@ -89,13 +78,6 @@ class BernoulliBlock:
         with np.errstate(invalid="ignore"):
             entropies: Floats = self.samples * _softplus(-logits) + sigmoid(-logits) * _softplus(logits)
         return np.nan_to_num(entropies, copy=False)  # 0 log 0 is 0
-
-
-def _labels_first(given: Array, reading: Reading) -> Array:
-    if reading.class_axis is None:
-        return given
-    axis = reading.class_axis + 1  # behind the passes
-    return given.squeeze(axis) if reading.task == "binary" else np.moveaxis(given, axis, 2)
 
 
 def unusable_labels(outputs: Sequence[Array], reading: Reading) -> npt.NDArray[np.bool_]:

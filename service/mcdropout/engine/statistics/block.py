@@ -1,5 +1,6 @@
 """Blocks: the outputs of some next passes, read once for all statistics."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.native import library
 from mcdropout.engine.native.statistics import value_sums
+from mcdropout.engine.reading import Reading
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64] | npt.NDArray[np.bool_] | slice
@@ -42,6 +44,52 @@ class Block(Protocol):
     @property
     def wrong(self) -> npt.NDArray[np.bool_] | None:
         """`[rows]`, whose outputs are of no use, and were read as others; None where all are of use."""
+
+
+class SummedBlock(ABC):
+    """Some passes of what has probabilities: of classes, or of labels.
+
+    Attributes:
+        moments: of the probabilities, `[rows, ...]`.
+        entropy: `[rows, ...]`, the sum of the entropies of the passes, in nats.
+        votes: `[rows, ...]`, how many passes were for each class, or label.
+        wrong: as for every block.
+    """
+
+    moments: Moments
+    entropy: Floats
+    votes: npt.NDArray[np.int64]
+    wrong: npt.NDArray[np.bool_] | None = None
+
+    def __init__(self, outputs: Sequence[Array], reading: Reading) -> None:
+        """Of one output `[rows, passes, ...]`: logits, probabilities or their logarithms."""
+        (self._given,) = outputs
+        self._reading = reading
+        if self._sum_natively():
+            return
+        wrong = self._unusable(outputs)
+        if wrong.any():
+            (self._given,) = cleared(outputs, wrong, self._harmless())
+            self.wrong = wrong
+            if self._sum_natively():
+                return
+        self._sum()
+
+    @abstractmethod
+    def _sum_natively(self) -> bool:
+        """Have the C extension sum up; False where it does not, or a row is of no use."""
+
+    @abstractmethod
+    def _sum(self) -> None:
+        """Sum up with NumPy what is of use."""
+
+    @abstractmethod
+    def _unusable(self, outputs: Sequence[Array]) -> npt.NDArray[np.bool_]:
+        """`[rows]`, which outputs are of no use."""
+
+    def _harmless(self) -> float:
+        """What stands in the place of outputs that are of no use."""
+        return 0.0
 
 
 def moments_of(samples: Floats) -> Moments:

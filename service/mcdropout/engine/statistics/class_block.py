@@ -13,7 +13,7 @@ from mcdropout.engine.arrays import Array
 from mcdropout.engine.native import library
 from mcdropout.engine.native.statistics import MOST_CLASSES, class_sums
 from mcdropout.engine.reading import Reading
-from mcdropout.engine.statistics.block import Floats, Moments, cleared, moments_of, not_finite, outside
+from mcdropout.engine.statistics.block import Floats, Moments, SummedBlock, moments_of, not_finite, outside
 
 CLASS_AXIS = 2  # of blocks [rows, passes, classes, ...]
 
@@ -33,40 +33,26 @@ class Scores(NamedTuple):
     log_total: Floats
 
 
-class ClassBlock:
-    """Some passes of a classifier.
+class ClassBlock(SummedBlock):
+    """Some passes of a classifier: moments and votes are `[rows, classes, ...]`.
 
-    Attributes:
-        moments: of the probabilities, `[rows, classes, ...]`.
-        entropy: `[rows, ...]`, the sum of the entropies of the passes.
-        votes: `[rows, classes, ...]`, how many passes found each class the most probable, the first of several.
-        wrong: as for every block.
+    A pass votes for the class that it finds the most probable, the first of several.
     """
 
-    moments: Moments
-    entropy: Floats
-    votes: npt.NDArray[np.int64]
-    wrong: npt.NDArray[np.bool_] | None = None
-
-    def __init__(self, outputs: Sequence[Array], reading: Reading) -> None:
-        """Of one output `[rows, passes, ...]`: logits, probabilities or their logarithms."""
-        (self._given,) = outputs
-        self._reading = reading
-        if self._is_summed_natively():
-            return
-        wrong = unusable_classes(outputs, reading)
-        if wrong.any():
-            equal = 1.0 / self._given.shape[_class_axis(reading) + 1] if reading.form == "probabilities" else 0.0
-            (self._given,) = cleared(outputs, wrong, equal)
-            self.wrong = wrong
-            if self._is_summed_natively():
-                return
+    def _sum(self) -> None:
         self.moments = moments_of(self.samples)
         self.entropy = _entropies(self._scores).sum(axis=1)
         self.votes = _firsts(self.scores == 0.0).sum(axis=1, dtype=np.int64)
 
-    def _is_summed_natively(self) -> bool:
-        """Have the C extension sum up: not where a row is of no use, nor dense outputs, which NumPy reads faster."""
+    def _unusable(self, outputs: Sequence[Array]) -> npt.NDArray[np.bool_]:
+        return unusable_classes(outputs, self._reading)
+
+    def _harmless(self) -> float:
+        if self._reading.form != "probabilities":
+            return 0.0
+        return 1.0 / int(self._given.shape[_class_axis(self._reading) + 1])
+
+    def _sum_natively(self) -> bool:  # not dense outputs, which NumPy reads faster
         given, reading = self._given, self._reading
         if (
             given.ndim != 3
