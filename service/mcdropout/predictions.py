@@ -17,6 +17,7 @@ from prometheus_client import Histogram
 
 from mcdropout.catalogue.model import Member, Model
 from mcdropout.catalogue.registry import Entry, Registry, UnknownModelError
+from mcdropout.engine import Engine
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.errors import InvalidInputError
 from mcdropout.engine.masks import drawn_seed
@@ -27,7 +28,7 @@ from mcdropout.scheduling.answer import Answer, Shares
 from mcdropout.scheduling.backlog import OverloadedError, TooCostlyError
 from mcdropout.scheduling.clients import ANYBODY, Client
 from mcdropout.scheduling.plan import DEFAULT_TOLERANCE, Plan
-from mcdropout.scheduling.request import Future
+from mcdropout.scheduling.request import Future, Served
 from mcdropout.scheduling.scheduler import Scheduler
 from mcdropout.scheduling.shares import Whole
 
@@ -66,6 +67,7 @@ class Ask:
         deadline: when to answer at the latest, by `time.perf_counter()`; None for no such time.
         seed: what the masks are drawn from; None to have one drawn.
         samples: whether every pass's output is wanted too.
+        p: what each site is to drop with in place of its own; None for its own.
         fields: the names of the statistics that are wanted; None for all.
         reduce: what is to become of the places of a dense answer: see `statistics/reduction.py`; None to leave them.
         regions: for which regions, such as "4x4"; None for all places together.
@@ -77,6 +79,7 @@ class Ask:
     deadline: float | None = None
     seed: int | None = None
     samples: bool = False
+    p: float | None = None
     fields: tuple[str, ...] | None = None
     reduce: str | None = None
     regions: str | None = None
@@ -91,6 +94,7 @@ class Planned(NamedTuple):
         seed: where one was named.
         view: what of the answer is shown.
         client: who asks.
+        p: what sites drop with in place of their own; None for their own.
     """
 
     model: Model
@@ -98,6 +102,7 @@ class Planned(NamedTuple):
     seed: int | None
     view: View = ALL
     client: Client = ANYBODY
+    p: float | None = None
 
     @property
     def mode(self) -> Mode:
@@ -133,12 +138,13 @@ class Shown:
 
 @dataclass(frozen=True)
 class Answered:
-    """An answer, by which model, the seed that gives it again, and what of it is shown."""
+    """An answer, by which model, the seed and the p that give it again, and what of it is shown."""
 
     model: Model
     seed: int
     answer: Answer | Shares
     view: View = ALL
+    p: float | None = None
 
     @cached_property
     def shown(self) -> tuple[Shown, ...]:
@@ -232,7 +238,7 @@ class Predictions:
         self.admit(planned)
         future: ThreadFuture[Answer | Shares] = ThreadFuture()
         seed = self.submit(planned, inputs(planned.model) if callable(inputs) else inputs, future)
-        answered = Answered(planned.model, seed, future.result(), planned.view)
+        answered = Answered(planned.model, seed, future.result(), planned.view, planned.p)
         self.observe(answered)
         return answered
 
@@ -258,7 +264,7 @@ class Predictions:
         Raises:
             InvalidAskError: the model does not give what is asked for.
         """
-        return Planned(model, _plan(model, ask), ask.seed, _view(model, ask), client)
+        return Planned(model, _plan(model, ask), ask.seed, _view(model, ask), client, checked_p(model, ask.p))
 
     def overload(self, coming: int = 0, client: Client = ANYBODY) -> OverloadedError | None:
         """Why not one more row of a client would be taken, where `coming` are about to be before; None where one would.
@@ -341,9 +347,13 @@ class Predictions:
         submit = partial(
             self._scheduler.submit, seconds_a_pair=model.seconds_a_pair, client=planned.client, traced=traced
         )
-        engine = model.engine
+        engine: Engine = model.engine
+        served: Served = model
+        if planned.p is not None and plan.passes > 0:
+            engine = engine.dropping(planned.p)
+            served = Member(model.name, engine)
         if engine.sizing is None:
-            submit(model, cast(tuple[Array, ...], inputs), seed=seed, plan=plan, future=future, watch=watch)
+            submit(served, cast(tuple[Array, ...], inputs), seed=seed, plan=plan, future=future, watch=watch)
             return
         try:
             batches = batches_of(inputs, engine.sizing)
@@ -400,6 +410,29 @@ def entry_of(registry: Registry, name: str) -> Entry:
     if entry is None:
         raise UnknownModelError(f"there is no model {name!r}; one of {registry.names} is accepted")
     return entry
+
+
+def checked_p(model: Model, p: float | None) -> float | None:
+    """What a model's sites may drop with in place of their own.
+
+    Raises:
+        InvalidAskError: its bundle does not allow it, or its network draws numbers of its own.
+    """
+    if p is None:
+        return None
+    rates = model.bundle.manifest.rates
+    if rates is None:
+        raise InvalidAskError(
+            f"p is {p:g}; {model.name} drops with its own p alone, and another is accepted where its model.yaml has "
+            "rates"
+        )
+    if not rates.minimum <= p <= rates.maximum:
+        raise InvalidAskError(f"p is {p:g}; {rates.minimum:g} to {rates.maximum:g} is accepted by {model.name}")
+    try:
+        model.engine.dropping(p)
+    except InvalidInputError as error:
+        raise InvalidAskError(str(error)) from error
+    return p
 
 
 def _plan(model: Model, ask: Ask) -> Plan:

@@ -102,7 +102,7 @@ def test_rows_of_several_sizes_have_estimates_together(streaming: Server) -> Non
     ("query", "body", "path", "status", "said"),
     [
         ("mc=-1", BODY, "/predict/stream", 422, "mc"),
-        ("mc=5&samples=true", BODY, "/predict/stream", 422, "samples is true"),
+        ("mc=auto&samples=true", BODY, "/predict/stream", 422, "samples is true"),
         ("mc=5", {"inputs": [[1.0]]}, "/predict/stream", 422, "inputs"),
         ("mc=5", BODY, "/models/nobody/predict/stream", 404, "there is no model 'nobody'"),
     ],

@@ -54,11 +54,11 @@ async def answer_of(
     future: asyncio.Future[Answer | Shares] = asyncio.get_running_loop().create_future()
     submitted, traced = time.perf_counter(), seen is not None and seen.is_traced
     seed = services.predictions.submit(planned, inputs, future, traced=traced)
-    answered = Answered(planned.model, seed, await awaited(receive, future), planned.view)
+    answered = Answered(planned.model, seed, await awaited(receive, future), planned.view, planned.p)
     if seen is not None:
         if traced:
             seen.timeline = Timeline.of(submitted, answered.answer)
-        seen.rows, seen.seed, seen.passes = answered.rows, seed, planned.plan.passes
+        seen.rows, seen.seed, seen.passes, seen.p = answered.rows, seed, planned.plan.passes, planned.p
     return answered
 
 

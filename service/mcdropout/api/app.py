@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcdropout.api import docs, health, models, oip, predict, stream
+from mcdropout.api import docs, health, masks, models, oip, predict, stream
 from mcdropout.api.errors import add_error_handlers
 from mcdropout.api.guard import GuardMiddleware
 from mcdropout.api.observe import ObserveMiddleware
@@ -44,7 +44,7 @@ def create_app(services: Services) -> FastAPI:
     )
     app.front = _front(app, services)
     add_error_handlers(app)
-    for module in (predict, stream, models, health, oip):
+    for module in (predict, stream, models, masks, health, oip):
         app.include_router(module.routes(services))
     app.include_router(docs.routes())
 

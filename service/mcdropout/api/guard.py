@@ -30,7 +30,7 @@ _HEALTH = (
     *("/health/", "/v2/health/"),
     *("/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/ServerReady"),
 )
-_FOR_ALL = (*_HEALTH, "/docs", "/openapi.json")
+_FOR_ALL = (*_HEALTH, "/docs", "/page/", "/openapi.json")
 _NETWORK_BITS = 64  # of an IPv6 address: what one client has the rest of
 
 
@@ -170,7 +170,7 @@ class GuardMiddleware:
 
 def role_of(method: str, path: str) -> Role | None:
     """The role that a request takes; None where everybody may ask."""
-    if path.startswith(_FOR_ALL):
+    if path == "/" or path.startswith(_FOR_ALL):
         return None
     if path == "/metrics":
         return Role.METRICS

@@ -54,6 +54,18 @@ def routes(services: Services) -> APIRouter:
         summary = _summary(registry, name, entry).model_dump()
         return ModelDescription.model_validate(summary | ({} if entry.model is None else _describe(entry.model)))
 
+    @router.get(
+        "/{name}/example",
+        summary="A body that its predictions take",
+        responses={404: {"description": "There is no such model, or its bundle holds no small example.json."}},
+    )
+    async def example_of(name: str) -> Any:
+        """What example.json of its bundle holds, to try the model with."""
+        entry = entry_of(registry, name)
+        if entry.model is None or entry.model.example is None:
+            raise ProblemError(404, f"the model {name!r} has no example; a bundle with a small example.json has one")
+        return entry.model.example
+
     @router.post("/{name}/reload", summary="Read a model's bundle again", **changes)
     async def reload_model(name: str) -> ModelChange:
         """Loads, verifies and warms what the bundle holds now beside what serves, then swaps them.
@@ -132,9 +144,11 @@ def _describe(model: Model) -> dict[str, Any]:
         "sizes": {name: one.model_dump() for name, one in manifest.sizes.items()},
         "output": output,
         "passes": manifest.passes.model_dump(),
+        "rates": None if manifest.rates is None else manifest.rates.model_dump(),
         "sites": [asdict(site) | {"on": True, "shape": shape} for site, shape in _with_shapes(model.engine)]
         + [asdict(site) | {"on": False} for site in model.engine.sites_off],
         "program": asdict(model.engine.program),
         "formats": formats.media_types_of_bodies(model.takes),
         "preprocess": manifest.preprocess,
+        "training": model.bundle.results(),
     }

@@ -68,6 +68,7 @@ class Seen:
         key: the name of the key that it showed.
         seed: what its masks were drawn from.
         passes: how many each row was planned to get.
+        p: what its sites dropped with in place of their own, where it asked for that.
         trace_id: of the trace that it is part of, where it is traced.
         timeline: when it was computed, where it is traced.
     """
@@ -79,6 +80,7 @@ class Seen:
     key: str | None = None
     seed: int | None = None
     passes: int | None = None
+    p: float | None = None
     trace_id: str | None = None
     timeline: Timeline | None = None
 
@@ -156,6 +158,7 @@ def record(metrics: Metrics, scope: Scope, seen: Seen, status: int, seconds: flo
         "rows": seen.rows,
         "passes": seen.passes,
         "seed": seen.seed,
+        "p": seen.p,
         "client": client[0] if client else None,
         "key": seen.key,
         "trace_id": seen.trace_id,

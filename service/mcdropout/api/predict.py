@@ -18,6 +18,7 @@ from mcdropout.api.observe import seen_of
 from mcdropout.api.query import ask_of, predicted_by
 from mcdropout.api.schemas import PredictQuery, PredictResponse
 from mcdropout.api.services import Services
+from mcdropout.catalogue.model import Model
 from mcdropout.engine.ragged import Rows
 from mcdropout.predictions import Pause, Planned
 
@@ -93,7 +94,7 @@ async def asked(services: Services, request: Request, name: str) -> tuple[Planne
 
     Errors are for `api/errors.py` to explain.
     """
-    predictions, settings = services.predictions, services.settings
+    predictions = services.predictions
     ask, client = ask_of(request.scope, name), services.guard.check(request.scope).client
     model, seen = predictions.model(ask), seen_of(request.scope)
     if seen is not None:
@@ -103,17 +104,27 @@ async def asked(services: Services, request: Request, name: str) -> tuple[Planne
         seen.mode = planned.mode
     if not was_admitted(request.scope):
         predictions.admit(planned)
+    return planned, await rows_of(services, request, model)
+
+
+async def rows_of(services: Services, request: Request, model: Model) -> tuple[Rows, ...]:
+    """The rows in a request's body, as a model's network takes them.
+
+    Errors are for `api/errors.py` to explain.
+    """
     given = formats.of_content(header_of(request.scope, b"content-type") or "")
     with services.bodies.share() as share:
         body = await body_of(services, request, share, model.name)
-        takes, hook = planned.model.takes, planned.model.bundle.hook
+        hook = model.bundle.hook
         read = formats.reader_of(given, partial(header_of, request.scope), hook)
         size = len(body)
         if size <= INLINE_BYTES and (hook is not None or given.grows(body)):
             size = INLINE_BYTES + 1
-        inputs = await where_it_belongs(services.at_once, size, read, body, takes, settings.max_rows)
+        inputs: tuple[Rows, ...] = await where_it_belongs(
+            services.at_once, size, read, body, model.takes, services.settings.max_rows
+        )
         del body
-    return planned, inputs
+    return inputs
 
 
 def documentation(*path: str) -> dict[str, Any]:

@@ -104,6 +104,7 @@ def _ask(query: PredictQuery, model: str) -> Ask:
         None,
         query.seed,
         query.samples,
+        query.p,
         None if query.fields is None else tuple(query.fields.split(",")),
         query.reduce,
         query.regions,

@@ -38,6 +38,14 @@ class PredictQuery(BaseModel):
         None, ge=0, lt=2**64, description="What the masks are drawn from; drawn if not given, and always returned."
     )
     samples: bool = Field(False, description="Whether to return every pass's output too.")
+    p: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="Have each site drop with this probability in place of its own, where the model's rates allow it. "
+        "Its network was not trained so.",
+    )
     fields: str | None = Field(
         None, min_length=1, description="The names of the statistics to return, with commas between; all if not given."
     )
@@ -107,6 +115,7 @@ class PredictResponse(BaseModel):
     mc: int | Literal["auto"] = Field(description="Stochastic passes asked for; 0 for the deterministic baseline.")
     tolerance: float | None = Field(None, description="With mc=auto, the standard error asked for.")
     reduced_to: int | None = Field(None, description="The passes given instead, where the server was overloaded.")
+    p: float | None = Field(None, description="What the sites dropped with in place of their own, where asked for.")
     seed: int = Field(description="Ask again with it for the same answer.")
     predictions: list[_Row]
     timing: Timing
@@ -261,12 +270,62 @@ class ModelDescription(ModelSummary):
         None, description="How its outputs are read, and the statistics of its answers: name, description and unit."
     )
     passes: dict[str, int] | None = None
+    rates: dict[str, float] | None = Field(
+        None,
+        description="The least and the greatest p that requests may have sites drop with; null for their own alone.",
+    )
     sites: list[SiteDescription] | None = Field(None, description="Those that are on, then those that are off.")
     program: ProgramDescription | None = None
     formats: list[str] | None = Field(None, description="Media types of the bodies that it takes.")
     preprocess: str | None = Field(
         None, description="What makes rows of text and objects that are sent as inputs; null where nothing does."
     )
+    training: dict[str, Any] | None = Field(
+        None, description="What training measured, as the bundle's results.json has it; null where there is none."
+    )
+
+
+class SiteMasks(BaseModel):
+    """What some passes drew at a site."""
+
+    name: str
+    path: str
+    call: int
+    kind: str = Field(json_schema_extra=_named_kinds)
+    p: float | None = Field(description="What it drops with; null where it draws numbers of the network's own.")
+    scope: str = Field(description='"row": each row draws its own; "pass": one for all rows of a request.')
+    shape: list[int]
+    units: int = Field(description="How many a pass draws.")
+    shown: list[int] = Field(description="Which of them masks tells of, as indices into the shape laid out flat.")
+    kept: list[int] | None = Field(description="For each pass, how many of all units it kept; null where p is.")
+    masks: list[list[float]] = Field(
+        description="For each pass and unit shown, 1 where it is kept and 0 where it is dropped; or the number drawn."
+    )
+
+
+class Masks(BaseModel):
+    """Which units some passes of a row keep."""
+
+    model: str
+    version: str
+    seed: int
+    row: int
+    first: int
+    passes: int
+    sites: list[SiteMasks]
+
+
+class MasksQuery(BaseModel):
+    """The query of masks."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seed: int = Field(ge=0, lt=2**64, description="That of the prediction.")
+    row: int = Field(0, ge=0, lt=2**63, description="The row's index in the request.")
+    first: int = Field(0, ge=0, lt=2**31, description="The first pass, from 0.")
+    passes: int = Field(1, ge=1, le=1000, description="How many passes.")
+    units: int = Field(256, ge=1, le=4096, description="The most units that are shown of a site, at even distances.")
+    p: float | None = Field(None, gt=0, lt=1, allow_inf_nan=False, description="As that of the prediction.")
 
 
 class Health(BaseModel):

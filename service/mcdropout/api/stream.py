@@ -1,7 +1,7 @@
 """The routes of predictions that are watched: server-sent events with an estimate after each step, then the answer.
 
     event: estimate     what `/predict` would answer with the passes so far
-    event: answer       what `/predict` answers; the last
+    event: answer       what `/predict` answers; the last, and the only one with samples, where these are asked for
     event: problem      why there is none, as problem details; the last
 
 Where a client reads slowly, it gets fewer estimates, and always the newest.
@@ -23,7 +23,7 @@ from mcdropout.api.observe import Timeline, seen_of
 from mcdropout.api.predict import NUMBER_BYTES, asked, documentation
 from mcdropout.api.services import Services
 from mcdropout.engine.ragged import Rows
-from mcdropout.predictions import Answered, InvalidAskError, Pause, Planned
+from mcdropout.predictions import Answered, Pause, Planned
 from mcdropout.scheduling.answer import Answer, Shares
 
 MEDIA_TYPE = "text/event-stream"
@@ -57,8 +57,6 @@ def routes(services: Services) -> APIRouter:
 
 async def _streamed(services: Services, request: Request, name: str) -> Response:
     planned, inputs = await asked(services, request, name)
-    if planned.plan.samples:
-        raise InvalidAskError("samples is true, which an answer that is watched has not; /predict answers with them")
     return _Streamed(_Events(services, request, planned, inputs))
 
 
@@ -91,7 +89,7 @@ class _Events:
         traced = self._seen is not None and self._seen.is_traced
         self._seed = services.predictions.submit(planned, inputs, self._future, self._estimated, traced=traced)
         if self._seen is not None:
-            self._seen.seed, self._seen.passes = self._seed, planned.plan.passes
+            self._seen.seed, self._seen.passes, self._seen.p = self._seed, planned.plan.passes, planned.p
 
     def _estimated(self, estimate: Answer | Shares) -> None:
         self._latest = estimate
@@ -119,7 +117,7 @@ class _Events:
             self._future.cancel()
 
     async def _written(self, answer: Answer | Shares, *, is_last: bool = False) -> bytes:
-        answered = Answered(self._planned.model, self._seed, answer, self._planned.view)
+        answered = Answered(self._planned.model, self._seed, answer, self._planned.view, self._planned.p)
 
         def write(pause: Pause) -> bytes:
             if is_last:

@@ -17,6 +17,7 @@ from mcdropout.engine.ragged import batches_of
 from mcdropout.engine.sizes import Sizing
 
 EXAMPLE = "example.json"
+RESULTS = "results.json"
 _SMALL_BYTES = 16 * 2**10
 COMPILED = "compiled"
 """The folder of a bundle that compiling writes."""
@@ -63,6 +64,15 @@ class Bundle:
             return json.loads(path.read_bytes()) if path.stat().st_size <= _SMALL_BYTES else None
         except (OSError, ValueError):
             return None
+
+    def results(self) -> dict[str, Any] | None:
+        """What training measured, of `results.json`; None where there is none, or no small one."""
+        path = self.folder / RESULTS
+        try:
+            found = json.loads(path.read_bytes()) if path.stat().st_size <= _SMALL_BYTES else None
+        except (OSError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
 
     def examples(self, count: int) -> tuple[Array, ...]:
         """Rows to try the network on: those of `example.json` where the folder holds one, else random ones.

@@ -39,6 +39,19 @@ class Passes(Record):
         return self
 
 
+class Rates(Record):
+    """Which p requests may have sites drop with in place of their own. Networks are not trained so."""
+
+    minimum: Annotated[Number, Field(gt=0, lt=1)] = 0.01
+    maximum: Annotated[Number, Field(gt=0, lt=1)] = 0.95
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Rates":
+        if self.minimum > self.maximum:
+            raise ValueError(f"minimum is {self.minimum}; at most maximum, {self.maximum}, is accepted")
+        return self
+
+
 class AddedDropout(Record):
     """Dropout behind a module; a number alone is short for its p.
 
@@ -183,6 +196,7 @@ class Manifest(Record):
     output_row_axis: Axis = 0
     dropout: Dropout = Dropout()
     passes: Passes = Passes()
+    rates: Rates | None = None
     model: Annotated[str, Field(pattern=r"\.(onnx|pt2|pt|ts)$")] | None = None
     network: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*\.py:[A-Za-z_]\w*$")] | None = None
     arguments: dict[str, Any] = Field(default={})

@@ -32,6 +32,9 @@ def predict(
     fields: Annotated[str | None, typer.Option(help="The statistics to answer with, such as label,entropy.")] = None,
     reduce: Reduce = None,
     regions: Regions = None,
+    p: Annotated[
+        float | None, typer.Option("-p", help="What each site is to drop with in place of its own, where allowed.")
+    ] = None,
     key: Annotated[
         str | None, typer.Option(help="Sent as Authorization: Bearer KEY.", envvar="MCDROPOUT_CLIENT_KEY")
     ] = None,
@@ -62,6 +65,7 @@ def predict(
                 fields=fields,
                 reduce=reduce,
                 regions=regions,
+                p=p,
             )
     except (ClientError, ModuleNotFoundError, OSError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)

@@ -50,9 +50,10 @@ class AsyncClient:
         fields: str | Sequence[str] | None = None,
         reduce: str | None = None,
         regions: str | Sequence[int] | None = None,
+        p: float | None = None,
     ) -> PredictResponse:
         """As `Client.predict`."""
-        query = calls.PredictQuery(mc, seed, tolerance, deadline_ms, samples, fields, reduce, regions)
+        query = calls.PredictQuery(mc, seed, tolerance, deadline_ms, samples, fields, reduce, regions, p)
         return await self._carry_out(calls.predict(self._service, self._described, inputs, model, query))
 
     async def models(self) -> tuple[ModelSummary, ...]:

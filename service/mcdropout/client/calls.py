@@ -35,6 +35,7 @@ class PredictQuery:
         fields: the names of the statistics that are wanted.
         reduce: of a dense answer one number instead of each map, such as "p95".
         regions: with `reduce`, for how many regions, "4x4" or (4, 4).
+        p: what each site is to drop with in place of its own.
     """
 
     mc: int | Literal["auto"] | None = None
@@ -45,6 +46,7 @@ class PredictQuery:
     fields: str | Sequence[str] | None = None
     reduce: str | None = None
     regions: str | Sequence[int] | None = None
+    p: float | None = None
 
     def encoded(self) -> str:
         """As the query of an address."""

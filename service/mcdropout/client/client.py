@@ -62,6 +62,7 @@ class Client:
         fields: str | Sequence[str] | None = None,
         reduce: str | None = None,
         regions: str | Sequence[int] | None = None,
+        p: float | None = None,
     ) -> PredictResponse:
         """Predict rows, and how far to trust each prediction.
 
@@ -82,6 +83,7 @@ class Client:
             fields: the names of the statistics that are wanted; all where not given.
             reduce: of a dense answer one number instead of each map: "mean", "max", "min", "sum", "p95", "volume>0.5".
             regions: with `reduce`, into how many regions the places are cut: "4x4" or (4, 4).
+            p: what each site is to drop with in place of its own, where the model's rates allow it.
 
         Raises:
             UnusableInputsError: the inputs cannot be sent.
@@ -89,7 +91,7 @@ class Client:
             RefusedRequestError, UnavailableError, DeadlineExceededError, FailedRequestError: the service's errors.
             UnexpectedAnswerError: what answered is no mcdropout service.
         """
-        query = calls.PredictQuery(mc, seed, tolerance, deadline_ms, samples, fields, reduce, regions)
+        query = calls.PredictQuery(mc, seed, tolerance, deadline_ms, samples, fields, reduce, regions, p)
         return self._carry_out(calls.predict(self._service, self._described, inputs, model, query))
 
     def models(self) -> tuple[ModelSummary, ...]:

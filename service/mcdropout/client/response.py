@@ -74,6 +74,7 @@ class PredictResponse:
         samples: `[rows, passes, ...]`, every pass's output, where asked for.
         tolerance: with `mc="auto"`, the standard error asked for.
         reduced_to: the passes given instead of `mc`, where the server was overloaded.
+        p: what the sites dropped with in place of their own, where asked for.
         task: of the model; None where it could not be asked for.
         labels: of the model's classes; None where they have no names, or these could not be asked for.
         content: the answer as it came, JSON.
@@ -89,6 +90,7 @@ class PredictResponse:
     samples: Statistic
     tolerance: float | None
     reduced_to: int | None
+    p: float | None
     task: str | None
     labels: tuple[str, ...] | None
     content: bytes
@@ -217,6 +219,7 @@ def read_response(
             samples=_statistic("samples", [row.get("samples") for row in rows]),
             tolerance=document.get("tolerance"),
             reduced_to=document.get("reduced_to"),
+            p=document.get("p"),
             task=task,
             labels=labels,
             content=content,

@@ -1,9 +1,11 @@
 """Engine: a network, made ready to answer with its uncertainty. What a Python user imports."""
 
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
+_MOST_DROPPING = 16  # engines with another p that are kept
+
 
 class Engine:
     """Predicts with Monte Carlo dropout. Thread-safe.
@@ -69,6 +73,9 @@ class Engine:
         self.sizing = prepared.sizing
         self._places: tuple[int, ...] | None = places_of(prepared.reference.deterministic[0].shape, prepared.reading)
         self.steps = Steps(prepared, step_bytes)
+        self._step_bytes = step_bytes
+        self._dropping: OrderedDict[float, Engine] = OrderedDict()
+        self._lock = Lock()
         self._members = None if self.sizing is None else Members(self.sizing, partial(_member, prepared, step_bytes))
 
     @classmethod
@@ -376,6 +383,28 @@ class Engine:
             InvalidInputError: a size is not accepted.
         """
         return self if self._members is None else self._members.at(sizes)
+
+    def dropping(self, p: float) -> "Engine":
+        """The engine of the same network whose sites all drop with the probability `p`, in place of their own.
+
+        The network was not trained so: it is for looking at what p does.
+
+        Args:
+            p: above 0 and below 1.
+
+        Raises:
+            InvalidInputError: p is no such probability, or the network draws numbers of its own.
+        """
+        p = float(p)
+        with self._lock:
+            found = self._dropping.pop(p) if p in self._dropping else None
+            if found is None:
+                found = Engine(self._prepared.dropping(p), self._step_bytes)
+                found.inputs = self.inputs
+            self._dropping[p] = found  # the last is the one used last
+            while len(self._dropping) > _MOST_DROPPING:
+                self._dropping.popitem(last=False)
+        return found
 
     def predict(self, x: Inputs, passes: int = 50, seed: int | None = None) -> Prediction:
         """The prediction for each row, and how far to trust it.

@@ -10,7 +10,7 @@ import numpy as np
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.candidates import Candidate, candidates
 from mcdropout.engine.checks import Check
-from mcdropout.engine.errors import EngineError, UnsupportedModelError, VerificationError
+from mcdropout.engine.errors import EngineError, InvalidInputError, UnsupportedModelError, VerificationError
 from mcdropout.engine.faults import described, refusing
 from mcdropout.engine.inputs import InputSpec
 from mcdropout.engine.masks import Masks, MaskSource
@@ -88,6 +88,23 @@ class Prepared:
     def pair_bytes(self) -> int:
         """The memory that one pass of one row takes, in bytes."""
         return self.source.bytes_per_pass + self.outline.suffix_bytes
+
+    def dropping(self, p: float) -> "Prepared":
+        """The same where each site drops a unit with the probability `p`, whatever it did before.
+
+        Raises:
+            InvalidInputError: p is no such probability, or the network draws numbers of its own, of which only it knows
+                what their probability is.
+        """
+        if not 0.0 < p < 1.0:
+            raise InvalidInputError(f"p is {p!r}; a probability above 0 and below 1 is accepted")
+        for site in self.source.sites:
+            if site.raw:
+                raise InvalidInputError(
+                    f"p is {p:g}, and {site.name} draws {site.kind} numbers of the network's own; no other p than its "
+                    "own is accepted"
+                )
+        return replace(self, source=MaskSource([replace(site, p=p) for site in self.source.sites]))
 
     def at(self, sizes: Sizes) -> "Prepared":
         """The same for inputs of these sizes alone, where they may differ."""

@@ -203,8 +203,11 @@ class Request:
         return self.watch is not None and now >= self._estimated_again
 
     def estimate(self, running: Sequence[Part], now: float) -> Answer | None:
-        """What the answer would be now, of what there is of the rows that are not done; None where some have none."""
-        parts = [*self._parts, *running]
+        """What the answer would be now, of what there is of the rows that are not done; None where some have none.
+
+        It has no samples: of those that are running some rows may have more than others.
+        """
+        parts = [replace(part, samples=None) for part in (*self._parts, *running)]
         found = None
         if sum(len(part.rows) for part in parts) == self.rows:
             found = self._answer(joined(parts), now)

@@ -16,12 +16,13 @@ HEADERS = {
     "X-MCDropout-Version": "Its version; what is no printable ASCII is percent-encoded.",
     "X-MCDropout-MC": "Stochastic passes asked for: a number, 0 for the deterministic baseline, or auto.",
     "X-MCDropout-Seed": "Ask again with it for the same answer.",
+    "X-MCDropout-P": "What the sites dropped with in place of their own, where asked for.",
     "X-MCDropout-Tolerance": "With mc=auto, the standard error asked for.",
     "X-MCDropout-Reduced-To": "The passes given instead, where the server was overloaded.",
 }
 """What is sent along with an answer that has no place for it."""
 
-_NAMES = dict(zip(("model", "version", "mc", "seed", "tolerance", "reduced_to"), HEADERS, strict=True))
+_NAMES = dict(zip(("model", "version", "mc", "seed", "p", "tolerance", "reduced_to"), HEADERS, strict=True))
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
 
@@ -41,6 +42,8 @@ def about(answered: Answered) -> dict[str, str]:
         "mc": str(mc_of(plan)),
         "seed": str(answered.seed),
     }
+    if answered.p is not None:
+        found["p"] = str(answered.p)
     if plan.tolerance is not None:
         found["tolerance"] = str(plan.tolerance)
     if plan.asked is not None:

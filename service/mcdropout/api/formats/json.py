@@ -24,6 +24,8 @@ def write(answered: Answered, pause: Pause) -> bytes:
         "mc": mc_of(plan),
         "seed": answered.seed,
     }
+    if answered.p is not None:
+        content["p"] = answered.p
     end: dict[str, Any] = {"timing": {"queue_seconds": answer.queue_seconds, "compute_seconds": answer.compute_seconds}}
     if plan.tolerance is not None:
         end["tolerance"] = plan.tolerance

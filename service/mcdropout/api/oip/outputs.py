@@ -93,6 +93,8 @@ def parameters_of(answered: Answered) -> dict[str, str | int | float]:
     """What an answer says beside its tensors."""
     plan = answered.answer.plan
     found: dict[str, str | int | float] = {"mc": mc_of(plan), "seed": answered.seed}
+    if answered.p is not None:
+        found["p"] = answered.p
     if plan.tolerance is not None:
         found["tolerance"] = plan.tolerance
     if plan.asked is not None:
