@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 NETWORKS := timm==1.0.31 torchvision==0.28.0 segmentation-models-pytorch==0.6.0 peft==0.21.2 accelerate==1.15.0 \
 	pillow==13.0.0 psutil==7.2.2
 
+# What checks the types of the page's scripts.
+TYPESCRIPT := 5.9.3
+
 # How what the images install is locked: for every platform, by the hashes of all files that a version has.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command 'make lock' $(UPGRADE)
@@ -31,6 +34,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/node $(VENV)/node/node_modules/typescript/bin/tsc --project service/mcdropout/api/page/jsconfig.json
 
 # Versions stay as they are where they are still accepted; `make lock UPGRADE=--upgrade` takes the newest.
 lock: $(VENV)/.installed-dev
@@ -60,6 +64,7 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/npm install --silent --no-audit --no-fund --no-save --prefix $(VENV)/node typescript@$(TYPESCRIPT)
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-bench: pyproject.toml | $(VENV)/bin/python

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mcdropout.api import docs, health, masks, models, oip, predict, stream
+from mcdropout.api import docs, health, masks, models, oip, page, predict, stream
 from mcdropout.api.errors import add_error_handlers
 from mcdropout.api.guard import GuardMiddleware
 from mcdropout.api.observe import ObserveMiddleware
@@ -47,6 +47,7 @@ def create_app(services: Services) -> FastAPI:
     for module in (predict, stream, models, masks, health, oip):
         app.include_router(module.routes(services))
     app.include_router(docs.routes())
+    app.include_router(page.routes())
 
     def openapi() -> dict[str, Any]:
         document = with_common(with_formats(FastAPI.openapi(app)))
