@@ -23,11 +23,12 @@ from mcdropout.engine.errors import InvalidInputError
 from mcdropout.engine.masks import drawn_seed
 from mcdropout.engine.ragged import Rows, batches_of
 from mcdropout.engine.statistics import ALL, TASKS, Prediction, Reduction, View
+from mcdropout.engine.stopping import DEFAULT_TOLERANCE
 from mcdropout.metrics import Metrics
 from mcdropout.scheduling.answer import Answer, Shares
 from mcdropout.scheduling.backlog import OverloadedError, TooCostlyError
 from mcdropout.scheduling.clients import ANYBODY, Client
-from mcdropout.scheduling.plan import DEFAULT_TOLERANCE, Plan
+from mcdropout.scheduling.plan import Plan
 from mcdropout.scheduling.request import Future, Served
 from mcdropout.scheduling.scheduler import Scheduler
 from mcdropout.scheduling.shares import Whole

@@ -25,9 +25,9 @@ from mcdropout.catalogue.problems import described
 from mcdropout.catalogue.registry import ConflictError, RefusedError, UnknownModelError
 from mcdropout.catalogue.rows import RowsError
 from mcdropout.engine import UnusableOutputError
+from mcdropout.engine.stopping import FEWEST_PASSES
 from mcdropout.predictions import InvalidAskError, NotReadyError
 from mcdropout.scheduling.backlog import OverloadedError, TooCostlyError
-from mcdropout.scheduling.plan import FEWEST_PASSES
 from mcdropout.scheduling.request import DeadlineError
 
 _log = structlog.get_logger("api")

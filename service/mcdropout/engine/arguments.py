@@ -1,13 +1,17 @@
 """Arguments: what an engine is given in Python, where that may be something else than it is to be."""
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from mcdropout.engine.errors import InvalidInputError
 from mcdropout.engine.ragged import Rows
 from mcdropout.engine.reading import Reading, is_number
 from mcdropout.engine.selection import Selection
+from mcdropout.engine.stopping import DEFAULT_TOLERANCE
 
 
 def as_levels(quantiles: object) -> tuple[float, ...] | None:
@@ -19,6 +23,23 @@ def as_levels(quantiles: object) -> tuple[float, ...] | None:
             f"quantiles is {quantiles!r}; levels between 0 and 1, as [0.05, 0.5, 0.95], are accepted"
         )
     return tuple(quantiles)
+
+
+def as_count(name: str, count: object, least: int) -> int:
+    """How many of something there are to be. Raises InvalidInputError where that is no number, or less than `least`."""
+    if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < least:
+        auto = ', or "auto",' if name == "passes" and isinstance(count, str) else ""
+        raise InvalidInputError(f"{name} is {count!r}; an integer of {least} or more{auto} is accepted")
+    return int(count)
+
+
+def as_tolerance(tolerance: object) -> float:
+    """The standard error that is small enough, the usual one where none is given. Raises InvalidInputError."""
+    if tolerance is None:
+        return DEFAULT_TOLERANCE
+    if not is_number(tolerance) or not 0.0 < float(tolerance) < math.inf:
+        raise InvalidInputError(f"tolerance is {tolerance!r}; a number above 0 is accepted")
+    return float(tolerance)
 
 
 def as_path(path: object, name: str) -> Path:

@@ -2,19 +2,21 @@
 
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from mcdropout.engine.arguments import (
+    as_count,
     as_folder,
     as_levels,
     as_path,
+    as_tolerance,
     check_as_many,
     check_kinds,
     check_reading,
@@ -22,6 +24,8 @@ from mcdropout.engine.arguments import (
 )
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.compiled import read_compiled, write_compiled
+from mcdropout.engine.display import engine as display
+from mcdropout.engine.display.progress import PassesShown
 from mcdropout.engine.errors import InvalidInputError
 from mcdropout.engine.inputs import Bounds, Inputs, Shapes, as_array, in_order
 from mcdropout.engine.masks import MAX_SEED, Masks, drawn_seed
@@ -35,6 +39,7 @@ from mcdropout.engine.selection import Selection
 from mcdropout.engine.sizes import Sizes, resized
 from mcdropout.engine.statistics import TASKS, Prediction, Statistics, check_usable, concatenate, places_of
 from mcdropout.engine.steps import STEP_BYTES, Outcome, Steps
+from mcdropout.engine.stopping import until
 from mcdropout.engine.subject import Subject
 from mcdropout.engine.verify import run_pairs
 
@@ -406,22 +411,47 @@ class Engine:
                 self._dropping.popitem(last=False)
         return found
 
-    def predict(self, x: Inputs, passes: int = 50, seed: int | None = None) -> Prediction:
+    def __repr__(self) -> str:
+        return display.as_text(self)
+
+    def _repr_html_(self) -> str:
+        return display.as_html(self)
+
+    def predict(
+        self,
+        x: Inputs,
+        passes: int | Literal["auto"] = 50,
+        seed: int | None = None,
+        *,
+        tolerance: float | None = None,
+        most: int = 1000,
+        progress: bool | None = None,
+    ) -> Prediction:
         """The prediction for each row, and how far to trust it.
 
         Args:
             x: `[rows, ...]`, or several as the examples were given. Where sizes may differ from row to row, rows of
                 different sizes come as a list of them. They are run as batches of one size each, and answered in their
                 order.
-            passes: how many stochastic passes; 0 for the deterministic baseline, in which nothing is dropped.
+            passes: how many stochastic passes; 0 for the deterministic baseline, in which nothing is dropped; "auto"
+                for as many as each row needs, of which the prediction says how many these were.
             seed: 0 to 2**64 - 1; drawn where none is given. The prediction says which.
+            tolerance: with "auto", a row stops when no standard error of its mean is above this; 0.01 if not given.
+            most: with "auto", how many passes a row gets at most.
+            progress: whether a bar is shown, once two seconds have passed; if not given, where there is a terminal or
+                a notebook.
 
         Raises:
             InvalidInputError: naming what was given and what would be accepted.
             UnusableOutputError: the network answered NaN, infinity, or what is no probability or no variance.
             FailedRowsError: it raised an error for some of the rows.
         """
-        outcome, seed = self._run_checked(x, passes, seed, samples=False)
+        stops_at = None
+        if passes == "auto":
+            stops_at, passes = as_tolerance(tolerance), as_count("most", most, 1)
+        elif tolerance is not None:
+            raise InvalidInputError(f'tolerance is {tolerance!r} and passes is {passes!r}; passes="auto" takes one')
+        outcome, seed = self._run_checked(x, passes, seed, samples=False, tolerance=stops_at, progress=progress)
         found = outcome.prediction
         return Prediction(found.task, found.passes, found.values, None if passes == 0 else seed)
 
@@ -513,6 +543,8 @@ class Engine:
         passes: int,
         *,
         samples: bool = False,
+        tolerance: float | None = None,
+        ran: Callable[[int], object] = lambda _pairs: None,
     ) -> Outcome:
         """Run rows that may belong to different requests.
 
@@ -522,12 +554,17 @@ class Engine:
             rows: `[rows]`, each row's index in its request.
             passes: how many passes; 0 for the deterministic baseline.
             samples: whether to keep the samples, which takes memory for every pass.
+            tolerance: a row stops, at `passes` at the latest, when no standard error of its mean is above this; None
+                for all passes.
+            ran: called after each step with the passes that were run in it, of all rows.
         """
         seed_of, row_of = np.asarray(seeds, np.uint64), np.asarray(rows, np.uint64)
         count = len(inputs[0])
         blocks = [slice(start, start + self.steps.most_pairs) for start in range(0, count, self.steps.most_pairs)]
         outcomes = [
-            self._run_block(tuple(x[block] for x in inputs), seed_of[block], row_of[block], passes, samples)
+            self._run_block(
+                tuple(x[block] for x in inputs), seed_of[block], row_of[block], passes, samples, tolerance, ran
+            )
             for block in blocks
         ]
         if len(outcomes) == 1:
@@ -539,24 +576,36 @@ class Engine:
             faults=np.concatenate([outcome.faults for outcome in outcomes]),
         )
 
-    def _run_checked(self, x: Inputs, passes: int, seed: int | None, *, samples: bool) -> tuple[Outcome, int]:
-        if not isinstance(passes, int | np.integer) or isinstance(passes, bool) or passes < 0:
-            raise InvalidInputError(f"passes is {passes!r}; an integer of 0 or more is accepted")
+    def _run_checked(
+        self,
+        x: Inputs,
+        passes: int,
+        seed: int | None,
+        *,
+        samples: bool,
+        tolerance: float | None = None,
+        progress: bool | None = None,
+    ) -> tuple[Outcome, int]:
+        passes = as_count("passes", passes, 0)
         if seed is None:
             seed = drawn_seed()
         if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
             raise InvalidInputError(f"seed is {seed!r}; an integer from 0 to {MAX_SEED} is accepted")
         batches = self.batches(x)
-        outcomes = [
-            self.at(batch.sizes).run(
-                batch.inputs,
-                np.array([seed], np.uint64).repeat(len(batch.rows)),
-                batch.rows,
-                int(passes),
-                samples=samples,
-            )
-            for batch in batches
-        ]
+        total = passes * sum(len(batch.rows) for batch in batches)
+        with PassesShown(total, wanted=progress) as shown:
+            outcomes = [
+                self.at(batch.sizes).run(
+                    batch.inputs,
+                    np.array([seed], np.uint64).repeat(len(batch.rows)),
+                    batch.rows,
+                    passes,
+                    samples=samples,
+                    tolerance=tolerance,
+                    ran=shown.ran,
+                )
+                for batch in batches
+            ]
         outcome = (
             outcomes[0] if len(outcomes) == 1 else in_order_of_rows(outcomes, np.concatenate([x.rows for x in batches]))
         )
@@ -570,13 +619,20 @@ class Engine:
         rows: npt.NDArray[np.uint64],
         passes: int,
         samples: bool,
+        tolerance: float | None,
+        ran: Callable[[int], object],
     ) -> Outcome:
         if passes == 0:
             return self.steps.deterministic(inputs)
+        if tolerance is not None:
+            found = list(until(self.steps, inputs, seeds, rows, passes, tolerance, ran))
+            return in_order_of_rows([one for _, one in found], np.concatenate([places for places, _ in found]))
         places = np.arange(len(rows), dtype=np.int64)
         cohort = self.steps.cohort(self.steps.admit(inputs), places, seeds, rows, samples=samples)
         while cohort.passes < passes:
-            self.steps.run([(cohort, min(passes - cohort.passes, self.steps.most_passes(len(cohort))))])
+            count = min(passes - cohort.passes, self.steps.most_passes(len(cohort)))
+            self.steps.run([(cohort, count)])
+            ran(count * len(cohort))
         return Outcome(cohort.prediction(), cohort.all_samples(), cohort.faults)
 
 

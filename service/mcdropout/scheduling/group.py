@@ -9,12 +9,10 @@ import numpy.typing as npt
 from mcdropout.engine.cohort import Cohort
 from mcdropout.engine.statistics import Rows, take
 from mcdropout.engine.steps import Outcome
+from mcdropout.engine.stopping import PRIOR, is_look, next_look
 from mcdropout.scheduling.answer import Part
 from mcdropout.scheduling.clients import Client, Ticket
 from mcdropout.scheduling.request import Request
-
-PRIOR = 0.5
-"""What one more deviation is reckoned with, where rows stop early, in tolerances: see `RunningMoments.std_error`."""
 
 
 @dataclass(eq=False)
@@ -115,19 +113,6 @@ class Group:
     def _of_each(self, values: list[float | None]) -> npt.NDArray[np.float64]:
         """A value of each request, for each row."""
         return np.array([np.inf if value is None else value for value in values])[self.owners]
-
-
-def next_look(passes: int, fewest: int) -> int:
-    """After how many passes, more than so many, it is seen next whether rows may stop: by a quarter more each time."""
-    look = fewest
-    while look <= passes:
-        look += max(1, look // 4)
-    return look
-
-
-def is_look(passes: int, fewest: int) -> bool:
-    """Whether it is seen after so many passes."""
-    return next_look(passes - 1, fewest) == passes
 
 
 def split_by_owner(

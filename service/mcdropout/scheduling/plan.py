@@ -2,11 +2,7 @@
 
 from typing import NamedTuple
 
-FEWEST_PASSES = 8
-"""How many passes a row gets at least, where it may stop early."""
-
-DEFAULT_TOLERANCE = 0.01
-"""Where rows stop by themselves: the standard error of their mean that is small enough, where a request names none."""
+from mcdropout.engine.stopping import FEWEST_PASSES
 
 
 class Plan(NamedTuple):

@@ -10,7 +10,7 @@ from mcdropout.engine.errors import InvalidInputError
 from mcdropout.engine.masks import MAX_SEED
 from mcdropout.engine.sizes import Named
 from mcdropout.engine.statistics import ALL, Reduction, View
-from mcdropout.scheduling.plan import DEFAULT_TOLERANCE
+from mcdropout.engine.stopping import DEFAULT_TOLERANCE
 from mcdropout.scoring.errors import ScoringError
 
 _PART_BYTES = 2**24  # of what the rows of a part hold, read and answered

@@ -1,7 +1,7 @@
 """A model that predicts rows of a file: each row's masks follow from the seed and its index in the file alone."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -15,8 +15,7 @@ from mcdropout.engine.errors import FailedRowsError, InvalidInputError
 from mcdropout.engine.ragged import Batch, Rows, batches_of
 from mcdropout.engine.statistics import Prediction, View
 from mcdropout.engine.steps import Outcome
-from mcdropout.scheduling.group import PRIOR, is_look, next_look
-from mcdropout.scheduling.plan import FEWEST_PASSES
+from mcdropout.engine.stopping import until
 from mcdropout.scoring.chunks import Chunk, readable
 from mcdropout.scoring.errors import ScoringError
 from mcdropout.scoring.job import Passes
@@ -175,36 +174,5 @@ class Scorer:
         if self.passes.tolerance is None:
             yield rows, engine.run(inputs, seeds, indices, self.passes.most)
             return
-        for found, outcome in _until(engine, inputs, seeds, indices, self.passes.most, self.passes.tolerance):
+        for found, outcome in until(engine.steps, inputs, seeds, indices, self.passes.most, self.passes.tolerance):
             yield rows[found], outcome
-
-
-def _until(
-    engine: Engine,
-    inputs: tuple[Array, ...],
-    seeds: npt.NDArray[np.uint64],
-    indices: npt.NDArray[np.uint64],
-    most: int,
-    tolerance: float,
-) -> Iterator[tuple[npt.NDArray[np.int64], Outcome]]:
-    """Run each row until the standard error of its mean is small enough; those that are done, by their places.
-
-    They are looked at after the same numbers of passes as those of a request, so that both find the same.
-    """
-    steps, fewest = engine.steps, min(FEWEST_PASSES, most)
-    places = np.arange(len(indices), dtype=np.int64)
-    cohort = steps.cohort(steps.admit(inputs), places, seeds, indices)
-    while len(cohort):
-        until = min(most, next_look(cohort.passes, fewest))
-        while cohort.passes < until:
-            steps.run([(cohort, min(until - cohort.passes, steps.most_passes(len(cohort))))])
-        errors = cohort.statistics.std_error(PRIOR * np.full(len(cohort), tolerance))
-        done = np.full(len(cohort), cohort.passes == most)
-        if is_look(cohort.passes, fewest):
-            done |= errors.reshape(len(cohort), -1).max(axis=1) <= tolerance
-        if done.any():
-            found = cohort.take(done)
-            prediction = found.prediction()
-            values = {**prediction.values, "std_error": errors[done]}
-            yield found.places, Outcome(replace(prediction, values=values), None, found.faults)
-            cohort = cohort.take(~done)

@@ -2,13 +2,18 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array
+from mcdropout.engine.display import prediction as display
 from mcdropout.engine.statistics.block import Rows
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +95,35 @@ class Prediction:
 
     def __dir__(self) -> Iterable[str]:
         return [*super().__dir__(), *self.values]
+
+    def __len__(self) -> int:
+        return len(self.passes)
+
+    def __repr__(self) -> str:
+        return display.as_text(self)
+
+    def _repr_html_(self) -> str:
+        return display.as_html(self)
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """A DataFrame, a line a row: of a few classes or labels each has a column, `mean.0`.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+        """
+        return display.as_frame(self)
+
+    def plot(self, axes: "Axes | None" = None) -> "Axes":
+        """Draw the first rows: probabilities, or values, with twice the deviation over passes on each side.
+
+        Args:
+            axes: of Matplotlib, where to draw; new ones where not given.
+
+        Raises:
+            ModuleNotFoundError: Matplotlib is not installed.
+            ValueError: the outputs are dense.
+        """
+        return display.plot(self, axes)
 
 
 def take(prediction: Prediction, rows: Rows, seed: int | None = None) -> Prediction:
