@@ -49,7 +49,7 @@ def _first_views(browser: Browser, url: str) -> None:
         sent: list[int] = []
         page.on("requestfinished", lambda request, sent=sent: sent.append(request.sizes()["responseBodySize"]))
         page.goto(url)
-        page.wait_for_function("performance.getEntriesByName('mcdropout.first-estimate').length > 0")
+        page.get_by_text("passes in").wait_for()
         paints.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
         entry = "performance.getEntriesByName('mcdropout.first-estimate')[0]"
         answers.append(page.evaluate(f"{entry}.startTime + {entry}.duration"))
@@ -65,7 +65,7 @@ def _first_views(browser: Browser, url: str) -> None:
 def _strokes(page: Page, url: str, count: int) -> None:
     """From what a stroke changes to the first estimate of it that is shown."""
     page.goto(url)
-    page.wait_for_function("performance.getEntriesByName('mcdropout.first-estimate').length > 0")
+    page.get_by_text("passes in").wait_for()
     box = page.locator(".pad canvas").bounding_box()
     assert box is not None
     places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in _STROKE]

@@ -39,13 +39,13 @@ function one(description) {
       const p = row.mean;
       const interval = intervalOf(row.samples ?? [], p, row.variance);
       chart.update({ samples: row.samples ?? [], mean: p, interval, baseline: baseline ? baseline.mean : null });
-      const [first, second] = p >= 0.5 ? [yes, no] : [no, yes];
+      const [first, second] = String(row.label) === yes ? [yes, no] : [no, yes];
       const said = ofEntropy({ total: row.entropy, aleatoric: row.expected_entropy ?? row.entropy, most: Math.LN2 }, first, second);
       element.dataset["level"] = said.level;
       fill(title, said.title);
       fill(text, said.text);
       fill(under, `Mean ${percent(p)}`, interval && `; 90 % of the passes: ${range(interval)}`, `. The answer is ${row.label}: the threshold is ${percent(description.output.threshold ?? 0.5)}.`);
-      if (baseline) fill(compared, "Without dropout the same network says ", h("strong", {}, `${yes}, ${percent(baseline.mean)}`), ".");
+      if (baseline) fill(compared, "Without dropout the same network says ", h("strong", {}, `${baseline.label}, ${yes} ${percent(baseline.mean)}`), ".");
       split.update(row, Math.LN2);
       return `${said.title}, ${yes} ${percent(p)}`;
     },
