@@ -137,6 +137,12 @@ def test_inputs_without_columns_are_lists_by_their_names(tables: Server, kind: p
     table = pa.table({"attention_mask": MASKS, "input_ids": pa.array(IDS, kind)})
     expected = by_json(tables, "tokens", {"input_ids": IDS, "attention_mask": MASKS})
     assert predictions(post(tables, "tokens", body(table))) == expected
+    numbers = table.set_column(0, "attention_mask", pa.array([[int(x) for x in row] for row in MASKS], kind))
+    assert predictions(post(tables, "tokens", body(numbers))) == expected
+    twos = table.set_column(0, "attention_mask", pa.array([[1] * 5, [1, 1, 2, 0, 0]], kind))
+    assert_problem(
+        post(tables, "tokens", body(twos)), 422, ["row 1 of inputs, in the column 'attention_mask', holds 2"]
+    )
     more = post(tables, "tokens", body(table.append_column("id", [[1, 2]])))
     assert_problem(more, 422, ["the unknown columns ['id']; ['input_ids', 'attention_mask'] are accepted"])
 

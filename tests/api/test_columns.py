@@ -114,7 +114,9 @@ def test_whole_numbers_truths_and_what_is_missing(tables: Server) -> None:
         tables, "whole", [[1, 2, 3, 1]]
     )
     truths = {"a": True, "b": False, "c": True, "d": True}
-    assert predictions(tables, "truths", truths) == predictions(tables, "truths", list(truths.values()))
+    expected = predictions(tables, "truths", list(truths.values()))
+    assert predictions(tables, "truths", truths) == expected
+    assert predictions(tables, "truths", truths | {"a": 1, "b": 0}) == expected
     gaps = [ROW | {"age": None}, ROW | {"ward": None}]
     assert predictions(tables, "gaps", gaps) == predictions(tables, "gaps", [[None, *VALUES[1:]], [31, None, 70.5, 0]])
 
@@ -168,12 +170,13 @@ BAD: list[tuple[str, Any, list[str]]] = [
     ("patients", ROW | {"weight": -2}, ["inputs, in the column 'weight', holds values from -2"]),
     ("patients", [ROW] * 4097, ["inputs holds 4097 rows; 1 to 4096"]),
     ("patients", {"patient": [ROW | {"age": "x"}]}, ["row 0 of inputs.patient has"]),
-    ("patients", {"patient": ROW, "age": 3}, ["names ['age', 'patient']"]),
+    ("patients", {"patient": ROW, "age": 3}, ["inputs holds the unknown ['age']; "]),
     ("patients", [{"b64": "AAAA"}], ["row 0 of inputs lacks ['age', 'ward', 'weight']"]),
     ("whole", [{"a": 1.0, "b": 2, "c": 3, "d": "some"}], ["has 1.0 in the column 'a'", "written as 1 and not as 1.0"]),
     ("whole", [{"a": 10, "b": 2, "c": 3, "d": "some"}], ["in the column 'a', holds values from 10", "0 to 9"]),
     ("whole", [{"a": 1, "b": 2, "c": 3, "d": 1}], ["has 1 in the column 'd'; one of ['none', 'some']"]),
-    ("truths", [{"a": 1, "b": True, "c": True, "d": True}], ["has 1 in the column 'a'; true or false"]),
+    ("truths", [{"a": 2, "b": True, "c": True, "d": True}], ["has 2 in the column 'a'; true or false, or 1 or 0, is"]),
+    ("truths", [{"a": 1.0, "b": True, "c": True, "d": True}], ["has 1.0 in the column 'a'; true or false, or 1 or 0"]),
     ("gaps", [ROW | {"age": "x"}], ["in the column 'age'"]),
 ]
 

@@ -329,7 +329,11 @@ BAD: list[tuple[Any, str, str]] = [
     ),
     (changed(lambda r: r.inputs[0].contents.fp32_contents.append(1)), "INVALID_ARGUMENT", "beside raw_input_contents"),
     (changed(lambda r: r.parameters["mc"].Clear()), "INVALID_ARGUMENT", "parameters.mc has no value; text"),
-    (changed(lambda r: with_parameters(r, mc=-1)), "INVALID_ARGUMENT", "mc is '-1'; a number from 0 on or 'auto'"),
+    (
+        changed(lambda r: with_parameters(r, mc=-1)),
+        "INVALID_ARGUMENT",
+        "mc is '-1'; a whole number from 0 on, or auto, is accepted",
+    ),
     (changed(lambda r: with_parameters(r, passes=1)), "INVALID_ARGUMENT", "unknown parameter 'passes'; mc, tolerance"),
     (changed(lambda r: r.outputs.add(name="median")), "INVALID_ARGUMENT", "outputs names 'median'; each of mean"),
     (typed("FP32", "fp64_contents", [1.0] * 8), "INVALID_ARGUMENT", "has fp64_contents; for FP32 fp32_contents is"),
@@ -443,6 +447,12 @@ class TestDoors:
             json={"inputs": {"input_ids": ids, "attention_mask": masks}},
             headers={"authorization": f"Bearer {SECRETS['ward']}"},
         )
+        assert_same(tensors_of(found), sent.json()["predictions"])
+        tokenized = interface.message_class("ModelInferRequest")(model_name="tokens")
+        mask = tokenized.inputs.add(name="attention_mask", datatype="INT64", shape=[1, 5])
+        mask.contents.int64_contents.extend(map(int, masks[0]))
+        tokenized.inputs.append(request.inputs[1])
+        found = rpc(_INFER, with_parameters(tokenized, mc=7, seed=3), key=SECRETS["ward"])
         assert_same(tensors_of(found), sent.json()["predictions"])
 
     def test_a_key_of_few_requests_is_told_when_to_come_again(self, locked: tuple[Server, Rpc]) -> None:

@@ -76,8 +76,8 @@ def test_auto_gives_each_row_the_passes_that_it_needs_and_says_what_it_reached(s
 @pytest.mark.parametrize(
     ("query", "said"),
     [
-        ({"mc": "often"}, ["mc is 'often'; an integer or 'auto' is accepted"]),
-        ({"mc": -1}, ["mc is '-1'; a number from 0 on or 'auto' is accepted"]),
+        ({"mc": "often"}, ["mc is 'often'; a whole number from 0 on, or auto, is accepted"]),
+        ({"mc": -1}, ["mc is '-1'; a whole number from 0 on, or auto, is accepted"]),
         ({"mc": "auto", "tolerance": 0}, ["tolerance", "greater than 0"]),
         ({"mc": "auto", "tolerance": "nan"}, ["tolerance", "finite"]),
         ({"mc": 5, "tolerance": 0.1}, ["tolerance is 0.1", "mc=auto"]),

@@ -166,8 +166,23 @@ def test_several_inputs_come_in_any_order_and_either_way(several: Server) -> Non
     one = [tensor_of("attention_mask", "BOOL", (1, 5), 5), packed[1]]
     answer = post(several, "tokens", one, masks.tobytes()[:5] + ids.tobytes())
     assert_error(answer, 422, "inputs.attention_mask is a list of 1")
-    words = [tensor_of("attention_mask", "BOOL", (2, 5), None) | {"data": [[1] * 5] * 2}, packed[1]]
-    assert_error(post(several, "tokens", words, ids.tobytes()), 422, "holds 1; true and false are accepted")
+    twos = [tensor_of("attention_mask", "BOOL", (2, 5), None) | {"data": [[2] * 5] * 2}, packed[1]]
+    assert_error(post(several, "tokens", twos, ids.tobytes()), 422, "holds 2; true and false, or 1 and 0, are accepted")
+
+
+@pytest.mark.parametrize("datatype", ["BOOL", "INT64", "UINT8"])
+def test_a_mask_may_come_as_the_ones_and_zeros_that_tokenizers_give(several: Server, datatype: str) -> None:
+    expected = by_predict_of_tokens(several)
+    ids, masks = np.array(IDS, "<i8"), np.array(MASKS, {"BOOL": "?", "INT64": "<i8", "UINT8": "u1"}[datatype])
+    tokens = tensor_of("input_ids", "INT64", ids.shape, ids.nbytes)
+    packed = [tokens, tensor_of("attention_mask", datatype, masks.shape, masks.nbytes)]
+    assert_same(tensors_of(post(several, "tokens", packed, ids.tobytes() + masks.tobytes())), expected)
+    numbers = masks.astype(int).tolist()
+    listed = [tokens, tensor_of("attention_mask", datatype, masks.shape, None) | {"data": numbers}]
+    assert_same(tensors_of(post(several, "tokens", listed, ids.tobytes())), expected)
+    numbers[1][2] = 2
+    listed[1]["data"] = numbers
+    assert_error(post(several, "tokens", listed, ids.tobytes()), 422, "inputs.attention_mask holds 2; true and false")
 
 
 def by_predict_of_tokens(server: Server) -> list[dict[str, Any]]:

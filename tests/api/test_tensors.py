@@ -120,6 +120,16 @@ def test_several_inputs_come_by_their_names_in_one_archive(several: Server) -> N
     assert predictions(post(several, "tokens", npz(**one), NPZ))[0]["mean"] == pytest.approx(expected[0]["mean"])
 
 
+@pytest.mark.parametrize("dtype", ["int64", "uint8", ">i4"])
+def test_a_mask_may_come_as_the_ones_and_zeros_that_tokenizers_give(several: Server, dtype: str) -> None:
+    expected = by_json(several, "tokens", {"input_ids": IDS, "attention_mask": MASKS})
+    arrays = {"attention_mask": np.array(MASKS, dtype), "input_ids": np.array(IDS)}
+    assert predictions(post(several, "tokens", npz(**arrays), NPZ)) == expected
+    arrays["attention_mask"][1, 3] = 2
+    refused = post(several, "tokens", npz(**arrays), NPZ)
+    assert_problem(refused, 422, ["inputs.attention_mask holds 2; true and false, or 1 and 0, are accepted"])
+
+
 def test_nan_stands_for_what_is_missing_where_that_is_allowed(several: Server) -> None:
     rows = np.array([[1.0, np.nan, 2.0, 3.0]])
     expected = by_json(several, "gaps", [[1.0, None, 2.0, 3.0]])
@@ -273,9 +283,12 @@ def test_what_is_no_array_of_the_model_is_refused_in_a_sentence(
 
 def test_inputs_that_do_not_fit_one_another_are_refused_by_name(several: Server) -> None:
     for arrays, said in (
-        ({"input_ids": np.array(IDS)}, "one array for each of ['input_ids', 'attention_mask']"),
+        (
+            {"input_ids": np.array(IDS)},
+            "lacks ['attention_mask'] and holds ['input_ids']; one array for each of ['input_ids', 'attention_mask']",
+        ),
         ({"input_ids": np.array(IDS), "attention_mask": np.array(MASKS)[:1]}, "lists of the same number of rows"),
-        ({"input_ids": np.array(IDS), "attention_mask": np.ones((2, 5), int)}, "inputs.attention_mask has the dtype"),
+        ({"input_ids": np.array(IDS), "attention_mask": np.ones((2, 5))}, "inputs.attention_mask has the dtype"),
     ):
         assert_problem(post(several, "tokens", npz(**arrays), NPZ), 422, [said])
     assert_problem(post(several, "tokens", npy(np.array(IDS))), 422, ["one array", NPZ])

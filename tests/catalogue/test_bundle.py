@@ -431,7 +431,7 @@ def test_an_example_is_what_a_client_would_send_and_is_preprocessed(tmp_path: Pa
     [
         ("{", ["no JSON"]),
         ("[]", ["list", '{"inputs": {"input_ids": [...], "attention_mask": [...]}}']),
-        ('{"inputs": {"input_ids": [1, 2, 3, 4, 5]}}', ["['input_ids']", "['input_ids', 'attention_mask']"]),
+        ('{"inputs": {"input_ids": [1, 2, 3, 4, 5]}}', ["lacks ['attention_mask']", '"input_ids": [...]']),
         ('{"inputs": {"input_ids": [1], "attention_mask": [true]}}', ["inputs.input_ids", "[1]", "[rows, 5]"]),
     ],
 )

@@ -190,6 +190,18 @@ def test_one_row_of_each_input_is_a_batch_of_one(server: Server) -> None:
         assert alone == ask(server, model, {name: [row] for name, row in one.items()}, mc=5, seed=3)
 
 
+@pytest.mark.parametrize("mask", [[1, 1, 1, 1, 0], [True, 1, True, 1, 0]], ids=["numbers", "mixed"])
+def test_a_mask_may_come_as_the_ones_and_zeros_that_tokenizers_give(server: Server, mask: list[int]) -> None:
+    expected, given = (
+        server.client.post(
+            "/predict?mc=9&seed=4", json={"inputs": {"input_ids": [IDS] * 2, "attention_mask": [one] * 2}}
+        )
+        for one in (MASK, mask)
+    )
+    assert given.status_code == 200, given.text
+    assert given.json()["predictions"] == expected.json()["predictions"]
+
+
 def test_a_row_of_several_inputs_is_answered_the_same_alone_and_in_a_batch(server: Server) -> None:
     ids = np.random.default_rng(1).integers(0, 20, (16, 5)).tolist()
     batch = ask(server, "tokens", {"input_ids": ids, "attention_mask": [MASK] * 16}, mc=30, seed=4)
@@ -207,9 +219,13 @@ def changed(position: int, value: Any) -> list[Any]:
     [
         ([IDS, MASK], ["inputs is a list", TOKEN_FORM]),
         (None, ["inputs is null", TOKEN_FORM]),
-        ({}, ["names []", "['input_ids', 'attention_mask']", TOKEN_FORM]),
-        ({"input_ids": IDS}, ["['input_ids']", TOKEN_FORM]),
-        ({"input_ids": IDS, "attention_mask": MASK, "mc": 3}, ["'mc'", TOKEN_FORM]),
+        ({}, ["inputs lacks ['input_ids', 'attention_mask'];", TOKEN_FORM]),
+        ({"input_ids": IDS}, ["inputs lacks ['attention_mask'];", TOKEN_FORM]),
+        ({"input_ids": IDS, "attention_mask": MASK, "mc": 3}, ["inputs holds the unknown ['mc'];", TOKEN_FORM]),
+        (
+            {"input_ids": IDS, "mask": MASK},
+            ["inputs lacks ['attention_mask'] and holds the unknown ['mask']", TOKEN_FORM],
+        ),
         ({"input_ids": IDS[1:], "attention_mask": MASK}, ["inputs.input_ids", "[4]", "[5]", "[rows, 5]"]),
         ({"input_ids": [IDS, IDS[1:]], "attention_mask": MASK}, ["inputs.input_ids", "ragged", "[5] for one row"]),
         ({"input_ids": {}, "attention_mask": MASK}, ["inputs.input_ids", "[]", "[5] for one row"]),
@@ -232,8 +248,16 @@ def changed(position: int, value: Any) -> list[Any]:
         ({"input_ids": changed(2, -1), "attention_mask": MASK}, ["inputs.input_ids", "-1 to 14", "0 to 19"]),
         ({"input_ids": changed(2, 2**64 - 1), "attention_mask": MASK}, ["inputs.input_ids", "out of range", "whole"]),
         ({"input_ids": changed(2, 2**70), "attention_mask": MASK}, ["inputs.input_ids", "1.18", "whole numbers"]),
-        ({"input_ids": IDS, "attention_mask": [1, 1, 1, 1, 0]}, ["inputs.attention_mask", "holds 1", "true and false"]),
-        ({"input_ids": IDS, "attention_mask": [*MASK[1:], 0]}, ["inputs.attention_mask", "holds 0", "true and false"]),
+        (
+            {"input_ids": IDS, "attention_mask": [1, 1, 1, 2, 0]},
+            ["inputs.attention_mask holds 2; true and false, or 1"],
+        ),
+        ({"input_ids": IDS, "attention_mask": [*MASK[1:], -1]}, ["inputs.attention_mask holds -1; true and false, or"]),
+        (
+            {"input_ids": IDS, "attention_mask": [*MASK[1:], 1.0]},
+            ["inputs.attention_mask holds 1.0; true and false, or"],
+        ),
+        ({"input_ids": IDS, "attention_mask": [*MASK[1:], 2**63]}, ["inputs.attention_mask holds 9223372036854775808"]),
         ({"input_ids": IDS, "attention_mask": [*MASK[1:], None]}, ["inputs.attention_mask", "null", "true and false"]),
         ({"input_ids": IDS, "attention_mask": ["true"] * 5}, ["inputs.attention_mask", '"true"', "true and false"]),
     ],

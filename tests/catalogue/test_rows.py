@@ -197,7 +197,7 @@ def test_rows_under_the_name_of_the_one_input_are_read_some_at_a_time(indent):
     assert same(found, read_rows(text, PIXELS, 50))
     assert len(pauses) > 3
     wrong = text.replace(b'"input"', b'"other"')
-    assert "inputs holds the names ['other']" in outcome(read_many_rows, wrong, PIXELS, 50, lambda: None)
+    assert "and holds the unknown ['other']; " in outcome(read_many_rows, wrong, PIXELS, 50, lambda: None)
 
 
 @pytest.mark.parametrize("depth", [64, 253, 254, 300, 900, 1023, 1100, 5000])

@@ -153,7 +153,7 @@ def test_what_is_refused_is_a_sentence_and_the_exit_status_1(server: Server, tmp
         ([str(tmp_path / "no.csv")], "a line of a table one dimension"),
         ([str(tmp_path / "words.csv"), "--model", "tumour-mlp"], "line 2 of the table holds 'x'"),
         ([str(body("mnist-cnn")), "--model", "nix"], "404 Not Found: there is no model 'nix'"),
-        ([str(body("mnist-cnn")), "--mc", "many"], "mc is 'many'; an integer or 'auto' is accepted"),
+        ([str(body("mnist-cnn")), "--mc", "many"], "mc is 'many'; a whole number from 0 on, or auto, is accepted"),
         ([str(body("mnist-cnn")), "--retries", "-1"], "retries is -1"),
     ):
         done = predict(server.url, *arguments)

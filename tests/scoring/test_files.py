@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
@@ -15,7 +16,8 @@ import pytest
 from PIL import Image
 
 from mcdropout.catalogue.loading import Loading, load
-from tests.bundles import TOKEN_FIELDS, TOKENS, write_bundle
+from mcdropout.scoring.errors import ScoringError
+from tests.bundles import CLASSIFIER, TOKEN_FIELDS, TOKENS, write_bundle
 from tests.compilations import compiled
 from tests.scoring.running import TOLERANCE, clinic_in, column, example, nuclei, score, table
 
@@ -76,6 +78,29 @@ def test_each_kind_of_file_is_read_alike(tmp_path: Path, kind: str, batch_rows: 
     np.testing.assert_allclose(found, wanted, atol=TOLERANCE)
     if has_ids:
         assert column(tmp_path / "out.parquet", "id").tolist() == IDS
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_booleans_may_be_ones_and_zeros_and_nothing_else(tmp_path: Path, suffix: str) -> None:
+    code = CLASSIFIER.replace("self.layers(x)", "self.layers(x.float())")
+    truths = {"name": "truths", "shape": [4], "dtype": "bool"}
+    model = compiled(write_bundle(tmp_path / "models", "truths", code, input=truths))
+
+    def scored(name: str, rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        frame, path = pd.DataFrame(rows, columns=list("abcd")), tmp_path / f"{name}.{suffix}"
+        frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
+        score(path, tmp_path / f"{name}.npz", model, mc=5, seed=3)
+        with np.load(tmp_path / f"{name}.npz") as answer:
+            found: npt.NDArray[np.float64] = answer["mean"]
+        return found
+
+    numbers = np.random.default_rng(1).integers(0, 2, (6, 4))
+    np.testing.assert_array_equal(scored("numbers", numbers), scored("words", numbers.astype(bool)))
+    numbers[3, 2] = 2
+    with pytest.raises(
+        ScoringError, match=r"row 3 of .* has 2 in the column 'c'; true or false, or 1 or 0, is accepted"
+    ):
+        scored("wrong", numbers)
 
 
 @pytest.mark.parametrize("kind", ["npz", "parquet", "feather", "stream", "csv"])

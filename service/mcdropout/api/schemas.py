@@ -2,9 +2,18 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidatorFunctionWrapHandler,
+    create_model,
+    field_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, ValidationError, core_schema
 
 from mcdropout.engine import kinds, runtimes
 from mcdropout.engine.statistics import TASKS, Task, reduction
@@ -57,6 +66,14 @@ class PredictQuery(BaseModel):
     regions: str | None = Field(
         None, description="With reduce, into how many regions the places are cut, such as 4x4: a number for each."
     )
+
+    @field_validator("mc", mode="wrap")
+    @classmethod
+    def _are_passes(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError as error:  # one for each type that it may have
+            raise PydanticCustomError("passes", "a whole number from 0 on, or auto,") from error
 
 
 class PredictRequest(BaseModel):

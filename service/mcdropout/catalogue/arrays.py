@@ -14,6 +14,7 @@ from mcdropout.catalogue.checks import (
     check_bounds,
     check_number,
     check_together,
+    check_values,
     prepare,
 )
 from mcdropout.catalogue.inputs import Input
@@ -25,7 +26,7 @@ from mcdropout.engine.sizes import accepts
 _TAKEN = {
     "f": ("iuf", "float16, float32, float64 or an integer dtype"),
     "i": ("iu", "an integer dtype"),
-    "b": ("b", "bool"),
+    "b": ("biu", "bool, or an integer dtype for 0 and 1,"),
 }
 _MOST_ITEM_BYTES = 8  # NumPy's longer floats differ from machine to machine
 
@@ -103,7 +104,7 @@ def rows_of_arrays(
         for array, values in arrays
     ]
     for part in given:
-        check_values(part.label, np.asarray(part.values), part.spec)
+        check_values(part.label, np.asarray(part.values), part.spec, infinite="infinity")
         pause()
     check_together(given, most)
     return tuple(prepare(part, pause) for part in given)
@@ -126,11 +127,3 @@ def rows_of_array(label: str, spec: Input, values: npt.NDArray[Any]) -> tuple[Ro
             for name, cell in zip(names, values[0, :, None], strict=True):
                 check_bounds(f"{label} in the column {name!r}", cell, spec, infinite="infinity")
         raise
-
-
-def check_values(label: str, values: npt.NDArray[Any], spec: Input) -> None:
-    """Raise RowsError where values are not what an input takes."""
-    if spec.kind != "b":
-        check_bounds(label, values, spec, infinite="infinity")
-    elif (byte := int(values.view(np.uint8).max())) > 1:
-        raise RowsError(f"{label} holds the byte {byte}; 0 for false and 1 for true are accepted")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mcdropout.catalogue.arrays import declared, rows_of_array
-from mcdropout.catalogue.checks import Given, RowsError, accepted_shape, check_bounds, prepare
+from mcdropout.catalogue.checks import Given, RowsError, accepted_shape, check_values, prepare
 from mcdropout.catalogue.inputs import Input
 from mcdropout.catalogue.tables import Binding, Column, Kind, rows_of_cells, shown
 from mcdropout.engine.ragged import Rows
@@ -121,8 +121,7 @@ class _Cells:
             (found,) = rows_of_array(label, spec, values.reshape(len(column), *shapes[0]))
             return found
         declared(label, spec, values.dtype, (1, *shapes[0]), None)
-        if spec.kind != "b":
-            check_bounds(label, values, spec, infinite="infinity")
+        check_values(label, values, spec, infinite="infinity")
         ends = np.cumsum([math.prod(shape) for shape in shapes])
         rows = [row.reshape(shape) for row, shape in zip(np.split(values, ends[:-1]), shapes, strict=True)]
         return prepare(Given(label, spec, rows, True), lambda: None)

@@ -13,6 +13,8 @@ from mcdropout.engine.ragged import Rows
 
 _PART_VALUES = 2**16
 _TOO_LARGE = "a number too large for a float"
+TRUTHS = "true and false, or 1 and 0, are accepted"
+"""What messages say of an input of booleans."""
 
 
 class RowsError(ValueError):
@@ -51,6 +53,25 @@ def accepted_shape(spec: Input) -> str:
         return "a single value for one row, [rows] for several is accepted"
     shape = ", ".join(map(str, spec.dimensions))
     return f"[{shape}] for one row, [rows, {shape}] for several is accepted"
+
+
+def check_values(label: str, values: npt.NDArray[Any], spec: Input, infinite: str = _TOO_LARGE) -> None:
+    """Raise RowsError where values are not what an input takes; the arguments are those of `check_bounds`."""
+    if spec.kind == "b":
+        _check_truths(label, values)
+    else:
+        check_bounds(label, values, spec, infinite)
+
+
+def _check_truths(label: str, values: npt.NDArray[Any]) -> None:
+    """Raise RowsError where values are neither true and false, nor the whole numbers that tokenizers give for these."""
+    if values.dtype.kind == "b":
+        if (byte := int(values.view(np.uint8).max())) > 1:
+            raise RowsError(f"{label} holds the byte {byte}; 0 for false and 1 for true are accepted")
+        return
+    wrong = values if values.dtype.kind not in "iu" else values[(values < 0) | (values > 1)]
+    if wrong.size:
+        raise RowsError(f"{label} holds {wrong.flat[0]}; {TRUTHS}")
 
 
 def check_bounds(label: str, values: npt.NDArray[Any], spec: Input, infinite: str = _TOO_LARGE) -> None:

@@ -14,7 +14,7 @@ _PAUSE_ROWS = 64
 _SHOWN, _MOST_NAMES = 100, 10  # characters, and how many names, of what a message quotes
 _WHOLE = 2**63
 _DTYPES = {"f": np.float64, "i": np.int64, "b": np.bool_}
-_ACCEPTED = {"f": "a number", "i": "a whole number, written as 1 and not as 1.0,", "b": "true or false"}
+_ACCEPTED = {"f": "a number", "i": "a whole number, written as 1 and not as 1.0,", "b": "true or false, or 1 or 0,"}
 
 
 def are_records(value: Any, spec: Input) -> bool:
@@ -72,8 +72,8 @@ def _code(label: str, name: str, value: Any, spec: Input) -> Any:
         if not isinstance(value, str) or value not in codes:
             raise RowsError(f"{label} has {_json(value)} in the column {name!r}; one of {_named(codes)} is accepted")
         return codes[value]
-    is_truth = isinstance(value, bool)
-    fits = is_truth == (spec.kind == "b") and isinstance(value, (int, float) if spec.kind == "f" else int)
+    fits = isinstance(value, (int, float) if spec.kind == "f" else int)
+    fits = fits and (value in (0, 1) if spec.kind == "b" else not isinstance(value, bool))
     if not fits or (isinstance(value, int) and abs(value) >= _WHOLE):
         raise RowsError(f"{label} has {_json(value)} in the column {name!r}; {_ACCEPTED[spec.kind]} is accepted")
     return value

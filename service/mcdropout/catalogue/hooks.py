@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mcdropout.catalogue.arrays import check_values, declared
-from mcdropout.catalogue.checks import Given, RowsError, check_number, check_together, prepare
+from mcdropout.catalogue.arrays import declared
+from mcdropout.catalogue.checks import Given, RowsError, check_number, check_together, check_values, prepare
 from mcdropout.catalogue.importing import import_file
 from mcdropout.catalogue.inputs import Input
 from mcdropout.catalogue.manifest import MANIFEST, BundleError, Manifest
@@ -100,7 +100,7 @@ def _given(spec: Input, made: Any, count: int, pause: Callable[[], None]) -> Giv
         if one.listed:
             raise RowsError(f"{called} has the shape {list(row.shape)}; that of one row is accepted")
         if row.size:
-            check_values(called, row, spec)
+            check_values(called, row, spec, infinite="infinity")
     pause()
     if all(isinstance(size, int) for size in spec.dimensions):
         return Given(label, spec, np.stack(rows), True)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,16 @@ import numpy.typing as npt
 import orjson
 
 from mcdropout.catalogue.arrays import rows_of_arrays
-from mcdropout.catalogue.checks import Given, accepted_shape, check_bounds, check_number, check_together, prepare
+from mcdropout.catalogue.checks import (
+    TRUTHS,
+    Given,
+    accepted_shape,
+    check_bounds,
+    check_number,
+    check_together,
+    check_values,
+    prepare,
+)
 from mcdropout.catalogue.checks import RowsError as RowsError
 from mcdropout.catalogue.columns import are_records, rows_of_records
 from mcdropout.catalogue.hooks import Hook, is_raw, rows_of_raw
@@ -35,7 +44,7 @@ _PART_BYTES = 32 * 1024
 _TAKEN = {
     "f": ("iuf", "numbers are accepted"),
     "i": ("iu", "whole numbers, written as 1 and not as 1.0, are accepted"),
-    "b": ("b", "true and false are accepted"),
+    "b": ("biu", TRUTHS),
 }
 
 
@@ -212,7 +221,7 @@ def _by_input(given: Any, inputs: Sequence[Input]) -> list[tuple[str, Any, Input
     names = [spec.name for spec in inputs]
     if isinstance(given, dict) and not (len(inputs) == 1 and _is_row(given, inputs[0])):
         if set(given) != set(names):
-            raise RowsError(f"inputs holds the names {_named(given)}; {names}, as {_form(inputs)}, is accepted")
+            raise RowsError(f"{_misnamed(given, names)}; {_form(inputs)} is accepted")
         return [(f"inputs.{spec.name}", given[spec.name], spec) for spec in inputs]
     if len(inputs) > 1:
         found = "a list" if isinstance(given, list) else _json(given)
@@ -311,8 +320,7 @@ def _check_values(label: str, value: Any, values: npt.NDArray[Any], spec: Input,
     mixed = words and spec.kind != "b" and any(word in _dumped(value) for word in _WORDS)
     if values.dtype.kind not in kinds or mixed:
         raise RowsError(f"{label} holds {first_unfit(value, spec.kind, missing=spec.takes_missing)}; {called}")
-    if spec.kind != "b":
-        check_bounds(label, values, spec)
+    check_values(label, values, spec)
 
 
 def first_unfit(value: Any, kind: str, *, missing: bool) -> str:
@@ -323,7 +331,9 @@ def first_unfit(value: Any, kind: str, *, missing: bool) -> str:
         return ""
     if isinstance(value, bool):
         return "" if kind == "b" else _json(value)
-    if isinstance(value, int) and kind != "b":
+    if isinstance(value, int):
+        if kind == "b":
+            return "" if value in (0, 1) else str(value)
         return "" if abs(value) < 2**63 else f"{value}, which is out of range"
     if isinstance(value, float) and kind == "f":
         return ""
@@ -341,7 +351,14 @@ def _dumped(value: Any) -> bytes:
         raise RowsError(_TOO_DEEP) from error
 
 
-def _named(given: Mapping[str, Any]) -> str:
+def _misnamed(given: Mapping[str, Any], names: Sequence[str]) -> str:
+    """What is wrong with the names of the inputs that a client sent."""
+    lacks, unknown = [name for name in names if name not in given], set(given) - set(names)
+    wrong = {"lacks": str(lacks) if lacks else "", "holds the unknown": _named(unknown) if unknown else ""}
+    return f"inputs {' and '.join(f'{words} {some}' for words, some in wrong.items() if some)}"
+
+
+def _named(given: Iterable[str]) -> str:
     """Some names that a client sent."""
     names = sorted(given)
     more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""

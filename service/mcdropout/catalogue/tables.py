@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mcdropout.catalogue.checks import Given, RowsError, check_bounds, prepare
+from mcdropout.catalogue.checks import TRUTHS, Given, RowsError, check_values, prepare
 from mcdropout.catalogue.columns import rows_of_records
 from mcdropout.catalogue.inputs import Input
 from mcdropout.engine.ragged import Rows
@@ -141,8 +141,9 @@ def _kind_of(spec: Input) -> Kind:
 
 
 def _check_kind(label: str, column: Column, wanted: Kind) -> None:
-    if column.kind not in (wanted, "null"):
-        raise RowsError(f"in {label} the column {column.name!r} holds {column.told}; {_NAMED[wanted]} are accepted")
+    if column.kind not in (wanted, "null") and (wanted, column.kind) != ("truth", "number"):
+        accepted = TRUTHS if wanted == "truth" else f"{_NAMED[wanted]} are accepted"
+        raise RowsError(f"in {label} the column {column.name!r} holds {column.told}; {accepted}")
 
 
 def _of_columns(spec: Input, names: list[str]) -> Input:
@@ -161,8 +162,7 @@ def rows_of_cells(label: str, cells: Cells, binding: Binding, count: int) -> Row
     spec = binding.spec
     try:
         values = cells.matrix(label, binding)
-        if spec.kind != "b":
-            check_bounds(label, values, spec, infinite="infinity")
+        check_values(label, values, spec, infinite="infinity")
     except RowsError:
         if count > 1:
             raise

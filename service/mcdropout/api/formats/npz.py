@@ -76,9 +76,11 @@ def _members(archive: zipfile.ZipFile, inputs: Sequence[Input]) -> list[zipfile.
     names = [spec.name + _SUFFIX for spec in inputs]
     if sorted(info.filename for info in found) != sorted(names):
         held = [info.filename.removesuffix(_SUFFIX)[:_MOST_NAME_BYTES] for info in found]
+        wanted = [spec.name for spec in inputs]
+        lacks = [name for name in wanted if name not in held]
         raise RowsError(
-            f"the content is a .npz that holds {held}; one array for each of {[spec.name for spec in inputs]} is "
-            "accepted"
+            f"the content is a .npz that {f'lacks {lacks} and ' if lacks else ''}holds {held}; one array for each of "
+            f"{wanted} is accepted"
         )
     by_name = {info.filename: info for info in found}
     return [by_name[name] for name in names]

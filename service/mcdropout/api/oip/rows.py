@@ -18,9 +18,9 @@ from mcdropout.catalogue.rows import first_unfit, list_parts
 from mcdropout.engine.ragged import Rows
 from mcdropout.predictions import Pause
 
-_SHOWN, _MOST_SIZES, _MOST_SIZE = 100, 64, 2**48
-_TAKEN = {"f": "iuf", "i": "iu", "u": "iu", "b": "b"}  # by a datatype's kind, those of the numbers that JSON may have
-_ACCEPTED = {"f": "numbers are", "b": "true and false are"}
+_SHOWN, _MOST_NAMES, _MOST_SIZES, _MOST_SIZE = 100, 10, 64, 2**48
+_TAKEN = {"f": "iuf", "i": "iu", "u": "iu", "b": "biu"}  # by a datatype's kind, those of the numbers that JSON may have
+_ACCEPTED = {"f": "numbers are", "b": "true and false, or 1 and 0, are"}
 _OPENING = re.compile(rb"(?:[ \t\n\r]*\[){0,64}")
 # By a datatype, the field of typed contents that has its values; by a field, the dtype of these.
 _FIELDS = {
@@ -58,11 +58,23 @@ def rows_of(tensors: Sequence[Tensor], inputs: Sequence[Input], most: int | None
     """
     names = [spec.name for spec in inputs]
     if sorted(tensor.name for tensor in tensors) != sorted(names):
-        found = [tensor.name[:_SHOWN] for tensor in tensors[:10]]
-        raise RowsError(f"inputs holds {len(tensors)} tensors, {found}; one for each of {names} is accepted")
+        raise RowsError(f"{_misnamed([tensor.name for tensor in tensors], names)}; one for each of {names} is accepted")
     by_name = {tensor.name: tensor for tensor in tensors}
     pairs = [(_declared(by_name[spec.name], spec, most), by_name[spec.name]) for spec in inputs]
     return rows_of_arrays([(array, _values_of(array, tensor, pause)) for array, tensor in pairs], most, pause)
+
+
+def _misnamed(given: Sequence[str], names: Sequence[str]) -> str:
+    """What is wrong with the names of a request's tensors."""
+    lacks = [name for name in names if name not in given]
+    unknown = [name[:_SHOWN] for name in given if name not in names]
+    wrong = {
+        "lacks": lacks,
+        "holds the unknown": unknown[:_MOST_NAMES],
+        "has several times": [name for name in names if given.count(name) > 1],
+    }
+    found = " and ".join(f"{words} {some}" for words, some in wrong.items() if some)
+    return f"inputs {found}{f' and {len(unknown) - _MOST_NAMES} more' if len(unknown) > _MOST_NAMES else ''}"
 
 
 def _declared(tensor: Tensor, spec: Input, most: int | None) -> Declared:

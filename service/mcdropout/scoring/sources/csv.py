@@ -23,6 +23,7 @@ from mcdropout.scoring.sources.tables import bound
 
 _MISSING = frozenset({"", "na", "nan", "null", "none"})
 _TRUTH = {"true": True, "false": False}
+_TRUTH_OR_NUMBER = {**_TRUTH, "1": True, "0": False}
 _SEEN = 100  # lines that show what a column holds
 _EXACT = 2**53  # up to which floats hold each whole number
 
@@ -150,7 +151,7 @@ class _Cells:
             if codes is not None:
                 return [codes[cell] for cell in cells]
             if spec.kind == "b":
-                return [_TRUTH[cell.strip().lower()] for cell in cells]
+                return [_TRUTH_OR_NUMBER[cell.strip().lower()] for cell in cells]
             if spec.takes_missing:
                 return [float("nan") if cell.strip().lower() in _MISSING else float(cell) for cell in cells]
             return list(map(float, cells))
