@@ -1,11 +1,17 @@
-"""Settings: what is mistyped is not passed over, and times are finite."""
+"""Settings: each says what it is, what is mistyped is not passed over, and times are finite."""
+
+import re
 
 import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from mcdropout.cli import app
-from mcdropout.settings import Settings, unknown_settings
+from mcdropout.cli.serve import FLAGS
+from mcdropout.settings import Settings, default_of, unknown_settings, variable_of
+from tests.servers import ROOT
+
+COMMITTED = ROOT / "docs" / "settings.md"
 
 
 @pytest.mark.parametrize(
@@ -42,3 +48,46 @@ def test_a_mistyped_variable_ends_the_command_with_status_2(monkeypatch: pytest.
 def test_a_time_is_a_finite_number(name: str, value: str) -> None:
     with pytest.raises(ValidationError):
         Settings.model_validate({name: value})
+
+
+def table() -> str:
+    """`docs/settings.md`."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        flag = f"`--{name.replace('_', '-')}`" if name in FLAGS else ""
+        default = f"`{default_of(name)}`" if default_of(name) else ""
+        description = (field.description or "").replace("|", r"\|")
+        rows.append(f"| `{variable_of(name)}` | {flag} | {default} | {description} |\n")
+    return _HEAD + "".join(rows)
+
+
+_HEAD = """# Settings
+
+Of `mcdropout serve`: as environment variables, and as flags where there is one. `python -m tests.test_settings` writes
+this file.
+
+| variable | flag | default | |
+|---|---|---|---|
+"""
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_says_what_it_is_in_a_sentence(name: str) -> None:
+    assert re.fullmatch(r"[A-Z].{10,}\.", Settings.model_fields[name].description or "")
+
+
+def test_help_says_of_every_setting_what_it_is_and_its_default() -> None:
+    shown = CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "250", "TERM": "dumb"}).output
+    words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", shown).split())
+    for name, field in Settings.model_fields.items():
+        assert " ".join((field.description or "").split()) in words, name
+        if name not in FLAGS and default_of(name):
+            assert f"{variable_of(name)} ({default_of(name)}): " in words
+
+
+def test_the_table_of_settings_is_the_one_that_is_committed() -> None:
+    assert COMMITTED.read_text() == table(), "python -m tests.test_settings writes it anew"
+
+
+if __name__ == "__main__":
+    COMMITTED.write_text(table())

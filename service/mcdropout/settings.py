@@ -68,7 +68,10 @@ class Settings(BaseSettings):
         "", description='Origins whose pages may read answers, with commas between; "*" for any. None if not given.'
     )
     models: Path = Field(Path("models"), description="Folder of model bundles, one folder each.")
-    default: str | None = Field(None, description="Model that answers POST /predict; the first by name if not given.")
+    default: str | None = Field(
+        None,
+        description="Model that answers POST /predict; the first by name if not given, even where it cannot be loaded.",
+    )
     preload: bool = Field(
         True,
         description="Whether every model is loaded at the start; if not, others than the default when asked to be.",
@@ -210,6 +213,19 @@ class Settings(BaseSettings):
     def devices(self) -> list[str]:
         """The device of each process that serves."""
         return [name.strip() for name in self.device.split(",")] * self.workers
+
+
+def variable_of(name: str) -> str:
+    """The environment variable of a setting."""
+    return f"{_PREFIX}{name.upper()}"
+
+
+def default_of(name: str) -> str:
+    """A setting's default as its variable would have it; empty where it has none."""
+    default = Settings.model_fields[name].default
+    if isinstance(default, bool):
+        return str(default).lower()
+    return "" if default is None else str(default)
 
 
 def is_loopback(host: str) -> bool:

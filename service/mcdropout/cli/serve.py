@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from mcdropout.settings import Settings, is_loopback, unknown_settings
+from mcdropout.settings import Settings, default_of, is_loopback, unknown_settings, variable_of
 
 _DEFAULTS = Settings.model_construct()
 _PREFIX = Settings.model_config["env_prefix"]
@@ -20,7 +20,7 @@ def _option(field: str, flag: str | None = None) -> Any:
     return typer.Option(
         flag or f"--{field.replace('_', '-')}",
         help=Settings.model_fields[field].description,
-        envvar=f"{_PREFIX}{field.upper()}",
+        envvar=variable_of(field),
     )
 
 
@@ -144,10 +144,13 @@ def _check_variables() -> None:
         typer.echo(f"warning: the environment variable {name} is no setting", err=True)
 
 
-_FLAGS = serve.__annotations__.keys() | {"compile"}
-serve.__doc__ = f"""{serve.__doc__}
+def _further(name: str) -> str:
+    """What `--help` says of a setting that has no flag."""
+    default = default_of(name)
+    return f"{variable_of(name)}{f' ({default})' if default else ''}: {Settings.model_fields[name].description}"
 
-Further settings, by environment variable: {
-    ", ".join(f"{_PREFIX}{name.upper()}" for name in Settings.model_fields if name not in _FLAGS)
-}.
-"""
+
+FLAGS = frozenset(serve.__annotations__) - {"compile_", "return"} | {"compile"}
+"""The settings that have a flag."""
+_FURTHER = "\n".join(_further(name) for name in Settings.model_fields if name not in FLAGS)
+serve.__doc__ = f"{serve.__doc__}\n\nFurther settings, by environment variable:\n\n{_FURTHER}\n"
