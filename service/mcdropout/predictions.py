@@ -256,7 +256,8 @@ class Predictions:
             if entry.state == "unloaded":
                 raise NotLoadedError(f"the model {name!r} is not loaded: {entry.error}")
             reason = "is still loading" if entry.error is None else f"does not serve: {entry.error}"
-            raise NotReadyError(f"the model {name!r} {reason}")
+            called = "the default model" if ask.model is None else "the model"
+            raise NotReadyError(f"{called} {name!r} {reason}")
         return entry.model
 
     def plan(self, model: Model, ask: Ask, client: Client = ANYBODY) -> Planned:

@@ -294,7 +294,7 @@ def test_one_change_of_a_model_at_a_time_and_others_go_on_meanwhile(
     change(models / "small", version="3")
     with ThreadPoolExecutor() as threads:
         slow = threads.submit(httpx.post, f"{server.url}/models/small/reload", timeout=patience(60))
-        wait(lambda: "model is compiled" in server.log.rsplit("model ready", 1)[-1])
+        wait(lambda: "compiling" in server.log.rsplit("model ready", 1)[-1])
         for how in ("reload", "load", "unload"):
             assert "is being reloaded" in post(server, f"/models/small/{how}", 409)["detail"]
         assert predicted(server, "small")[0] == "1"

@@ -216,7 +216,7 @@ def test_a_worker_that_hangs_gets_no_new_connections_for_long(models: Path, tmp_
 def test_what_has_to_be_compiled_is_compiled_once(tmp_path: Path) -> None:
     write_bundle(tmp_path / "models", "small")
     with two_workers(tmp_path / "models", tmp_path) as server:
-        assert len(told(server, "model is compiled")) == 1
+        assert len(told(server, "compiling")) == 1
         assert server.stop() == 0
 
 

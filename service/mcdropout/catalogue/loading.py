@@ -96,9 +96,11 @@ def _engine_of(bundle: Bundle, before: Stamps, loading: Loading, stop: threading
     with _one_at_a_time(bundle, stop), tempfile.TemporaryDirectory(prefix="mcdropout-") as folder:
         if changed and not stale_parts(bundle):  # another worker did it meanwhile
             return _load_copy(bundle, loading)
-        _log.info("model is compiled", model=bundle.manifest.name, because="; ".join(stale))
+        _log.info("compiling", model=bundle.manifest.name, because="; ".join(stale))
+        begun = time.monotonic()
         try:
             compile_bundle(bundle, Path(folder), loading.limits, stop)
+            _log.info("compiled", model=bundle.manifest.name, seconds=round(time.monotonic() - begun, 3))
         except UnsupportedModelError as error:
             _log.info("model runs on PyTorch", model=bundle.manifest.name, because=str(error))
             return _on_pytorch(bundle, loading)

@@ -160,6 +160,8 @@ class Registry:
         """Load a model; False where it has to be compiled and may wait for that."""
         if self._stopping.is_set():
             return True
+        if not loading.compiles:  # what has to be compiled was begun with before
+            _log.info("loading", model=name)
         try:
             self._try(name, Entry("loading"), loading)
         except RefusedError as error:
@@ -291,6 +293,7 @@ class Registry:
     def _renew(self, name: str, entry: Entry) -> Change:
         """Load a model in the place of what is there."""
         started = time.perf_counter()
+        _log.info("loading", model=name, version=entry.version)
         try:
             model = self._try(name, entry, self._loading)
         except RefusedError as error:
@@ -307,6 +310,7 @@ class Registry:
             ConflictError: the server is stopping.
             RefusedError: from what it was.
         """
+        started = time.perf_counter()
         stamps = stamps_of(self.folder / name)
         self._set(name, replace(entry, stamps=stamps))
         try:
@@ -322,6 +326,7 @@ class Registry:
         _log.info(
             "model ready",
             model=name,
+            seconds=round(time.perf_counter() - started, 3),
             version=model.version,
             previous_version=entry.version,
             strategy=program.strategy,

@@ -1,10 +1,15 @@
 """Sockets that listen, one for each address of a host; and when a server stops to."""
 
 import errno
+import os
 import signal
 import socket
 
+import structlog
+
 from mcdropout.settings import Settings
+
+_log = structlog.get_logger("server")
 
 BACKLOG = 2048
 
@@ -39,6 +44,31 @@ def listen(host: str, port: int) -> list[socket.socket]:
         listeners.append(listener)
         port = listener.getsockname()[1]
     return listeners
+
+
+def listeners_of(settings: Settings) -> list[socket.socket] | None:
+    """Sockets that listen on each of a server's ports, that for predictions first.
+
+    Returns:
+        None, and why in the log, where one of the ports cannot be listened on, that of gRPC among them. Its server
+        opens that one itself, and would share it with another's (SO_REUSEPORT).
+    """
+    opened: list[socket.socket] = []
+    port = settings.port
+    try:
+        for port in settings.ports:
+            opened += listen(settings.host, port)
+        if settings.grpc_port is not None:
+            port = settings.grpc_port
+            for listener in listen(settings.host, port):
+                listener.close()
+    except OSError as error:
+        for listener in opened:
+            listener.close()
+        why = os.strerror(error.errno) if isinstance(error.errno, int) and error.errno > 0 else str(error)
+        _log.error("cannot listen", host=settings.host, port=port, error=f"{why}; another host or port is accepted")
+        return None
+    return opened
 
 
 def scheme_of(settings: Settings) -> str:

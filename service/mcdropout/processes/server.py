@@ -8,9 +8,11 @@ import structlog
 import uvicorn
 
 from mcdropout import log
-from mcdropout.api import create_app
-from mcdropout.processes.listening import address_of, listen, scheme_of
+from mcdropout.api import Services, create_app
+from mcdropout.processes.listening import address_of, listeners_of, scheme_of
+from mcdropout.processes.outcome import say_outcome
 from mcdropout.processes.serving import (
+    LOADING_POLL_SECONDS,
     Leaving,
     RpcServer,
     connections,
@@ -25,49 +27,75 @@ from mcdropout.settings import Settings
 _log = structlog.get_logger("server")
 
 
+_WRONG_SETTINGS = 2
+
+
 def run(settings: Settings) -> int:
     """Serve until a signal says to stop.
 
     Returns:
-        The exit status: 0 after a signal, 2 where the settings name nothing to serve, 1 where it cannot listen.
+        The exit status: 0 after a signal, 2 where there is nothing to serve, and nothing that could come to be while
+        the server runs, 1 where it cannot listen.
     """
     log.configure(settings.log_format, settings.log_level)
     with ExitStack() as stack:
-        try:
-            sockets = [stack.enter_context(x) for port in settings.ports for x in listen(settings.host, port)]
-        except OSError as error:
-            _log.error("cannot listen", host=settings.host, ports=settings.ports, error=str(error))
+        sockets = listeners_of(settings)
+        if sockets is None:
             return 1
+        for listener in sockets:
+            stack.enter_context(listener)
         services = services_of(settings, settings.threads)
         if services is None:
-            return 2
+            return _WRONG_SETTINGS
         leaving = Leaving()
         app = leaving.around(create_app(services))
         config = uvicorn_config(settings, app, http=connections(services, leaving))
-        server = Server(config, leaving, rpc_server_of(services))
-        _log.info("listening", urls=[address_of(x, scheme_of(settings)) for x in sockets])
-        return run_server(server, sockets)
+        urls = [address_of(x, scheme_of(settings)) for x in sockets]
+        server = Server(config, leaving, services, urls)
+        status = run_server(server, sockets)
+        return _WRONG_SETTINGS if server.serves_nothing else status
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, that lets clients go before it stops; beside it the one of gRPC, where there is one."""
+    """uvicorn's server, that lets clients go before it stops; beside it the one of gRPC, where there is one.
 
-    def __init__(self, config: uvicorn.Config, leaving: Leaving, rpc: RpcServer | None = None) -> None:
+    Attributes:
+        serves_nothing: whether it ends since no model could be loaded.
+    """
+
+    def __init__(self, config: uvicorn.Config, leaving: Leaving, services: Services, urls: list[str]) -> None:
         super().__init__(config)
-        self._leaving, self._rpc = leaving, rpc
+        self.serves_nothing = False
+        self._leaving, self._services, self._urls = leaving, services, urls
+        self._rpc: RpcServer | None = rpc_server_of(services)
+        self._seeing: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self._rpc is None or self.should_exit:
+        if self.should_exit:
             return
         try:
-            await self._rpc.start()
+            if self._rpc is not None:
+                await self._rpc.start()
         except OSError as error:
             _log.error("cannot listen", error=str(error))
             await super().shutdown(sockets)
             self.started, self.should_exit = False, True
+            return
+        _log.info("listening", urls=self._urls)
+        self._seeing = asyncio.create_task(self._see_to_models())
+
+    async def _see_to_models(self) -> None:
+        """Say what became of the models, once that is known; end where there is nothing to serve."""
+        registry = self._services.registry
+        while not registry.begun:
+            await asyncio.sleep(LOADING_POLL_SECONDS)
+        if not self.should_exit and not say_outcome(registry, self._services.settings, self._urls):
+            self.serves_nothing = self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._seeing is not None:
+            self._seeing.cancel()
         for listening in self.servers:
             listening.close()
         stopping = None if self._rpc is None else asyncio.create_task(self._rpc.stop())

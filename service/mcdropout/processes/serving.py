@@ -30,6 +30,9 @@ from mcdropout.settings import Settings
 
 _log = structlog.get_logger("server")
 
+LOADING_POLL_SECONDS = 0.05
+"""Between two looks at whether the models have been seen to."""
+
 # For browsers: what is sent is what it says that it is, is shown in no other page, and says nobody where it was.
 _HEADERS = [("x-content-type-options", "nosniff"), ("x-frame-options", "DENY"), ("referrer-policy", "no-referrer")]
 _OWN_DESCRIPTORS = 256  # files that are no connections: models, logs, pipes
@@ -51,6 +54,10 @@ def services_of(settings: Settings, threads: int | None) -> Services | None:
     except (BundleError, InvalidInputError, KeysError, TlsError) as error:
         _log.error("nothing to serve", error=str(error))
         return None
+    registry = services.registry
+    if settings.default is None and len(registry.names) > 1:
+        why = f"it is the first of {len(registry.names)} by name; --default names another"
+        _log.info("default model", model=registry.default, because=why)
     if (writing := log.lines()) is not None:
         writing.tell_losses(services.metrics.log_lines_lost.inc)
     return services

@@ -31,12 +31,14 @@ import structlog
 from mcdropout import log
 from mcdropout.machine import signal_or_status
 from mcdropout.metrics import forget_process, record_start, restart_counter, share, shared_folder
-from mcdropout.processes.listening import BACKLOG, address_of, listen, scheme_of, stop_signals
+from mcdropout.processes.listening import BACKLOG, address_of, listeners_of, scheme_of, stop_signals
+from mcdropout.processes.outcome import say_ready
 from mcdropout.processes.wire import (
     CONNECTION,
     ENDED,
     LEAVING,
     LET_GO,
+    MODEL,
     READY,
     STARTED,
     TAKEN,
@@ -59,29 +61,24 @@ def supervise(settings: Settings) -> int:
     """Serve with a worker for each of the settings' devices, until a signal says to stop.
 
     Returns:
-        The exit status: 0 after a signal; 1 where it cannot listen, or no worker stays alive; 2 where the settings
-        name nothing to serve.
+        The exit status: 0 after a signal; 1 where it cannot listen, or no worker stays alive; 2 where there is nothing
+        to serve, and nothing that could come to be while the server runs.
     """
     log.configure(settings.log_format, settings.log_level)
     with ExitStack() as stack:
+        listeners = listeners_of(settings)
+        if listeners is None:
+            return 1
+        for listener in listeners:
+            stack.enter_context(listener)
         try:
-            listeners = [stack.enter_context(x) for port in settings.ports for x in listen(settings.host, port)]
-            if settings.grpc_port is not None:
-                _try_to_listen(settings.host, settings.grpc_port)
             folder = stack.enter_context(shared_folder())
         except OSError as error:
-            ports = [*settings.ports, *([] if settings.grpc_port is None else [settings.grpc_port])]
-            _log.error("cannot listen", host=settings.host, ports=ports, error=str(error))
+            _log.error("there is no folder for the metrics of several processes", error=str(error))
             return 1
         share(folder, "supervisor")
         record_start()
         return _Supervisor(settings, listeners, folder).run()
-
-
-def _try_to_listen(host: str, port: int) -> None:
-    """Raise OSError where workers could not: they share a port (SO_REUSEPORT), and would share another server's too."""
-    for listener in listen(host, port):
-        listener.close()
 
 
 class _Supervisor:
@@ -99,7 +96,7 @@ class _Supervisor:
         self._waiting: deque[socket.socket] = deque()  # accepted, but for nobody to take yet
         self._accepting = False
         self._others_started = False
-        self._loaded_once = False
+        self._loaded_once = self._said_ready = False
         self._deadline = math.inf  # of the end, once a signal said to stop
         self._status: int | None = None
 
@@ -165,6 +162,7 @@ class _Supervisor:
         settings = self._settings.model_copy(update={"device": worker.device, "workers": len(self._workers)})
         assignment = Assignment(settings, worker.number, os.getpid(), self._metrics)
         worker.due = None
+        worker.models = 0
         worker.begun = time.monotonic()
         try:
             worker.process, worker.channel = launch(assignment)
@@ -198,6 +196,8 @@ class _Supervisor:
                 worker.untaken.popleft()[1].close()
             elif what == ENDED:
                 worker.connections -= 1
+            elif what == MODEL:
+                worker.models += 1
             elif what == LEAVING:
                 worker.stage = None
             else:
@@ -214,7 +214,16 @@ class _Supervisor:
         self._start_others()
         if joins:
             _log.info("worker ready", worker=worker.number, seconds=round(time.monotonic() - worker.begun, 3))
+            self._say_ready()
             self._level()
+
+    def _say_ready(self) -> None:
+        """Say that the server is ready, once: when each worker is, but for those that have failed meanwhile."""
+        ready = [worker for worker in self._workers if worker.stage == READY]
+        if self._said_ready or not ready or any(x.stage != READY and not x.failures for x in self._workers):
+            return
+        self._said_ready = True
+        say_ready(self._urls(), min(worker.models for worker in ready), workers=len(ready))
 
     def _level(self) -> None:
         """Let workers that have more than their share of connections close some, so that clients open them anew.
@@ -316,6 +325,7 @@ class _Supervisor:
         delay = 0.0 if worker.failures == 1 else min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** (worker.failures - 2))
         worker.due = time.monotonic() + delay
         _log.error("worker ended, and is started again", worker=worker.number, how=how, delay_seconds=delay)
+        self._say_ready()
         self._start_others()  # whatever keeps this one from loading may be its device's own
 
     def _give_up(self, worker: WorkerProcess, how: str, status: int) -> None:

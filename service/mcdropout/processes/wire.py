@@ -12,6 +12,7 @@ from mcdropout.settings import Settings
 
 # What a worker sends: how far it is, and what becomes of the connections that it was handed.
 STARTED, LOADED, READY, LEAVING, TAKEN, ENDED = b"s", b"l", b"r", b"x", b"+", b"-"
+MODEL = b"m"  # for each model that serves, once, before the first of LOADED and READY
 # What it gets: a connection, which comes with the byte, or to close one at its next answer.
 CONNECTION, LET_GO = b"c", b"."
 

@@ -17,12 +17,13 @@ import structlog
 import uvicorn
 
 from mcdropout import log
-from mcdropout.api import create_app
-from mcdropout.catalogue.registry import Registry
+from mcdropout.api import Services, create_app
 from mcdropout.machine import die_with_parent, physical_cores
 from mcdropout.metrics import share
 from mcdropout.processes import wire
+from mcdropout.processes.outcome import say_outcome
 from mcdropout.processes.serving import (
+    LOADING_POLL_SECONDS,
     Leaving,
     RpcServer,
     connections,
@@ -34,7 +35,8 @@ from mcdropout.processes.serving import (
 )
 from mcdropout.processes.wire import Assignment, WorkerEnd
 
-_LOADING_POLL_SECONDS, _READY_POLL_SECONDS = 0.05, 1.0
+_READY_POLL_SECONDS = 1.0
+_WRONG_SETTINGS = 2
 
 
 def work(channel: socket.socket, assignment: Assignment) -> int:
@@ -52,12 +54,14 @@ def work(channel: socket.socket, assignment: Assignment) -> int:
     share(assignment.metrics, str(assignment.number))
     services = services_of(settings, settings.threads or max(1, physical_cores() // settings.workers))
     if services is None:
-        return 2
+        return _WRONG_SETTINGS
     leaving = Leaving()
     supervisor = WorkerEnd(channel)
     http = connections(services, leaving, ended=lambda: supervisor.send(wire.ENDED))
     config = uvicorn_config(settings, leaving.around(create_app(services)), http=http)
-    return run_server(WorkerServer(config, supervisor, leaving, services.registry, rpc_server_of(services)))
+    server = WorkerServer(config, supervisor, leaving, services)
+    status = run_server(server)
+    return _WRONG_SETTINGS if server.serves_nothing else status
 
 
 def _number_log_lines(number: int) -> None:
@@ -73,21 +77,19 @@ def _number_log_lines(number: int) -> None:
 
 
 class WorkerServer(uvicorn.Server):
-    """uvicorn's server on connections that are handed to it, instead of a socket of its own."""
+    """uvicorn's server on connections that are handed to it, instead of a socket of its own.
 
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        supervisor: WorkerEnd,
-        leaving: Leaving,
-        registry: Registry,
-        rpc: RpcServer | None = None,
-    ) -> None:
+    Attributes:
+        serves_nothing: whether it ends since no model could be loaded.
+    """
+
+    def __init__(self, config: uvicorn.Config, supervisor: WorkerEnd, leaving: Leaving, services: Services) -> None:
         super().__init__(config)
-        self._rpc = rpc
+        self.serves_nothing = False
+        self._rpc: RpcServer | None = rpc_server_of(services)
         self._supervisor = supervisor
         self._leaving = leaving
-        self._registry = registry
+        self._services = services
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -144,19 +146,26 @@ class WorkerServer(uvicorn.Server):
         return made
 
     async def _send_stages(self) -> None:
-        """Send it whenever the models are loaded, ready, or no longer ready."""
+        """Send it whenever the models are loaded, ready, or no longer ready; before that how many serve."""
+        registry = self._services.registry
+        while not registry.begun:
+            await asyncio.sleep(LOADING_POLL_SECONDS)
+        if self.should_exit:
+            return
+        if not say_outcome(registry, self._services.settings):
+            self.serves_nothing = self.should_exit = True
+            return
+        self._supervisor.send(wire.MODEL * sum(entry.model is not None for entry in registry.entries.values()))
         sent, serves_rpc = wire.STARTED, False
         while True:
-            stage = wire.STARTED
-            if self._registry.begun:
-                stage = wire.READY if self._registry.ready else wire.LOADED
+            stage = wire.READY if registry.ready else wire.LOADED
             if stage != sent:
                 if stage == wire.READY and self._rpc is not None and not serves_rpc:
                     await self._rpc.start()  # not before: its clients are handed over by nobody
                     serves_rpc = True
                 self._supervisor.send(stage)
                 sent = stage
-            await asyncio.sleep(_LOADING_POLL_SECONDS if sent == wire.STARTED else _READY_POLL_SECONDS)
+            await asyncio.sleep(_READY_POLL_SECONDS)
 
     def _keep(self, what: Any) -> None:
         task = asyncio.get_running_loop().create_task(what)

@@ -23,6 +23,7 @@ class WorkerProcess:
         self.process: subprocess.Popen[bytes] | None = None
         self.channel: socket.socket | None = None
         self.stage: bytes | None = None  # None: not there, or leaving
+        self.models = 0  # that it serves, as it said once it had loaded them
         self.connections = 0
         self.untaken: deque[tuple[float, socket.socket]] = deque()  # when each was handed over, and what
         self.handed = 0.0  # when one was, last
