@@ -39,6 +39,12 @@ def _numbered(value: Any) -> Any:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=100)]
+_SizeOrName = Annotated[int, Field(gt=0)] | Annotated[str, Field(pattern=f"^{_NAME.pattern}$")]
+_Codes = Annotated[
+    dict[Name, Number],
+    BeforeValidator(_numbered, json_schema_input_type=dict[Name, Number] | list[Name]),
+    Field(min_length=1),
+]
 _FLOATS = "float16, bfloat16, float32 and float64"
 Dtype = Literal[
     "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "uint16", "int8", "uint8", "bool"
@@ -54,17 +60,17 @@ class Input(Record):
         shape: of one row, without the row dimension; empty for one number a row. A name in place of a size is of one
             that differs from row to row; the manifest's `sizes` say which are accepted.
         dtype: what the network takes. bfloat16, for a PyTorch network, is float32 until it gets there.
-        minimum, maximum: the values accepted; None for any.
+        minimum, maximum: the least and the most value that is accepted; any where not given.
         missing: whether null, which the network gets as NaN, is "allowed" or "refused".
         preprocessing: what is done to the values before the network sees them.
         row_axis: the dimension that holds the rows in what the network takes. Clients send them first.
-        image: how an image becomes a row; None where none is taken.
+        image: how an image becomes a row; none is taken where not given.
         columns: for rows of a table, their names in order; a row may then be an object of these.
         categories: by the name of a column whose values are names, the number of each; a list numbers them from 0 on.
     """
 
     name: Name = "input"
-    shape: list[Annotated[int | str, BeforeValidator(_size_or_name)]]
+    shape: list[Annotated[int | str, BeforeValidator(_size_or_name, json_schema_input_type=_SizeOrName)]]
     dtype: Dtype = "float32"
     minimum: Annotated[int | Number | None, NotTruth] = None
     maximum: Annotated[int | Number | None, NotTruth] = None
@@ -73,9 +79,7 @@ class Input(Record):
     row_axis: Axis = 0
     image: Image | None = None
     columns: Annotated[list[Name], Field(min_length=1)] | None = None
-    categories: dict[Name, Annotated[dict[Name, Number], BeforeValidator(_numbered), Field(min_length=1)]] = Field(
-        default={}
-    )
+    categories: dict[Name, _Codes] = Field(default={})
     _named: dict[str, Named] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")

@@ -10,7 +10,20 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from mcdropout.catalogue.document import DocumentError, read_document
 from mcdropout.catalogue.inputs import Input
 from mcdropout.catalogue.problems import described
-from mcdropout.catalogue.records import Axis, Image, NotTruth, Number, PositiveInt, Preprocessing, Record, SizeRange
+from mcdropout.catalogue.records import (
+    AddedDropout,
+    Axis,
+    Dropout,
+    Image,
+    NotTruth,
+    Passes,
+    Positive,
+    Preprocessing,
+    Rates,
+    Record,
+    Share,
+    SizeRange,
+)
 from mcdropout.engine import Selection
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.inputs import Bounds, Inputs, Shapes
@@ -18,73 +31,11 @@ from mcdropout.engine.reading import Entry, Form, LikelihoodName, Noise, Reading
 from mcdropout.engine.sizes import Named
 
 MANIFEST = "model.yaml"
-_MOST_PASSES = 1_000_000_000
 _MOST_FAULTS = 10  # that are named at once
 
 
 class BundleError(Exception):
     """A bundle cannot be read. The message names file and field, what was found, and what would be accepted."""
-
-
-class Passes(Record):
-    """How many stochastic passes a request gets where it names none, and the most that it may ask for."""
-
-    default: Annotated[int, Field(ge=0, strict=True)] = 50
-    maximum: Annotated[PositiveInt, Field(le=_MOST_PASSES)] = 1000
-
-    @model_validator(mode="after")
-    def _default_allowed(self) -> "Passes":
-        if self.default > self.maximum:
-            raise ValueError(f"default is {self.default}; at most maximum, {self.maximum}, is accepted")
-        return self
-
-
-class Rates(Record):
-    """Which p requests may have sites drop with in place of their own. Networks are not trained so."""
-
-    minimum: Annotated[Number, Field(gt=0, lt=1)] = 0.01
-    maximum: Annotated[Number, Field(gt=0, lt=1)] = 0.95
-
-    @model_validator(mode="after")
-    def _in_order(self) -> "Rates":
-        if self.minimum > self.maximum:
-            raise ValueError(f"minimum is {self.minimum}; at most maximum, {self.maximum}, is accepted")
-        return self
-
-
-class AddedDropout(Record):
-    """Dropout behind a module; a number alone is short for its p.
-
-    Attributes:
-        p: the probability that it drops.
-        kind: what it drops: an "element", or a "channel" of `[rows, channels, ...]`.
-    """
-
-    p: Annotated[float, Field(gt=0, lt=1), NotTruth]
-    kind: Literal["element", "channel"] = "element"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _p_alone(cls, value: Any) -> Any:
-        return value if isinstance(value, dict | AddedDropout) else {"p": value}
-
-
-class Dropout(Record):
-    """Which sites are on, by patterns of module paths as in a shell (`encoder.*`); the network's own path is "".
-
-    Attributes:
-        include: a site is on only if its path matches one of these.
-        exclude: and none of these.
-        p: a probability to use instead of the network's own, for each pattern; the first that matches counts.
-        add: dropout for a PyTorch network that was trained without it: for each pattern a probability, or a p and a
-            kind. The outputs of the modules that match are dropped from; the first pattern that matches counts. The
-            fields above are about the network's own dropout.
-    """
-
-    include: list[str] = Field(default=["*"], min_length=1)
-    exclude: list[str] = Field(default=[])
-    p: dict[str, Annotated[float, Field(ge=0, le=1), NotTruth]] = Field(default={})
-    add: dict[str, AddedDropout] = Field(default={})
 
 
 class Output(Record):
@@ -93,20 +44,23 @@ class Output(Record):
     Attributes:
         entry: which entry of what it returns holds the logits, or the mean of a regression: a key, an attribute, a
             position, or a path further down (`boxes.scores`). All tensors that it returns, where not given.
-        form: (`as`) whether these are logits, probabilities or their logarithms; found out where not given.
+        form: whether these are logits, probabilities or their logarithms; found out where not given.
         classes: the dimension that holds the classes or labels, the rows being 0, -1 the last; found out where not
             given.
         quantiles: for a regression that predicts quantiles in place of a mean, their levels, ascending.
-        along: the dimension that holds these, where one entry holds them all; found out where not given.
-        mean: for a regression that predicts its noise, the entry of the mean,
-        log_variance, variance, std, log_scale, scale: and one of these, of the noise; the scale is the likelihood's
-            own, of a Gaussian the standard deviation.
+        along: the dimension that holds the quantiles, where one entry holds them all; found out where not given.
+        mean: for a regression that predicts its noise, the entry of the mean; beside it stands one of log_variance,
+            variance, std, log_scale and scale.
+        log_variance, variance, std, log_scale, scale: for a regression that predicts its noise as this, the entry of
+            it, beside mean; the scale is the likelihood's own, of a Gaussian the standard deviation.
     """
+
+    SHORT = ({"type": ["string", "integer", "null"]},)
 
     entry: Entry | None = None
     form: Form | None = Field(default=None, alias="as")
     classes: Annotated[int, Field(strict=True)] | None = None
-    quantiles: Annotated[list[Annotated[Number, Field(gt=0, lt=1)]], Field(min_length=2)] | None = None
+    quantiles: Annotated[list[Share], Field(min_length=2)] | None = None
     along: Annotated[int, Field(strict=True)] | None = None
     mean: Entry | None = None
     log_variance: Entry | None = None
@@ -157,23 +111,26 @@ class Manifest(Record):
     Attributes:
         name: the model's name, which is its folder's.
         version: any text; every answer carries it.
+        description: any text, which `GET /models/{name}` shows.
         task: "classification", "binary", "multilabel" or "regression".
         labels: the names of the classes, or labels, in the order of the network's outputs; for "binary" the two of no
             and yes. Their numbers where not given.
         input: what a client sends, for a network of one input.
-        inputs: or for a network of several, in the order in which it takes them.
+        inputs: what a client sends, for a network of several inputs, in the order in which it takes them.
         sizes: for each name in the shapes of inputs, of a size that differs from row to row, what is accepted.
         inputs_by: whether the network takes its inputs by "position", or by "keyword": as `forward(name=...)`.
         output: what the network returns, and what of it counts; an entry alone is short for `{entry: ...}`.
         output_row_axis: the dimension that holds the rows in what the network returns.
         dropout: which sites are on, and with which p.
         passes: default and most stochastic passes.
+        rates: which p requests may have sites drop with in place of their own; none but their own where not given.
         model: the network as a file in the bundle: ONNX (`.onnx`), a `torch.export` archive (`.pt2`) or TorchScript
-            (`.pt`, `.ts`); or, instead:
-        network: `file.py:Name`, a class or function in the bundle that returns the network;
-        arguments: what it is called with;
-        weights: a file in the bundle: `.safetensors`, or a state dict that `torch.load(weights_only=True)` reads.
-        preprocess: `file.py:name`, a function in the bundle that makes rows of what clients send; see `hooks.py`.
+            (`.pt`, `.ts`); network and weights are in place of it.
+        network: `file.py:Name`, a class or function in the bundle that returns the network.
+        arguments: what `network` is called with.
+        weights: a file in the bundle, what `network` learned: `.safetensors`, or a state dict that
+            `torch.load(weights_only=True)` reads.
+        preprocess: `file.py:name`, a function in the bundle that makes rows of what clients send.
         temperature: what logits are divided by.
         threshold: for "binary" and "multilabel", the mean probability from which on the answer is yes.
         likelihood: for regression, how the noise is distributed: "gaussian", "laplace" or "student_t".
@@ -202,19 +159,23 @@ class Manifest(Record):
     arguments: dict[str, Any] = Field(default={})
     weights: str | None = None
     preprocess: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*\.py:[A-Za-z_]\w*$")] | None = None
-    temperature: Annotated[Number, Field(gt=0)] = 1.0
-    threshold: Annotated[Number, Field(gt=0, lt=1)] = 0.5
+    temperature: Positive = 1.0
+    threshold: Share = 0.5
     likelihood: LikelihoodName = "gaussian"
-    df: Annotated[Number, Field(gt=2)] | None = None
-    noise_variance: Annotated[Number, Field(gt=0)] | None = None
-    interval: Annotated[Number, Field(gt=0, lt=1)] | None = 0.95
+    df: Annotated[float, Field(gt=2, allow_inf_nan=False), NotTruth] | None = None
+    noise_variance: Positive | None = None
+    interval: Share | None = 0.95
 
     @field_validator("output", mode="before")
     @classmethod
     def _entry_alone(cls, value: Any) -> Any:
         return value if isinstance(value, dict | Output) else {} if value is None else {"entry": value}
 
-    @field_validator("interval", mode="before")
+    @field_validator(
+        "interval",
+        mode="before",
+        json_schema_input_type=Share | Literal["none"] | None,
+    )
     @classmethod
     def _is_a_share_or_none(cls, value: Any) -> Any:
         if value is None or value == "none":
@@ -400,6 +361,7 @@ _RECORDS: dict[int | str, type[BaseModel]] = {
     "image": Image,
     "values": Preprocessing,
     "passes": Passes,
+    "rates": Rates,
     "dropout": Dropout,
     "add": AddedDropout,
     "output": Output,

@@ -1,11 +1,24 @@
 """Records: the small mappings that `model.yaml` is made of."""
 
-from typing import Annotated, Any, Literal
+import inspect
+import re
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from mcdropout.engine.sizes import LARGEST
 
+_MOST_PASSES = 1_000_000_000
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
 Axis = Annotated[int, Field(ge=0, strict=True)]
 
@@ -19,21 +32,126 @@ def _no_truth(value: Any) -> Any:
 NotTruth = BeforeValidator(_no_truth)
 """What is true or false is no number, though Python takes it for 1 or 0."""
 Number = Annotated[float, Field(allow_inf_nan=False), NotTruth]
+# Not `Annotated[Number, ...]`: of bounds behind a validator pydantic's JSON Schema says nothing.
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), NotTruth]
+Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False), NotTruth]
+"""Between 0 and 1."""
+
+
+_ATTRIBUTES = "\n\nAttributes:\n"
+_OF_ATTRIBUTES = re.compile(r"^ {4}(\w[\w, ]*): (.*(?:\n {5,}.*)*)", re.MULTILINE)
 
 
 class Record(BaseModel):
-    """A mapping in `model.yaml`: its fields, and no others."""
+    """A mapping in `model.yaml`: its fields, and no others.
+
+    What the docstring of a record says of it and, below "Attributes:", of its fields, its JSON Schema says too.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    SHORT: ClassVar[tuple[JsonSchemaValue, ...]] = ()
+    """JSON Schemas of what is short for such a mapping."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        found = handler(schema)
+        mapping = handler.resolve_ref_schema(found)
+        about, _, attributes = inspect.cleandoc(cls.__doc__ or "").partition(_ATTRIBUTES)
+        mapping["description"] = _in_one_line(about)
+        for names, text in _OF_ATTRIBUTES.findall(attributes):
+            for name in names.split(", "):
+                called = cls.model_fields[name].alias or name
+                mapping["properties"][called]["description"] = _in_one_line(text)
+        return {"anyOf": [found, *cls.SHORT]} if cls.SHORT else found
+
+
+def _in_one_line(text: str) -> str:
+    return f"{text[:1].upper()}{' '.join(text[1:].split())}"
+
+
+class Passes(Record):
+    """How many stochastic passes a request gets.
+
+    Attributes:
+        default: where it names no number of them.
+        maximum: the most that it may ask for.
+    """
+
+    default: Annotated[int, Field(ge=0, strict=True)] = 50
+    maximum: Annotated[PositiveInt, Field(le=_MOST_PASSES)] = 1000
+
+    @model_validator(mode="after")
+    def _default_allowed(self) -> "Passes":
+        if self.default > self.maximum:
+            raise ValueError(f"default is {self.default}; at most maximum, {self.maximum}, is accepted")
+        return self
+
+
+class Rates(Record):
+    """Which p requests may have sites drop with in place of their own. Networks are not trained so.
+
+    Attributes:
+        minimum: the least.
+        maximum: the greatest.
+    """
+
+    minimum: Share = 0.01
+    maximum: Share = 0.95
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Rates":
+        if self.minimum > self.maximum:
+            raise ValueError(f"minimum is {self.minimum}; at most maximum, {self.maximum}, is accepted")
+        return self
+
+
+class AddedDropout(Record):
+    """Dropout behind a module; a number alone is short for its p.
+
+    Attributes:
+        p: the probability that it drops.
+        kind: what it drops: an "element", or a "channel" of `[rows, channels, ...]`.
+    """
+
+    p: Share
+    kind: Literal["element", "channel"] = "element"
+
+    SHORT = ({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _p_alone(cls, value: Any) -> Any:
+        return value if isinstance(value, dict | AddedDropout) else {"p": value}
+
+
+class Dropout(Record):
+    """Which sites are on, by patterns of module paths as in a shell (`encoder.*`); the network's own path is "".
+
+    Attributes:
+        include: a site is on only if its path matches one of these.
+        exclude: a site is off if its path matches one of these.
+        p: a probability to use instead of the network's own, for each pattern; the first that matches counts.
+        add: dropout for a PyTorch network that was trained without it: for each pattern a probability, or a p and a
+            kind. The outputs of the modules that match are dropped from; the first pattern that matches counts.
+            include, exclude and p are about the network's own dropout.
+    """
+
+    include: list[str] = Field(default=["*"], min_length=1)
+    exclude: list[str] = Field(default=[])
+    p: dict[str, Annotated[float, Field(ge=0, le=1), NotTruth]] = Field(default={})
+    add: dict[str, AddedDropout] = Field(default={})
 
 
 class SizeRange(Record):
     """The sizes that are accepted where they differ from row to row; `[minimum, maximum]` is short for it.
 
     Attributes:
-        minimum, maximum: the least and the most.
-        multiple: of what they are multiples.
+        minimum, maximum: the least and the most size.
+        multiple: what all of the sizes are multiples of.
     """
+
+    SHORT = ({"type": "array", "items": {"type": "integer", "exclusiveMinimum": 0}, "minItems": 2, "maxItems": 2},)
 
     minimum: PositiveInt
     maximum: Annotated[PositiveInt, Field(le=LARGEST)]
@@ -60,7 +178,10 @@ class SizeRange(Record):
 class Preprocessing(Record):
     """From what a client sends to what the network takes: `(x * scale - mean) / std`.
 
-    `mean` and `std` are numbers, or a list with one for each entry of the input's first dimension (its channels).
+    Attributes:
+        scale: what values are multiplied by.
+        mean: what is subtracted then: a number, or one for each entry of the input's first dimension (its channels).
+        std: what that is divided by: a number, or as many.
     """
 
     scale: Number = 1.0

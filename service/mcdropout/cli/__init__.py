@@ -13,6 +13,7 @@ from mcdropout.cli.inspect import inspect
 from mcdropout.cli.key import key
 from mcdropout.cli.predict import predict
 from mcdropout.cli.score import score
+from mcdropout.cli.schema import schema
 from mcdropout.cli.serve import serve
 
 _SECONDS_TO_END = 2.0
@@ -26,6 +27,16 @@ app.command()(score)
 app.command()(inspect)
 app.command("compile")(compile_bundles)
 app.command()(key)
+
+app.command()(schema)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"mcdropout {version('mcdropout')}")
+        raise typer.Exit
 
 
 @app.callback()
