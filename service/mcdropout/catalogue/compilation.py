@@ -26,7 +26,11 @@ OUTCOME = "outcome.json"
 _MEMORY_SHARE = 0.8
 _POLL_SECONDS = 0.1
 _MOST_QUOTED = 2000  # characters of what a process said before it ended
-Outcome = Literal["compiled", "refused", "needs_pytorch"]
+Outcome = Literal["compiled", "refused", "without_dropout", "needs_pytorch"]
+
+
+class WithoutDropoutError(BundleError):
+    """A bundle's network has no dropout to switch on."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ def compile_bundle(
 
     Raises:
         BundleError: the bundle is wrong, or its network is refused, ends the process, or takes more than the limits.
+        WithoutDropoutError: its network has no dropout.
         UnsupportedModelError: the network runs on PyTorch only, so that there is nothing to write.
     """
     limits = limits or CompileLimits()
@@ -75,6 +80,8 @@ def compile_bundle(
         )
     outcome = json.loads(path.read_bytes())
     path.unlink()
+    if outcome["outcome"] == "without_dropout":
+        raise WithoutDropoutError(outcome["error"])
     if outcome["outcome"] == "refused":
         raise BundleError(outcome["error"])
     if outcome["outcome"] == "needs_pytorch":

@@ -14,7 +14,7 @@ from mcdropout.catalogue.compilation import OUTCOME, Outcome
 from mcdropout.catalogue.manifest import BundleError
 from mcdropout.catalogue.provenance import SOURCES, sources_of
 from mcdropout.catalogue.reads import Reads
-from mcdropout.engine.errors import EngineError, UnsupportedModelError
+from mcdropout.engine.errors import EngineError, NoDropoutError, UnsupportedModelError
 from mcdropout.machine import die_with_parent
 
 
@@ -29,6 +29,8 @@ def compile_here(folder: Path, into: Path) -> tuple[Outcome, str | None]:
         with Reads(bundle.folder) as reads:
             engine = Engine.prepare(subject_of(bundle), bundle.manifest.reading)
             model_of(bundle, engine)
+    except NoDropoutError as error:
+        return "without_dropout", str(error)
     except (BundleError, EngineError) as error:
         return "refused", str(error)
     except ImportError as error:

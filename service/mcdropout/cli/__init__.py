@@ -9,6 +9,7 @@ from contextlib import suppress
 import typer
 
 from mcdropout.cli.compile import compile_bundles
+from mcdropout.cli.init import init
 from mcdropout.cli.inspect import inspect
 from mcdropout.cli.key import key
 from mcdropout.cli.predict import predict
@@ -22,6 +23,7 @@ app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, help="Serve predictions together with how far to trust them."
 )
 app.command()(serve)
+app.command()(init)
 app.command()(predict)
 app.command()(score)
 app.command()(inspect)

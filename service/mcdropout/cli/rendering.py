@@ -15,6 +15,8 @@ from mcdropout.engine import Engine
 from mcdropout.engine.inspection import TIMED_ROWS, Inspection
 from mcdropout.engine.statistics import TASKS, described_reading
 
+_FEW_SITES, _BRIEF_PASSES = 8, 50
+
 
 def print_inspection(console: Console, name: str, inspection: Inspection) -> None:
     """Print what was found of a network as tables."""
@@ -39,6 +41,21 @@ def print_inspection(console: Console, name: str, inspection: Inspection) -> Non
         parts += [Text(), found]
     title = f"{name}: {program.strategy} program on {program.runtime} ({program.device})"
     console.print(Panel(Group(*parts), title=Text(title), title_align="left"))
+
+
+def print_brief(console: Console, engine: Engine) -> None:
+    """Print of an engine what is random in it, what runs it, what passes cost and what its answers are."""
+    program, sizing = engine.program, engine.sizing
+    console.print(f"{program.strategy} program on {program.runtime} ({program.device})")
+    console.print(_sites(engine, _FEW_SITES))
+    if (more := len(engine.sites) - _FEW_SITES) > 0:
+        console.print(f"... and {more} more; `mcdropout inspect` has all")
+    console.print()
+    cost = program.cost.in_deterministic_passes(_BRIEF_PASSES)
+    console.print(f"{_BRIEF_PASSES} passes cost {cost:.3g} deterministic ones, by their operations")
+    console.print(_reading(engine))
+    if sizing:
+        console.print(f"sizes: {', '.join(map(str, sizing.dimensions))}")
 
 
 def as_document(name: str, inspection: Inspection) -> dict[str, Any]:
@@ -82,16 +99,16 @@ def _sizes(engine: Engine) -> dict[str, dict[str, int]]:
     return {x.name: {"minimum": x.least, "maximum": x.most, "multiple": x.multiple} for x in dimensions}
 
 
-def _sites(engine: Engine) -> RenderableType:
+def _sites(engine: Engine, most: int | None = None) -> RenderableType:
     table = _table("site", "kind", "p", "mask", "drawn", "")
-    for site, shape in zip(engine.sites, engine.site_shapes, strict=True):
+    for site, shape in zip(engine.sites[:most], engine.site_shapes[:most], strict=True):
         p = "" if site.p is None else f"{site.p:g}"
         mask = " x ".join(map(str, shape)) or "1"
         scope = "for a row" if site.scope == "row" else "for a pass, all rows"
         notes = ["added: the network was not trained with it"] if site.injected else []
         notes += [] if site.in_eval else ["its module left eval mode"]
         table.add_row(site.name, site.kind, p, mask, scope, "; ".join(notes))
-    for off in engine.sites_off:
+    for off in engine.sites_off[:most]:
         p = "" if off.p is None else f"{off.p:g}"
         table.add_row(off.name, off.kind, p, "", "off", off.reason, style="dim")
     return table

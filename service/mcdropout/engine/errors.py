@@ -11,6 +11,10 @@ class UnsupportedModelError(EngineError):
     """The network cannot be served by Monte Carlo dropout; the message says why."""
 
 
+class NoDropoutError(UnsupportedModelError):
+    """The network has no dropout to switch on."""
+
+
 class UnevenRowsError(UnsupportedModelError):
     """The network draws more for some of the example rows than for others, or otherwise for three than for two."""
 

@@ -14,7 +14,7 @@ from mcdropout.digest import digest_of
 from mcdropout.engine.arrays import Array, with_rows
 from mcdropout.engine.checks import Check
 from mcdropout.engine.cutting.layout import Layout
-from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError
+from mcdropout.engine.errors import InvalidInputError, NoDropoutError, UnsupportedModelError
 from mcdropout.engine.faults import refusing
 from mcdropout.engine.findings import Finding
 from mcdropout.engine.inputs import Bounds, Inputs, Shapes, as_axis, dimensions_of
@@ -345,7 +345,7 @@ def _find_out(
     off += [site_off(draw, _IDLE) for draw in on if draw.node in found.idle]
     on = [draw for draw in on if draw.node not in found.idle]
     if not on:
-        raise UnsupportedModelError(_nothing_to_switch_on(off))
+        raise NoDropoutError(_nothing_to_switch_on(off))
     probe = Probe(substituted(found.flow, found.draws, (), found.types))
     values = measure(probe, bound.arrays)
     sites = tuple(_site(draw, found, values, bound.batch) for draw in on)

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from mcdropout.engine.arrays import with_rows
 from mcdropout.engine.cutting.layout import ROWS, is_interleaved
-from mcdropout.engine.errors import OneRowError, UnevenRowsError, UnsupportedModelError
+from mcdropout.engine.errors import NoDropoutError, OneRowError, UnevenRowsError, UnsupportedModelError
 from mcdropout.engine.faults import described, refusing
 from mcdropout.engine.kinds import UNIFORM
 from mcdropout.engine.pytorch.added import Added, added_to, not_called
@@ -175,7 +175,7 @@ class _Explorer:
         on, idle = _parted(on, reached(tracked, self._signature, self._two, on))
         off += [site_off(call, "it does not reach the output") for call in idle]
         if not on:
-            raise UnsupportedModelError(_nothing_to_switch_on(off, self._failure)) from self._failure
+            raise NoDropoutError(_nothing_to_switch_on(off, self._failure)) from self._failure
         awake = frozenset().union(*(needs[call.key] for call in on))
         known = self._known(awake, [*on, *idle], made)
         self._check_awake_modules(on, needs, quiet)

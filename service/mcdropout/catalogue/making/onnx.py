@@ -1,0 +1,149 @@
+"""ONNX: a graph in a file, which says itself what it takes."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from mcdropout.catalogue.making.asking import Ask, Question
+from mcdropout.catalogue.making.draft import Draft, DraftInput, Write
+from mcdropout.catalogue.making.networks import check_sizes
+from mcdropout.catalogue.making.probing import task_of
+from mcdropout.catalogue.making.source import GivenShape, Source, SourceError, given_shape
+
+_DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"} | {
+    name: name for name in ("int64", "int32", "int16", "int8", "uint16", "uint8")
+}
+_ROWS = 3
+
+
+def draft(source: Source, ask: Ask) -> Draft:
+    path = source.path
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except Exception as error:  # of what is no protocol buffer, of many kinds
+        raise SourceError(f"{path} cannot be read as an ONNX model: {error}") from error
+    if source.inject is not None:
+        raise SourceError(
+            f"--inject is given for {path}; dropout can be added to PyTorch networks, as path/to/file.py:function. An "
+            "ONNX model is exported with its dropout in it: the README says how"
+        )
+    weights = {each.name for each in graph.initializer}
+    given = [value for value in graph.input if value.name not in weights]
+    inputs = _inputs(source, given, graph)
+    check_sizes(inputs, source)
+    output, shape = _output(source, graph, ask)
+    task = _task(source, graph, shape, ask)
+    return Draft(
+        path.stem,
+        inputs,
+        {"model": "model.onnx"},
+        {"model.onnx": partial(shutil.copyfile, path), **_external(path)},
+        task,
+        source.labels,
+        False,
+        dict(source.sizes),
+        output if task != "regression" or source.output else None,
+        description=f"{path.name}, as it was exported.",
+    )
+
+
+def _inputs(source: Source, given: list[Any], graph: Any) -> tuple[DraftInput, ...]:
+    if source.shapes and len(source.shapes) != len(given):
+        raise SourceError(
+            f"--shape is given {len(source.shapes)} times; {source.text} takes {[x.name for x in given]}, and one for "
+            "each is accepted"
+        )
+    said = [given_shape(text) for text in source.shapes]
+    named = {one.name: one for one in said if one.name is not None}
+    return tuple(
+        _input(source, value, named.get(value.name) or (said[place] if said else None), graph)
+        for place, value in enumerate(given)
+    )
+
+
+def _input(source: Source, value: Any, said: GivenShape | None, graph: Any) -> DraftInput:
+    kind = value.type.tensor_type
+    dtype = _DTYPES.get(onnx.TensorProto.DataType.Name(kind.elem_type).lower())
+    if dtype is None:
+        raise SourceError(
+            f"the input {value.name!r} of {source.text} is of the kind "
+            f"{onnx.TensorProto.DataType.Name(kind.elem_type)}; {', '.join(_DTYPES.values())} are accepted"
+        )
+    shape = said.shape if said else _shape(source, value)
+    words = _words(value.name, graph) if "int" in dtype else None
+    return DraftInput(value.name, shape, dtype, *((0, words - 1) if words else (None, None)))
+
+
+def _shape(source: Source, value: Any) -> tuple[int | str, ...]:
+    """The sizes of a row, as the graph has them."""
+    if not value.type.tensor_type.HasField("shape"):
+        raise SourceError(
+            f"{source.text} does not say the shape of {value.name!r}; --shape 3,224,224 says that of a row"
+        )
+    sizes = [each.dim_value or each.dim_param or None for each in value.type.tensor_type.shape.dim][1:]
+    if all(isinstance(size, int) or size in source.sizes for size in sizes):
+        return tuple(sizes)  # type: ignore[arg-type]
+    shown = ",".join(str(size or "?") for size in sizes)
+    names = [str(size or "tokens") for size in sizes if not isinstance(size, int)]
+    raise SourceError(
+        f"{source.text} leaves open how large {value.name!r} is ({shown}); --shape with numbers says that of each row, "
+        f"such as --shape {','.join(str(size if isinstance(size, int) else 128) for size in sizes)}, or, where rows "
+        f"differ, --shape {','.join(str(size or 'tokens') for size in sizes)} --sizes {names[0]}=1:128"
+    )
+
+
+def _words(name: str, graph: Any) -> int | None:
+    """How many rows the table has that an input looks up; None where it looks up none."""
+    sizes = {each.name: each.dims for each in graph.initializer}
+    same, found = {name}, []
+    for node in graph.node:
+        if node.op_type == "Cast" and node.input[0] in same:
+            same.add(node.output[0])
+        if node.op_type == "Gather" and node.input[1] in same and node.input[0] in sizes:
+            found.append(int(sizes[node.input[0]][0]))
+    return min(found, default=None)
+
+
+def _output(source: Source, graph: Any, ask: Ask) -> tuple[str | None, tuple[int, ...] | None]:
+    """What of the outputs counts, and its shape, the rows first; None where the graph does not say it."""
+    shapes = {each.name: _known(each) for each in graph.output}
+    names = list(shapes)
+    if source.output is not None and source.output not in names:
+        raise SourceError(
+            f"--output is {source.output!r}; {source.text} has {', '.join(names)}, of which one is accepted"
+        )
+    if len(names) == 1:
+        return None, shapes[names[0]]
+    if source.output is None and source.task == "regression" and len(names) == 2:
+        return None, shapes[names[0]]
+    default = "logits" if "logits" in names else names[0]
+    chosen = source.output or ask(
+        Question(f"It has the outputs {', '.join(names)}. Which is the answer?", "--output", default, tuple(names))
+    )
+    return chosen, shapes[chosen]
+
+
+def _known(value: Any) -> tuple[int, ...] | None:
+    sizes = [each.dim_value for each in value.type.tensor_type.shape.dim]
+    return (_ROWS, *sizes[1:]) if sizes and all(sizes[1:]) else None
+
+
+def _task(source: Source, graph: Any, shape: tuple[int, ...] | None, ask: Ask) -> Any:
+    return task_of(shape or (_ROWS, 2), source, ask)
+
+
+def _external(path: Path) -> dict[str, Write]:
+    """The files beside it that hold its weights."""
+    model = onnx.load(path, load_external_data=False)
+    found: dict[str, Write] = {}
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                place = path.parent / entry.value
+                if not place.is_file() or not place.resolve().is_relative_to(path.parent.resolve()):
+                    raise SourceError(f"{path} holds weights in {entry.value!r}, which does not lie beside it")
+                found[entry.value] = partial(shutil.copyfile, place)
+    return found
