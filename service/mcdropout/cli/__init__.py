@@ -13,8 +13,8 @@ from mcdropout.cli.init import init
 from mcdropout.cli.inspect import inspect
 from mcdropout.cli.key import key
 from mcdropout.cli.predict import predict
-from mcdropout.cli.score import score
 from mcdropout.cli.schema import schema
+from mcdropout.cli.score import score
 from mcdropout.cli.serve import serve
 
 _SECONDS_TO_END = 2.0

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from mcdropout.cli.sources import Argument, Inject, Labels, Module, Output, Shape, Sizes, Task, Weights, source_of
 from mcdropout.settings import Settings, default_of, is_loopback, unknown_settings, variable_of
 
 _DEFAULTS = Settings.model_construct()
+_INTERRUPTED = 130  # as shells have it
 _PREFIX = Settings.model_config["env_prefix"]
 
 
@@ -25,6 +27,14 @@ def _option(field: str, flag: str | None = None) -> Any:
 
 
 def serve(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Bundles' folders, a folder of bundles, or what `mcdropout init` makes a bundle of, as it then does; those "
+            "of --models if not given.",
+            show_default=False,
+        ),
+    ] = None,
     host: Annotated[str, _option("host")] = _DEFAULTS.host,
     port: Annotated[int, _option("port")] = _DEFAULTS.port,
     models: Annotated[Path, _option("models")] = _DEFAULTS.models,
@@ -44,9 +54,21 @@ def serve(
     tls_client_ca: Annotated[Path | None, _option("tls_client_ca")] = _DEFAULTS.tls_client_ca,
     compile_: Annotated[bool, _option("compile", "--compile/--no-compile")] = _DEFAULTS.compile,
     log_format: Annotated[str, _option("log_format")] = _DEFAULTS.log_format,
+    weights: Weights = None,
+    task: Task = None,
+    labels: Labels = None,
+    shape: Shape = [],  # noqa: B006
+    sizes: Sizes = [],  # noqa: B006
+    module: Module = None,
+    argument: Argument = [],  # noqa: B006
+    output: Output = None,
+    inject: Inject = None,
 ) -> None:
-    """Serve the models of a folder over HTTP, and over gRPC where a port for that is given."""
+    """Serve models over HTTP, and over gRPC where a port for that is given."""
     _check_variables()
+    if sources:
+        said = (weights, task, labels, shape, sizes, module, argument, output, inject)
+        models = _folder_of(sources, said, port)
     given: dict[str, Any] = {
         "host": host,
         "port": port,
@@ -91,6 +113,27 @@ def serve(
     from mcdropout.processes.server import run
 
     raise typer.Exit(run(settings))
+
+
+def _folder_of(sources: list[str], said: Any, port: int) -> Path:
+    """The folder of bundles to serve; what is no bundle is made one first."""
+    from mcdropout.catalogue.bundle import EXAMPLE
+    from mcdropout.catalogue.making.source import SourceError
+    from mcdropout.catalogue.manifest import BundleError
+    from mcdropout.cli.init import curl_of
+    from mcdropout.cli.served import folder_of
+    from mcdropout.engine.errors import EngineError
+
+    try:
+        folder, bundles = folder_of(sources, source_of(sources[0], *said))
+        for bundle in [bundle for bundle in bundles if port and (bundle / EXAMPLE).is_file()]:
+            typer.echo(f"to ask {bundle.name}: {curl_of(bundle, f'http://127.0.0.1:{port}')}", err=True)
+    except (SourceError, BundleError, EngineError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    except (KeyboardInterrupt, typer.Abort):
+        raise typer.Exit(_INTERRUPTED) from None
+    return folder
 
 
 def _check_doors(settings: Settings) -> None:

@@ -147,7 +147,9 @@ def fitted(state: State, wanted: Mapping[str, torch.Tensor], path: Path) -> Stat
         part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         if set(part) == set(wanted):
             return part
-    missing, more = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
+    near = max(["", *prefixes], key=lambda prefix: sum(f"{prefix}{name}" in state for name in wanted))
+    missing = [f"{near}{name}" for name in sorted(wanted) if f"{near}{name}" not in state]
+    more = [name for name in sorted(state) if not name.startswith(near) or name.removeprefix(near) not in wanted]
     raise SourceError(
         f"{path} does not fit the network: it lacks {_some(missing)} and has {_some(more)}; weights of the same "
         "network are accepted, whatever stands before all their names (module., model.)"
@@ -175,3 +177,4 @@ def write_weights(state: State, path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}, path)
+    path.chmod(0o644)  # as what else is in a bundle, which may be served by another user

@@ -82,7 +82,8 @@ def importing(text: str) -> Iterator[tuple[Callable[..., Any], ModuleType]]:
     before = list(sys.path)
     sys.path[:0] = [str(path.resolve().parent)] if is_file else [str(Path.cwd())]
     try:
-        with refusing(f"{text!r} cannot be imported", kind=SourceError):
+        accepted = "a file of a package is accepted as package.module:function" if is_file else ""
+        with refusing(f"{text!r} cannot be imported", accepted, SourceError):
             module = importlib.import_module(path.stem if is_file else place)
         if not callable(function := getattr(module, name, None)):
             defined = [key for key, value in vars(module).items() if _makes(value, module)]

@@ -134,7 +134,7 @@ def _draft(
     return draft_of(made, source, ask)
 
 
-_TIMM = '''"""The network: {name}, as timm builds it; its weights lie beside it. Made by `mcdropout init`."""
+_TIMM = '''"""The network: {name}, as timm builds it. Made by `mcdropout init`."""
 
 from typing import Any
 
@@ -144,7 +144,7 @@ import timm
 def network(**arguments: Any) -> Any:
     return timm.create_model("{name}", pretrained=False, **arguments)
 '''
-_TORCHVISION = '''"""The network: {name}, as torchvision builds it; its weights lie beside it. Made by `mcdropout init`."""
+_TORCHVISION = '''"""The network: {name}, as torchvision builds it. Made by `mcdropout init`."""
 
 from typing import Any
 
