@@ -1,7 +1,8 @@
 """Serve a trained network's predictions together with how far to trust them, by Monte Carlo dropout.
 
-In a notebook or a script: `from mcdropout import Engine`, and `Client` to ask a service. Names are loaded when they are
-first asked for, so that an error, or the version, costs neither ONNX Runtime nor PyTorch, and a client no engine.
+In a notebook or a script: `from mcdropout import Engine`, `load` for a bundle, and `Client` to ask a service. Names are
+loaded when they are first asked for, so that an error, or the version, costs neither ONNX Runtime nor PyTorch, and a
+client no engine.
 """
 
 import os
@@ -9,6 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mcdropout.catalogue.local import LocalModel as LocalModel
+    from mcdropout.catalogue.local import load as load
+    from mcdropout.catalogue.manifest import BundleError as BundleError
     from mcdropout.client import AsyncClient as AsyncClient
     from mcdropout.client import Client as Client
     from mcdropout.client import ClientError as ClientError
@@ -50,7 +54,12 @@ _CLIENT = (
     *("ClientError", "DeadlineExceededError", "FailedRequestError", "RefusedRequestError", "StatusError"),
     *("UnavailableError", "UnexpectedAnswerError", "UnreachableError", "UnusableInputsError"),
 )
-_ROOMS = {**dict.fromkeys(_ENGINE, "mcdropout.engine"), **dict.fromkeys(_CLIENT, "mcdropout.client")}
+_ROOMS = {
+    **dict.fromkeys(_ENGINE, "mcdropout.engine"),
+    **dict.fromkeys(_CLIENT, "mcdropout.client"),
+    **dict.fromkeys(("LocalModel", "load"), "mcdropout.catalogue.local"),
+    "BundleError": "mcdropout.catalogue.manifest",
+}
 __all__ = list(_ROOMS)
 
 

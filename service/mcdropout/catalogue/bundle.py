@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mcdropout.catalogue.hooks import Hook, load_hook
+from mcdropout.catalogue.manifest import COMPILED as COMPILED
 from mcdropout.catalogue.manifest import MANIFEST, BundleError, read_manifest
 from mcdropout.catalogue.rows import RowsError, read_rows
 from mcdropout.engine.arrays import Array
@@ -19,8 +20,6 @@ from mcdropout.engine.sizes import Sizing
 EXAMPLE = "example.json"
 RESULTS = "results.json"
 _SMALL_BYTES = 16 * 2**10
-COMPILED = "compiled"
-"""The folder of a bundle that compiling writes."""
 
 
 class Bundle:

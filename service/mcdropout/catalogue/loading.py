@@ -78,7 +78,7 @@ def load(folder: Path, loading: Loading, stop: threading.Event | None = None) ->
 
 def _engine_of(bundle: Bundle, before: Stamps, loading: Loading, stop: threading.Event | None) -> Engine:
     """A bundle's engine, compiled where that can be; compiled anew, and kept, where the bundle has changed."""
-    if loading.device != "cpu" and not bundle.manifest.is_onnx:
+    if loading.device != "cpu" and bundle.manifest.needs_pytorch:
         with _one_at_a_time(bundle, stop):
             return _on_pytorch(bundle, loading)
     stale = stale_parts(bundle)
@@ -88,6 +88,11 @@ def _engine_of(bundle: Bundle, before: Stamps, loading: Loading, stop: threading
             return _load_copy(bundle, loading)
         except CompiledError as error:
             stale = [str(error)]
+    if bundle.manifest.is_compiled_alone:
+        raise BundleError(
+            f"{bundle.folder}: {'; '.join(stale)}, and it holds no network to compile; what Engine.save_bundle writes "
+            "is accepted"
+        )
     if not loading.compiles:
         raise StaleError(
             f"{bundle.folder}: it has to be compiled ({'; '.join(stale)}), which --no-compile forbids; "
@@ -162,7 +167,7 @@ def _load(folder: Path, bundle: Bundle, loading: Loading) -> Engine:
 
 def _on_pytorch(bundle: Bundle, loading: Loading) -> Engine:
     """The engine of a bundle whose network runs in this process."""
-    if not bundle.manifest.is_onnx:
+    if bundle.manifest.needs_pytorch:
         import torch
 
         torch.set_num_threads(thread_count())

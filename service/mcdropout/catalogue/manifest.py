@@ -31,6 +31,8 @@ from mcdropout.engine.reading import Entry, Form, LikelihoodName, Noise, Reading
 from mcdropout.engine.sizes import Named
 
 MANIFEST = "model.yaml"
+COMPILED = "compiled"
+"""The folder of a bundle that compiling writes; as `model` that there is no other network (`engine/bundled.py`)."""
 _MOST_FAULTS = 10  # that are named at once
 
 
@@ -125,7 +127,8 @@ class Manifest(Record):
         passes: default and most stochastic passes.
         rates: which p requests may have sites drop with in place of their own; none but their own where not given.
         model: the network as a file in the bundle: ONNX (`.onnx`), a `torch.export` archive (`.pt2`) or TorchScript
-            (`.pt`, `.ts`); network and weights are in place of it.
+            (`.pt`, `.ts`); or "compiled", where the bundle holds no network but what `compiled/` has; network and weights
+            are in place of it.
         network: `file.py:Name`, a class or function in the bundle that returns the network.
         arguments: what `network` is called with.
         weights: a file in the bundle, what `network` learned: `.safetensors`, or a state dict that
@@ -154,7 +157,7 @@ class Manifest(Record):
     dropout: Dropout = Dropout()
     passes: Passes = Passes()
     rates: Rates | None = None
-    model: Annotated[str, Field(pattern=r"\.(onnx|pt2|pt|ts)$")] | None = None
+    model: Annotated[str, Field(pattern=r"(\.(onnx|pt2|pt|ts)|^compiled)$")] | None = None
     network: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*\.py:[A-Za-z_]\w*$")] | None = None
     arguments: dict[str, Any] = Field(default={})
     weights: str | None = None
@@ -204,6 +207,16 @@ class Manifest(Record):
     def is_onnx(self) -> bool:
         """Whether the network is an ONNX file."""
         return self.model is not None and self.model.endswith(".onnx")
+
+    @property
+    def is_compiled_alone(self) -> bool:
+        """Whether the bundle holds no network but what was compiled of it, as `Engine.save_bundle` writes it."""
+        return self.model == COMPILED
+
+    @property
+    def needs_pytorch(self) -> bool:
+        """Whether the network itself is one of PyTorch."""
+        return not self.is_onnx and not self.is_compiled_alone
 
     @property
     def reading(self) -> Reading:
@@ -284,6 +297,15 @@ class Manifest(Record):
         named = {name: Named(name, one.minimum, one.maximum, one.multiple) for name, one in self.sizes.items()}
         for spec in self.takes:
             spec.name_sizes(named)
+        return self
+
+    @model_validator(mode="after")
+    def _compiled_is_as_it_is(self) -> "Manifest":
+        if self.is_compiled_alone and (self.dropout != Dropout() or self.output.entries is not None):
+            raise ValueError(
+                "dropout or output is given with model: compiled, in which both are as they were compiled; neither, or "
+                "the network itself in place of what was compiled, is accepted"
+            )
         return self
 
     @model_validator(mode="after")

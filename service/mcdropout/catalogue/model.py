@@ -51,6 +51,24 @@ class Member:
     engine: Engine
 
 
+def _check_inputs(bundle: Bundle, engine: Engine) -> None:
+    """Raise BundleError where a bundle that is compiled alone declares other inputs than were compiled."""
+    if not bundle.manifest.is_compiled_alone:
+        return
+    wanted = [(spec.name, spec.shape, spec.dtype.name, spec.row_axis) for spec in engine.inputs]
+    by_name = bundle.manifest.inputs_by == "keyword"
+    found = [
+        (spec.name if by_name else None, spec.dimensions, spec.array_dtype.name, spec.row_axis)
+        for spec in bundle.manifest.takes
+    ]
+    if found != wanted:
+        raise BundleError(
+            f"{bundle.folder / MANIFEST}: it declares inputs of the shapes {[list(map(str, x[1])) for x in found]} and "
+            f"dtypes {[x[2] for x in found]}; those that were compiled, {[list(map(str, x[1])) for x in wanted]} and "
+            f"{[x[2] for x in wanted]}, are accepted"
+        )
+
+
 def model_of(bundle: Bundle, engine: Engine) -> Model:
     """A bundle with its engine, which is run once, so that the first request finds it warm.
 
@@ -61,6 +79,7 @@ def model_of(bundle: Bundle, engine: Engine) -> Model:
         EngineError: the network cannot be run.
     """
     manifest = bundle.manifest
+    _check_inputs(bundle, engine)
     # Of the manifest, as it is now: nothing has to be compiled anew for it.
     pairs = list(zip(engine.inputs, manifest.takes, strict=True))
     engine.inputs = tuple(replace(spec, missing=given.takes_missing) for spec, given in pairs)

@@ -1,6 +1,7 @@
 """Subjects: a bundle's network, PyTorch or ONNX, as the engine prepares it."""
 
 from mcdropout.catalogue.bundle import Bundle
+from mcdropout.catalogue.manifest import BundleError
 from mcdropout.engine.inputs import Inputs
 from mcdropout.engine.subject import Subject
 
@@ -15,6 +16,11 @@ def subject_of(bundle: Bundle) -> Subject:
         BundleError: the bundle is wrong.
         EngineError: its network cannot be served.
     """
+    if bundle.manifest.is_compiled_alone:
+        raise BundleError(
+            f"{bundle.folder}: it holds what was compiled, and not the network itself, which this takes; a bundle of "
+            "the network is accepted"
+        )
     manifest, inputs = bundle.manifest, examples_of(bundle)
     missing = any(spec.takes_missing for spec in manifest.takes)
     if manifest.is_onnx:

@@ -27,6 +27,8 @@ _INPUT_FIELDS = frozenset({"name", "shape", "dtype", "row_axis"})
 
 def stale_parts(bundle: Bundle) -> list[str]:
     """Why a bundle's `compiled/` is not of what it holds now; empty where it is."""
+    if bundle.manifest.is_compiled_alone:
+        return [] if (bundle.folder / COMPILED).is_dir() else [f"{COMPILED}/ is missing"]
     path = bundle.folder / COMPILED / SOURCES
     if not path.parent.is_dir():
         return [f"{COMPILED}/ is missing"]

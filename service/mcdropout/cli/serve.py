@@ -30,8 +30,8 @@ def serve(
     sources: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Bundles' folders, a folder of bundles, or what `mcdropout init` makes a bundle of, as it then does; those "
-            "of --models if not given.",
+            help="Bundles' folders, a folder of bundles, or what `mcdropout init` makes a bundle of, as it then does; "
+            "those of --models if not given.",
             show_default=False,
         ),
     ] = None,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from mcdropout.engine.arguments import (
     check_step_bytes,
 )
 from mcdropout.engine.arrays import Array
+from mcdropout.engine.bundled import label_of, write_bundle
 from mcdropout.engine.compiled import read_compiled, write_compiled
 from mcdropout.engine.display import engine as display
 from mcdropout.engine.display.progress import PassesShown
@@ -334,6 +335,27 @@ class Engine:
             InvalidInputError: the folder is none.
         """
         write_compiled(self._prepared, as_folder(folder))
+
+    def save_bundle(self, folder: str | Path, name: str | None = None, **said: Any) -> Path:
+        """Write the engine as a bundle, which `mcdropout serve` serves without the network's code, and without PyTorch.
+
+        Args:
+            folder: of the bundle; or, with a name, of bundles, in which it is a folder of that name.
+            name: of the bundle; the folder's if not given.
+            said: what the engine does not know: `labels`, `version`, `description`, `passes` (default and most),
+                `inputs`, for each by name further fields of it as `model.yaml` has them, `preprocess`
+                ("path/to/file.py:function"), and `overwrite`.
+
+        Returns:
+            The bundle's folder.
+
+        Raises:
+            UnsupportedModelError: it runs on PyTorch, because the network cannot be written as ONNX.
+            InvalidInputError: a bundle is there already, or something does not fit.
+        """
+        place = as_folder(folder) if name is None else as_folder(folder) / name
+        write_bundle(self._prepared, place, label_of(said))
+        return place
 
     @property
     def places(self) -> tuple[int, ...]:
