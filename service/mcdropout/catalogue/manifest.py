@@ -127,8 +127,8 @@ class Manifest(Record):
         passes: default and most stochastic passes.
         rates: which p requests may have sites drop with in place of their own; none but their own where not given.
         model: the network as a file in the bundle: ONNX (`.onnx`), a `torch.export` archive (`.pt2`) or TorchScript
-            (`.pt`, `.ts`); or "compiled", where the bundle holds no network but what `compiled/` has; network and weights
-            are in place of it.
+            (`.pt`, `.ts`); or "compiled", where the bundle holds no network but what `compiled/` has. network and
+            weights are in place of it.
         network: `file.py:Name`, a class or function in the bundle that returns the network.
         arguments: what `network` is called with.
         weights: a file in the bundle, what `network` learned: `.safetensors`, or a state dict that
