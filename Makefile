@@ -17,7 +17,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 	--custom-compile-command 'make lock' $(UPGRADE)
 IMAGE := --extra grpc --extra images --extra otel --extra zstd
 
-.PHONY: serve test test-long lint lock bench clean
+.PHONY: serve test test-long lint lock docs bench clean
 
 serve: $(VENV)/.installed
 	$(BIN)/mcdropout serve --models models --default mnist-cnn
@@ -35,6 +35,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/node $(VENV)/node/node_modules/typescript/bin/tsc --project service/mcdropout/api/page/jsconfig.json
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/sphinx-build --fail-on-warning --quiet --builder html docs docs/_build/html
 
 # Versions stay as they are where they are still accepted; `make lock UPGRADE=--upgrade` takes the newest.
 lock: $(VENV)/.installed-dev

@@ -19,7 +19,7 @@ _PREFIX = "MCDROPOUT_"
 # What Kubernetes sets in every container for a service of this name.
 _OF_KUBERNETES = re.compile(rf"{_PREFIX}(SERVICE_(HOST|PORT.*)|PORT_\d+_.*)")
 # What others than the server read: `mcdropout predict`, and benchmarks.
-_OF_OTHERS = ("MCDROPOUT_CLIENT_KEY", "MCDROPOUT_MNIST")
+_OF_OTHERS = ("MCDROPOUT_CLIENT_KEY", "MCDROPOUT_CLIENT_URL", "MCDROPOUT_MNIST")
 _LIKE = 0.7  # of two names, of which one is hardly meant for another setting
 
 

@@ -125,6 +125,7 @@ def test_it_says_of_each_field_what_it_is() -> None:
         "Dropout",
         "AddedDropout",
         "Passes",
+        "Rates",
         "SizeRange",
         "Preprocessing",
         "Image",
@@ -137,9 +138,9 @@ def test_it_says_of_each_field_what_it_is() -> None:
             assert field["description"][:1] in ("`", field["description"][:1].upper())
 
 
-def test_the_comment_that_editors_read_names_the_file_that_the_readme_has_written() -> None:
-    readme = (ROOT / "README.md").read_text()
-    written, comment = re.search(r"mcdropout schema > (\S+)`", readme), re.search(r"^# yaml-.*$", readme, re.MULTILINE)
+def test_the_comment_that_editors_read_names_the_file_that_the_documents_have_written() -> None:
+    page = (ROOT / "docs/network/bundle.md").read_text()
+    written, comment = re.search(r"mcdropout schema > (\S+)`", page), re.search(r"^# yaml-.*$", page, re.MULTILINE)
     assert written is not None
     assert comment is not None
     place, named = (ROOT / "models" / "my-model"), comment[0].removeprefix("# yaml-language-server: $schema=")

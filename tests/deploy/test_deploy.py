@@ -35,6 +35,7 @@ GRAFANA = ROOT / "deploy" / "grafana"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 README = (ROOT / "README.md").read_text()
+DOCUMENTS = README + "".join(path.read_text() for path in sorted((ROOT / "docs").rglob("*.md")))
 PROMETHEUS = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
 
 
@@ -87,18 +88,18 @@ def test_prometheus_scrapes_the_service_that_compose_starts_where_it_listens() -
     assert job.get("metrics_path", "/metrics") == "/metrics"
 
 
-def test_ports_are_those_of_the_readme_and_for_this_machine_alone() -> None:
+def test_ports_are_those_of_the_documents_and_for_this_machine_alone() -> None:
     assert {published(name)[0] for name in SERVICES} == {"127.0.0.1"}
     for name in OURS:
-        assert f"on {published(name)[1]}" in README
+        assert f"on {published(name)[1]}" in DOCUMENTS
     for name in ("grafana", "prometheus"):
-        assert f"{name.capitalize()} on {published(name)[1]}" in README
+        assert f"{name.capitalize()} on {published(name)[1]}" in DOCUMENTS
 
 
-def test_profiles_and_targets_that_the_readme_names_are_there() -> None:
+def test_profiles_and_targets_that_the_documents_name_are_there() -> None:
     profiles = {profile for service in SERVICES.values() for profile in service.get("profiles", [])}
-    assert set(re.findall(r"--profile (\w+)", README)) <= profiles
-    assert set(re.findall(r"--target (\w+)", README)) <= stages().keys()
+    assert set(re.findall(r"--profile (\w+)", DOCUMENTS)) <= profiles
+    assert set(re.findall(r"--target (\w+)", DOCUMENTS)) <= stages().keys()
     assert ENVIRONMENT["COMPOSE_PROFILES"] in SERVICES["mcdropout"]["profiles"]
     for name in OURS:
         assert SERVICES[name]["profiles"] == [SERVICES[name]["build"]["target"]]
@@ -297,19 +298,21 @@ def test_the_images_get_what_serving_a_bundle_takes_and_nothing_that_lies_about(
         assert not in_build_context(made)
 
 
-def test_the_readme_opens_with_the_two_commands_and_names_files_and_settings_that_there_are() -> None:
+def test_the_readme_opens_with_the_two_commands_and_the_documents_name_files_and_settings_that_there_are() -> None:
     first_block = README.split("```")[1]
     assert "make serve" in first_block
     assert "make test" in README.split("## ")[0]
-    for target in re.findall(r"^(?:\$ )?make (\w+)", README, re.MULTILINE):
+    for target in re.findall(r"^(?:\$ )?make (\w+)", DOCUMENTS, re.MULTILINE):
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
-    curls = [line for line in README.splitlines() if line.lstrip("$ ").startswith("curl")]
+    curls = [line for line in DOCUMENTS.splitlines() if line.lstrip("$ ").startswith("curl")]
     assert curls
     for line in curls:
         for word in shlex.split(line.lstrip("$ ").rstrip("\\")):
             if word.startswith("@"):
                 assert (ROOT / word[1:]).is_file(), word
-    for name in re.findall(r"MCDROPOUT_([A-Z_]+)", README):
-        assert name.lower() in {*Settings.model_fields, "mnist", "client_key"}, name  # of tests, and of a client
-    for model in re.findall(r"`((?:mnist|concrete|digits|tumour|sentiment)-\w+)`", README):
+    for name in re.findall(r"MCDROPOUT_([A-Z_]+)", DOCUMENTS):
+        assert name.lower() in {*Settings.model_fields, "mnist", "client_key", "client_url"}, (
+            name
+        )  # of tests, and of a client
+    for model in re.findall(r"`((?:mnist|concrete|digits|tumour|sentiment)-\w+)`", DOCUMENTS):
         assert (MODELS / model / "model.yaml").is_file()

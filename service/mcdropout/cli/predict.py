@@ -20,7 +20,9 @@ def predict(
             "names of columns in the first or not), or an image. - is a JSON body from the standard input.",
         ),
     ] = _STDIN,
-    url: Annotated[str, typer.Option(help="The service's address.")] = "http://127.0.0.1:8000",
+    url: Annotated[
+        str, typer.Option(help="The service's address.", envvar="MCDROPOUT_CLIENT_URL")
+    ] = "http://127.0.0.1:8000",
     model: Annotated[str | None, typer.Option(help="Which model; the default one if not given.")] = None,
     mc: Passes = None,
     seed: Seed = None,

@@ -24,50 +24,54 @@ class Prediction:
     NaN. `...` is empty but for dense outputs. Entropies are in nats.
 
     A classification has, with classes where the network has them:
-        label: `[rows, ...]`, the class whose mean probability is largest.
-        mean: `[rows, classes, ...]`, the mean class probabilities.
-        variance: `[rows, classes, ...]`, the unbiased variance over passes of each class probability.
-        std_error: `[rows, classes, ...]`, the standard error of `mean`: `sqrt(variance / passes)`.
-        entropy: `[rows, ...]`, predictive entropy.
-        expected_entropy: `[rows, ...]`, the mean entropy of a pass (aleatoric).
-        mutual_information: `[rows, ...]`, `entropy - expected_entropy` (epistemic), never below 0.
-        variation_ratio: `[rows, ...]`, the share of passes whose most probable class is not the most frequent one.
+
+    - label: `[rows, ...]`, the class whose mean probability is largest.
+    - mean: `[rows, classes, ...]`, the mean class probabilities.
+    - variance: `[rows, classes, ...]`, the unbiased variance over passes of each class probability.
+    - std_error: `[rows, classes, ...]`, the standard error of `mean`: `sqrt(variance / passes)`.
+    - entropy: `[rows, ...]`, predictive entropy.
+    - expected_entropy: `[rows, ...]`, the mean entropy of a pass (aleatoric).
+    - mutual_information: `[rows, ...]`, `entropy - expected_entropy` (epistemic), never below 0.
+    - variation_ratio: `[rows, ...]`, the share of passes whose most probable class is not the most frequent one.
 
     A binary has:
-        label: `[rows, ...]`, 1 where `mean` is at or above the threshold, else 0.
-        mean: `[rows, ...]`, the mean probability of yes.
-        variance: `[rows, ...]`, its unbiased variance over passes.
-        std_error: `[rows, ...]`, the standard error of `mean`.
-        entropy: `[rows, ...]`, predictive entropy.
-        expected_entropy: `[rows, ...]`, the mean entropy of a pass (aleatoric).
-        mutual_information: `[rows, ...]`, `entropy - expected_entropy` (epistemic), never below 0.
-        variation_ratio: `[rows, ...]`, the share of passes on the other side of the threshold than most.
+
+    - label: `[rows, ...]`, 1 where `mean` is at or above the threshold, else 0.
+    - mean: `[rows, ...]`, the mean probability of yes.
+    - variance: `[rows, ...]`, its unbiased variance over passes.
+    - std_error: `[rows, ...]`, the standard error of `mean`.
+    - entropy: `[rows, ...]`, predictive entropy.
+    - expected_entropy: `[rows, ...]`, the mean entropy of a pass (aleatoric).
+    - mutual_information: `[rows, ...]`, `entropy - expected_entropy` (epistemic), never below 0.
+    - variation_ratio: `[rows, ...]`, the share of passes on the other side of the threshold than most.
 
     A multilabel has the same for each label, as the network has them, and of all together, where None also stands for
     too many of them, or for labels of many places:
-        label: `[rows, labels, ...]`, whether `mean` is at or above the threshold.
-        mean: `[rows, labels, ...]`, the mean probability of each label.
-        variance: `[rows, labels, ...]`, its unbiased variance over passes.
-        std_error: `[rows, labels, ...]`, the standard error of `mean`.
-        entropy: `[rows, labels, ...]`, predictive entropy.
-        expected_entropy: `[rows, labels, ...]`, the mean entropy of a pass (aleatoric).
-        mutual_information: `[rows, labels, ...]`, `entropy - expected_entropy` (epistemic), never below 0.
-        variation_ratio: `[rows, labels, ...]`, the share of passes on the other side of the threshold than most.
-        joint_entropy: `[rows, ...]`, the entropy of the joint prediction of all labels.
-        joint_expected_entropy: `[rows, ...]`, the mean entropy of a pass's labels together: the sum of theirs.
-        joint_mutual_information: `[rows, ...]`, `joint_entropy - joint_expected_entropy`, never below 0.
+
+    - label: `[rows, labels, ...]`, whether `mean` is at or above the threshold.
+    - mean: `[rows, labels, ...]`, the mean probability of each label.
+    - variance: `[rows, labels, ...]`, its unbiased variance over passes.
+    - std_error: `[rows, labels, ...]`, the standard error of `mean`.
+    - entropy: `[rows, labels, ...]`, predictive entropy.
+    - expected_entropy: `[rows, labels, ...]`, the mean entropy of a pass (aleatoric).
+    - mutual_information: `[rows, labels, ...]`, `entropy - expected_entropy` (epistemic), never below 0.
+    - variation_ratio: `[rows, labels, ...]`, the share of passes on the other side of the threshold than most.
+    - joint_entropy: `[rows, ...]`, the entropy of the joint prediction of all labels.
+    - joint_expected_entropy: `[rows, ...]`, the mean entropy of a pass's labels together: the sum of theirs.
+    - joint_mutual_information: `[rows, ...]`, `joint_entropy - joint_expected_entropy`, never below 0.
 
     A regression has, where None also stands for what takes a noise that is not known, or quantiles that are not
     predicted:
-        mean: `[rows, ...]`.
-        variance: `[rows, ...]`, epistemic and aleatoric variance together.
-        std_error: `[rows, ...]`, the standard error of `mean`.
-        epistemic_variance: `[rows, ...]`, the unbiased variance over passes of the predicted mean.
-        aleatoric_variance: `[rows, ...]`, the mean predicted variance, else the given noise variance, else None.
-        entropy: `[rows, ...]`, of the Gaussian with `variance`.
-        interval: `[rows, ..., 2]`, the quantiles of the predictive mixture that leave out the same share on each side.
-            Exact but for many values or many passes: `quantiles.MixtureQuantiles` says how close they are.
-        quantiles: `[rows, ..., levels]`, the mean over passes of the quantiles that the network predicts.
+
+    - mean: `[rows, ...]`.
+    - variance: `[rows, ...]`, epistemic and aleatoric variance together.
+    - std_error: `[rows, ...]`, the standard error of `mean`.
+    - epistemic_variance: `[rows, ...]`, the unbiased variance over passes of the predicted mean.
+    - aleatoric_variance: `[rows, ...]`, the mean predicted variance, else the given noise variance, else None.
+    - entropy: `[rows, ...]`, of the Gaussian with `variance`.
+    - interval: `[rows, ..., 2]`, the quantiles of the predictive mixture that leave out the same share on each side.
+      Exact but for many values or many passes: `quantiles.MixtureQuantiles` says how close they are.
+    - quantiles: `[rows, ..., levels]`, the mean over passes of the quantiles that the network predicts.
 
     Attributes:
         task: what it answers, "classification" for instance.
