@@ -183,5 +183,5 @@ def _as_json(value: Any) -> Any:
     """What stands for arrays, and for numbers of NumPy, in JSON."""
     array = _array(value) if not isinstance(value, np.generic) else np.asarray(value)
     if array is None:
-        raise TypeError(f"a {type(value).__name__} is no number")
+        raise TypeError(f"it holds an object of {type(value).__name__}")
     return array.tolist()

@@ -18,8 +18,8 @@ def subject_of(bundle: Bundle) -> Subject:
     """
     if bundle.manifest.is_compiled_alone:
         raise BundleError(
-            f"{bundle.folder}: it holds what was compiled, and not the network itself, which this takes; a bundle of "
-            "the network is accepted"
+            f"{bundle.folder}: it holds what was compiled of a network, and not the network; a bundle of the network "
+            "itself is accepted where it is to be compiled or inspected"
         )
     manifest, inputs = bundle.manifest, examples_of(bundle)
     missing = any(spec.takes_missing for spec in manifest.takes)

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from mcdropout.cli.folders import folders
+from mcdropout.cli.folders import folders, why_no_bundle
 
 
 def compile_bundles(
-    bundles: Annotated[list[str], typer.Argument(help="Bundle folders.", show_default=False)],
+    bundles: Annotated[list[str], typer.Argument(help="Bundle folders, such as models/*.", show_default=False)],
     force: Annotated[bool, typer.Option("--force", help="Also those that are compiled already.")] = False,
 ) -> None:
     """Write each bundle's `compiled/` folder: its program as ONNX, which `serve` runs without PyTorch.
@@ -26,11 +26,16 @@ def compile_bundles(
     from mcdropout.catalogue.manifest import BundleError
     from mcdropout.catalogue.provenance import stale_parts
     from mcdropout.catalogue.stamps import check_unchanged, sources, stamps_of
+    from mcdropout.cli.progress import compiling
     from mcdropout.engine.errors import EngineError
 
     log.configure("console", "error")
     refused = False
     for text in folders(bundles):
+        if reason := why_no_bundle(text):
+            refused = True
+            typer.echo(f"error: {reason}", err=True)
+            continue
         try:
             before = sources(stamps_of(Path(text)))
             bundle = Bundle(Path(text))
@@ -40,7 +45,8 @@ def compile_bundles(
                     typer.echo(f"{bundle.manifest.name}: is compiled already")
                     continue
             with tempfile.TemporaryDirectory(prefix="mcdropout-") as folder:
-                compile_bundle(bundle, Path(folder))
+                with compiling(bundle.manifest.name):
+                    compile_bundle(bundle, Path(folder))
                 check_unchanged(bundle.folder, before)
                 install(Path(folder), bundle)
             typer.echo(f"{bundle.manifest.name}: compiled into {bundle.folder / COMPILED}")

@@ -72,12 +72,13 @@ def _tell(made: "Made", source: str) -> None:
     """What was made, what is known of it, and the two commands that come next."""
     from rich.console import Console
 
-    from mcdropout.catalogue.loading import Loading, load
+    from mcdropout.catalogue.bundle import COMPILED
     from mcdropout.cli.rendering import print_brief
+    from mcdropout.engine.compiled import read_summary
 
     console = Console(markup=False, emoji=False, highlight=False)
     if made.on_pytorch is None:
-        print_brief(console, load(made.folder, Loading(compiles=False)).engine)
+        print_brief(console, read_summary(made.folder / COMPILED))
     else:
         typer.echo(f"it is not compiled, and runs on PyTorch: {made.on_pytorch}")
     for note in made.notes:

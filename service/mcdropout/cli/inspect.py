@@ -22,8 +22,9 @@ def inspect(
     targets: Annotated[
         list[str],
         typer.Argument(
-            help="Bundle folders, or module:function that returns (network, example_inputs) or (network, "
-            "example_inputs, options), the options being further arguments of Engine.from_module.",
+            help="Bundle folders, or module:function (or path/to/file.py:function) that returns (network, "
+            "example_inputs) or (network, example_inputs, options), the options being further arguments of "
+            "Engine.from_module.",
             show_default=False,
         ),
     ],

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mcdropout.api import formats
 from mcdropout.engine import Engine
+from mcdropout.engine.compiled import Summary
 from mcdropout.engine.inspection import TIMED_ROWS, Inspection
 from mcdropout.engine.statistics import TASKS, described_reading
 
@@ -43,8 +44,8 @@ def print_inspection(console: Console, name: str, inspection: Inspection) -> Non
     console.print(Panel(Group(*parts), title=Text(title), title_align="left"))
 
 
-def print_brief(console: Console, engine: Engine) -> None:
-    """Print of an engine what is random in it, what runs it, what passes cost and what its answers are."""
+def print_brief(console: Console, engine: Summary) -> None:
+    """Print of a compiled engine what is random in it, what runs it, what passes cost and what its answers are."""
     program, sizing = engine.program, engine.sizing
     console.print(f"{program.strategy} program on {program.runtime} ({program.device})")
     console.print(_sites(engine, _FEW_SITES))
@@ -99,7 +100,7 @@ def _sizes(engine: Engine) -> dict[str, dict[str, int]]:
     return {x.name: {"minimum": x.least, "maximum": x.most, "multiple": x.multiple} for x in dimensions}
 
 
-def _sites(engine: Engine, most: int | None = None) -> RenderableType:
+def _sites(engine: Engine | Summary, most: int | None = None) -> RenderableType:
     table = _table("site", "kind", "p", "mask", "drawn", "")
     for site, shape in zip(engine.sites[:most], engine.site_shapes[:most], strict=True):
         p = "" if site.p is None else f"{site.p:g}"
@@ -136,7 +137,7 @@ def _cost(inspection: Inspection) -> RenderableType:
     return Group(table, *map(Text, lines))
 
 
-def _reading(engine: Engine) -> str:
+def _reading(engine: Engine | Summary) -> str:
     said = described_reading(engine.reading)
     because = said.pop("because")
     outputs = ", ".join(f"{name} {value}" for name, value in said.items() if value is not None)

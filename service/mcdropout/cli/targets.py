@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mcdropout.catalogue.bundle import Bundle
-from mcdropout.catalogue.manifest import MANIFEST
 from mcdropout.catalogue.model import model_of
 from mcdropout.catalogue.network import subject_of
+from mcdropout.cli.folders import why_no_bundle
 from mcdropout.engine import Engine
 from mcdropout.engine.reading import Reading, in_entries
 from mcdropout.engine.runtimes import Target
@@ -43,7 +43,7 @@ class TargetError(Exception):
 
 
 def load_target(text: str) -> Pointed:
-    """The network that a folder holds, or that `module:function` returns.
+    """The network that a folder holds, or that `module:function`, or `path/to/file.py:function`, returns.
 
     The function takes nothing and returns the network and its example inputs, and, if need be, a dict of further
     arguments of `Engine.from_module` (`task`, `outputs`, ...).
@@ -53,17 +53,19 @@ def load_target(text: str) -> Pointed:
         BundleError: the bundle is wrong.
     """
     if Path(text).is_dir():
+        if reason := why_no_bundle(text):
+            raise TargetError(reason)
         bundle = Bundle(Path(text))
         reading, confirm = bundle.manifest.reading, partial(model_of, bundle)
         return Pointed(bundle.manifest.name, partial(subject_of, bundle), reading, Target(), confirm)
-    module_name, colon, function = text.partition(":")
+    place, colon, function = text.rpartition(":")
     if not colon:
-        raise TargetError(
-            f"{text!r} is no folder with a {MANIFEST}; a bundle's folder, or module:function, is accepted"
-        )
-    sys.path.insert(0, str(Path.cwd()))
+        raise TargetError(f"{why_no_bundle(text)}. Without a bundle, module:function is accepted")
+    path = Path(place)
+    is_file = path.suffix == ".py"
+    sys.path.insert(0, str(path.resolve().parent if is_file else Path.cwd()))
     try:
-        made = getattr(importlib.import_module(module_name), function)()
+        made = getattr(importlib.import_module(path.stem if is_file else place), function)()
     except (Exception, SystemExit) as error:  # the user's own code can raise anything
         raise TargetError(f"{text!r} cannot be called: {type(error).__name__}: {error}") from error
     finally:

@@ -206,6 +206,32 @@ def read_compiled(folder: Path, target: Target) -> Prepared:
     )
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What a folder says of the engine that it holds, which is neither loaded nor checked for it."""
+
+    sites: tuple[Site, ...]
+    sites_off: tuple[SiteOff, ...]
+    program: Program
+    reading: Reading
+    sizing: Sizing | None
+
+    @property
+    def site_shapes(self) -> list[list[int | str]]:
+        """The shape of each site's mask for people, as `Engine` has it."""
+        return [list(site.shape) for site in self.sites] if self.sizing is None else self.sizing.told_shapes()
+
+
+def read_summary(folder: Path) -> Summary:
+    """What `write_compiled` has recorded.
+
+    Raises:
+        CompiledError: it is missing, damaged, or of another version.
+    """
+    record = _read_record(folder)
+    return Summary(record.sites, record.off, record.program, record.reading, record.sizing)
+
+
 def _recorded_reference(reference: Reference) -> _Reference:
     return _Reference(reference.passes, reference.keeps, reference.tolerance)
 

@@ -65,7 +65,7 @@ def draft(source: Source, ask: Ask) -> Draft:
         )
     network = _network(folder, head.auto)
     task = source.task or head.task or _task(config, network)
-    inputs, sizes, files, preprocess, example = _TAKES[head.takes](folder, network)
+    inputs, sizes, files, preprocess, example = _TAKES[head.takes](source, network)
     return Draft(
         folder.resolve().name,
         inputs,
@@ -164,7 +164,7 @@ def _added(source: Source, network: Any, inputs: tuple[DraftInput, ...]) -> dict
 
 Taken = tuple[tuple[DraftInput, ...], dict[str, tuple[int, int]], dict[str, Write], str | None, Any]
 """What a model takes: its inputs, their sizes, files, the hook, and an example."""
-_TAKES: dict[str, Callable[[Path, Any], Taken]] = {"texts": texts.taken, "images": images.taken}
+_TAKES: dict[str, Callable[[Source, Any], Taken]] = {"texts": texts.taken, "images": images.taken}
 
 _CODE = '''"""The network, {architecture}, as config.json beside it says. Made by `mcdropout init`."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mcdropout.catalogue.making.draft import DraftInput
-from mcdropout.catalogue.making.source import SourceError
+from mcdropout.catalogue.making.source import Source, SourceError
 
 _PROCESSOR = "preprocessor_config.json"
 _WHITE = 255
@@ -13,8 +13,13 @@ _BILINEAR = 2  # as Pillow numbers it
 _INPUT = "pixel_values"
 
 
-def taken(folder: Path, network: Any) -> Any:
+def taken(source: Source, network: Any) -> Any:
     """Inputs, sizes, files, hook and example of a model of images."""
+    folder = source.path
+    if source.sizes:
+        raise SourceError(
+            f"--sizes is given for {folder}, a model of images; it is accepted for texts, as tokens=1:128"
+        )
     settings = _settings(folder)
     config = network.config
     channels = getattr(config, "num_channels", 3)

@@ -1,6 +1,7 @@
 """The kinds of source that there are, each a row of the table; what a kind takes is imported when one is drafted."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from importlib import import_module
 
 from mcdropout.catalogue.making.asking import Ask
@@ -8,6 +9,8 @@ from mcdropout.catalogue.making.draft import Draft
 from mcdropout.catalogue.making.source import Source, SourceError
 from mcdropout.catalogue.making.table import TABLE, Kind, register
 
+_ANSWERS = ("task", "labels", "output", "inject")
+_INPUTS = ("shapes", "sizes")
 _PACKAGE = "mcdropout.catalogue.making"
 _CHECKPOINTS = (".ckpt", ".pth", ".pt", ".bin", ".safetensors")
 _ARCHIVES = (".pt2", ".pt", ".ts")
@@ -34,11 +37,14 @@ def _names_a_function(source: Source) -> bool:
     return name.isidentifier() and (place.endswith(".py") or all(map(str.isidentifier, place.split("."))))
 
 
-register(Kind("onnx", "an ONNX model (.onnx)", lambda source: _is_file(source, ".onnx"), _by("onnx")))
+register(
+    Kind("onnx", "an ONNX model (.onnx)", (*_ANSWERS, *_INPUTS), lambda source: _is_file(source, ".onnx"), _by("onnx"))
+)
 register(
     Kind(
         "huggingface",
         "a folder that save_pretrained wrote (Hugging Face)",
+        ("task", "labels", "inject", "sizes"),
         _is_saved_by_transformers,
         _by("huggingface"),
     )
@@ -47,6 +53,7 @@ register(
     Kind(
         "archive",
         "what torch.export.save (.pt2) or torch.jit.save (.pt, .ts) wrote",
+        (*_ANSWERS, *_INPUTS),
         lambda source: source.module is None and _is_file(source, *_ARCHIVES),
         _by("archives"),
     )
@@ -55,6 +62,7 @@ register(
     Kind(
         "lightning",
         "a checkpoint (.ckpt) with --module module:Class",
+        (*_ANSWERS, *_INPUTS, "module", "arguments"),
         lambda source: _is_file(source, *_CHECKPOINTS),
         _by("lightning"),
     )
@@ -64,6 +72,7 @@ for _library in ("timm", "torchvision"):
         Kind(
             _library,
             f"{_library}:NAME, with --weights FILE or the weights that it comes with",
+            (*_ANSWERS, *_INPUTS, "weights", "arguments"),
             lambda source, name=f"{_library}:": source.text.startswith(name),  # type: ignore[misc]
             _by("zoo", f"draft_of_{_library}"),
         )
@@ -72,6 +81,7 @@ register(
     Kind(
         "function",
         "module:function or path/to/file.py:function, which makes the network",
+        (*_ANSWERS, *_INPUTS, "weights", "arguments"),
         _names_a_function,
         _by("functions"),
     )
@@ -86,10 +96,27 @@ def kind_of(source: Source) -> Kind:
     """
     for kind in TABLE.values():
         if kind.fits(source):
+            _check_options(source, kind)
             return kind
     forms = "; ".join(kind.form for kind in TABLE.values())
     there = _what_is_there(source)
     raise SourceError(f"{source.text!r} {there}. Accepted are: {forms}")
+
+
+_FLAGS = {"shapes": "shape", "arguments": "argument"}
+"""Options that have another name than the attribute that holds them all."""
+
+
+def _check_options(source: Source, kind: Kind) -> None:
+    """Raise SourceError where something is said that has no meaning for a kind."""
+    options = [each.name for each in fields(Source) if each.name != "text"]
+    given = [name for name in options if getattr(source, name) not in (None, (), {}) and name not in kind.options]
+    if given:
+        accepted = ", ".join(f"--{_FLAGS.get(name, name)}" for name in kind.options)
+        raise SourceError(
+            f"--{_FLAGS.get(given[0], given[0])} is given for {source.text}, which is {kind.form}; {accepted} are "
+            "accepted"
+        )
 
 
 def _what_is_there(source: Source) -> str:

@@ -109,8 +109,13 @@ def name_from(text: str) -> str:
 
 
 def _check_free(place: Path, force: bool) -> None:
-    if place.exists() and not force:
-        raise SourceError(f"{place} is there already; another --name, or --force to replace it, is accepted")
+    if not place.exists() or (force and (place / MANIFEST).is_file()):
+        return
+    if force:
+        raise SourceError(
+            f"{place} is there already, and is no bundle, which --force replaces; another --name is accepted"
+        )
+    raise SourceError(f"{place} is there already; another --name, or --force to replace it, is accepted")
 
 
 @contextmanager
@@ -142,10 +147,15 @@ def _written(draft: Draft, folder: Path, source: Source) -> Bundle:
 
 def put(made: Path, place: Path) -> None:
     """Move a bundle to its place, and what is there away."""
+    old = made.with_name(f"{made.name}.old")
     if place.exists():
-        old = made.with_name(f"{made.name}.old")
         os.rename(place, old)
-    os.rename(made, place)
+    try:
+        os.rename(made, place)
+    except OSError:
+        if old.exists():
+            os.rename(old, place)
+        raise
 
 
 def _offer(error: str, source: Source, kind: Kind, draft: Draft) -> str:

@@ -18,12 +18,14 @@ class Kind:
     Attributes:
         name: what it is called.
         form: how a source of it is given, as a phrase for messages.
+        options: what a user may say of it, by the attributes of `Source`.
         fits: whether a source is of it, by its name and what lies there.
         draft: what it says of a bundle; raises SourceError where it cannot be used, and whatever `ask` raises.
     """
 
     name: str
     form: str
+    options: tuple[str, ...]
     fits: Callable[[Source], bool]
     draft: Callable[[Source, Ask], Draft]
 

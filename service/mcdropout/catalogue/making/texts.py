@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mcdropout.catalogue.making.draft import DraftInput, Write
-from mcdropout.catalogue.making.source import SourceError
+from mcdropout.catalogue.making.source import Source, SourceError
 from mcdropout.engine.faults import refusing
 
 TOKENIZER = "tokenizer.json"
@@ -22,12 +22,14 @@ _TEXTS = ("It works, and it says how sure it is.", "Nobody knows what this one m
 _EXAMPLE_INPUTS = ("input_ids", "token_type_ids")
 
 
-def taken(folder: Path, network: Any) -> Any:
+def taken(source: Source, network: Any) -> Any:
     """Inputs, sizes, files, hook and example of a model of texts."""
-    tokenizer = _tokenizer(folder)
+    tokenizer = _tokenizer(source.path)
     names = [name for name in _EXAMPLE_INPUTS if name == "input_ids" or name in tokenizer.model_input_names]
     least = max(1, tokenizer.num_special_tokens_to_add())
     most = _most_tokens(network, tokenizer, names)
+    if source.sizes:
+        least, most = _given(source, most)
     words = network.get_input_embeddings().num_embeddings
     types = getattr(network.config, "type_vocab_size", 2) or 1
     inputs = [DraftInput("input_ids", (_SIZE,), "int64", 0, words - 1)]
@@ -40,6 +42,14 @@ def taken(folder: Path, network: Any) -> Any:
         _HOOK: partial(_write_hook, names, most),
     }
     return tuple(inputs), {_SIZE: (least, most)}, files, f"{_HOOK}:rows", list(_TEXTS)
+
+
+def _given(source: Source, most: int) -> tuple[int, int]:
+    """The sizes that are asked for, where the network takes them."""
+    least, given = source.sizes.get(_SIZE, (0, 0))
+    if set(source.sizes) != {_SIZE} or not 0 < least <= given <= most:
+        raise SourceError(f"--sizes is {dict(source.sizes)}; {_SIZE}=1:{most}, or within that, is accepted")
+    return least, given
 
 
 def _tokenizer(folder: Path) -> Any:
