@@ -158,7 +158,8 @@ def test_what_is_no_network_is_an_error_that_says_what_would_be_accepted(inspect
         "networks:leaving": "cannot be called: SystemExit: 0",
         "networks:missing": "has no attribute 'missing'",
         "nowhere:network": "No module named 'nowhere'",
-        "nowhere": "a bundle's folder, or module:function, is accepted",
+        "nowhere": "there is no nowhere; a bundle's folder, which holds a model.yaml, is accepted",
+        "networks.py": "networks.py:function, which makes a network, can be inspected",
         ".": "model.yaml",
     }
     done = inspect_here(*wrong, "--format", "json")

@@ -87,9 +87,10 @@ def write_bundle(prepared: Prepared, folder: Path, label: Label) -> None:
     document |= _of_reading(prepared.reading)
     document["passes"] = dict(zip(("default", "maximum"), label.passes, strict=True))
     document["model"] = COMPILED
-    write_compiled(prepared, folder / COMPILED)
+    folder.mkdir(parents=True, exist_ok=True)
     if label.preprocess is not None:
         document["preprocess"] = _copied(label.preprocess, folder)
+    write_compiled(prepared, folder / COMPILED)
     _write_example(prepared, inputs, folder / _EXAMPLE, label)
     (folder / _MANIFEST).write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110))
 
