@@ -126,3 +126,12 @@ def test_what_is_small_is_not_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert large is not None
     ((declared, values),) = large
     assert (declared.listed, values.shape, values.dtype) == (True, (50, 30), np.dtype("float64"))
+
+
+def test_rows_are_read_all_the_same_where_simdjson_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = json.dumps({"inputs": [[n / 7, -n] for n in range(500)]}).encode()
+    assert arrays_of(text, PLAIN) is not None
+    expected = read_rows(text, PLAIN)
+    monkeypatch.setattr(json_arrays, "simdjson", None)
+    assert arrays_of(text, PLAIN) is None
+    np.testing.assert_array_equal(read_rows(text, PLAIN), expected)

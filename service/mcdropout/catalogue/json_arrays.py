@@ -11,11 +11,15 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import simdjson
 
 from mcdropout.catalogue.arrays import Declared
 from mcdropout.catalogue.inputs import Input
 from mcdropout.engine.arrays import Array
+
+try:
+    import simdjson
+except ModuleNotFoundError:  # as on Pythons that it has no wheel for
+    simdjson: Any = None  # type: ignore[no-redef]
 
 _WORTH_BYTES = 2048  # less is read as fast either way
 # By the kind of an input's dtype: as what simdjson gives the numbers, which refuses those of another kind, and theirs.
@@ -35,9 +39,9 @@ def arrays_of(text: bytes, inputs: Sequence[Input]) -> list[tuple[Declared, Arra
 
     Returns:
         For each input the numbers, in float64 or int64, `[rows, *shape]`, or `shape` of one row. None where the text is
-        small, or holds anything but lists of numbers in these shapes.
+        small, or holds anything but lists of numbers in these shapes; or where simdjson is not installed.
     """
-    if len(text) < _WORTH_BYTES or text.startswith(codecs.BOM_UTF8):
+    if simdjson is None or len(text) < _WORTH_BYTES or text.startswith(codecs.BOM_UTF8):
         return None
     if any(spec.varies or spec.kind not in _AS for spec in inputs):
         return None
