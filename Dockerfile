@@ -19,7 +19,7 @@ ENV SOURCE_DATE_EPOCH=315532800
 COPY deploy/locks deploy/locks
 RUN pip --python /tools/bin/python install --no-cache-dir --require-hashes -r deploy/locks/build.txt \
     && pip --python /venv/bin/python install --no-cache-dir --require-hashes -r deploy/locks/cpu.txt
-COPY pyproject.toml README.md ./
+COPY pyproject.toml setup.py README.md ./
 COPY service service
 # Removed are tests, and ONNX Runtime for programs in C: Python's module holds its own. Should one of them be elsewhere
 # in another version, the build fails; and so it does where the lock is not what the project takes.

@@ -17,7 +17,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 	--custom-compile-command 'make lock' $(UPGRADE)
 IMAGE := --extra grpc --extra images --extra otel --extra zstd
 
-.PHONY: serve test test-long lint lock docs bench clean
+.PHONY: serve test test-long lint lock docs wheels bench clean
 
 serve: $(VENV)/.installed
 	$(BIN)/mcdropout serve --models models --default mnist-cnn
@@ -44,6 +44,10 @@ lock: $(VENV)/.installed-dev
 	$(LOCK) --group pyproject.toml:build --output-file deploy/locks/build.txt
 	$(LOCK) $(IMAGE) pyproject.toml --output-file deploy/locks/cpu.txt
 	$(LOCK) $(IMAGE) --extra gpu --constraint deploy/locks/cpu.txt pyproject.toml --output-file deploy/locks/gpu.txt
+
+# What a release consists of, in dist/.
+wheels: $(VENV)/.installed-dev
+	PYTHON=$(BIN)/python deploy/wheels.sh
 
 # Both need the MNIST files: MCDROPOUT_MNIST=FOLDER, else ../shared/data/mnist.
 bench: $(VENV)/.installed-bench

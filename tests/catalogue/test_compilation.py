@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -184,7 +185,7 @@ def test_a_bundle_that_was_compiled_by_another_version_is_compiled_anew(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mcdropout.catalogue.provenance._VERSION", "99.0")
-    assert stale_parts(Bundle(bundle)) == ["it was made by version 0.1.0, this is 99.0"]
+    assert stale_parts(Bundle(bundle)) == [f"it was made by version {version('mcdropout')}, this is 99.0"]
 
 
 def test_a_compiled_bundle_is_loaded_without_its_code_being_run(bundle: Path) -> None:

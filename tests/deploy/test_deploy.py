@@ -284,7 +284,13 @@ def test_the_images_get_what_serving_a_bundle_takes_and_nothing_that_lies_about(
         recorded = json.loads((bundle.parent / "compiled" / "sources.json").read_text())["files"]
         for file in [bundle, *compiled, *(bundle.parent / name for name in recorded)]:
             assert in_build_context(file.relative_to(ROOT).as_posix()), file
-    for source in ("pyproject.toml", "README.md", "deploy/locks/cpu.txt", "service/mcdropout/engine/native/masks.c"):
+    for source in (
+        "pyproject.toml",
+        "setup.py",
+        "README.md",
+        "deploy/locks/cpu.txt",
+        "service/mcdropout/engine/native/masks.c",
+    ):
         assert (ROOT / source).is_file()
         assert in_build_context(source)
     for other in (".env", ".git/config", ".venv/bin/python", "deploy/grafana/dashboard.py", "tests/conftest.py"):

@@ -143,7 +143,7 @@ def test_the_list_of_packages_names_those_that_are_installed(tmp_path: Path) -> 
     *options, output, python = command
     assert (options[-1], output, python) == ("--output-file", "/venv/sbom.cdx.json", "/venv/bin/python")
     made = tmp_path / "sbom.cdx.json"
-    installed = environment_with(tmp_path / "venv", mcdropout="0.1.0", one="1.2.3")
+    installed = environment_with(tmp_path / "venv", mcdropout="0.0.1", one="1.2.3")
     asked = [sys.executable, "-m", "cyclonedx_py", *options, str(made), str(installed)]
     subprocess.run(asked, cwd=ROOT, check=True, capture_output=True, timeout=patience(60))
     document = json.loads(made.read_text())

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from contextlib import suppress
+from typing import Annotated
 
 import typer
 
@@ -29,7 +30,6 @@ app.command()(score)
 app.command()(inspect)
 app.command("compile")(compile_bundles)
 app.command()(key)
-
 app.command()(schema)
 
 
@@ -42,7 +42,11 @@ def _show_version(wanted: bool) -> None:
 
 
 @app.callback()
-def main() -> None:
+def main(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version, and end.")
+    ] = False,
+) -> None:
     """Serve predictions together with how far to trust them, by Monte Carlo dropout."""
 
 

@@ -7,6 +7,7 @@ is short.
 import ctypes
 import functools
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,10 +37,23 @@ def _required(loaded: ctypes.CDLL | None) -> ctypes.CDLL:
     return loaded
 
 
+def _place() -> str | None:
+    """Where the library is.
+
+    An installation in place that is older left it under a name with a version of Python in it, which would be found
+    first.
+    """
+    place = Path(__file__).with_name("_native.so")
+    if place.exists():
+        return str(place)
+    found = importlib.util.find_spec("mcdropout.engine.native._native")
+    return None if found is None else found.origin
+
+
 @functools.cache
 def _loaded(kind: type[ctypes.CDLL]) -> ctypes.CDLL | None:
-    found = importlib.util.find_spec("mcdropout.engine.native._native")
-    if found is None or found.origin is None:
+    place = _place()
+    if place is None:
         return None
     address, number, double = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
     chain: tuple[list[Any], list[Any]] = ([address, number, *[address] * 2], [number, number, *[address] * 3])
@@ -56,7 +70,7 @@ def _loaded(kind: type[ctypes.CDLL]) -> ctypes.CDLL | None:
         "mixture_quantiles": [*[address] * 3, *[number] * 2, *[address] * 2, *[number] * 2, address],
     }
     try:
-        loaded = kind(found.origin)
+        loaded = kind(place)
         for name, types in taken.items():
             function = loaded[name]
             function.argtypes, function.restype = types, None
