@@ -174,9 +174,21 @@ def _sized(label: str, image: "Image", spec: Input) -> "Image":
     if spec.image.resize == "none":
         return image
     high, wide = spec.image.size_of(spec.dimensions)
+    how = Resampling[spec.image.filter.upper()]
     if spec.image.resize == "stretch":
-        return image.resize((wide, high), Resampling.BILINEAR)
-    return ImageOps.fit(image, (wide, high), Resampling.BILINEAR)
+        return image.resize((wide, high), how)
+    if spec.image.shorter is None:
+        return ImageOps.fit(image, (wide, high), how)
+    scaled = image.resize(_by_shorter(width, height, spec.image.shorter), how)
+    left, top = (scaled.width - wide) // 2, (scaled.height - high) // 2
+    return scaled.crop((left, top, left + wide, top + high))
+
+
+def _by_shorter(width: int, height: int, shorter: int) -> tuple[int, int]:
+    """Width and height where the shorter of them is to be that, as torchvision and transformers round them."""
+    if width <= height:
+        return shorter, shorter * height // width
+    return shorter * width // height, shorter
 
 
 def _arranged(pixels: npt.NDArray[np.uint8], spec: Input) -> npt.NDArray[Any]:

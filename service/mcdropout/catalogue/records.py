@@ -207,12 +207,17 @@ class Image(Record):
         layout: the order of channel, height and width in the input's shape: "CHW" or "HWC", or "HW" without a channel.
         resize: what becomes of an image of another size: "none", it is refused; "stretch", to the input's height and
             width, whatever its own are to one another; "crop", resized so as to cover these, and its middle taken.
+        shorter: with "crop", what the shorter side is resized to before the middle is taken; what just covers height
+            and width if not given.
+        filter: how it is resized, as Pillow calls it.
         values: what is made of 0 to 255; the result is what a client would otherwise send, and `preprocessing` follows.
     """
 
     mode: Literal["grey", "rgb"]
     layout: Literal["CHW", "HWC", "HW"] = "CHW"
     resize: Literal["none", "stretch", "crop"] = "none"
+    shorter: PositiveInt | None = None
+    filter: Literal["bilinear", "bicubic", "lanczos", "nearest", "box", "hamming"] = "bilinear"
     values: Preprocessing = Preprocessing()
 
     @property
@@ -247,6 +252,11 @@ class Image(Record):
             raise ValueError(
                 f"image has resize: {self.resize}, and the shape {shape} names sizes, which differ from row to row; "
                 "resize: none is accepted with names"
+            )
+        if self.shorter is not None and (self.resize != "crop" or self.shorter < max(self.size_of(shape))):
+            raise ValueError(
+                f"image has shorter: {self.shorter} with resize: {self.resize} and the shape {shape}; with "
+                "resize: crop, as much as height and width, or more, is accepted"
             )
 
     def size_of(self, shape: "list[int | str] | tuple[Any, ...]") -> tuple[Any, Any]:

@@ -82,8 +82,6 @@ def _input(given: DraftInput) -> Iterator[str]:
     fields = fields_of(given)
     for key, value in fields.items():
         yield from _line(key, value, _OF_INPUT.get(key, "")).splitlines()
-    if given.note:
-        yield f"# {given.note}"
     if "float" in given.dtype and given.minimum is None:
         yield _behind("# minimum: 0", "and maximum: values outside are refused")
         yield _behind("# preprocessing: {mean: 0.5, std: 0.25}", "(x * scale - mean) / std, before the network")

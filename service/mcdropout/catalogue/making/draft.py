@@ -18,7 +18,6 @@ class DraftInput:
     Attributes:
         name, shape, dtype, minimum, maximum: as `catalogue.inputs.Input` has them.
         preprocessing, image: the same, as they are written; empty for none.
-        note: for people who read the manifest; empty for none.
     """
 
     name: str
@@ -28,7 +27,6 @@ class DraftInput:
     maximum: float | None = None
     preprocessing: dict[str, Any] = field(default_factory=dict)
     image: dict[str, Any] = field(default_factory=dict)
-    note: str = ""
 
 
 @dataclass(frozen=True)

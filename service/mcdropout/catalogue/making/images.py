@@ -9,7 +9,8 @@ from mcdropout.catalogue.making.source import Source, SourceError
 
 _PROCESSOR = "preprocessor_config.json"
 _WHITE = 255
-_BILINEAR = 2  # as Pillow numbers it
+_BILINEAR = 2
+_FILTERS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}  # as Pillow numbers them
 _INPUT = "pixel_values"
 
 
@@ -25,9 +26,10 @@ def taken(source: Source, network: Any) -> Any:
     channels = getattr(config, "num_channels", 3)
     if channels not in (1, 3):
         raise SourceError(f"{folder} takes images of {channels} channels; 1 and 3 are accepted")
-    height, width, resize, notes = _size(settings, config, folder)
-    if settings.get("do_resize", True) and settings.get("resample", _BILINEAR) != _BILINEAR:
-        notes.append("its processor resizes otherwise than bilinearly, as is done here")
+    height, width, resized = _size(settings, config, folder)
+    how = _FILTERS.get(settings.get("resample", _BILINEAR), "bilinear")
+    if resized["resize"] != "none" and how != "bilinear":
+        resized["filter"] = how
     given = DraftInput(
         _INPUT,
         (channels, height, width),
@@ -35,8 +37,7 @@ def taken(source: Source, network: Any) -> Any:
         0,
         _WHITE,
         steps_of(settings, channels),
-        {"mode": "rgb" if channels == 3 else "grey", "resize": resize},
-        "; ".join(notes),
+        {"mode": "rgb" if channels == 3 else "grey", **resized},
     )
     return (given,), {}, {}, None, None
 
@@ -55,25 +56,21 @@ def _settings(folder: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def _size(settings: dict[str, Any], config: Any, folder: Path) -> tuple[int, int, str, list[str]]:
-    """Height, width, how images are brought to them, and what differs from what the processor does."""
+def _size(settings: dict[str, Any], config: Any, folder: Path) -> tuple[int, int, dict[str, Any]]:
+    """Height, width, and how images are brought to them."""
     size, crop = _pair(settings.get("size")), _pair(settings.get("crop_size"))
+    resizes = settings.get("do_resize", True)
     if settings.get("do_center_crop") and crop is not None:
         shortest = (settings.get("size") or {}).get("shortest_edge")
-        notes = []
-        if shortest and shortest != min(crop):
-            notes.append(
-                f"its processor resizes to {shortest} and then takes the middle {crop[0]} x {crop[1]}; here "
-                "images are resized so as to just cover these"
-            )
-        return *crop, "crop", notes
-    if settings.get("do_resize", True) and size is not None:
-        return *size, "stretch", []
+        more = {"shorter": int(shortest)} if shortest and shortest > max(crop) else {}
+        return *crop, {"resize": "crop", **more} if resizes else {"resize": "none"}
+    if resizes and size is not None:
+        return *size, {"resize": "stretch"}
     side = getattr(config, "image_size", None)
     found = (side, side) if isinstance(side, int) else tuple(side) if side else size
     if found is None or len(found) != 2:
         raise SourceError(f"{folder / _PROCESSOR} says no height and width; `size` with these is accepted")
-    return int(found[0]), int(found[1]), "crop" if settings.get("do_resize", True) else "none", []
+    return int(found[0]), int(found[1]), {"resize": "crop" if resizes else "none"}
 
 
 def _pair(size: Any) -> tuple[int, int] | None:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -167,9 +167,9 @@ def _declared(given: GivenShape, place: int, names: Sequence[str]) -> DraftInput
 
 
 def _resized(known: DraftInput, given: DraftInput) -> DraftInput:
-    return DraftInput(
-        known.name, given.shape, known.dtype, known.minimum, known.maximum, known.preprocessing, known.image, known.note
-    )
+    """An input whose rows have another size, such as images for a network that takes any."""
+    image = {name: value for name, value in known.image.items() if name != "shorter"}
+    return replace(known, shape=given.shape, image=image)
 
 
 def check_sizes(inputs: Sequence[DraftInput], source: Source) -> None:

@@ -1,5 +1,6 @@
 """The zoo: networks of timm and torchvision by their names, with a checkpoint or the weights that they come with."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,8 +34,9 @@ def draft_of_timm(source: Source, ask: Ask) -> Draft:
     module, arguments = _with_weights(source, build, lambda: build(pretrained=True, **source.arguments))
     settings = module.pretrained_cfg
     height, width = settings["input_size"][1:]
-    resized = round(height / settings.get("crop_pct", 1.0))
-    inputs = _image(source, (height, width), settings["mean"], settings["std"], resized)
+    resized = math.floor(height / settings.get("crop_pct", 1.0))
+    how = settings.get("interpolation", "bilinear")
+    inputs = _image((height, width), settings["mean"], settings["std"], resized, how)
     offers = "--argument drop_rate=P for the P that it was trained with (timm's checkpoints do not say it)"
     return _draft(source, ask, module, _TIMM.format(name=name), arguments, inputs, None, offers)
 
@@ -50,7 +52,7 @@ def draft_of_torchvision(source: Source, ask: Ask) -> Draft:
     known = models.get_model_weights(name).DEFAULT
     steps = known.transforms()
     crop = steps.crop_size[0] if hasattr(steps, "crop_size") else steps.resize_size[0]
-    inputs = _image(source, (crop, crop), steps.mean, steps.std, steps.resize_size[0])
+    inputs = _image((crop, crop), steps.mean, steps.std, steps.resize_size[0], steps.interpolation.value)
     labels = tuple(known.meta.get("categories", ())) if source.weights is None else None
     labels = labels if labels and len(set(labels)) == len(labels) else None
     return _draft(source, ask, module, _TORCHVISION.format(name=name), arguments, inputs, labels, "")
@@ -89,23 +91,14 @@ def _classes(state: State, wanted: dict[str, Tensor]) -> int | None:
     return int(state[others[0]].shape[0]) if len(layers) == 1 else None
 
 
-def _image(source: Source, size: tuple[int, int], mean: Any, std: Any, resized: int) -> tuple[DraftInput, ...]:
-    differs = (
-        f"it was trained on images resized to {resized}, of which the middle {size[0]} x {size[1]} was taken; here "
-        "images are resized so as to just cover these"
-    )
-    return (
-        DraftInput(
-            "image",
-            (3, *size),
-            "float32",
-            0,
-            _WHITE,
-            {"scale": 1.0 / _WHITE, "mean": [float(x) for x in mean], "std": [float(x) for x in std]},
-            {"mode": "rgb", "resize": "crop"},
-            differs if resized != size[0] else "",
-        ),
-    )
+def _image(size: tuple[int, int], mean: Any, std: Any, shorter: int, how: str) -> tuple[DraftInput, ...]:
+    image: dict[str, Any] = {"mode": "rgb", "resize": "crop"}
+    if shorter > max(size):
+        image["shorter"] = shorter
+    if how in ("bicubic", "lanczos", "nearest", "box", "hamming"):
+        image["filter"] = how
+    steps = {"scale": 1.0 / _WHITE, "mean": [float(x) for x in mean], "std": [float(x) for x in std]}
+    return (DraftInput("image", (3, *size), "float32", 0, _WHITE, steps, image),)
 
 
 def _draft(
