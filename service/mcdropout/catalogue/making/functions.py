@@ -8,6 +8,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -48,6 +49,7 @@ def draft(source: Source, ask: Ask) -> Draft:
         function, module = found
         made = called(function, source.text, source.arguments)
         network, examples = unpacked(made, source.text)
+        source = _with_options(source, made)
         notes: tuple[str, ...] = ()
         if source.weights is not None:
             load_weights(network, source.weights)
@@ -131,6 +133,17 @@ def unpacked(made: Any, text: str) -> tuple[nn.Module, Examples | None]:
     if not values or not all(isinstance(value, Tensor) and value.dim() for value in values):
         raise SourceError(f"{text} returns example inputs that are no tensors [rows, ...]; {_RETURNS}")
     return made[0], rows
+
+
+def _with_options(source: Source, made: Any) -> Source:
+    """A source, and what a function says as the third thing that it returns, as for `mcdropout inspect`."""
+    options = made[2] if isinstance(made, tuple) and len(made) == 3 else {}
+    if not isinstance(options, dict) or not set(options) <= {"task"}:
+        raise SourceError(
+            f"{source.text} returns the options {list(options)}; {{'task': ...}} is accepted, and --output, --shape, "
+            "--sizes or model.yaml say the rest"
+        )
+    return source if source.task is not None else replace(source, task=options.get("task"))
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

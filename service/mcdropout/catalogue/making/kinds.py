@@ -8,6 +8,7 @@ from mcdropout.catalogue.making.asking import Ask
 from mcdropout.catalogue.making.draft import Draft
 from mcdropout.catalogue.making.source import Source, SourceError
 from mcdropout.catalogue.making.table import TABLE, Kind, register
+from mcdropout.catalogue.manifest import MANIFEST
 
 _ANSWERS = ("task", "labels", "output", "inject")
 _INPUTS = ("shapes", "sizes")
@@ -121,6 +122,8 @@ def _check_options(source: Source, kind: Kind) -> None:
 
 def _what_is_there(source: Source) -> str:
     path = source.path
+    if (path / MANIFEST).is_file():
+        return "is a bundle already, which `mcdropout serve` serves"
     if path.is_dir():
         return "is a folder without a config.json"
     if path.is_file():

@@ -63,7 +63,7 @@ def draft_of(made: Network, source: Source, ask: Ask, saved: dict[str, Any] | No
     inputs = _with_words(inputs, seen, made)
     output, shape = output_of(seen, source, ask)
     task = _several(seen, source) or task_of(shape, source, ask)
-    example = _as_sent(examples) if made.examples is not None else example_of(inputs, source.sizes)
+    example = _as_sent(examples, inputs) if made.examples is examples else example_of(inputs, source.sizes)
     return Draft(
         made.name,
         inputs,
@@ -202,9 +202,9 @@ def _with_words(inputs: tuple[DraftInput, ...], seen: Seen, made: Network) -> tu
     )
 
 
-def _as_sent(examples: Examples) -> Any:
+def _as_sent(examples: Examples, inputs: Sequence[DraftInput]) -> Any:
     """Rows that came with a network as a client would send them."""
-    if isinstance(examples, dict):
-        return {name: x[:ROWS].numpy() for name, x in examples.items()}
-    (first, *others) = examples
-    return first[:ROWS].numpy() if not others else None
+    values = examples.values() if isinstance(examples, dict) else examples
+    rows = [x[:ROWS].float() if x.dtype in (torch.bfloat16, torch.float16) else x[:ROWS] for x in values]
+    named = {one.name: x.detach().numpy() for one, x in zip(inputs, rows, strict=True)}
+    return named if len(named) > 1 or isinstance(examples, dict) else named[inputs[0].name]
