@@ -290,7 +290,7 @@ def test_compile_says_what_is_compiled_already_and_fails_for_what_is_refused(bun
     assert done.returncode == 1
     assert done.stdout == "model: is compiled already\n"
     assert "has no dropout to switch on" in done.stderr
-    assert "none/model.yaml: is missing; a bundle is a folder that holds one" in done.stderr
+    assert f"there is no {tmp_path / 'none'}; a bundle's folder, which holds a model.yaml, is accepted" in done.stderr
 
 
 def test_installing_replaces_what_was_there(bundle: Path, tmp_path: Path) -> None:

@@ -159,13 +159,23 @@ def test_what_is_no_network_is_an_error_that_says_what_would_be_accepted(inspect
         "networks:missing": "has no attribute 'missing'",
         "nowhere:network": "No module named 'nowhere'",
         "nowhere": "there is no nowhere; a bundle's folder, which holds a model.yaml, is accepted",
-        "networks.py": "networks.py:function, which makes a network, can be inspected",
         ".": "model.yaml",
     }
     done = inspect_here(*wrong, "--format", "json")
     assert done.exit_code == 1
     for told, document in zip(wrong.values(), json.loads(done.stdout), strict=True):
         assert told in document["error"]
+    alone = inspect_here("networks.py", "--format", "json")
+    assert alone.exit_code == 1
+    assert "networks.py is a file; a bundle's folder, which" in alone.stdout
+    assert "networks.py:function, which makes a network, can be inspected" in alone.stdout
+
+
+def test_a_function_is_found_in_a_file_wherever_that_lies(inspect_here, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = inspect_here(f"{folder / 'networks.py'}:sound", "--format", "json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)[0]["error"] is None
 
 
 def test_it_ends_though_a_network_has_left_a_thread_running(folder):
