@@ -46,10 +46,13 @@ def test_the_last_line_of_a_start_says_that_it_is_ready_with_how_many_models_and
     flags = "--workers", str(workers), "--default", "concrete-mlp"
     with serving(models, tmp_path, *flags, MCDROPOUT_LOG_FORMAT="json") as server:
         server.wait_for_log("ready: ")
-        last = lines(server.log)[-1]
-        assert last["event"] == f"ready: 2 models on {server.url}"
-        assert (last["level"], last["models"], last["urls"]) == ("info", 2, [server.url])
-        assert server.client.get(last["page"].removeprefix(server.url)).status_code == 200
+        (said,) = [line for line in lines(server.log) if line["event"].startswith("ready: ")]
+        assert said["event"] == f"ready: 2 models on {server.url}"
+        assert (said["level"], said["models"], said["urls"]) == ("info", 2, [server.url])
+        if workers == 1:  # others write their own lines, when they come to it
+            assert lines(server.log)[-1] == said
+            assert (said["default"], said["failed"]) == ("concrete-mlp", ["broken"])
+        assert server.client.get(said["page"].removeprefix(server.url)).status_code == 200
         assert server.client.get("/health/ready").status_code == 200
         assert server.stop() == 0
 
@@ -60,10 +63,8 @@ def test_a_start_is_told_on_a_terminal_as_it_is_to_machines(tmp_path: Path) -> N
         (ready,) = server.wait_for_log("ready: ")
         assert f"ready: 1 model on {server.url} " in ANSI.sub("", ready)
         told = [re.sub(r" .*", "", line.partition("] ")[2]) for line in ANSI.sub("", server.log).splitlines()]
-        assert [word for word in told if word in ("loading", "listening", "model", "ready:")] in (
-            ["loading", "listening", "model", "ready:"],
-            ["listening", "loading", "model", "ready:"],
-        )
+        assert [word for word in told if word in ("loading", "model", "ready:")] == ["loading", "model", "ready:"]
+        assert "listening" in told[: told.index("ready:")]
 
 
 def test_compiling_is_told_when_it_begins_and_with_its_seconds_when_it_ends(tmp_path: Path) -> None:
