@@ -34,7 +34,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy --strict
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/node $(VENV)/node/node_modules/typescript/bin/tsc --project service/mcdropout/api/page/jsconfig.json
+	$(BIN)/node $(VENV)/node/node_modules/typescript/bin/tsc --project tests/page/jsconfig.json
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/sphinx-build --fail-on-warning --quiet --builder html docs docs/_build/html

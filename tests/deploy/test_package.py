@@ -145,7 +145,8 @@ def test_what_was_installed_from_a_wheel_serves_outside_of_the_checkout(wheel: P
         body = (MODELS / "concrete-mlp" / "example.json").read_bytes()
         answer = server.client.post("/predict?mc=20", content=body, headers={"content-type": "application/json"})
         assert answer.status_code == 200, answer.text
-        assert server.client.get("/docs").status_code == 200
+        for path in ("/docs", "/", "/page/main.js", "/page/answers/view.js"):
+            assert server.client.get(path).status_code == 200, path
         mapped = Path(f"/proc/{server.process.pid}/maps").read_text()
         assert f"{place}/mcdropout/engine/native/_native.so" in mapped or COMPILER is None
         assert str(PACKAGE) not in mapped
@@ -155,7 +156,7 @@ def test_the_version_is_said_in_one_place_and_image_tags_are_of_it() -> None:
     """What runs reads it from what was installed."""
     for path in [*PACKAGE.rglob("*.py"), ROOT / "setup.py"]:
         assert PROJECT["version"] not in path.read_text(), path
-    named = {"README.md": r"\bmcdropout:(\S+)", **dict.fromkeys(KUSTOMIZATIONS, r"newTag: (\S+)")}
+    named = {"docs/deploy.md": r"\bmcdropout:(\S+)", **dict.fromkeys(KUSTOMIZATIONS, r"newTag: (\S+)")}
     for name, pattern in named.items():
         tags = re.findall(pattern, (ROOT / name).read_text())
         assert {tag.removesuffix("-gpu") for tag in tags} == {PROJECT["version"]}, name
