@@ -82,6 +82,20 @@ def test_a_bad_query_is_named(server: Server, query: dict[str, Any], said: str) 
     assert said in response.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ({"passes": 100, "units": 4096}, "at most 32 passes, or fewer units, are accepted at once"),
+        ({"passes": 100, "units": 1}, "each draws 233472 numbers; at most 71 is accepted at once"),
+    ],
+    ids=["shown", "drawn"],
+)
+def test_no_more_is_drawn_and_shown_than_is_answered_soon(server: Server, query: dict[str, Any], said: str) -> None:
+    response = server.client.post("/models/mnist-dropconnect/masks", params={"seed": 1, **query})
+    assert response.status_code == 422
+    assert said in response.json()["detail"]
+
+
 def test_a_model_that_there_is_not_has_no_masks(server: Server) -> None:
     assert server.client.post("/models/nothing/masks", params={"seed": 1}).status_code == 404
     assert server.client.get("/models/nothing/example").status_code == 404

@@ -1,14 +1,16 @@
 """The route of masks: which units the passes of a prediction keep."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
+import orjson
 from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
 
 from mcdropout.api.answering import where_it_belongs
 from mcdropout.api.errors import Problem
 from mcdropout.api.predict import rows_of
-from mcdropout.api.schemas import Masks, MasksQuery, SiteMasks
+from mcdropout.api.schemas import Masks, MasksQuery
 from mcdropout.api.services import Services
 from mcdropout.engine import Engine
 from mcdropout.engine.errors import InvalidInputError
@@ -17,6 +19,19 @@ from mcdropout.engine.shown_masks import shown_masks
 from mcdropout.predictions import Ask, InvalidAskError, Pause, checked_p
 
 _PROBLEM = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"model": Masks},
+    **{
+        status: {"description": text, "content": _PROBLEM}
+        for status, text in {
+            404: "There is no such model.",
+            413: "The body is larger than the server's limit.",
+            415: "The body is of a kind that is not known.",
+            422: "The query, or the body where there has to be one, cannot be used.",
+            503: "The model is not ready.",
+        }.items()
+    },
+}
 _LARGE = 2**30  # bytes: drawing may take long, whatever comes of it
 
 
@@ -27,18 +42,9 @@ def routes(services: Services) -> APIRouter:
     @router.post(
         "/models/{name}/masks",
         summary="Which units some passes keep",
-        responses={
-            status: {"description": text, "content": _PROBLEM}
-            for status, text in {
-                404: "There is no such model.",
-                413: "The body is larger than the server's limit.",
-                415: "The body is of a kind that is not known.",
-                422: "The query, or the body where there has to be one, cannot be used.",
-                503: "The model is not ready.",
-            }.items()
-        },
+        responses=_RESPONSES,
     )
-    async def masks(request: Request, name: str, query: Annotated[MasksQuery, Query()]) -> Masks:
+    async def masks(request: Request, name: str, query: Annotated[MasksQuery, Query()]) -> Response:
         """The masks that a prediction with this seed uses, of wide sites a part of their units.
 
         They follow from seed, row and pass alone, and no body is needed; but where sizes differ from row to row the
@@ -48,22 +54,15 @@ def routes(services: Services) -> APIRouter:
         p = checked_p(model, query.p)
         engine = model.engine if p is None else model.engine.dropping(p)
         if engine.sizing is not None:
-            inputs = await rows_of(services, request, model)
-            engine = _of_row(engine, inputs, query.row)
+            engine = _of_row(engine, await rows_of(services, request, model), query.row)
 
-        def found(_pause: Pause) -> list[SiteMasks]:
-            return _sites(engine, query)
+        def written(_pause: Pause) -> bytes:
+            asked = {name: value for name, value in query.model_dump().items() if name in Masks.model_fields}
+            about = {"model": model.name, "version": model.version, **asked}
+            return orjson.dumps({**about, "sites": _sites(engine, query)}, option=orjson.OPT_SERIALIZE_NUMPY)
 
-        sites = await where_it_belongs(services.at_once, _LARGE, found)
-        return Masks(
-            model=model.name,
-            version=model.version,
-            seed=query.seed,
-            row=query.row,
-            first=query.first,
-            passes=query.passes,
-            sites=sites,
-        )
+        content = await where_it_belongs(services.at_once, _LARGE, written)
+        return Response(content, media_type="application/json")
 
     return router
 
@@ -80,24 +79,25 @@ def _of_row(engine: Engine, inputs: tuple[Rows, ...], row: int) -> Engine:
     raise InvalidAskError(f"row is {row}, and the body has {len(inputs[0])}; the index of one of them is accepted")
 
 
-def _sites(engine: Engine, query: MasksQuery) -> list[SiteMasks]:
+def _sites(engine: Engine, query: MasksQuery) -> list[dict[str, Any]]:
+    """What `SiteMasks` describes, of each site."""
     try:
         drawn = shown_masks(engine, query.seed, query.row, query.first, query.passes, query.units)
     except InvalidInputError as error:
         raise InvalidAskError(str(error)) from error
     return [
-        SiteMasks(
-            name=one.site.name,
-            path=one.site.path,
-            call=one.site.call,
-            kind=one.site.kind,
-            p=one.site.p,
-            scope=one.site.scope,
-            shape=list(one.site.shape),
-            units=one.site.units,
-            shown=one.shown.tolist(),
-            kept=None if one.kept is None else one.kept.tolist(),
-            masks=one.masks.tolist(),
-        )
+        {
+            "name": one.site.name,
+            "path": one.site.path,
+            "call": one.site.call,
+            "kind": one.site.kind,
+            "p": one.site.p,
+            "scope": one.site.scope,
+            "shape": one.site.shape,
+            "units": one.site.units,
+            "shown": one.shown,
+            "kept": one.kept,
+            "masks": one.masks,
+        }
         for one in drawn
     ]

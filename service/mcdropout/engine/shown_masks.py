@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MOST_NUMBERS = 2**24
 """How many numbers, of all sites, the passes that are asked for may draw together."""
+MOST_SHOWN = 2**18
+"""How many numbers are shown at most, of all sites and passes."""
 _AT_ONCE = 2**20
 
 
@@ -50,6 +52,12 @@ def shown_masks(engine: "Engine", seed: int, row: int, first: int, passes: int, 
         InvalidInputError: that would be too many numbers.
     """
     drawn = sum(site.units for site in engine.sites)
+    told = sum(min(site.units, units) for site in engine.sites)
+    if told * passes > MOST_SHOWN:
+        raise InvalidInputError(
+            f"passes is {passes}, and units is {units}, so that each shows {told} numbers; at most "
+            f"{max(1, MOST_SHOWN // told)} passes, or fewer units, are accepted at once"
+        )
     if drawn * passes > MOST_NUMBERS:
         raise InvalidInputError(
             f"passes is {passes}, and each draws {drawn} numbers; at most {max(1, MOST_NUMBERS // drawn)} is accepted "
@@ -66,7 +74,12 @@ def shown_masks(engine: "Engine", seed: int, row: int, first: int, passes: int, 
             masks[index].append(numbers[:, shown[index]].astype(np.float32))
             kept[index].append(np.count_nonzero(numbers, axis=1))
     return [
-        SiteMasks(site, which, None if site.p is None else np.concatenate(count), np.concatenate(numbers))
+        SiteMasks(
+            site,
+            which,
+            None if site.p is None else np.concatenate(count),
+            np.ascontiguousarray(np.concatenate(numbers)),
+        )
         for site, which, count, numbers in zip(engine.sites, shown, kept, masks, strict=True)
     ]
 
