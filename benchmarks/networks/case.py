@@ -39,7 +39,7 @@ class Case:
     def arguments(self) -> dict[str, Any]:
         """What `Engine.from_module` is given beside the network and its inputs."""
         told = {} if self.task == "regression" or self.axis == 1 else {"class_axis": self.axis}
-        read = {} if self.outputs is None else {"outputs": self.outputs}
+        read = {} if self.outputs is None else {"output": self.outputs}
         return {"task": self.task, **read, **told, **self.options}
 
 

@@ -77,7 +77,7 @@ KINDS = {
     "keywords": (
         by_keyword,
         {"ids": np.array([[1, 2, 3], [4, 5, 6], [0, 8, 2]]), "kept": np.ones((3, 3), bool)},
-        {"outputs": "logits"},
+        {"output": "logits"},
     ),
     "a small p": (lambda: mlp(1e-4), rows(3, 4), {}),
     "rows in the second dimension": (sequence_first, rows(5, 3, 4), {"row_axis": 1}),

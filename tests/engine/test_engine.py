@@ -456,7 +456,7 @@ class TestOutputsThatAreNotNumbers:
     def test_include_a_variance_too_large_to_be_one(self, passes):
         module = Custom(lambda self, x: (self.rest(x)[:, 0], x[:, 0]), rest=mlp())
         named = {"mean": 0, "log_variance": 1}
-        engine = Engine.from_module(module, np.ones((3, 4), np.float32), "regression", outputs=named, runtime="torch")
+        engine = Engine.from_module(module, np.ones((3, 4), np.float32), "regression", output=named, runtime="torch")
         x = np.ones((2, 4), np.float32)
         x[1, 0] = 800.0
         with pytest.raises(UnusableOutputError, match="row 1"):

@@ -216,7 +216,7 @@ def test_every_statistic_of_a_regression_is_exact(noise):
         variances = np.full_like(means, 0.4)
     else:
         module = mean_and_noise(0.5)
-        engine = Engine.from_module(module, X, "regression", outputs={"mean": 0, "log_variance": 1}, runtime="torch")
+        engine = Engine.from_module(module, X, "regression", output={"mean": 0, "log_variance": 1}, runtime="torch")
         both = every_output(module.both, 0.5)
         means, variances = both[..., 0], np.exp(both[..., 1])
     found = engine.summarize([output.reshape(len(X), len(KEPT)) for output in outputs_of_engine(engine, 0.5)])

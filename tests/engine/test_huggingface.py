@@ -159,7 +159,7 @@ def logits(model, inputs):
 
 
 def engine_of(model, inputs, runtime="torch", **options):
-    return Engine.from_module(model, inputs, outputs="logits", runtime=runtime, **options)
+    return Engine.from_module(model, inputs, output="logits", runtime=runtime, **options)
 
 
 class TestTheFiveBestKnown:
@@ -419,7 +419,7 @@ class TestSpeech:
         with pytest.raises(UnsupportedModelError, match=r"numpy\.random in wav2vec2; .* that the selection excludes"):
             engine_of(model, inputs, "eager")
         selection = Selection(exclude=("wav2vec2",))
-        engine = Engine.from_module(model, inputs, outputs="logits", runtime="eager", selection=selection)
+        engine = Engine.from_module(model, inputs, output="logits", runtime="eager", selection=selection)
         assert "wav2vec2" not in [site.path for site in engine.sites]
         np.testing.assert_allclose(engine.predict(inputs, 0).mean, logits(model, inputs).softmax(-1), atol=1e-6)
         assert engine.predict(inputs, 20, 1).variance.min() > 0

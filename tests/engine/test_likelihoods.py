@@ -96,7 +96,7 @@ def test_an_engine_takes_and_keeps_its_likelihood(tmp_path):
     x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     network = Custom(forward, rest=mlp(outputs=2))
     engine = Engine.from_module(
-        network, x, "regression", outputs={"mean": 0, "scale": 1}, likelihood="student_t", df=4.0, runtime="onnx"
+        network, x, "regression", output={"mean": 0, "scale": 1}, likelihood="student_t", df=4.0, runtime="onnx"
     )
     engine.save(tmp_path)
     found, again = engine.predict(x, 20, 1), Engine.load(tmp_path).predict(x, 20, 1)

@@ -286,7 +286,7 @@ class TestANetworkWhoseOutputs:
 
     def test_are_a_negative_variance_for_one_request(self):
         module = Custom(lambda self, x: {"y": self.rest(x)[:, 0], "var": x[:, 0]}, rest=mlp())
-        engine = take(module, task="regression", outputs={"mean": "y", "variance": "var"})
+        engine = take(module, task="regression", output={"mean": "y", "variance": "var"})
         told = r"^the network answered -1 as the variance, its second output, for row 1; 0 or more is accepted$"
         for passes in (0, 5):
             with pytest.raises(UnusableOutputError, match=told):
@@ -339,7 +339,7 @@ class TestANetworkWhoseOutputs:
     )
     def test_lack_the_one_that_is_asked_for(self, returned, entry, told):
         module = Custom(lambda self, x: returned(self.rest(x)), rest=mlp())
-        assert told in refusal(UnsupportedModelError, module, outputs=entry)
+        assert told in refusal(UnsupportedModelError, module, output=entry)
 
     @pytest.mark.parametrize(
         ("returned", "path"),
@@ -352,7 +352,7 @@ class TestANetworkWhoseOutputs:
         ],
     )
     def test_lie_further_down_and_are_named_by_their_paths(self, returned, path):
-        found = take(Custom(lambda self, x: returned(self.rest(x)), rest=mlp()), outputs=path)
+        found = take(Custom(lambda self, x: returned(self.rest(x)), rest=mlp()), output=path)
         np.testing.assert_array_equal(found.samples(X, 5, 1), take(mlp()).samples(X, 5, 1))
 
     @pytest.mark.parametrize(
@@ -382,15 +382,15 @@ class TestANetworkWhoseOutputs:
     def test_are_several_for_a_task_of_one(self, returned, told, entry, task):
         module = Custom(lambda self, x: returned(self.rest(x)), rest=mlp())
         assert refusal(UnsupportedModelError, module, task=task) == (
-            f"for 3 rows the network returns {told}; {task} takes one output: outputs (in model.yaml, output) that "
-            f"names what to take is accepted, such as outputs={entry}"
+            f"for 3 rows the network returns {told}; {task} takes one output: output that "
+            f"names what to take is accepted, such as output={entry}"
         )
 
     @pytest.mark.parametrize("returned", [lambda y: (y, y, y), lambda y: (y, y[:, :1]), lambda y: (y, y.mean())])
     def test_are_more_than_a_regression_takes(self, returned):
         module = Custom(lambda self, x: returned(self.rest(x)), rest=mlp())
         message = refusal(UnsupportedModelError, module, task="regression")
-        assert "regression takes the mean, or the mean and its noise in the same shape: outputs (in model.ya" in message
+        assert "regression takes the mean, or the mean and its noise in the same shape: output that names" in message
 
     @pytest.mark.parametrize(
         ("returned", "told"),

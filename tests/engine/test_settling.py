@@ -586,11 +586,11 @@ class TestTheSecondOutputOfARegression:
         ],
     )
     def test_is_what_it_is_told_to_be(self, noise, of_log_variance):
-        engine = engine_of(pair(of_log_variance), X, "regression", outputs={"mean": 0, noise: 1})
+        engine = engine_of(pair(of_log_variance), X, "regression", output={"mean": 0, noise: 1})
         found = engine.predict(X, 50, 1)
         runs = [engine.outputs(X, [np.concatenate(masks)]) for masks in of_passes(engine, 50)]
         assert engine.reading.noise == noise
-        wanted = engine_of(pair(lambda v: v), X, "regression", outputs={"mean": 0, "log_variance": 1})
+        wanted = engine_of(pair(lambda v: v), X, "regression", output={"mean": 0, "log_variance": 1})
         np.testing.assert_allclose(found.aleatoric_variance, wanted.predict(X, 50, 1).aleatoric_variance, rtol=1e-5)
         np.testing.assert_allclose(found.mean, np.mean([run[0] for run in runs], axis=0), rtol=0, atol=1e-6)
 
@@ -623,7 +623,7 @@ class TestTheSecondOutputOfARegression:
         network = Custom(lambda self, x: make(mu=(z := self.rest(x))[:, 0], **{name: change(z[:, 1], 9.0)}), rest=mlp())
         engine = engine_of(network, X, "regression")
         assert (engine.reading.noise, engine.reading.because) == (noise, f"the network calls its second output {name}")
-        told = engine_of(network, X, "regression", outputs={"mean": "mu", noise: name}).predict(X, 20, 1)
+        told = engine_of(network, X, "regression", output={"mean": "mu", noise: name}).predict(X, 20, 1)
         for statistic in ("mean", "variance", "aleatoric_variance"):
             np.testing.assert_array_equal(engine.predict(X, 20, 1).values[statistic], told.values[statistic])
 
@@ -683,7 +683,7 @@ class TestTheSecondOutputOfARegression:
 
         told = {"mean": 0, kind: 1}
         found, wanted = (
-            engine_of(Custom(forward, rest=mlp()), X, "regression", outputs=told).predict(X, 30, 1)
+            engine_of(Custom(forward, rest=mlp()), X, "regression", output=told).predict(X, 30, 1)
             for forward in (own, spread)
         )
         assert found.aleatoric_variance.shape == found.mean.shape
@@ -692,29 +692,29 @@ class TestTheSecondOutputOfARegression:
 
     def test_of_another_shape_is_asked_for_where_nobody_says_what_it_is(self):
         network = Custom(lambda self, x: (y := self.rest(x), y[:, :1] - 9.0), rest=mlp())
-        with pytest.raises(UnsupportedModelError, match=r'outputs=\{"mean": ..., "variance": ...\} for two'):
+        with pytest.raises(UnsupportedModelError, match=r'output=\{"mean": ..., "variance": ...\} for two'):
             engine_of(network, X, "regression")
 
     def test_of_a_shape_that_fits_no_mean_is_refused(self):
         network = Custom(lambda self, x: (y := self.rest(x), F.softplus(y[:, :2])), rest=mlp())
         message = r"shape \[\[3, 3\], \[3, 2\]\]; .* in the same shape, or without the last dimension, or with 1 in it"
         with pytest.raises(UnsupportedModelError, match=message):
-            engine_of(network, X, "regression", outputs={"mean": 0, "variance": 1})
+            engine_of(network, X, "regression", output={"mean": 0, "variance": 1})
 
     @pytest.mark.parametrize("noise", ["variance", "std"])
     def test_that_is_negative_is_no_variance(self, noise):
         with pytest.raises(UnsupportedModelError, match=f"is negative somewhere, and so is no {noise}"):
-            engine_of(pair(lambda v: v - 3.0), X, "regression", outputs={"mean": 0, noise: 1})
+            engine_of(pair(lambda v: v - 3.0), X, "regression", output={"mean": 0, noise: 1})
 
     def test_may_be_left_out(self):
-        engine = engine_of(pair(torch.exp), X, "regression", outputs=0)
+        engine = engine_of(pair(torch.exp), X, "regression", output=0)
         assert engine.predict(X, 5, 1).aleatoric_variance is None
 
     def test_has_to_be_there_where_it_is_told(self):
         with pytest.raises(
             InvalidInputError, match="mean with one of log_variance, variance, std, log_scale, scale is accepted"
         ):
-            engine_of(pair(torch.exp), X, "regression", outputs={"mean": 0})
+            engine_of(pair(torch.exp), X, "regression", output={"mean": 0})
 
 
 def test_any_number_of_targets_is_a_regression():
@@ -728,7 +728,7 @@ def test_any_number_of_targets_is_a_regression():
         ("regression", {"form": "logits"}),
         ("regression", {"class_axis": 1}),
         ("classification", {"form": "odds"}),
-        ("classification", {"outputs": {"mean": 0, "variance": 1}}),
+        ("classification", {"output": {"mean": 0, "variance": 1}}),
         ("ranking", {}),
     ],
 )

@@ -46,7 +46,7 @@ def load_target(text: str) -> Pointed:
     """The network that a folder holds, or that `module:function`, or `path/to/file.py:function`, returns.
 
     The function takes nothing and returns the network and its example inputs, and, if need be, a dict of further
-    arguments of `Engine.from_module` (`task`, `outputs`, ...).
+    arguments of `Engine.from_module` (`task`, `output`, ...).
 
     Raises:
         TargetError: there is no such thing, or it returns something else.
@@ -95,7 +95,7 @@ def _pointed(text: str, made: Any) -> Pointed:
         known[what] = {name: value for name, value in options.items() if name in names}
     if unknown := [name for name in options if not any(name in names for names in known.values())]:
         raise TargetError(f"{text!r} returns the options {unknown}; arguments of Engine.from_module are accepted")
-    noise = in_entries(known["understand"].get("outputs"))[1]
+    noise = in_entries(known["understand"].get("output"))[1]
     reading = Reading(**{"task": "classification", "noise": noise, **known["reading"]})
     understanding = partial(understand, module, example_inputs, reading=reading, **known["understand"])
     return Pointed(text, understanding, reading, Target(**known["target"]))

@@ -105,7 +105,7 @@ class Engine:
         quantile_axis: int | None = None,
         step_bytes: int = STEP_BYTES,
         row_axis: int | Sequence[int] | Mapping[str, int] = 0,
-        outputs: Entries = None,
+        output: Entries = None,
         output_row_axis: int = 0,
         missing: bool = False,
         shapes: Shapes | None = None,
@@ -146,7 +146,7 @@ class Engine:
                 given.
             step_bytes: the memory that one step may take, in bytes; passes are cut into steps that fit.
             row_axis: the dimension of the inputs that holds the rows; for all, or for each.
-            outputs: which of what the network returns counts: a key, an attribute or a position ("logits"), a path
+            output: which of what the network returns counts: a key, an attribute or a position ("logits"), a path
                 further down ("boxes.scores"), or, for a regression, two: `{"mean": 0, "log_variance": 1}`, or
                 "variance", "std", "scale" or "log_scale" in its place. All its tensors where not given.
             output_row_axis: the dimension of the outputs that holds the rows.
@@ -173,7 +173,7 @@ class Engine:
             class_axis,
             temperature=temperature,
             threshold=threshold,
-            noise=in_entries(outputs)[1],
+            noise=in_entries(output)[1],
             likelihood=likelihood,
             df=df,
             noise_variance=noise_variance,
@@ -190,7 +190,7 @@ class Engine:
                 module,
                 example_inputs,
                 row_axis=row_axis,
-                outputs=outputs,
+                output=output,
                 output_row_axis=output_row_axis,
                 missing=missing,
                 selection=selection,
@@ -220,7 +220,7 @@ class Engine:
         quantile_axis: int | None = None,
         step_bytes: int = STEP_BYTES,
         row_axis: int | Sequence[int] | Mapping[str, int] = 0,
-        outputs: Entries = None,
+        output: Entries = None,
         output_row_axis: int = 0,
         missing: bool = False,
         shapes: Shapes | None = None,
@@ -231,7 +231,7 @@ class Engine:
         """The same for a network in an ONNX file, with its dropout in it; PyTorch is not needed.
 
         Takes and raises what `from_module` does, but that `example_inputs` by name have the names of the graph's
-        inputs, that `outputs` are names or positions of its outputs, and that `selection` adds no dropout.
+        inputs, that `output` is names or positions of its outputs, and that `selection` adds no dropout.
 
         Args:
             path: the file. External data may lie in its folder, and nowhere else.
@@ -244,7 +244,7 @@ class Engine:
             class_axis,
             temperature=temperature,
             threshold=threshold,
-            noise=in_entries(outputs)[1],
+            noise=in_entries(output)[1],
             likelihood=likelihood,
             df=df,
             noise_variance=noise_variance,
@@ -260,7 +260,7 @@ class Engine:
             as_path(path, "path"),
             example_inputs,
             row_axis=row_axis,
-            outputs=outputs,
+            output=output,
             output_row_axis=output_row_axis,
             missing=missing,
             selection=selection,

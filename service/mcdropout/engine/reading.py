@@ -153,12 +153,12 @@ def in_entries(outputs: object) -> tuple[tuple[Entry, ...] | None, Noise | None]
         noise = next((noise for noise in get_args(Noise) if set(outputs) == {"mean", noise}), None)
         if noise is None:
             raise InvalidInputError(
-                f"outputs has the names {list(outputs)}; mean with one of {', '.join(get_args(Noise))} is accepted"
+                f"output has the names {list(outputs)}; mean with one of {', '.join(get_args(Noise))} is accepted"
             )
         given = (outputs["mean"], outputs[noise])
     if not given or not all(isinstance(entry, str | int) and not isinstance(entry, bool) for entry in given):
         raise InvalidInputError(
-            f"outputs is {outputs!r}; a key, an attribute, a position or a path of what the network returns is "
+            f"output is {outputs!r}; a key, an attribute, a position or a path of what the network returns is "
             "accepted, or several in a list"
         )
     return tuple(given), noise

@@ -65,8 +65,8 @@ def check_count(reading: Reading, shapes: Sequence[tuple[int, ...]], returned: R
     if reading.task == "regression":
         takes = f"one output, or one for each of its {levels} quantiles" if levels else "the mean, or the mean and its "
         takes += "" if levels else "noise in the same shape"
-    several = "" if reading.task != "regression" or levels else ', or outputs={"mean": ..., "variance": ...} for two'
+    several = "" if reading.task != "regression" or levels else ', or output={"mean": ..., "variance": ...} for two'
     raise UnsupportedModelError(
-        f"for {rows} rows the network returns {returned}; {reading.task} takes {takes}: outputs (in model.yaml, "
-        f"output) that names what to take is accepted, such as outputs={entry!r}{several}"
+        f"for {rows} rows the network returns {returned}; {reading.task} takes {takes}: output that names what to "
+        f"take is accepted, such as output={entry!r}{several}"
     )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("server")
 
-_PAGE = "/docs"
+_PAGE = "/"
 _MOST_NAMED, _SHOWN = 5, 200  # models whose errors a line tells, and characters of each
 
 

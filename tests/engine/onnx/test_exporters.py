@@ -320,7 +320,7 @@ def test_a_classifier_of_scikit_learn_is_refused_for_want_of_dropout_and_not_as_
 def test_one_with_dropout_serves_its_probabilities_though_it_leaves_out_a_version(tmp_path):
     made = classifier_of_scikit_learn(dropout=True, versions={"": 15})
     onnx.save(made, tmp_path / "model.onnx")
-    engine = Engine.from_onnx(tmp_path / "model.onnx", numbers(3, 4), outputs="probabilities")
+    engine = Engine.from_onnx(tmp_path / "model.onnx", numbers(3, 4), output="probabilities")
     plain = onnxruntime.InferenceSession(classifier_of_scikit_learn(False, {"": 15}).SerializeToString())
     wanted = plain.run(["probabilities"], {"X": numbers(3, 4)})[0]
     np.testing.assert_allclose(engine.predict(numbers(3, 4), 0).mean, wanted, atol=1e-6)
@@ -397,7 +397,7 @@ def test_the_cases_of_dropout_that_onnx_itself_has(tmp_path, case):
         with pytest.raises(UnsupportedModelError, match=re.escape(outcome)):
             understood(case.model, tmp_path, x)
         return
-    subject = understood(case.model, tmp_path, x, outputs="y")
+    subject = understood(case.model, tmp_path, x, output="y")
     serves(subject)
     assert [site.p for site in subject.sites] == [outcome]
     if len(x) == 3:  # as many as examples are made of

@@ -330,8 +330,8 @@ def test_shapes_that_say_something_else_of_other_rows_are_found_out(tmp_path):
         ({"z": X}, {}, r"given for \['z'\]; the graph takes \['x'\]"),
         ((X, X), {}, r"2 example inputs are given; the graph takes 1"),
         (np.array([["a"] * 4]), {}, r"the input 'x' is of <U1"),
-        (X, {"outputs": "z"}, r"outputs names 'z'; the graph's outputs are \['y'\]"),
-        (X, {"outputs": 1}, r"outputs names 1"),
+        (X, {"output": "z"}, r"outputs names 'z'; the graph's outputs are \['y'\]"),
+        (X, {"output": 1}, r"outputs names 1"),
     ],
 )
 def test_examples_that_do_not_fit_are_refused(tmp_path, x, options, words):
@@ -349,7 +349,7 @@ def test_inputs_and_outputs_that_are_no_tensors_of_numbers_are_refused(tmp_path)
     made.graph.output.append(helper.make_tensor_sequence_value_info("all", F, None))
     with pytest.raises(UnsupportedModelError, match="the output 'all' is no tensor"):
         understood(made, tmp_path, X)
-    serves(understood(made, tmp_path, X, outputs="y"))
+    serves(understood(made, tmp_path, X, output="y"))
     del made.graph.output[0]
     with pytest.raises(UnsupportedModelError, match="is no tensor of numbers; a graph with an output that is one"):
         understood(made, tmp_path, X)

@@ -249,7 +249,7 @@ def test_several_inputs_by_name_in_any_order_and_several_outputs(tmp_path):
     subject = understood(made, tmp_path, both)
     assert [spec.name for spec in subject.inputs] == ["z", "x"]
     serves(subject)
-    chosen = understood(made, tmp_path, both, outputs=["variance", 0])
+    chosen = understood(made, tmp_path, both, output=["variance", 0])
     serves(chosen)
     np.testing.assert_array_equal(chosen.eval_outputs()[1], subject.eval_outputs()[0])
 

@@ -54,7 +54,7 @@ def test_a_file_with_a_label_beside_its_probabilities_is_asked_which_counts(tmp_
         prepare(Reading("classification"), subject, Target())
     assert str(raised.value) == (
         "for 3 rows the network returns the outputs 'label' ([3]) and 'y' ([3, 3]); classification takes one output: "
-        "outputs (in model.yaml, output) that names what to take is accepted, such as outputs='y'"
+        "output that names what to take is accepted, such as output='y'"
     )
 
 

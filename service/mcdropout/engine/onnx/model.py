@@ -257,7 +257,7 @@ def understand(
     example_inputs: Inputs,
     *,
     row_axis: int | Sequence[int] | Mapping[str, int] = 0,
-    outputs: Entries = None,
+    output: Entries = None,
     output_row_axis: int = 0,
     missing: bool = False,
     selection: Selection | None = None,
@@ -271,7 +271,7 @@ def understand(
         path: the file; large tensors may lie in others of its folder.
         example_inputs: rows to try it on: one input, a tuple by position, or a mapping by the graph's names.
         row_axis: the dimension that holds the rows in each input; one for all, or by position or name.
-        outputs: the outputs that count, by name or position; all where not given.
+        output: the outputs that count, by name or position; all where not given.
         output_row_axis: the dimension that holds the rows in what comes out.
         missing: whether inputs may hold NaN, for what is missing.
         selection: which sites are on, by patterns of node names, and with which p; all where not given.
@@ -284,7 +284,7 @@ def understand(
         InvalidInputError: the examples, the outputs or the selection do not fit it.
     """
     with refusing(f"{path.name} cannot be understood"):  # whatever a graph that contradicts itself leads to
-        entries = in_entries(outputs)[0]
+        entries = in_entries(output)[0]
         dimensions = dimensions_of(example_inputs, shapes, sizes)
         return _find_out(
             path,

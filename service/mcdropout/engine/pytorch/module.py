@@ -371,7 +371,7 @@ def understand(
     example_inputs: Inputs,
     *,
     row_axis: int | Sequence[int] | Mapping[str, int] = 0,
-    outputs: Entries = None,
+    output: Entries = None,
     output_row_axis: int = 0,
     missing: bool = False,
     selection: Selection | None = None,
@@ -397,7 +397,7 @@ def understand(
     names = tuple(example_inputs) if isinstance(example_inputs, Mapping) else None
     tensors = [torch.from_numpy(x) for x in arrays]
     of_bfloat16 = {index for index, x in enumerate(as_tuple(example_inputs)) if is_bfloat16(x)}
-    entries, output_axis = in_entries(outputs)[0], as_axis("output_row_axis", output_row_axis)
+    entries, output_axis = in_entries(output)[0], as_axis("output_row_axis", output_row_axis)
     signature = Signature(names, axes, entries, output_axis, halves=frozenset(of_bfloat16.union(halves)))
     network = with_its_code(module, tensors, signature, bare=bool(selection and selection.add))
     if not isinstance(network, nn.Module):
