@@ -14,6 +14,7 @@ from tests.bundles import write_bundle
 from tests.conftest import MODELS
 from tests.environments import environment, without_extras
 from tests.servers import Server, serving
+from tests.sources import write_code, write_onnx
 
 # Steps that no clock cuts: how passes are cut into steps moves the last digits of an answer.
 WHOLE_STEPS = {"MCDROPOUT_STEP_SECONDS": "100"}
@@ -113,3 +114,21 @@ def test_a_device_that_pytorch_runs_models_on_is_refused_with_what_to_install(py
     assert done.returncode == 2
     assert "device is 'cuda', and PyTorch, which runs models there, is not installed" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_onnx_model_becomes_a_bundle_without_it_and_other_sources_say_what_they_take(
+    python: Path, tmp_path: Path
+) -> None:
+    write_onnx(tmp_path / "flowers.onnx")
+    write_code(tmp_path)
+
+    def init(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [str(python), "-m", "mcdropout", "init", *arguments, "--into", "models"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment(python))
+
+    made = init("flowers.onnx")
+    assert made.returncode == 0, made.stderr
+    refused = init("alone.py:Words", "--shape", "4:int64")
+    assert refused.returncode == 1
+    assert "takes torch, which is not installed; pip install 'mcdropout[torch]' mends it" in refused.stderr
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["flowers"]

@@ -19,8 +19,10 @@ from typer.testing import CliRunner
 import mcdropout
 from mcdropout.catalogue.compilation import WithoutDropoutError
 from mcdropout.catalogue.compiler import compile_here
+from mcdropout.catalogue.making.source import Source
 from mcdropout.catalogue.manifest import BundleError
 from mcdropout.cli import app
+from mcdropout.cli.served import state_of
 from tests import sources
 from tests.exporting import export_quickly
 from tests.patience import patience, wait_until
@@ -325,6 +327,24 @@ class TestServingASource:
                 assert said in server.log
         assert "compiling" not in server.log
 
+    def test_what_was_made_is_known_to_be_old_once_a_file_of_it_has_changed(self, tmp_path, monkeypatch):
+        sources.write_code(tmp_path)
+        monkeypatch.chdir(tmp_path)
+        model, weights = tmp_path / "model.onnx", tmp_path / "w.pth"
+        model.touch()
+        weights.touch()
+        for source, files in (
+            (Source(str(model)), [model]),
+            (Source("shop.nets:Net", weights=weights), [weights, tmp_path / "shapes.py"]),
+            (Source(str(tmp_path / "shop")), [tmp_path / "shop" / "nets.py"]),
+        ):
+            before = state_of(source)
+            assert state_of(source) == before
+            for file in files:
+                file.write_text("other")
+                assert state_of(source) != before
+                before = state_of(source)
+
     def test_bundles_are_served_beside_one_another_under_their_names(self, tmp_path):
         models = Path(__file__).resolve().parents[2] / "models"
         bundles = [str(models / "mnist-cnn"), str(models / "tumour-mlp")]
@@ -337,6 +357,11 @@ class TestServingASource:
         done = subprocess.run([str(MCDROPOUT), "serve", "nothing"], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 2
         assert "error: 'nothing' is no file and no folder" in done.stderr
+        bundle = Path(__file__).resolve().parents[2] / "models" / "mnist-cnn"
+        command = [str(MCDROPOUT), "serve", str(bundle), "--task", "binary"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "model.yaml says what they would" in done.stderr
 
 
 def test_an_example_is_as_the_network_was_given(folder, tmp_path, init_here):

@@ -68,7 +68,7 @@ def serve(
     _check_variables()
     if sources:
         said = (weights, task, labels, shape, sizes, module, argument, output, inject)
-        models = _folder_of(sources, said, port)
+        models = _folder_of(sources, said, 0 if tls_certificate else port)
     given: dict[str, Any] = {
         "host": host,
         "port": port,
@@ -116,7 +116,7 @@ def serve(
 
 
 def _folder_of(sources: list[str], said: Any, port: int) -> Path:
-    """The folder of bundles to serve; what is no bundle is made one first."""
+    """The folder of bundles to serve; what is no bundle is made one first. At a port, it is shown how each is asked."""
     from mcdropout.catalogue.bundle import EXAMPLE
     from mcdropout.catalogue.making.source import SourceError
     from mcdropout.catalogue.manifest import BundleError

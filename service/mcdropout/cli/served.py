@@ -32,9 +32,15 @@ def folder_of(texts: Sequence[str], given: "Source") -> tuple[Path, list[Path]]:
         SourceError: a source cannot be used, or two bundles have one name.
         BundleError: what was made of one is refused.
     """
-    from mcdropout.catalogue.making.source import SourceError
+    from mcdropout.catalogue.making.source import Source, SourceError
     from mcdropout.catalogue.manifest import MANIFEST
 
+    is_bundle = [next(Path(text).glob(f"*/{MANIFEST}"), None) or (Path(text) / MANIFEST).is_file() for text in texts]
+    if all(is_bundle) and given != Source(given.text):
+        raise SourceError(
+            f"options of a network that is made a bundle of are given, and {', '.join(texts)} is one; model.yaml says "
+            "what they would"
+        )
     if len(texts) == 1 and next(Path(texts[0]).glob(f"*/{MANIFEST}"), None) is not None:
         return Path(texts[0]), []
     bundles: dict[str, Path] = {}
@@ -55,7 +61,7 @@ def _made(source: "Source") -> Path:
     from mcdropout.cli.progress import compiling
 
     place = _cache() / "made" / _digest(repr(replace(source, text=os.path.abspath(source.text))), os.getcwd())
-    stamp, now = place / _STAMP, _state_of(source)
+    stamp, now = place / _STAMP, state_of(source)
     found = next(place.glob(f"*/{MANIFEST}"), None)
     if found is not None and stamp.is_file() and stamp.read_text() == now:
         return found.parent
@@ -67,7 +73,7 @@ def _made(source: "Source") -> Path:
     return made.folder
 
 
-def _state_of(source: "Source") -> str:
+def state_of(source: "Source") -> str:
     """A digest of the files of a source by their sizes and times: its own, its weights, and the code around it."""
     from mcdropout import __version__
 

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mcdropout.catalogue.making.answers import check_sizes, task_of
 from mcdropout.catalogue.making.asking import Ask, Question
 from mcdropout.catalogue.making.checkpoints import State, write_weights
 from mcdropout.catalogue.making.draft import Draft, DraftInput, Write
 from mcdropout.catalogue.making.examples import example_of, prepared
-from mcdropout.catalogue.making.probing import Examples, Seen, output_of, probe, task_of
+from mcdropout.catalogue.making.probing import Examples, Seen, output_of, probe
 from mcdropout.catalogue.making.source import GivenShape, Source, SourceError, given_shape
 
 NETWORK, WEIGHTS = "network.py", "weights.safetensors"
@@ -170,16 +171,6 @@ def _resized(known: DraftInput, given: DraftInput) -> DraftInput:
     """An input whose rows have another size, such as images for a network that takes any."""
     image = {name: value for name, value in known.image.items() if name != "shorter"}
     return replace(known, shape=given.shape, image=image)
-
-
-def check_sizes(inputs: Sequence[DraftInput], source: Source) -> None:
-    """Raise SourceError where names in shapes and `--sizes` differ."""
-    used = {size for one in inputs for size in one.shape if isinstance(size, str)}
-    if used != set(source.sizes):
-        raise SourceError(
-            f"the shapes name the sizes {sorted(used) or 'none'}, and --sizes says what is accepted for "
-            f"{sorted(source.sizes) or 'none'}; --sizes NAME=LEAST:MOST for each name is accepted"
-        )
 
 
 def _inputs_of(examples: Examples, names: Sequence[str]) -> tuple[DraftInput, ...]:

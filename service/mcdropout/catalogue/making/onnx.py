@@ -7,10 +7,9 @@ from typing import Any
 
 import onnx
 
+from mcdropout.catalogue.making.answers import check_sizes, task_of
 from mcdropout.catalogue.making.asking import Ask, Question
 from mcdropout.catalogue.making.draft import Draft, DraftInput, Write
-from mcdropout.catalogue.making.networks import check_sizes
-from mcdropout.catalogue.making.probing import task_of
 from mcdropout.catalogue.making.source import GivenShape, Source, SourceError, given_shape
 
 _DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"} | {

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from mcdropout.catalogue.making.asking import Ask, Question
 from mcdropout.catalogue.making.source import Source, SourceError
 from mcdropout.engine.faults import refusing
-from mcdropout.engine.reading import Task
 
 Examples = tuple[Tensor, ...] | dict[str, Tensor]
 
@@ -110,23 +109,3 @@ def output_of(seen: Seen, source: Source, ask: Ask) -> tuple[Any, tuple[int, ...
 
 def _entry(name: str) -> str | int:
     return int(name) if name.isdecimal() else name
-
-
-def task_of(shape: tuple[int, ...], source: Source, ask: Ask) -> Task:
-    """What a network answers that returns this shape."""
-    if source.task is not None:
-        return source.task
-    one = len(shape) == 1 or shape[1:] == (1,)
-    if source.labels:
-        return "binary" if one and len(source.labels) == 2 else "classification"
-    answer = ask(
-        Question(
-            "What does it answer?",
-            "--task",
-            None if one else "classification",
-            ("binary", "regression") if one else ("classification", "multilabel", "regression"),
-            f"{source.text} returns one number a row ({list(shape)} for {shape[0]} rows), which may be a yes or "
-            "no, or a quantity",
-        )
-    )
-    return answer  # type: ignore[return-value]
