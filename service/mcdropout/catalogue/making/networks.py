@@ -61,7 +61,7 @@ def draft_of(made: Network, source: Source, ask: Ask, saved: dict[str, Any] | No
     """
     inputs, examples = _inputs(made, source, ask)
     seen = probe(made.module, examples, source.text)
-    inputs = _with_words(inputs, seen, made)
+    inputs = _with_words(inputs, seen)
     output, shape = output_of(seen, source, ask)
     task = _several(seen, source) or task_of(shape, source, ask)
     example = _as_sent(examples, inputs) if made.examples is examples else example_of(inputs, source.sizes)
@@ -183,7 +183,7 @@ def _inputs_of(examples: Examples, names: Sequence[str]) -> tuple[DraftInput, ..
     return tuple(DraftInput(name, tuple(x.shape[1:]), str(x.dtype).removeprefix("torch.")) for name, x in named)
 
 
-def _with_words(inputs: tuple[DraftInput, ...], seen: Seen, made: Network) -> tuple[DraftInput, ...]:
+def _with_words(inputs: tuple[DraftInput, ...], seen: Seen) -> tuple[DraftInput, ...]:
     """The same, whole numbers that go into an embedding within what that knows."""
     return tuple(
         DraftInput(one.name, one.shape, one.dtype, 0, seen.words[place] - 1)
