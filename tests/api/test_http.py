@@ -239,13 +239,13 @@ def test_infinity_by_overflow_is_refused(server: Server, seven: npt.NDArray[np.f
     ("query", "said"),
     [
         ("mc=-1", ["mc", "-1", "0"]),
-        ("mc=many", ["mc", "many", "integer"]),
+        ("mc=many", ["mc", "many", "a whole number from 0 on, or auto, is accepted"]),
         ("mc=1000000", ["1000000", "10000"]),
         ("seed=-1", ["seed", "-1"]),
         (f"seed={2**64}", ["seed", str(2**64)]),
         ("samples=perhaps", ["samples", "perhaps"]),
         ("mc=50&seed=1&mc=0", ["'mc'", "2 times", "'50', '0'", "once"]),
-        ("passes=3", ["passes", "mc, tolerance, deadline_ms, seed, samples, fields"]),
+        ("passes=3", ["passes", "mc, tolerance, deadline_ms, seed, samples, p, fields"]),
     ],
 )
 def test_a_query_that_cannot_be_used_is_refused_with_what_would_be(
@@ -399,7 +399,7 @@ def test_the_documentation_page_describes_the_api(server: Server) -> None:
     assert "swagger" in server.client.get("/docs").text.lower()
     described = server.client.get("/openapi.json").json()
     prediction = described["paths"]["/models/{name}/predict"]["post"]
-    assert {"mc", "tolerance", "deadline_ms", "seed", "samples", "fields", "reduce", "regions", "name"} == {
+    assert {"mc", "tolerance", "deadline_ms", "seed", "samples", "p", "fields", "reduce", "regions", "name"} == {
         parameter["name"] for parameter in prediction["parameters"] if parameter["in"] != "header"
     }
     assert prediction["requestBody"]["content"]["application/json"]["schema"]["properties"]["inputs"]
