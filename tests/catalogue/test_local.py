@@ -114,6 +114,7 @@ class TestSaving:
     def test_what_does_not_fit_the_engine_is_refused(self, engine, tmp_path):
         for said, told in (
             ({"labels": ["x"]}, "labels has 1 entries; 3, one for each class"),
+            ({"name": "a b"}, "the bundle would be called 'a b'"),
             ({"label": "x"}, "label is no argument of save_bundle; version, labels"),
             ({"inputs": {"a": {}, "b": {}}}, "inputs has the names"),
             ({"preprocess": "nothing.py"}, "path/to/file.py:function is accepted"),

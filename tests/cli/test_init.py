@@ -279,6 +279,7 @@ class TestWhatIsRefused:
             (["w.pth", "--module", "shop.nets:Net", "--shape", "4", "--argument", "width=9"], "has the shape [8, 4]"),
             (["flowers.onnx", "--weights", "w.pth"], "--weights is given for flowers.onnx, which is an ONNX model"),
             (["flowers.onnx", "--inject", "0.1"], "dropout can be added to PyTorch networks"),
+            (["flowers.onnx", "--name", "../other"], "--name is '../other'; up to 100 letters"),
             (["flowers.onnx", "--task", "guess"], "--task is 'guess'; classification, binary"),
             (["flowers.onnx", "--inject", "2"], "--inject is 2; a probability between 0 and 1"),
             (["timm:resnet18x", "--argument", "p"], "--argument is 'p'; NAME=VALUE"),
@@ -289,6 +290,7 @@ class TestWhatIsRefused:
         assert done.exit_code == 1
         assert told in " ".join(done.output.split())
         assert list(tmp_path.iterdir()) == []
+        assert not (tmp_path.parent / "other").exists()
 
 
 def test_what_cannot_be_seen_is_asked_for_on_a_terminal(folder, tmp_path):

@@ -4,6 +4,7 @@ Its `model.yaml` says `model: compiled`: the network is what `compiled/` holds, 
 """
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -23,6 +24,7 @@ from mcdropout.engine.sizes import Named, Sizing
 COMPILED = "compiled"
 """What `model` is in such a bundle, and where its network lies."""
 _MANIFEST, _EXAMPLE = "model.yaml", "example.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _EXAMPLE_ROWS, _MOST_NUMBERS = 3, 20_000
 _OF_READING = ("temperature", "threshold", "likelihood", "df", "noise_variance", "interval")
 
@@ -72,9 +74,15 @@ def write_bundle(prepared: Prepared, folder: Path, label: Label) -> None:
     """
     if (folder / _MANIFEST).exists() and not label.overwrite:
         raise InvalidInputError(f"{folder} is a bundle already; overwrite=True, or another folder, is accepted")
+    name = folder.resolve().name
+    if not _NAME.fullmatch(name):
+        raise InvalidInputError(
+            f"the bundle would be called {name!r}; letters, digits, '.', '_' and '-', of which the first is a letter or "
+            "a digit, are accepted"
+        )
     _check_labels(prepared, label.labels)
     inputs = _inputs(prepared.inputs, label.inputs)
-    document: dict[str, Any] = {"name": folder.resolve().name, "version": label.version}
+    document: dict[str, Any] = {"name": name, "version": label.version}
     if label.description:
         document["description"] = label.description
     document["task"] = prepared.reading.task

@@ -24,6 +24,7 @@ from mcdropout.catalogue.manifest import MANIFEST, BundleError
 from mcdropout.engine.errors import UnsupportedModelError
 
 _MOST_NAME = 60
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 Step = Callable[[str], AbstractContextManager[object]]
 """Shows that something is being done to the bundle of that name, until it is left."""
 
@@ -70,6 +71,7 @@ def make(
     """
     kind = kind_of(source)
     if name is not None:
+        _check_name(name)
         _check_free(into / name, force)
     draft = _drafted(kind, source, ask)
     name = name or name_from(draft.name)
@@ -106,6 +108,14 @@ def name_from(text: str) -> str:
     """A name for a bundle, of whatever something is called."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("._-")[:_MOST_NAME]
     return name or "model"
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise SourceError(
+            f"--name is {name!r}; up to 100 letters, digits, '.', '_' and '-', of which the first is a letter or a digit, "
+            "are accepted"
+        )
 
 
 def _check_free(place: Path, force: bool) -> None:
