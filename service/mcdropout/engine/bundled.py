@@ -77,8 +77,8 @@ def write_bundle(prepared: Prepared, folder: Path, label: Label) -> None:
     name = folder.resolve().name
     if not _NAME.fullmatch(name):
         raise InvalidInputError(
-            f"the bundle would be called {name!r}; letters, digits, '.', '_' and '-', of which the first is a letter or "
-            "a digit, are accepted"
+            f"the bundle would be called {name!r}; letters, digits, '.', '_' and '-', of which the first is a "
+            "letter or a digit, are accepted"
         )
     _check_labels(prepared, label.labels)
     inputs = _inputs(prepared.inputs, label.inputs)

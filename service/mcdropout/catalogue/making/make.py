@@ -113,8 +113,8 @@ def name_from(text: str) -> str:
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise SourceError(
-            f"--name is {name!r}; up to 100 letters, digits, '.', '_' and '-', of which the first is a letter or a digit, "
-            "are accepted"
+            f"--name is {name!r}; up to 100 letters, digits, '.', '_' and '-', of which the first is a letter or a "
+            "digit, are accepted"
         )
 
 
