@@ -435,7 +435,10 @@ RGB = {"mode": "rgb"}
         ({"shape": ["c", 4, 4], "image": RGB}, "[3, height, width]"),
         ({"shape": [3, 4, 4], "image": {"mode": "cmyk"}}, "'grey' or 'rgb'"),
         ({"shape": [3, 4, 4], "image": {}}, "mode: is missing"),
-        ({"shape": [3, 4, 4], "image": RGB | {"size": 3}}, "mode, layout, resize, shorter, filter, values are accepted there"),
+        (
+            {"shape": [3, 4, 4], "image": RGB | {"size": 3}},
+            "mode, layout, resize, shorter, filter, values are accepted there",
+        ),
         ({"shape": [3, 4, 4], "image": RGB | {"values": {"mean": [1, 2]}}}, "values.mean has 2 entries"),
         ({"shape": [3, 4, 4], "image": RGB | {"values": {"std": 0}}}, "0 cannot be divided by"),
         ({"shape": [3, 4, 4], "dtype": "bool", "image": RGB}, "image is given for the dtype bool"),

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 import mcdropout
 from mcdropout.catalogue.compilation import WithoutDropoutError
 from mcdropout.catalogue.compiler import compile_here
+from mcdropout.catalogue.making.answers import task_of
 from mcdropout.catalogue.making.source import Source
 from mcdropout.catalogue.manifest import BundleError
 from mcdropout.cli import app
@@ -316,6 +317,17 @@ def test_what_cannot_be_seen_is_asked_for_on_a_terminal(folder, tmp_path):
     assert b"What does it answer? (binary, regression)" in said
     assert b"'maybe' is none of binary, regression" in said
     assert fields_of(tmp_path / "models" / "one")["task"] == "regression"
+
+
+def test_a_terminal_is_told_why_it_is_asked_where_that_is_so_alone():
+    asked = []
+    source = Source("net.py:Net")
+    for shape in ((3, 3), (3, 1)):
+        task_of(shape, source, lambda question: asked.append(question) or "regression")
+    assert [(question.default, bool(question.needed)) for question in asked] == [
+        ("classification", False),
+        (None, True),
+    ]
 
 
 class TestServingASource:

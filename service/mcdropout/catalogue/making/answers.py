@@ -15,16 +15,13 @@ def task_of(shape: tuple[int, ...], source: Source, ask: Ask) -> Task:
     one = len(shape) == 1 or shape[1:] == (1,)
     if source.labels:
         return "binary" if one and len(source.labels) == 2 else "classification"
-    answer = ask(
-        Question(
-            "What does it answer?",
-            "--task",
-            None if one else "classification",
-            ("binary", "regression") if one else ("classification", "multilabel", "regression"),
-            f"{source.text} returns one number a row ({list(shape)} for {shape[0]} rows), which may be a yes or "
-            "no, or a quantity",
-        )
+    needed = (
+        f"{source.text} returns one number a row ({list(shape)} for {shape[0]} rows), which may be a yes or no, or a "
+        "quantity"
     )
+    choices = ("binary", "regression") if one else ("classification", "multilabel", "regression")
+    default = None if one else "classification"
+    answer = ask(Question("What does it answer?", "--task", default, choices, needed if one else ""))
     return answer  # type: ignore[return-value]
 
 
