@@ -473,7 +473,7 @@ class TestANetworkOfAnotherTaskIsRefused:
 
     def test_classification_with_two_outputs(self):
         module = Custom(lambda self, x: (self.rest(x), self.rest(x)), rest=mlp())
-        self.refused(module, "classification", r"positions 0 \(\[3, 3\]\) and 1 .*takes one output: outputs")
+        self.refused(module, "classification", r"positions 0 \(\[3, 3\]\) and 1 .*takes one output: output that")
 
     def test_regression_with_three_outputs(self):
         module = Custom(lambda self, x: (self.rest(x),) * 3, rest=mlp())

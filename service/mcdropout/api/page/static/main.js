@@ -35,6 +35,7 @@ let context = null;
 /** @type {Mounted | null} */
 let mounted = null;
 let waiting = 0;
+let again = 0;
 
 /**
  * What a request asks beside its row.
@@ -109,8 +110,14 @@ function contextOf(description, body) {
     },
     succeeded: back,
     failed(failure, where) {
-      if (failure.kind === "gone") lost();
-      else fill(where, ofFailure(failure), failure.kind === "denied" && keyForm());
+      clearTimeout(again);
+      if (failure.kind === "gone") {
+        lost();
+        return;
+      }
+      fill(where, ofFailure(failure), failure.kind === "denied" && keyForm());
+      // What has too much to do, or loads yet, answers later.
+      if (failure.kind === "slow") again = setTimeout(changed, 1000 * (failure.retryAfter ?? 2));
     },
   };
   return made;
@@ -129,6 +136,7 @@ function lost() {
 }
 
 function back() {
+  clearTimeout(again);
   clearInterval(waiting);
   waiting = 0;
   fill(banner);

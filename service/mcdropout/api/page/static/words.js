@@ -37,7 +37,7 @@ export function ofEntropy(entropy, first, second) {
  * @param {import("./api.js").Failure} failure
  */
 export function ofFailure(failure) {
-  const again = failure.retryAfter === null ? "" : ` It may be asked again in ${Math.ceil(failure.retryAfter)} s.`;
+  const again = failure.retryAfter === null ? "" : ` It is asked again in ${Math.ceil(failure.retryAfter)} s.`;
   switch (failure.kind) {
     case "gone":
       return "The server is gone. What is shown is its last answer; the page goes on when it is back.";
