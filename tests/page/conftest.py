@@ -13,9 +13,9 @@ from tests.servers import Server
 CHROMIUM = shutil.which("chromium")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium, without a window."""
+    """Debian's Chromium, without a window; it ends with the file, as an event loop runs in this thread meanwhile."""
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed; apt-get install chromium does that")
     with sync_playwright() as playwright:
