@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.patience import patience
 from tests.servers import Server
@@ -19,6 +19,7 @@ def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed; apt-get install chromium does that")
     with sync_playwright() as playwright:
+        expect.set_options(timeout=patience(10) * 1000)
         sandbox = [] if os.getuid() else ["--no-sandbox"]  # which root cannot have
         running = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
         yield running
