@@ -4,7 +4,7 @@ What an error comes to is decided in one place, whichever way it is written.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -44,6 +44,12 @@ class Problem(BaseModel):
     status: int = Field(description="The HTTP status code.")
     detail: str = Field(description="What was received, and what would be accepted.")
     request_id: str | None = Field(None, description="The request's id, as in the logs and in X-Request-ID.")
+
+
+def problem_responses(texts: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    """What the API's description says of the statuses that come with problem details, by what each means."""
+    content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+    return {status: {"description": text, "content": content} for status, text in texts.items()}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from mcdropout.api.answering import where_it_belongs
-from mcdropout.api.errors import Problem
+from mcdropout.api.errors import problem_responses
 from mcdropout.api.predict import rows_of
 from mcdropout.api.schemas import Masks, MasksQuery
 from mcdropout.api.services import Services
@@ -18,20 +18,15 @@ from mcdropout.engine.ragged import Rows, batches_of
 from mcdropout.engine.shown_masks import shown_masks
 from mcdropout.predictions import Ask, InvalidAskError, Pause, checked_p
 
-_PROBLEM = {"application/problem+json": {"schema": Problem.model_json_schema()}}
-_RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"model": Masks},
-    **{
-        status: {"description": text, "content": _PROBLEM}
-        for status, text in {
-            404: "There is no such model.",
-            413: "The body is larger than the server's limit.",
-            415: "The body is of a kind that is not known.",
-            422: "The query, or the body where there has to be one, cannot be used.",
-            503: "The model is not ready.",
-        }.items()
-    },
-}
+_PROBLEMS = problem_responses(
+    {
+        404: "There is no such model.",
+        413: "The body is larger than the server's limit.",
+        415: "The body is of a kind that is not known.",
+        422: "The query, or the body where there has to be one, cannot be used.",
+        503: "The model is not ready.",
+    }
+)
 _LARGE = 2**30  # bytes: drawing may take long, whatever comes of it
 
 
@@ -42,7 +37,7 @@ def routes(services: Services) -> APIRouter:
     @router.post(
         "/models/{name}/masks",
         summary="Which units some passes keep",
-        responses=_RESPONSES,
+        responses={200: {"model": Masks}, **_PROBLEMS},
     )
     async def masks(request: Request, name: str, query: Annotated[MasksQuery, Query()]) -> Response:
         """The masks that a prediction with this seed uses, of wide sites a part of their units.

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 
 from mcdropout.api import formats
-from mcdropout.api.errors import Problem, ProblemError
+from mcdropout.api.errors import ProblemError, problem_responses
 from mcdropout.api.hosts import Hosts
 from mcdropout.api.schemas import ModelChange, ModelDescription, ModelList, ModelSummary
 from mcdropout.api.services import Services
@@ -20,16 +20,14 @@ from mcdropout.predictions import entry_of
 from mcdropout.settings import Settings
 
 _SHOWN = 100  # characters of what a client sent
-_PROBLEM = {"application/problem+json": {"schema": Problem.model_json_schema()}}
-_CHANGE_RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"description": text, "content": _PROBLEM}
-    for status, text in {
+_CHANGE_RESPONSES = problem_responses(
+    {
         403: "Models may not be changed over HTTP, or not from there.",
         404: "There is no such model.",
         409: "Its state does not allow it, or it is being changed already.",
         422: "Its bundle is wrong or its network cannot be served; what served before still does.",
-    }.items()
-}
+    }
+)
 
 
 def routes(services: Services) -> APIRouter:

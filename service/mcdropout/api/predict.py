@@ -11,7 +11,7 @@ from mcdropout.api import formats
 from mcdropout.api.admission import was_admitted
 from mcdropout.api.answering import INLINE_BYTES, answer_of, body_of, compressed, where_it_belongs
 from mcdropout.api.encodings import DECODERS
-from mcdropout.api.errors import Problem, explain
+from mcdropout.api.errors import explain, problem_responses
 from mcdropout.api.formats import Written
 from mcdropout.api.headers import header_of
 from mcdropout.api.observe import seen_of
@@ -141,8 +141,6 @@ def documentation(*path: str) -> dict[str, Any]:
         504: "The deadline came before each row had the fewest passes.",
         503: "The model is not ready, or the server is overloaded.",
     }
-    problem = {"application/problem+json": {"schema": Problem.model_json_schema()}}
-    responses: dict[int, Any] = {status: {"description": text, "content": problem} for status, text in problems.items()}
     named = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in path]
     fields = PredictQuery.model_json_schema()["properties"].items()
     queried = [
@@ -150,7 +148,7 @@ def documentation(*path: str) -> dict[str, Any]:
         for name, schema in fields
     ]
     return {
-        "responses": {200: {"model": PredictResponse}, **responses},
+        "responses": {200: {"model": PredictResponse}, **problem_responses(problems)},
         "openapi_extra": {
             "parameters": [*named, *queried],
             "requestBody": {"description": _CODINGS, "required": True, "content": {}},

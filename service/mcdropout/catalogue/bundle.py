@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from mcdropout.catalogue.hooks import Hook, load_hook
-from mcdropout.catalogue.manifest import COMPILED as COMPILED
 from mcdropout.catalogue.manifest import MANIFEST, BundleError, read_manifest
 from mcdropout.catalogue.rows import RowsError, read_rows
 from mcdropout.engine.arrays import Array
+from mcdropout.engine.bundled import COMPILED as COMPILED
 from mcdropout.engine.errors import InvalidInputError
 from mcdropout.engine.ragged import batches_of
 from mcdropout.engine.sizes import Sizing

@@ -26,13 +26,12 @@ from mcdropout.catalogue.records import (
 )
 from mcdropout.engine import Selection
 from mcdropout.engine.arrays import Array
+from mcdropout.engine.bundled import COMPILED, NAME
 from mcdropout.engine.inputs import Bounds, Inputs, Shapes
 from mcdropout.engine.reading import Entry, Form, LikelihoodName, Noise, Reading, Task
 from mcdropout.engine.sizes import Named
 
 MANIFEST = "model.yaml"
-COMPILED = "compiled"
-"""The folder of a bundle that compiling writes; as `model` that there is no other network (`engine/bundled.py`)."""
 _MOST_FAULTS = 10  # that are named at once
 
 
@@ -143,7 +142,7 @@ class Manifest(Record):
             interval, which saves its time and memory.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    name: Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
     version: Annotated[str, Field(min_length=1, max_length=100)]
     description: str = ""
     task: Task

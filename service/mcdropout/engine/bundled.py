@@ -22,9 +22,9 @@ from mcdropout.engine.reading import Reading
 from mcdropout.engine.sizes import Named, Sizing
 
 COMPILED = "compiled"
-"""What `model` is in such a bundle, and where its network lies."""
+"""The folder of a bundle that compiling writes; and what `model` is where there is no other network."""
 _MANIFEST, _EXAMPLE = "model.yaml", "example.json"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _EXAMPLE_ROWS, _MOST_NUMBERS = 3, 20_000
 _OF_READING = ("temperature", "threshold", "likelihood", "df", "noise_variance", "interval")
 
@@ -75,7 +75,7 @@ def write_bundle(prepared: Prepared, folder: Path, label: Label) -> None:
     if (folder / _MANIFEST).exists() and not label.overwrite:
         raise InvalidInputError(f"{folder} is a bundle already; overwrite=True, or another folder, is accepted")
     name = folder.resolve().name
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise InvalidInputError(
             f"the bundle would be called {name!r}; letters, digits, '.', '_' and '-', of which the first is a "
             "letter or a digit, are accepted"

@@ -21,10 +21,10 @@ from mcdropout.catalogue.making.kinds import kind_of
 from mcdropout.catalogue.making.source import Source, SourceError
 from mcdropout.catalogue.making.table import Kind
 from mcdropout.catalogue.manifest import MANIFEST, BundleError
+from mcdropout.engine.bundled import NAME
 from mcdropout.engine.errors import UnsupportedModelError
 
 _MOST_NAME = 60
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 Step = Callable[[str], AbstractContextManager[object]]
 """Shows that something is being done to the bundle of that name, until it is left."""
 
@@ -111,7 +111,7 @@ def name_from(text: str) -> str:
 
 
 def _check_name(name: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise SourceError(
             f"--name is {name!r}; up to 100 letters, digits, '.', '_' and '-', of which the first is a letter or a "
             "digit, are accepted"

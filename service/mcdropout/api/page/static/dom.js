@@ -101,6 +101,20 @@ export function slider(name, range, changed, shown = String) {
 }
 
 /**
+ * A table that scrolls sideways by itself where it is wider than the page.
+ *
+ * @param {string} caption
+ * @param {string[]} heads of its columns
+ * @param {HTMLTableRowElement[] | HTMLTableSectionElement} rows or, where these change, the body that holds them
+ * @param {string} [name] its class
+ */
+export function table(caption, heads, rows, name) {
+  const head = h("thead", {}, h("tr", {}, heads.map((text) => h("th", { scope: "col" }, text))));
+  const body = Array.isArray(rows) ? h("tbody", {}, rows) : rows;
+  return h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": caption }, h("table", { class: name }, h("caption", {}, caption), head, body));
+}
+
+/**
  * A button.
  *
  * @param {string} name

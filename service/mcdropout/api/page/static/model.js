@@ -1,7 +1,7 @@
 /** The page of a model: what it is, what is random in it, how it runs, what was checked, and what training measured. */
 
 import { stacked, lines } from "./charts.js";
-import { h, number, percent } from "./dom.js";
+import { h, number, percent, table } from "./dom.js";
 
 /**
  * @param {import("./main.js").Context} context
@@ -46,14 +46,14 @@ function sites(model) {
     table(
       "What is random in it, and what could be and is not",
       ["Site", "Kind", "p", "Mask", "Drawn for", "On"],
-      model.sites.map((site) => [
+      model.sites.map((site) => line([
         `${site.path || "(network)"}${site.call ? `#${site.call}` : ""}${site.injected ? " (added)" : ""}`,
         site.kind,
         number(site.p),
         site.shape ? `[${site.shape.join(", ")}]` : "–",
         site.scope === "pass" ? "each pass" : site.scope ? "each row and pass" : "–",
         site.on ? "yes" : `no: ${site.reason}`,
-      ]),
+      ])),
     ),
   );
 }
@@ -108,21 +108,7 @@ function training(model) {
   );
 }
 
-/**
- * @param {string} caption
- * @param {string[]} heads
- * @param {string[][]} rows
- */
-function table(caption, heads, rows) {
-  return h(
-    "div",
-    { class: "scroll", tabIndex: 0, role: "region", "aria-label": caption },
-    h(
-      "table",
-      {},
-      h("caption", {}, caption),
-      h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))),
-      h("tbody", {}, rows.map(([first = "", ...rest]) => h("tr", {}, h("th", { scope: "row" }, first), rest.map((cell) => h("td", {}, cell))))),
-    ),
-  );
+/** A row of a table, whose first cell is its head. @param {string[]} cells */
+function line([first = "", ...rest]) {
+  return h("tr", {}, h("th", { scope: "row" }, first), rest.map((cell) => h("td", {}, cell)));
 }

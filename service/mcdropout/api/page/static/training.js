@@ -1,7 +1,7 @@
 /** What dropout does in training, run by the page itself on a network of six hidden units. */
 
 import { lines, strip } from "./charts.js";
-import { button, fill, h, number, percent, slider } from "./dom.js";
+import { button, fill, h, number, percent, slider, table } from "./dom.js";
 import { classic, classicPrediction, draw, enumerate, forward, fresh, generator, inverted, loss, step } from "./dropout.js";
 import { Running } from "./numbers.js";
 
@@ -77,7 +77,7 @@ function layer() {
     {},
     h("h2", {}, "One layer: inverted and classic scaling"),
     h("div", { class: "row" }, control.element, button("Draw again", () => again(1)), button("Draw 100 times", () => again(100))),
-    h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": "A layer under dropout" }, h("table", {}, h("caption", {}, "Six units of a layer"), h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))), body)),
+    table("Six units of a layer", heads, body),
     drawn,
   );
 }
@@ -227,6 +227,6 @@ function rules() {
     "section",
     {},
     h("h2", {}, "Rules for the rate"),
-    h("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": "Rules for the rate" }, h("table", { class: "prose" }, h("caption", {}, "Where to begin"), h("thead", {}, h("tr", {}, ["Where", "Rule", "Source"].map((head) => h("th", { scope: "col" }, head)))), h("tbody", {}, rows.map(([where = "", ...rest]) => h("tr", {}, h("th", { scope: "row" }, where), rest.map((cell) => h("td", {}, cell))))))),
+    table("Where to begin", ["Where", "Rule", "Source"], rows.map(([where = "", ...rest]) => h("tr", {}, h("th", { scope: "row" }, where), rest.map((cell) => h("td", {}, cell)))), "prose"),
   );
 }

@@ -1,7 +1,7 @@
 /** A classification: each class as a distribution over passes, and the entropy in its two parts. */
 
 import { intervalOf, stacked, strip } from "../charts.js";
-import { fill, h, number, percent, range } from "../dom.js";
+import { fill, h, number, percent, range, table } from "../dom.js";
 import { argmax } from "../numbers.js";
 import { ofEntropy } from "../words.js";
 import { namesOf } from "./view.js";
@@ -33,16 +33,11 @@ export function classes(description, first) {
     text,
     compared,
     split.element,
-    h(
-      "div",
-      { class: "scroll", tabIndex: 0, role: "region", "aria-label": "Probabilities of the classes" },
-      h(
-        "table",
-        { class: "classes" },
-        h("caption", {}, count > MOST_CLASSES ? `The ${MOST_CLASSES} most probable of ${count} classes` : "Probability of each class"),
-        h("thead", {}, h("tr", {}, ...["Class", "Each pass", "Mean", "90 % of passes", "Without dropout"].map((head) => h("th", { scope: "col" }, head)))),
-        h("tbody", {}, rows.map((row) => row.element)),
-      ),
+    table(
+      count > MOST_CLASSES ? `The ${MOST_CLASSES} most probable of ${count} classes` : "Probability of each class",
+      ["Class", "Each pass", "Mean", "90 % of passes", "Without dropout"],
+      rows.map((row) => row.element),
+      "classes",
     ),
   );
   return {

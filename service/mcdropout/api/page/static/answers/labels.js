@@ -1,7 +1,7 @@
 /** Yes or no, once or for each label: the probability over the passes, and the threshold that decides. */
 
 import { intervalOf, strip } from "../charts.js";
-import { fill, h, number, percent, range } from "../dom.js";
+import { fill, h, number, percent, range, table } from "../dom.js";
 import { ofEntropy } from "../words.js";
 import { entropyBar } from "./classes.js";
 import { namesOf } from "./view.js";
@@ -69,17 +69,7 @@ function several(description, first) {
     "div",
     {},
     title,
-    h(
-      "div",
-      { class: "scroll", tabIndex: 0, role: "region", "aria-label": "Probabilities of the labels" },
-      h(
-        "table",
-        { class: "classes" },
-        h("caption", {}, "Probability of each label"),
-        h("thead", {}, h("tr", {}, ...["Label", "Each pass", "Answer", "Mean", "Entropy, nats", "Epistemic, nats", "Without dropout"].map((head) => h("th", { scope: "col" }, head)))),
-        h("tbody", {}, rows.map((row) => row.element)),
-      ),
-    ),
+    table("Probability of each label", ["Label", "Each pass", "Answer", "Mean", "Entropy, nats", "Epistemic, nats", "Without dropout"], rows.map((row) => row.element), "classes"),
   );
   return {
     element,
