@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
@@ -166,6 +167,8 @@ def test_a_key_is_asked_for_where_the_server_has_some(window: BrowserContext, tm
     with serving(MODELS, tmp_path, "--default", "mnist-mlp", MCDROPOUT_KEYS=keys) as guarded:
         guarded.client.headers["authorization"] = f"Bearer {SECRET}"
         guarded.wait_until_ready()
+        assert httpx.get(f"{guarded.url}/models").status_code == 401
+        assert httpx.get(guarded.url).status_code == 200  # the page itself is for whoever has none yet
         visit(page, guarded, "#/predict/mnist-mlp")
         expect(page.get_by_role("alert").filter(has_text="no key is shown")).to_be_visible()
         page.get_by_label("Key").fill(SECRET)
