@@ -5,6 +5,8 @@ import types
 from pathlib import Path
 from textwrap import dedent
 
+import numpy as np
+import onnx
 import torch
 from torch import nn
 
@@ -86,6 +88,45 @@ def write_onnx(path: Path, classes: int = 3) -> None:
         training=torch.onnx.TrainingMode.PRESERVE,
         do_constant_folding=False,
     )
+
+
+def write_of_scikit_learn(path: Path, *, hidden: bool = True, maps: bool = False) -> None:
+    """A classifier as skl2onnx writes it, without dropout: the labels, and probabilities or mappings of them.
+
+    Args:
+        path: where to.
+        hidden: whether it is a perceptron with a hidden layer, or linear.
+        maps: whether each row's probabilities are a mapping, as they are by default.
+    """
+    node, numbers = onnx.helper.make_node, np.random.default_rng(4).standard_normal
+    weights = {"first": numbers((4, 8)), "last": numbers((8 if hidden else 4, 3))}
+    nodes = (
+        [node("MatMul", ["X", "first"], ["sums"]), node("Relu", ["sums"], ["hidden"], name="Relu")] if hidden else []
+    )
+    nodes += [
+        node("MatMul", ["hidden" if hidden else "X", "last"], ["logits"]),
+        node("Softmax", ["logits"], ["probabilities"], axis=1),
+        node("ArgMax", ["probabilities"], ["label"], axis=1, keepdims=0),
+    ]
+    made, of = onnx.helper.make_tensor_value_info, onnx.TensorProto
+    outputs = [made("label", of.INT64, ["n"]), made("probabilities", of.FLOAT, ["n", 3])]
+    if maps:
+        nodes.append(
+            node("ZipMap", ["probabilities"], ["output_probability"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2])
+        )
+        number = onnx.helper.make_tensor_type_proto(of.FLOAT, [])
+        mapping = onnx.helper.make_map_type_proto(of.INT64, number)
+        outputs[1] = onnx.helper.make_value_info("output_probability", onnx.helper.make_sequence_type_proto(mapping))
+    used = {name: value for name, value in weights.items() if any(name in each.input for each in nodes)}
+    graph = onnx.helper.make_graph(
+        nodes,
+        "graph",
+        [made("X", of.FLOAT, ["n", 4])],
+        outputs,
+        [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in used.items()],
+    )
+    versions = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("ai.onnx.ml", 1)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=versions, ir_version=8), path)
 
 
 def write_exported(path: Path) -> None:

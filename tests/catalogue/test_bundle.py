@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import yaml
@@ -19,7 +20,7 @@ from mcdropout.catalogue.code import load_network
 from mcdropout.catalogue.inputs import Input
 from mcdropout.catalogue.manifest import BundleError
 from mcdropout.catalogue.network import subject_of
-from mcdropout.engine import Engine, InvalidInputError
+from mcdropout.engine import Engine
 from mcdropout.engine.runtimes import Target
 from tests.bundles import TOKEN_FIELDS, TOKENS, manifest, network_of, write_bundle
 
@@ -188,15 +189,19 @@ def test_dropout_that_its_manifest_adds_is_a_site_of_its_network(tmp_path: Path)
     ]
 
 
-def test_dropout_is_not_added_to_an_onnx_model(tmp_path: Path) -> None:
+def test_dropout_that_its_manifest_adds_is_a_site_of_an_onnx_model(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    fields = manifest("model", network=None, weights=None, model="model.onnx", dropout={"add": {"layers.*": 0.25}})
+    fields = manifest("model", network=None, weights=None, model="model.onnx", dropout={"add": {"hidden": 0.25}})
     (folder / "model.yaml").write_text(yaml.safe_dump(fields))
-    (folder / "model.onnx").write_bytes(b"")
-    said = r"adds dropout to 'layers.\*', and model.onnx is an ONNX model; add is accepted for PyTorch networks"
-    with pytest.raises(InvalidInputError, match=said):
-        subject_of(Bundle(folder))
+    nodes = [onnx.helper.make_node("MatMul", ["x", "w"], ["hidden"]), onnx.helper.make_node("Relu", ["hidden"], ["y"])]
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", 4]) for name in "xy")
+    weights = onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")
+    graph = onnx.helper.make_graph(nodes, "graph", [x], [y], [weights])
+    versions = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=versions, ir_version=8), folder / "model.onnx")
+    sites = subject_of(Bundle(folder)).sites
+    assert [(site.name, site.p, site.injected) for site in sites] == [("hidden_dropout", 0.25, True)]
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,9 @@ def folder(tmp_path_factory):
     sources.write_code(folder)
     sources.write_onnx(folder / "flowers.onnx")
     sources.write_onnx(folder / "one.onnx", classes=1)
+    sources.write_of_scikit_learn(folder / "sure.onnx")
+    sources.write_of_scikit_learn(folder / "line.onnx", hidden=False)
+    sources.write_of_scikit_learn(folder / "maps.onnx", maps=True)
     sources.write_exported(folder / "exported.pt2")
     sources.write_traced(folder / "traced.pt")
     sources.write_lightning(folder / "run.ckpt")
@@ -261,6 +264,15 @@ class TestWhatIsRefused:
         assert fields_of(tmp_path / "nets-Sure")["dropout"] == {"add": {"layers.2": 0.1}}
         assert mcdropout.load(tmp_path / "nets-Sure").predict(ROWS, 20, 1).variance.min() > 0
 
+    def test_an_onnx_model_without_dropout_is_offered_the_same(self, init_here, tmp_path):
+        refused = init_here("sure.onnx", "--into", tmp_path)
+        assert "--inject 0.1, which adds dropout before the last layer" in " ".join(refused.output.split())
+        done = init_here("sure.onnx", "--into", tmp_path, "--inject", "0.1")
+        assert done.exit_code == 0, done.output
+        fields = fields_of(tmp_path / "sure")
+        assert (fields["dropout"], fields["output"]) == ({"add": {"Relu": 0.1}}, "probabilities")
+        assert mcdropout.load(tmp_path / "sure").predict(ROWS, 20, 1).variance.min() > 0
+
     @pytest.mark.parametrize(
         ("arguments", "told"),
         [
@@ -279,7 +291,8 @@ class TestWhatIsRefused:
             (["run.ckpt"], "--module module:Class, or path/to/file.py:Class"),
             (["w.pth", "--module", "shop.nets:Net", "--shape", "4", "--argument", "width=9"], "has the shape [8, 4]"),
             (["flowers.onnx", "--weights", "w.pth"], "--weights is given for flowers.onnx, which is an ONNX model"),
-            (["flowers.onnx", "--inject", "0.1"], "dropout can be added to PyTorch networks"),
+            (["maps.onnx"], "'output_probability' as a sequence and not as a tensor; a tensor is accepted (from sci"),
+            (["line.onnx", "--inject", "0.1"], "has no layer before a last linear one to put it behind"),
             (["flowers.onnx", "--name", "../other"], "--name is '../other'; up to 100 letters"),
             (["flowers.onnx", "--task", "guess"], "--task is 'guess'; classification, binary"),
             (["flowers.onnx", "--inject", "2"], "--inject is 2; a probability between 0 and 1"),

@@ -394,7 +394,7 @@ def test_each_is_a_finding_that_says_it_must_be_calibrated():
     found = findings(mlp(), X, {"0": 0.1})
     assert list(found) == [("added-dropout", "0")]
     finding = found["added-dropout", "0"]
-    assert "was added with p = 0.1, and the network was not trained with it" in finding.text
+    assert "was added with p = 0.1: unless the network was trained with just that, how wide" in finding.text
     assert "calibrated" in finding.text
     assert "arXiv 2302.02924" in finding.source
 

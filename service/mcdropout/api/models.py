@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
 
 from mcdropout.api import formats
 from mcdropout.api.errors import ProblemError, problem_responses
@@ -55,14 +55,17 @@ def routes(services: Services) -> APIRouter:
     @router.get(
         "/{name}/example",
         summary="A body that its predictions take",
-        responses={404: {"description": "There is no such model, or its bundle holds no small example.json."}},
+        responses={
+            404: {"description": "There is no such model, or its bundle holds no example.json, or one above 8 MiB."}
+        },
     )
     async def example_of(name: str) -> Any:
         """What example.json of its bundle holds, to try the model with."""
         entry = entry_of(registry, name)
-        if entry.model is None or entry.model.example is None:
-            raise ProblemError(404, f"the model {name!r} has no example; a bundle with a small example.json has one")
-        return entry.model.example
+        body = await asyncio.to_thread(entry.model.bundle.example_bytes) if entry.model else None
+        if body is None:
+            raise ProblemError(404, f"the model {name!r} has no example; a bundle with an example.json has one")
+        return Response(body, media_type="application/json")
 
     @router.post("/{name}/reload", summary="Read a model's bundle again", **changes)
     async def reload_model(name: str) -> ModelChange:

@@ -20,6 +20,7 @@ from mcdropout.engine.sizes import Sizing
 EXAMPLE = "example.json"
 RESULTS = "results.json"
 _SMALL_BYTES = 16 * 2**10
+_MOST_BYTES = 8 * 2**20
 
 
 class Bundle:
@@ -62,6 +63,14 @@ class Bundle:
         try:
             return json.loads(path.read_bytes()) if path.stat().st_size <= _SMALL_BYTES else None
         except (OSError, ValueError):
+            return None
+
+    def example_bytes(self) -> bytes | None:
+        """The same as it stands in the file, also where it is not small; None where there is none, or a huge one."""
+        path = self.folder / EXAMPLE
+        try:
+            return path.read_bytes() if path.stat().st_size <= _MOST_BYTES else None
+        except OSError:
             return None
 
     def results(self) -> dict[str, Any] | None:

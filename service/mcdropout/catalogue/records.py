@@ -107,7 +107,7 @@ class Rates(Record):
 
 
 class AddedDropout(Record):
-    """Dropout behind a module; a number alone is short for its p.
+    """Dropout behind a module, or a node of an ONNX graph; a number alone is short for its p.
 
     Attributes:
         p: the probability that it drops.
@@ -128,13 +128,15 @@ class AddedDropout(Record):
 class Dropout(Record):
     """Which sites are on, by patterns of module paths as in a shell (`encoder.*`); the network's own path is "".
 
+    Of an ONNX model they are patterns of the names of nodes, and of values where dropout is added.
+
     Attributes:
         include: a site is on only if its path matches one of these.
         exclude: a site is off if its path matches one of these.
         p: a probability to use instead of the network's own, for each pattern; the first that matches counts.
-        add: dropout for a PyTorch network that was trained without it: for each pattern a probability, or a p and a
-            kind. The outputs of the modules that match are dropped from; the first pattern that matches counts.
-            include, exclude and p are about the network's own dropout.
+        add: dropout for a network that was trained without it, or whose file was written without it: for each pattern a
+            probability, or a p and a kind. The outputs of the modules or nodes that match are dropped from; the first
+            pattern that matches counts. include, exclude and p are about the network's own dropout.
     """
 
     include: list[str] = Field(default=["*"], min_length=1)

@@ -228,10 +228,10 @@ class Engine:
         selection: Selection | None = None,
         sessions: SessionOptions | None = None,
     ) -> "Engine":
-        """The same for a network in an ONNX file, with its dropout in it; PyTorch is not needed.
+        """The same for a network in an ONNX file; PyTorch is not needed.
 
         Takes and raises what `from_module` does, but that `example_inputs` by name have the names of the graph's
-        inputs, that `output` is names or positions of its outputs, and that `selection` adds no dropout.
+        inputs, that `output` is names or positions of its outputs, and that `selection` is by names of nodes.
 
         Args:
             path: the file. External data may lie in its folder, and nowhere else.

@@ -49,8 +49,8 @@ def findings_of_sites(sites: Sequence[Site], off: Sequence[SiteOff]) -> list[Fin
         Finding(
             "added-dropout",
             site.name,
-            f"was added with p = {site.p:g}, and the network was not trained with it: how wide its uncertainty is "
-            "follows from p alone, which must be calibrated on data that it was not trained on",
+            f"was added with p = {site.p:g}: unless the network was trained with just that, how wide its uncertainty "
+            "is follows from p alone, which must be calibrated on data that it was not trained on",
             _INJECTION,
         )
         for site in sites

@@ -1,7 +1,8 @@
 """Selection: which of the sites that were found are on, and with which p."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -12,6 +13,9 @@ from mcdropout.engine.sites import SiteOff, site_name
 
 ADDED_KINDS = (ELEMENT, CHANNEL)
 """What dropout that is added may drop."""
+CHANNELS_OF = 3
+"""So many dimensions has what has channels, at least: rows, channels, places."""
+_MOST_NAMED = 20  # places for added dropout, in a message
 
 
 class RandomCall(Protocol):
@@ -56,10 +60,12 @@ class Selection:
         include: a site is on only if its path matches one of these.
         exclude: and none of these.
         p: a probability to use instead of the network's own, for each pattern; the first that matches counts.
-        add: dropout for a PyTorch network that was trained without it: for each pattern a probability between 0 and 1.
-            What a module returns, one tensor, has its elements dropped, each time that it is called, or its channels
-            (`{"p": 0.2, "kind": "channel"}`) where it is `[rows, channels, ...]`. Of the patterns that match a module
-            the first counts. The uncertainty has to be calibrated before it is believed.
+        add: dropout for a network that was trained without it, or whose file was written without it: for each pattern
+            a probability between 0 and 1. What a module returns, one tensor, or a node of an ONNX graph gives first,
+            has its elements dropped, each time that it is called, or its channels (`{"p": 0.2, "kind": "channel"}`)
+            where it is `[rows, channels, ...]`. The patterns are of module paths; of an ONNX graph, of the names of
+            nodes or values. Of those that match a place the first counts. The uncertainty of a network that was trained
+            without it has to be calibrated before it is believed.
     """
 
     include: tuple[str, ...] = ("*",)
@@ -93,6 +99,14 @@ class Selection:
     def probability(self, path: str, own: float | None) -> float | None:
         """The probability of a site whose own is `own`."""
         return next((p for pattern, p in (self.p or {}).items() if fnmatchcase(path, pattern)), own)
+
+
+def named_like(pattern: str, names: Iterable[str]) -> str:
+    """The names that come nearest to a pattern, all of them where they are few, and the verb that belongs to them."""
+    every = sorted(names)
+    if len(every) <= _MOST_NAMED:
+        return f"{every} are"
+    return f"{get_close_matches(pattern, every, _MOST_NAMED, 0.0)} and {len(every) - _MOST_NAMED} others are"
 
 
 def _p_and_kind(pattern: str, what: object) -> tuple[float, str]:

@@ -274,7 +274,7 @@ def test_a_perceptron_of_scikit_learn_is_told_that_it_has_none(tmp_path):
         intercepts=numbers(8),
         coefficient1=numbers(8, 3),
     )
-    with pytest.raises(UnsupportedModelError, match="perceptrons of scikit-learn have no dropout"):
+    with pytest.raises(UnsupportedModelError, match="without any, such as a multi-layer perceptron of scikit-learn"):
         understood(made, tmp_path, numbers(3, 4))
 
 

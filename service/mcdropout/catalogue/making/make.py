@@ -170,8 +170,6 @@ def put(made: Path, place: Path) -> None:
 
 def _offer(error: str, source: Source, kind: Kind, draft: Draft) -> str:
     """What somebody may do whose network has no dropout."""
-    if kind.name == "onnx":
-        return f"{source.text}: {error}"
     offers = [draft.offers] if draft.offers else []
     offers.append(
         "--inject 0.1, which adds dropout before the last layer (`dropout: add:` in model.yaml): the network was not "

@@ -2,6 +2,7 @@
 
 import shutil
 from functools import partial
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,16 @@ from mcdropout.catalogue.making.answers import check_sizes, task_of
 from mcdropout.catalogue.making.asking import Ask, Question
 from mcdropout.catalogue.making.draft import Draft, DraftInput, Write
 from mcdropout.catalogue.making.source import GivenShape, Source, SourceError, given_shape
+from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.onnx.added import before_last_linear
+from mcdropout.engine.onnx.dataflow import from_model
+from mcdropout.engine.onnx.read.file import read_model
 
 _DTYPES = {"float": "float32", "double": "float64", "float16": "float16", "bool": "bool"} | {
     name: name for name in ("int64", "int32", "int16", "int8", "uint16", "uint8")
 }
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
+_ANSWERS = ("logits", "probabilities")  # what an output is often called that counts, among others
 _ROWS = 3
 
 
@@ -24,11 +31,7 @@ def draft(source: Source, ask: Ask) -> Draft:
         graph = onnx.load(path, load_external_data=False).graph
     except Exception as error:  # of what is no protocol buffer, of many kinds
         raise SourceError(f"{path} cannot be read as an ONNX model: {error}") from error
-    if source.inject is not None:
-        raise SourceError(
-            f"--inject is given for {path}; dropout can be added to PyTorch networks, as path/to/file.py:function. An "
-            "ONNX model is exported with its dropout in it: the README says how"
-        )
+    _check_tensors(source, graph)
     weights = {each.name for each in graph.initializer}
     given = [value for value in graph.input if value.name not in weights]
     inputs = _inputs(source, given, graph)
@@ -46,6 +49,7 @@ def draft(source: Source, ask: Ask) -> Draft:
         dict(source.sizes),
         output if task != "regression" or source.output else None,
         description=f"{path.name}, as it was exported.",
+        add=_added(source, output or graph.output[0].name),
     )
 
 
@@ -118,11 +122,42 @@ def _output(source: Source, graph: Any, ask: Ask) -> tuple[str | None, tuple[int
         return None, shapes[names[0]]
     if source.output is None and source.task == "regression" and len(names) == 2:
         return None, shapes[names[0]]
-    default = "logits" if "logits" in names else names[0]
+    default = next((name for name in _ANSWERS if name in names), next(iter(_numbers(graph)), names[0]))
     chosen = source.output or ask(
         Question(f"It has the outputs {', '.join(names)}. Which is the answer?", "--output", default, tuple(names))
     )
     return chosen, shapes[chosen]
+
+
+def _added(source: Source, output: str) -> dict[str, float]:
+    """The dropout that is to be added: behind the node whose value the last linear layer takes."""
+    if source.inject is None:
+        return {}
+    try:
+        place = before_last_linear(from_model(read_model(source.path)), output)
+    except UnsupportedModelError as error:
+        raise SourceError(str(error)) from error
+    if place is None:
+        raise SourceError(
+            f"--inject is {source.inject:g}, and {source.text} has no layer before a last linear one to put it behind; "
+            "`dropout: add:` in a model.yaml of your own names any node"
+        )
+    return {escape(place): source.inject}
+
+
+def _check_tensors(source: Source, graph: Any) -> None:
+    """Raise SourceError for an output that is a list of mappings, as scikit-learn's classifiers give by default."""
+    for value in graph.output:
+        if not value.type.HasField("tensor_type") and value.type.WhichOneof("value") is not None:
+            raise SourceError(
+                f"{source.text} gives {value.name!r} as a {value.type.WhichOneof('value').removesuffix('_type')} and "
+                "not as a tensor; a tensor is accepted (from scikit-learn: to_onnx(..., options={'zipmap': False}))"
+            )
+
+
+def _numbers(graph: Any) -> list[str]:
+    """The outputs that are floating-point numbers."""
+    return [each.name for each in graph.output if each.type.tensor_type.elem_type in _FLOATS]
 
 
 def _known(value: Any) -> tuple[int, ...] | None:

@@ -22,6 +22,8 @@ from mcdropout.engine.onnx.dataflow import (
 )
 
 _MODE_SINCE = 14  # the opset from which batch normalization has the attribute `training_mode`
+RATIO_IS_INPUT_SINCE = 12
+"""The opset from which `Dropout` takes its ratio as an input."""
 BOOL_MASK_SINCE = 10
 """The opset from which the second output of `Dropout` is of truth values."""
 FILLED_SINCE = 9

@@ -14,12 +14,13 @@ from mcdropout.digest import digest_of
 from mcdropout.engine.arrays import Array, with_rows
 from mcdropout.engine.checks import Check
 from mcdropout.engine.cutting.layout import Layout
-from mcdropout.engine.errors import InvalidInputError, NoDropoutError, UnsupportedModelError
+from mcdropout.engine.errors import NoDropoutError, UnsupportedModelError
 from mcdropout.engine.faults import refusing
-from mcdropout.engine.findings import Finding
+from mcdropout.engine.findings import Finding, findings_of_sites
 from mcdropout.engine.inputs import Bounds, Inputs, Shapes, as_axis, dimensions_of
 from mcdropout.engine.kinds import CHANNEL, ELEMENT
 from mcdropout.engine.masks import MaskSource
+from mcdropout.engine.onnx.added import with_added
 from mcdropout.engine.onnx.branches import branches_inlined
 from mcdropout.engine.onnx.cut.cost import cost_of
 from mcdropout.engine.onnx.cut.split import CannotSplitError, Cut, split
@@ -60,8 +61,9 @@ _NO_DROPOUT = (
     "model.train() before torch.onnx.export(model, inputs, path, dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)), or, "
     "which keeps dropout of attention too, the same with dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, "
     "do_constant_folding=False and dynamic_axes; batch normalization is brought back into inference here. Or serve the "
-    "PyTorch module itself. From Keras through tf2onnx: call the Dropout layers with training=True. Multi-layer "
-    "perceptrons of scikit-learn have no dropout"
+    "PyTorch module itself. From Keras: call the Dropout layers with training=True. What an exporter left out can also "
+    "be put back behind nodes of the graph (`dropout: add:`), and added so to a network that was trained without any, "
+    "such as a multi-layer perceptron of scikit-learn"
 )
 _IDLE = "it does not reach the output"
 
@@ -196,8 +198,10 @@ class GraphSubject:
         ]
 
     def findings(self) -> tuple[list[Finding], str | None]:
-        """Nothing: what advice there is comes of a PyTorch network's modules."""
-        return [], "the flow of data is looked at in PyTorch networks, not in ONNX models"
+        """What its list of sites shows; further advice comes of a PyTorch network's modules."""
+        return findings_of_sites(
+            self.sites, self.off
+        ), "the flow of data is looked at in PyTorch networks, not in ONNX models"
 
     def programs(self, target: Target) -> Iterator[Runnable | Refusal]:
         """As `Subject` says; raises UnsupportedModelError where only PyTorch is to run it."""
@@ -310,11 +314,6 @@ def _find_out(
     dimensions: Sequence[tuple[Dimension, ...]] | None,
     missing: bool,
 ) -> GraphSubject:
-    if selection.add:
-        raise InvalidInputError(
-            f"the selection adds dropout to {', '.join(map(repr, selection.add))}, and {path.name} is an ONNX model; "
-            "add is accepted for PyTorch networks"
-        )
     digest = _digest(path)
     model = read_model(path)
     declared = {value.name: value for value in (*model.graph.input, *model.graph.output)}
@@ -333,8 +332,12 @@ def _find_out(
     given = flow if bound.batch else with_rows_open
     flow, following = branches_inlined(with_rows_open, bound.arrays, bound.sizing)
     inside = nested(flow, _told_following(following, bound.sizing))
-    found = find_draws(silenced(flow, within=True), bound.arrays, bound.sizing)
-    on, off = select(selection, found.draws, drawing={*inside, *dead})
+    added = with_added(silenced(flow, within=True), selection.added, bound.arrays)
+    found = find_draws(added.flow, bound.arrays, bound.sizing, added.kinds)
+    own, injected = ([draw for draw in found.draws if draw.injected is it] for it in (False, True))
+    wanted, off = select(selection, own, drawing={*inside, *dead})
+    chosen = {draw.node: draw for draw in (*wanted, *injected)}
+    on = [chosen[draw.node] for draw in found.draws if draw.node in chosen]
     for name, outer in inside.items():
         if selection.takes(name):
             raise UnsupportedModelError(

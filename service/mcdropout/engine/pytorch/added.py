@@ -6,7 +6,6 @@ and gives it a mask; where nobody looks, nothing is dropped.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -19,10 +18,10 @@ from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError
 from mcdropout.engine.kinds import CHANNEL
 from mcdropout.engine.pytorch.calls import RandomCalls, apply_mask, handles
 from mcdropout.engine.pytorch.private.copies import Copy
+from mcdropout.engine.selection import CHANNELS_OF, named_like
 from mcdropout.engine.sites import SiteOff, site_name
 
 _MOST_NAMED = 20  # modules, in a message
-_CHANNELS_OF = 3  # so many dimensions has what has channels, at least: rows, channels, places
 
 
 @dataclass(frozen=True)
@@ -52,18 +51,12 @@ def added_to(copied: Copy, add: Mapping[str, tuple[float, str]]) -> dict[str, Ad
         matched = [path for name, path in names.items() if fnmatchcase(name, pattern)]
         if not matched:
             raise InvalidInputError(
-                f"the selection adds dropout to {pattern!r}, which matches no module; {_named(pattern, names)} accepted"
+                f"the selection adds dropout to {pattern!r}, which matches no module; {named_like(pattern, names)} "
+                "accepted"
             )
         for path in matched:
             found.setdefault(path, Added(p, kind, pattern))
     return found
-
-
-def _named(pattern: str, names: Iterable[str]) -> str:
-    every = sorted(names)
-    if len(every) <= _MOST_NAMED:
-        return f"{every} are"
-    return f"{get_close_matches(pattern, every, _MOST_NAMED, 0.0)} and {len(every) - _MOST_NAMED} others are"
 
 
 def not_called(added: Mapping[str, Added], called: Iterable[str]) -> list[SiteOff]:
@@ -94,7 +87,7 @@ def put_behind(module: nn.Module, path: str, added: Added) -> None:
 
 
 def _drop(path: str, added: Added, module: nn.Module, _inputs: Any, returned: Any) -> Any:
-    fewest = _CHANNELS_OF if added.kind == CHANNEL else 0
+    fewest = CHANNELS_OF if added.kind == CHANNEL else 0
     entries, structure = tree_flatten(returned)
     tensors = [(place, entry) for place, entry in enumerate(entries) if isinstance(entry, Tensor)]
     for place, x in tensors:

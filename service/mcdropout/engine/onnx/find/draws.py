@@ -17,11 +17,10 @@ from mcdropout.engine.errors import UnsupportedModelError
 from mcdropout.engine.kinds import ATTENTION, DROPCONNECT, ELEMENT, KINDS, NORMAL
 from mcdropout.engine.onnx.branches import look_at
 from mcdropout.engine.onnx.dataflow import CONSTANT, DATA, DRAWS, SIZE, Dataflow, attribute, every_node, is_op, key
-from mcdropout.engine.onnx.inference import label
+from mcdropout.engine.onnx.inference import RATIO_IS_INPUT_SINCE, label
 from mcdropout.engine.onnx.measuring import Probe
 from mcdropout.engine.sizes import Sizing
 
-_RATIO_IS_INPUT_SINCE = 12  # the opset from which `Dropout` takes its ratio as an input
 _DEFAULT_RATIO = 0.5
 
 
@@ -54,6 +53,7 @@ class Draw:
         shaped: the value that has the shape of its mask.
         cuts: what its mask takes the place of; nothing of a `Dropout`, and of noise.
         kept: the number drawn for what is kept, where dropout is written out.
+        injected: whether the selection has added it.
         number: of its node's calls, of which there is one.
     """
 
@@ -65,6 +65,7 @@ class Draw:
     shaped: str
     cuts: tuple[Cut, ...] = ()
     kept: float = 0.0
+    injected: bool = False
     number: int = 0
 
     @property
@@ -186,7 +187,7 @@ def dropout(node: NodeProto, path: str, facts: Facts) -> Draw:
     """
     data = node.input[0]
     ratio: float | None = attribute(node, "ratio", _DEFAULT_RATIO)
-    if facts.flow.opset >= _RATIO_IS_INPUT_SINCE:
+    if facts.flow.opset >= RATIO_IS_INPUT_SINCE:
         given = node.input[1] if len(node.input) > 1 else ""
         ratio = facts.number(given) if given else _DEFAULT_RATIO
         if ratio is None:

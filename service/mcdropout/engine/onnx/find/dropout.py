@@ -1,12 +1,13 @@
 """Dropout: what in a graph is random, found node by node, and the sites that masks are drawn for."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mcdropout.engine.arrays import Array, with_rows
 from mcdropout.engine.cutting.layout import ROWS, Layout
 from mcdropout.engine.cutting.placement import site_at
 from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.kinds import ELEMENT
 from mcdropout.engine.onnx.dataflow import (
     DRAWS,
     Dataflow,
@@ -41,13 +42,16 @@ class Found:
     types: Mapping[str, int]
 
 
-def find_draws(flow: Dataflow, arrays: Sequence[Array], sizing: Sizing | None = None) -> Found:
+def find_draws(
+    flow: Dataflow, arrays: Sequence[Array], sizing: Sizing | None = None, added: Mapping[str, str] | None = None
+) -> Found:
     """Find what in a graph is random, and what it makes of it.
 
     Args:
         flow: the graph, in inference form but for its dropout.
         arrays: example inputs, `[3, ...]` each.
         sizing: which sizes of the inputs may differ; None where none may.
+        added: what each `Dropout` that the selection has added drops, by its key.
 
     Raises:
         UnsupportedModelError: something is random that no mask can stand for.
@@ -64,7 +68,9 @@ def find_draws(flow: Dataflow, arrays: Sequence[Array], sizing: Sizing | None = 
             continue
         path = called[key(node)]
         if is_op(node, "Dropout"):
-            draws.append(dropout(node, path, facts))
+            draw = dropout(node, path, facts)
+            kind = (added or {}).get(key(node))
+            draws.append(draw if kind is None else replace(draw, kind=_wider(draw.kind, kind), injected=True))
         elif is_op(node, "Multinomial"):
             raise UnsupportedModelError(
                 f"{path} (Multinomial) draws categories, which no mask can stand for; dropout and normal noise are "
@@ -82,6 +88,11 @@ def find_draws(flow: Dataflow, arrays: Sequence[Array], sizing: Sizing | None = 
     sized = sizes_alone(flow)
     idle = {draw.node for draw in draws if not reached(flow, _starts(draw, flow), sized).intersection(flow.outputs)}
     return Found(flow, tuple(draws), frozenset(idle), facts.probe.types)
+
+
+def _wider(seen: str, said: str) -> str:
+    """What is dropped where the selection says so; elements of attention are seen to be some."""
+    return seen if said == ELEMENT else said
 
 
 def _facts(flow: Dataflow, few: Sequence[Array], sizing: Sizing | None) -> Facts:
@@ -104,4 +115,4 @@ def site_of(draw: Draw, layout: Layout) -> Site:
             f"{draw.path} ({draw.kind}) takes a mask of the shape {list(layout.shape)} with {ROWS[1]} rows; one "
             "dimension that grows with the rows, by the same number of entries for each, or none is accepted"
         )
-    return site_at(layout, draw.path, draw.number, draw.kind, draw.p)
+    return replace(site_at(layout, draw.path, draw.number, draw.kind, draw.p), injected=draw.injected)

@@ -13,13 +13,14 @@ _ENDS: dict[str, End] = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sig
 _ALONG_A_DIMENSION = ("Softmax", "LogSoftmax")
 # What takes its place: of the logarithm of probabilities a softmax makes these again, as of the logits.
 _BELOW = {"Softmax": "LogSoftmax", "Sigmoid": "Identity"}
-_AS_THEY_ARE = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Transpose")
+AS_THEY_ARE = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Transpose")
+"""What gives the numbers that it takes, in other places or of another type."""
 _SHAPE_KEPT = ("Identity", "Cast")
-# With weights of its own, what makes numbers of any size; what keeps them so, being their parts, sums, means and
-# shapes; and what does with a weight.
-_LINEAR = ("Gemm", "MatMul", "Conv", "ConvTranspose", "Einsum")
+LINEAR = ("Gemm", "MatMul", "Conv", "ConvTranspose", "Einsum")
+"""What, with weights of its own, makes numbers of any size."""
+# What keeps them so, being their parts, sums, means and shapes; and what does with a weight.
 _KEEPING = (
-    *_AS_THEY_ARE,
+    *AS_THEY_ARE,
     *("Add", "Sub", "Sum", "Mean", "ReduceMean", "ReduceSum", "Concat", "Slice", "Gather", "Dropout", "Split"),
     *("AveragePool", "GlobalAveragePool", "Resize", "Expand"),
 )
@@ -76,7 +77,7 @@ def is_linear(name: str, flow: Dataflow) -> bool:
             waiting.pop()
             continue
         weights = [taken for taken in node.input if taken in flow.weights]
-        if is_op(node, *_LINEAR) and weights:
+        if is_op(node, *LINEAR) and weights:
             known[value] = any((to_array(flow.weights[weight]) < 0).any() for weight in weights[:1])
         elif is_op(node, *_KEEPING) or (is_op(node, *_SCALING) and weights):
             taken = node.input if is_op(node, *_OF_SEVERAL) else node.input[:1]
@@ -128,7 +129,7 @@ def _back(name: str, flow: Dataflow) -> list[NodeProto]:
     path: list[NodeProto] = []
     while (node := flow.producers.get(name)) is not None:
         path.append(node)
-        if not is_op(node, *_AS_THEY_ARE):
+        if not is_op(node, *AS_THEY_ARE):
             break
         name = node.input[0]
     return path
