@@ -9,10 +9,6 @@ BIN := $(VENV)/bin
 NETWORKS := timm==1.0.31 torchvision==0.28.0 segmentation-models-pytorch==0.6.0 peft==0.21.2 accelerate==1.15.0 \
 	pillow==13.0.0 psutil==7.2.2
 
-# What people make networks with, for `benchmarks.first_hour`; what else these take lies in the environment beside theirs.
-BROUGHT := keras==3.15.1 scikit-learn==1.9.0 skl2onnx==1.20.0 pytorch-lightning==2.6.6 torchmetrics==1.9.0 \
-	lightning-utilities==0.15.3 fsspec==2026.9.0
-
 # What checks the types of the page's scripts.
 TYPESCRIPT := 5.9.3
 
@@ -82,10 +78,6 @@ $(VENV)/.installed-bench: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	$(BIN)/python -m pip download --quiet --no-deps -d $(VENV)/peers torch-uncertainty==0.13.0 baal==2.1.0
 	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $(VENV)/networks $(NETWORKS)
-	$(PYTHON) -m venv $(VENV)/firsthour
-	$(VENV)/firsthour/bin/python -m pip install --quiet --no-deps $(BROUGHT)
-	echo "import site; site.addsitedir('$(CURDIR)/$$(echo $(VENV)/lib/python3*/site-packages)')" \
-		> $$(echo $(VENV)/firsthour/lib/python3*/site-packages)/beside.pth
 	$(PYTHON) -m venv $(VENV)/plain
 	$(VENV)/plain/bin/python -m pip install --quiet --editable .
 	touch $@ $(VENV)/.installed

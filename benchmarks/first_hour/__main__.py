@@ -4,14 +4,15 @@
 
 What each user has is made first, and not timed: a checkpoint, a folder, an ONNX file. Then `mcdropout serve` is pointed
 at it, with nothing in its cache, and the bundle's own example is asked until it is answered. It prints the command, the
-seconds until the server was ready and until the answer was there, and how many files were edited. It runs in an
-environment with Keras, scikit-learn and Lightning: `make .venv/.installed-bench` makes it.
+seconds until the server was ready and until the answer was there, and how many files were edited: none, as there is
+nothing to edit between.
 """
 
 import argparse
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +23,6 @@ import httpx
 from benchmarks.first_hour.brought import BROUGHT, Brought
 from tests.servers import ROOT, free_port
 
-_PYTHON = ROOT / ".venv/firsthour/bin/python"
 _TIMM = ROOT / ".venv/networks"  # torchvision is there, beside which transformers cannot be imported
 _LIMIT = 600.0
 _DECLARED = "from benchmarks.networks.library import declare_operators\n\ndeclare_operators()\n"
@@ -34,8 +34,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="names that begin so")
     parser.add_argument("--repeat", type=int, default=1, help="how often each is brought anew")
     options = parser.parse_args()
-    if not _PYTHON.exists():
-        raise SystemExit(f"{_PYTHON} is not there; make .venv/.installed-bench makes it")
     slow = 0
     for brought in BROUGHT:
         if options.only and not brought.name.startswith(tuple(options.only)):
@@ -50,12 +48,12 @@ def _bring(brought: Brought) -> tuple[float, float, str] | str:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         environment = _environment(brought, folder)
-        script = [_PYTHON, ROOT / "benchmarks/first_hour/brought.py", brought.name]
+        script = [sys.executable, ROOT / "benchmarks/first_hour/brought.py", brought.name]
         made = subprocess.run(script, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         if made.returncode:
             return f"could not be made: {made.stderr.strip()[-400:]}"
         port = free_port()
-        command = [_PYTHON, "-m", "mcdropout", "serve", brought.source, *brought.options, f"--port={port}"]
+        command = [sys.executable, "-m", "mcdropout", "serve", brought.source, *brought.options, f"--port={port}"]
         with (folder / "log").open("w") as log:
             began = time.perf_counter()
             server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)

@@ -96,6 +96,13 @@ def test_no_more_is_drawn_and_shown_than_is_answered_soon(server: Server, query:
     assert said in response.json()["detail"]
 
 
+@pytest.mark.parametrize("model", ["mnist-cnn", "tumour-mlp"])
+def test_the_example_of_a_model_is_what_stands_in_its_bundle(server: Server, model: str) -> None:
+    response = server.client.get(f"/models/{model}/example")
+    assert response.headers["content-type"] == "application/json"
+    assert response.content == (MODELS / model / "example.json").read_bytes()
+
+
 def test_a_model_that_there_is_not_has_no_masks(server: Server) -> None:
     assert server.client.post("/models/nothing/masks", params={"seed": 1}).status_code == 404
     assert server.client.get("/models/nothing/example").status_code == 404

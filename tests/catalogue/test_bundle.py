@@ -1,6 +1,7 @@
 """Bundles: what a model's folder may hold, and what is refused, named by file and field."""
 
 import contextlib
+import json
 import os
 import pickle
 import re
@@ -202,6 +203,17 @@ def test_dropout_that_its_manifest_adds_is_a_site_of_an_onnx_model(tmp_path: Pat
     onnx.save(onnx.helper.make_model(graph, opset_imports=versions, ir_version=8), folder / "model.onnx")
     sites = subject_of(Bundle(folder)).sites
     assert [(site.name, site.p, site.injected) for site in sites] == [("hidden_dropout", 0.25, True)]
+
+
+def test_an_example_is_handed_on_as_it_stands_whatever_its_size_and_read_where_it_is_small(tmp_path: Path) -> None:
+    bundle = Bundle(write_bundle(tmp_path, "model"))
+    assert (bundle.example(), bundle.example_bytes()) == (None, None)
+    body = json.dumps({"inputs": [[0.5, 1, 2, 3]]})
+    for content, found in ((body, {"inputs": [[0.5, 1, 2, 3]]}), (body + " " * 20_000, None)):
+        (bundle.folder / "example.json").write_text(content)
+        assert (bundle.example(), bundle.example_bytes()) == (found, content.encode())
+    (bundle.folder / "example.json").write_text(body + " " * 9_000_000)
+    assert bundle.example_bytes() is None
 
 
 @pytest.mark.parametrize(
