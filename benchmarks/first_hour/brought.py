@@ -239,7 +239,7 @@ BROUGHT = (
     ),
     Brought("keras, by ONNX", _keras, "keras.onnx"),
     Brought("scikit-learn, by ONNX", _scikit_learn, "scikit.onnx", ("--inject=0.2",)),
-    Brought("lightning", _lightning, "lit.ckpt", ("--module=lit:Lit",)),
+    Brought("lightning", _lightning, "lit.ckpt", ("--module=lit:Lit", "--shape=8")),
 )
 """In the order in which they are shown."""
 

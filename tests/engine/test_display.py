@@ -1,5 +1,6 @@
 """What a notebook shows of an engine and of its predictions, and passes that end by themselves."""
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -130,6 +131,13 @@ class TestAPrediction:
         assert "mean: [1, 3, 4, 4]" in repr(maps)
         with pytest.raises(ValueError, match=re.escape("mean has the shape [1, 3, 4, 4]")):
             maps.plot()
+
+
+@pytest.mark.parametrize("name", ["from_module", "from_onnx", "predict", "samples", "outputs", "masks", "run"])
+def test_a_signature_says_what_is_taken_and_not_what_that_is_made_of(name: str) -> None:
+    shown = str(inspect.signature(getattr(Engine, name)))
+    assert "'Inputs'" in shown or name in ("masks", "run")
+    assert not re.search(r"numpy\._|Nested|ForwardRef", shown)
 
 
 def test_a_bar_is_shown_once_it_takes_long(

@@ -1,5 +1,7 @@
 """Whole numbers that a network refuses are refused before a program that would answer them runs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mcdropout.engine import Engine, FailedRowsError, InvalidInputError
+from mcdropout.engine.inputs import InputSpec
+from mcdropout.engine.ranges import with_ranges
 from tests.engine.networks import Custom
 
 IDS = np.array([[1, 2, 3, 4], [5, 6, 7, 8], [2, 2, 9, 3]])
@@ -67,6 +71,24 @@ def test_are_those_that_the_network_itself_takes(forward, inputs, wanted):
     assert ranges(engine) == wanted
 
 
+def test_a_guess_of_the_last_number_spares_the_search_and_a_wrong_one_does_no_harm():
+    tried = []
+
+    def run(inputs):
+        tried.append(int(inputs[0].max()))
+        if inputs[0].min() < 0 or inputs[0].max() > 5000:
+            raise IndexError
+
+    specs = (InputSpec((4,), np.dtype(np.int64), "ids"),)
+    found = with_ranges(specs, (IDS,), run)
+    assert [(spec.lowest, spec.highest) for spec in found] == [(0, 5000)]
+    searched = len(tried)
+    assert with_ranges(specs, (IDS,), run, found) == found
+    assert len(tried) - searched < searched // 2
+    for wrong in (4999, 5001, 3, 2**30):
+        assert with_ranges(specs, (IDS,), run, [replace(found[0], highest=wrong)]) == found
+
+
 @pytest.mark.parametrize("number", [-1, 12, 2**40])
 def test_others_are_refused_with_what_is_taken(number):
     engine = Engine.from_module(network(embedded), IDS)
@@ -74,6 +96,18 @@ def test_others_are_refused_with_what_is_taken(number):
     x[1, 2] = number
     with pytest.raises(InvalidInputError, match=rf"holds {number} at \[1, 2\]; 0 to 11 is what the network takes"):
         engine.predict(x, 5)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, bool])
+def test_zeros_and_ones_are_truth_values_and_nothing_else_is(dtype):
+    mask = np.array([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
+    engine = Engine.from_module(network(masked), (IDS, mask.astype(bool)))
+    wanted = engine.predict((IDS, mask.astype(bool)), 5, 1)
+    np.testing.assert_array_equal(engine.predict((IDS, mask.astype(dtype)), 5, 1).mean, wanted.mean)
+    if dtype is not bool:
+        mask[2, 3] = 2
+        with pytest.raises(InvalidInputError, match=r"holds 2 at \[2, 3\]; 0 and 1 are accepted"):
+            engine.predict((IDS, mask.astype(dtype)), 5)
 
 
 def test_are_the_same_at_all_sizes_or_not_known():

@@ -250,3 +250,29 @@ def test_a_program_that_fails_gives_way_to_the_next_and_the_engine_says_why(monk
     assert PROGRAM_LOOP in engine.program.reason
     with pytest.raises(VerificationError, match=PROGRAM_LOOP):
         Engine.from_module(mlp(), X, runtime="torch")
+
+
+def test_where_a_pass_takes_long_a_program_that_holds_elsewhere_is_checked_by_fewer_and_a_wrong_one_is_still_refused(
+    monkeypatch,
+):
+    subject = understand(mlp(), X)
+    runtime = TorchRuntime(split(export(subject.network, (torch.from_numpy(X),), subject.source), 1), "cpu")
+    wanted = subject.eval_outputs()
+    reference = take_reference(subject.eager, subject.source, subject.arrays, wanted, subject.tolerance)
+
+    def calls(spoil=lambda call, outputs, again: outputs, **how):
+        served = Faulty(runtime, spoil)
+        check_program(served, served, subject.source, reference, **how)
+        return served.calls
+
+    thorough = calls()
+    assert calls(elsewhere=True) == thorough
+    monkeypatch.setattr("mcdropout.engine.verify._LONG_PASS", 0.0)
+    assert calls() == thorough
+    assert calls(elsewhere=True) < thorough
+    for spoil in (
+        lambda call, outputs, again: tuple(out + 1.0 for out in outputs),
+        lambda call, outputs, again: tuple(out + len(out) for out in outputs) if len(outputs[0]) == 1 else outputs,
+    ):
+        with pytest.raises(VerificationError):
+            calls(spoil, elsewhere=True)

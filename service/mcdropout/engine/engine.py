@@ -1,5 +1,8 @@
 """Engine: a network, made ready to answer with its uncertainty. What a Python user imports."""
 
+# What help and notebooks show is then what stands here, and not what its aliases stand for.
+from __future__ import annotations
+
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -87,7 +90,7 @@ class Engine:
     @classmethod
     def from_module(
         cls,
-        module: "nn.Module | ExportedProgram",
+        module: nn.Module | ExportedProgram,
         example_inputs: Inputs,
         task: Task = "classification",
         *,
@@ -112,7 +115,7 @@ class Engine:
         sizes: Bounds | None = None,
         selection: Selection | None = None,
         sessions: SessionOptions | None = None,
-    ) -> "Engine":
+    ) -> Engine:
         """Find what is random in a network, make it an input, split it, and check it.
 
         Args:
@@ -227,7 +230,7 @@ class Engine:
         sizes: Bounds | None = None,
         selection: Selection | None = None,
         sessions: SessionOptions | None = None,
-    ) -> "Engine":
+    ) -> Engine:
         """The same for a network in an ONNX file; PyTorch is not needed.
 
         Takes and raises what `from_module` does, but that `example_inputs` by name have the names of the graph's
@@ -273,7 +276,7 @@ class Engine:
     @classmethod
     def prepare(
         cls, subject: Subject, reading: Reading, target: Target | None = None, step_bytes: int = STEP_BYTES
-    ) -> "Engine":
+    ) -> Engine:
         """An engine of a network whose randomness is known.
 
         Args:
@@ -301,7 +304,7 @@ class Engine:
         *,
         step_bytes: int = STEP_BYTES,
         sessions: SessionOptions | None = None,
-    ) -> "Engine":
+    ) -> Engine:
         """An engine that `save` wrote, checked again as it now runs; PyTorch is not needed.
 
         Args:
@@ -403,7 +406,7 @@ class Engine:
         """Whether rows of requests with different seeds may be run together."""
         return self.steps.shares_rows
 
-    def at(self, sizes: Sizes) -> "Engine":
+    def at(self, sizes: Sizes) -> Engine:
         """The engine for rows of some sizes, where these may differ: one of fixed sizes, with the same weights.
 
         Raises:
@@ -411,7 +414,7 @@ class Engine:
         """
         return self if self._members is None else self._members.at(sizes)
 
-    def dropping(self, p: float) -> "Engine":
+    def dropping(self, p: float) -> Engine:
         """The engine of the same network whose sites all drop with the probability `p`, in place of their own.
 
         The network was not trained so: it is for looking at what p does.

@@ -238,11 +238,10 @@ def as_array(x: OneInput, spec: InputSpec) -> Array:
         raise InvalidInputError(f"{spec.label}'s dtype is {array.dtype}; {spec.dtype} is accepted")
     if taken.dtype.kind in "fc" and not np.isfinite(taken).all():
         _check_finite(taken, spec)
-    if taken is not array and spec.dtype.kind in "iu" and (changed := taken != array).any():
+    if taken is not array and spec.dtype.kind in "iub" and (changed := taken != array).any():
         position = np.argwhere(changed)[0].tolist()
-        raise InvalidInputError(
-            f"{spec.label} holds {array[tuple(position)]} at {position}; numbers of {spec.dtype} are accepted"
-        )
+        accepted = "0 and 1" if spec.dtype.kind == "b" else f"numbers of {spec.dtype}"
+        raise InvalidInputError(f"{spec.label} holds {array[tuple(position)]} at {position}; {accepted} are accepted")
     if spec.lowest is not None or spec.highest is not None:
         _check_range(taken, spec)
     return taken
@@ -265,8 +264,8 @@ def _check_finite(array: Array, spec: InputSpec) -> None:
 
 
 def may_hold(dtype: np.dtype[Any], given: np.dtype[Any]) -> bool:
-    """Whether a dtype is for numbers of another: whole ones may fit whatever their sign, which is then looked at."""
-    return (given.kind in "iu" and dtype.kind in "iu") or np.can_cast(given, dtype, "same_kind")
+    """Whether a dtype is for numbers of another: whole ones may fit, as may 0 and 1 truth values, and are looked at."""
+    return (given.kind in "iu" and dtype.kind in "iub") or np.can_cast(given, dtype, "same_kind")
 
 
 def _check_range(array: Array, spec: InputSpec) -> None:

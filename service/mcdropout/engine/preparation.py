@@ -226,10 +226,11 @@ def prepare(reading: Reading, subject: Subject, target: Target) -> Prepared:
 
 def _with_ranges(subject: Subject) -> tuple[InputSpec, ...]:
     """Its inputs with the whole numbers that each takes; where sizes differ from row to row, at all that are tried."""
-    sizing, found = subject.sizing, []
+    sizing, found = subject.sizing, list[tuple[InputSpec, ...]]()
     for place in [subject] if sizing is None else [subject, *(subject.at(sizes) for sizes in sizing.tried())]:
         kept = MaskSource(place.sites).baseline(1)
-        found.append(with_ranges(subject.inputs, place.arrays, partial(run_pairs, place.plain, masks=kept)))
+        run = partial(run_pairs, place.plain, masks=kept)
+        found.append(with_ranges(subject.inputs, place.arrays, run, found[0] if found else None))
     # A length, say, may be larger where there are more steps.
     return tuple(
         replace(
@@ -301,7 +302,7 @@ def choose(
             there = runtime_at(found, sites)
             plain = baseline.runtime if baseline else there
             try:
-                _, under_masks, *_ = check_program(there, plain, MaskSource(sites), other.reference)
+                _, under_masks, *_ = check_program(there, plain, MaskSource(sites), other.reference, elsewhere=True)
                 checks.append(Check(f"all of this holds at {told(other.sizes)} too", True, under_masks.detail))
             except VerificationError as error:
                 raise VerificationError(f"at {told(other.sizes)} {error}") from error

@@ -155,7 +155,7 @@ def _as_declared(value: Any, declared: ValueInfoProto, axis: int) -> Array:
     if x.dtype.kind not in "fiub" or not (may_hold(wanted, x.dtype) or wanted.kind == "f"):
         raise InvalidInputError(f"the example for the input {name!r} is of {x.dtype}; {wanted} is accepted")
     taken = x.astype(wanted)
-    if wanted.kind in "iu" and (taken != x).any():
+    if wanted.kind in "iub" and (taken != x).any():
         raise InvalidInputError(
             f"the example for the input {name!r} holds {x[taken != x][0]}; numbers of {wanted} are accepted"
         )
