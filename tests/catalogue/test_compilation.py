@@ -246,6 +246,17 @@ def test_code_that_ends_or_blocks_or_fills_the_process_is_refused(
         compile_bundle(Bundle(folder), tmp_path / "out", limits)
 
 
+def test_what_is_being_done_is_told_while_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcdropout.catalogue.compilation._POLL_SECONDS", 0.005)
+    told: list[str] = []
+    compile_bundle(Bundle(write_bundle(tmp_path, "model")), tmp_path / "out", told=told.append)
+    long = ["trying rows unlike the examples", "following it by torch.export", "writing it as ONNX"]
+    assert [stage for stage in told if stage in long] == long
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "program.json" in left
+    assert not any(name.startswith("stage") for name in left)
+
+
 def test_a_server_that_stops_while_it_compiles_leaves_no_process_behind(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "models", "slow")
     (folder / "network.py").write_text("\n".join(line[4:] for line in SLOW.splitlines()))

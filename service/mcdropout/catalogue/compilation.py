@@ -20,9 +20,10 @@ from mcdropout.catalogue.bundle import COMPILED, Bundle
 from mcdropout.catalogue.manifest import BundleError
 from mcdropout.catalogue.problems import LAST_WORDS
 from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.stages import Told
 from mcdropout.machine import free_memory, signal_or_status
 
-OUTCOME = "outcome.json"
+OUTCOME, STAGE = "outcome.json", "stage"
 _MEMORY_SHARE = 0.8
 _POLL_SECONDS = 0.1
 _MOST_QUOTED = 2000  # characters of what a process said before it ended
@@ -47,7 +48,11 @@ class CompileLimits:
 
 
 def compile_bundle(
-    bundle: Bundle, into: Path, limits: CompileLimits | None = None, stop: threading.Event | None = None
+    bundle: Bundle,
+    into: Path,
+    limits: CompileLimits | None = None,
+    stop: threading.Event | None = None,
+    told: Told = lambda stage: None,
 ) -> None:
     """Compile a bundle in a process of its own.
 
@@ -56,6 +61,7 @@ def compile_bundle(
         into: a folder, made where there is none.
         limits: what it may take.
         stop: ends it when set.
+        told: called with what is being done, in a few words, whenever something else begins.
 
     Raises:
         BundleError: the bundle is wrong, or its network is refused, ends the process, or takes more than the limits.
@@ -67,9 +73,10 @@ def compile_bundle(
     into.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "mcdropout.catalogue.compiler", str(bundle.folder), str(into), str(memory)]
     with tempfile.TemporaryFile() as log:
-        status = _run(command, log, limits.seconds, stop or threading.Event())
+        status = _run(command, log, limits.seconds, stop or threading.Event(), into / STAGE, told)
         log.seek(0)
         output = log.read().decode(errors="replace")
+    (into / STAGE).unlink(missing_ok=True)
     path = into / OUTCOME
     if status is None:
         raise BundleError(f"{bundle.folder}: compiling takes longer than the {limits.seconds:g} s that are accepted")
@@ -88,16 +95,21 @@ def compile_bundle(
         raise UnsupportedModelError(outcome["error"])
 
 
-def _run(command: list[str], log: IO[bytes], seconds: float, stop: threading.Event) -> int | None:
+def _run(
+    command: list[str], log: IO[bytes], seconds: float, stop: threading.Event, stages: Path, told: Told
+) -> int | None:
     """Run a process to its end; its status, or None where it was stopped or took too long."""
-    deadline = time.monotonic() + seconds
+    deadline, last = time.monotonic() + seconds, ""
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process:
         try:
             while time.monotonic() < deadline and not stop.is_set():
                 try:
                     return process.wait(_POLL_SECONDS)
                 except subprocess.TimeoutExpired:
-                    continue
+                    stage = stages.read_text() if stages.exists() else last
+                    if stage != last:
+                        last = stage
+                        told(stage)
         finally:
             process.kill()
     return None

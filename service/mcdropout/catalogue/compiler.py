@@ -7,14 +7,16 @@ import json
 import os
 import resource
 import sys
+from functools import partial
 from pathlib import Path
 
 from mcdropout.catalogue.bundle import Bundle
-from mcdropout.catalogue.compilation import OUTCOME, Outcome
+from mcdropout.catalogue.compilation import OUTCOME, STAGE, Outcome
 from mcdropout.catalogue.manifest import BundleError
 from mcdropout.catalogue.provenance import SOURCES, sources_of
 from mcdropout.catalogue.reads import Reads
 from mcdropout.engine.errors import EngineError, NoDropoutError, UnsupportedModelError
+from mcdropout.engine.stages import listening
 from mcdropout.machine import die_with_parent
 
 
@@ -49,6 +51,13 @@ def compile_here(folder: Path, into: Path) -> tuple[Outcome, str | None]:
     return "compiled", None
 
 
+def _tell(place: Path, stage: str) -> None:
+    """Leave word of what is being done, whole at any time that it is read."""
+    written = place.with_suffix(".new")
+    written.write_text(stage)
+    written.replace(place)
+
+
 def main(folder: str, into: str, memory_bytes: str) -> None:
     """Compile the bundle of a folder, and leave in `into` what came of it."""
     die_with_parent()
@@ -56,7 +65,8 @@ def main(folder: str, into: str, memory_bytes: str) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, let it be this process that goes
     resource.setrlimit(resource.RLIMIT_DATA, (int(memory_bytes), int(memory_bytes)))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    outcome, error = compile_here(Path(folder), Path(into))
+    with listening(partial(_tell, Path(into) / STAGE)):
+        outcome, error = compile_here(Path(folder), Path(into))
     (Path(into) / OUTCOME).write_text(json.dumps({"outcome": outcome, "error": error}))
     # At once: what a network's code left running, or what cannot be unloaded, is not waited for.
     sys.stdout.flush()

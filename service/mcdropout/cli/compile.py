@@ -45,8 +45,8 @@ def compile_bundles(
                     typer.echo(f"{bundle.manifest.name}: is compiled already")
                     continue
             with tempfile.TemporaryDirectory(prefix="mcdropout-") as folder:
-                with compiling(bundle.manifest.name):
-                    compile_bundle(bundle, Path(folder))
+                with compiling(bundle.manifest.name) as told:
+                    compile_bundle(bundle, Path(folder), told=told)
                 check_unchanged(bundle.folder, before)
                 install(Path(folder), bundle)
             typer.echo(f"{bundle.manifest.name}: compiled into {bundle.folder / COMPILED}")

@@ -23,6 +23,7 @@ from mcdropout.engine.runtimes.protocol import measure, runtime_at
 from mcdropout.engine.settling import settle
 from mcdropout.engine.sites import SiteOff
 from mcdropout.engine.sizes import Sizes, Sizing, told
+from mcdropout.engine.stages import begin
 from mcdropout.engine.statistics import deterministic
 from mcdropout.engine.subject import Subject
 from mcdropout.engine.trials import Trial
@@ -173,6 +174,7 @@ def prepare(reading: Reading, subject: Subject, target: Target) -> Prepared:
         first = replace(first, detail=f"{first.detail}; {subject.advice}")
     of_network = [first]
     raise_if_failed(of_network)
+    begin("running it for what programs are compared with")
     reference = take_reference(subject.eager, source, arrays, wanted, subject.tolerance)
 
     def run(inputs: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -294,6 +296,7 @@ def choose(
         return source.draw([0] * pairs, range(pairs), 0, 1)
 
     def check(found: Runtime) -> list[Check]:
+        begin("checking the program")
         measure(found, reference.inputs, draw)
         checks = check_program(found, baseline.runtime if baseline else found, source, reference, trials)
         for other in others:

@@ -23,10 +23,11 @@ from mcdropout.catalogue.making.table import Kind
 from mcdropout.catalogue.manifest import MANIFEST, BundleError
 from mcdropout.engine.bundled import NAME
 from mcdropout.engine.errors import UnsupportedModelError
+from mcdropout.engine.stages import Told
 
 _MOST_NAME = 60
-Step = Callable[[str], AbstractContextManager[object]]
-"""Shows that something is being done to the bundle of that name, until it is left."""
+Step = Callable[[str], AbstractContextManager[Told]]
+"""Shows that something is being done to the bundle of that name, until it is left; takes what begins on the way."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def make(
     name: str | None = None,
     force: bool = False,
     ask: Ask = by_default,
-    compiling: Step = lambda name: nullcontext(),
+    compiling: Step = lambda name: nullcontext(lambda stage: None),
 ) -> Made:
     """Make a bundle, and compile it. Nothing is left of one that fails.
 
@@ -80,8 +81,8 @@ def make(
         bundle = _written(draft, place / name, source)
         reason = None
         try:
-            with compiling(name):
-                compile_bundle(bundle, place / "compiled")
+            with compiling(name) as told:
+                compile_bundle(bundle, place / "compiled", told=told)
             install(place / "compiled", bundle)
         except UnsupportedModelError as error:
             reason = str(error)

@@ -44,6 +44,7 @@ from mcdropout.engine.selection import Selection, select, site_off
 from mcdropout.engine.settling import Evidence, reads_below
 from mcdropout.engine.sites import Site, SiteOff
 from mcdropout.engine.sizes import Dimension, Sizes, Sizing, check_extents, extents_of, told
+from mcdropout.engine.stages import begin
 from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.trials import Trial, steady, varied
 from mcdropout.engine.verify import (
@@ -314,6 +315,7 @@ def _find_out(
     dimensions: Sequence[tuple[Dimension, ...]] | None,
     missing: bool,
 ) -> GraphSubject:
+    begin("finding what is random in it")
     digest = _digest(path)
     model = read_model(path)
     declared = {value.name: value for value in (*model.graph.input, *model.graph.output)}

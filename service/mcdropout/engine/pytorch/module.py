@@ -54,6 +54,7 @@ from mcdropout.engine.selection import Selection
 from mcdropout.engine.settling import Evidence, reads_below
 from mcdropout.engine.sites import Site, SiteOff
 from mcdropout.engine.sizes import Extent, Sizes, Sizing, check_extents, extents_of, sizing_of, told
+from mcdropout.engine.stages import begin
 from mcdropout.engine.subject import EXAMPLE_ROWS
 from mcdropout.engine.trials import Trial, Variant, steady, varied
 from mcdropout.engine.verify import (
@@ -134,6 +135,7 @@ class ModuleSubject:
 
         From then on every row is run by itself, where rows mix in some, or can be given masks only so.
         """
+        begin("trying rows unlike the examples")
         rows = len(self.arrays[0])
         kept = self.source.keep_everything(rows)
         like = run_pairs(self.eager, self.arrays, kept)
@@ -403,6 +405,7 @@ def understand(
     if not isinstance(network, nn.Module):
         raise InvalidInputError(f"the network is a {type(module).__name__}; a torch.nn.Module is accepted")
     told_shapes = [list(getattr(x, "shape", ())) or list(np.shape(x)) for x in as_tuple(example_inputs)]
+    begin("finding what is random in it")
     found, rows, uneven = discover_in_examples(network, arrays, signature, selection, told_shapes)
     given = None if rows is arrays else arrays
     if sizing is not None:
@@ -438,6 +441,7 @@ def _extents(network: Network, sizing: Sizing, arrays: tuple[Array, ...]) -> tup
         with refusing(f"the network does not run at {told(sizes)}", "sizes at which it does are accepted"):
             return network.sites_like(three, two)
 
+    begin("running it at the sizes that it is to take")
     extents = extents_of(sizing, network.sites, look)
     check_extents(replace(sizing, extents=extents), network.sites, look)
     return extents

@@ -19,6 +19,7 @@ from mcdropout.engine.pytorch.eager import EagerRuntime
 from mcdropout.engine.pytorch.network import Network
 from mcdropout.engine.runtimes import Form, FormError, Refusal, Runnable, Runtime, Target
 from mcdropout.engine.sizes import Sizing
+from mcdropout.engine.stages import begin
 
 
 def programs(
@@ -59,6 +60,7 @@ def _cuts(
     network: Network, source: MaskSource, examples: tuple[Tensor, ...], sizing: Sizing | None
 ) -> Iterator[tuple[str, Split] | Refusal]:
     """The programs that an exported network can be cut into, with their strategies, the most in the prefix first."""
+    begin("following it by torch.export")
     try:
         graph = export(network, examples, source, sizing)
     except Exception as error:  # whatever the exporter raises
@@ -104,6 +106,7 @@ def _runnable(
 
 
 def _as_onnx(cut: Split, source: MaskSource, examples: tuple[Tensor, ...], axes: Sequence[tuple[int, ...]]) -> Graphs:
+    begin("writing it as ONNX")
     per_pair = [site.scope == "row" for site in source.sites]
     try:
         halves = convert(cut, examples, example_masks(source, EXAMPLE_PAIRS), per_pair, axes)
