@@ -60,6 +60,7 @@ bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks.load.ray
 	$(BIN)/python -m benchmarks.sizing
 	$(BIN)/python -m benchmarks.attack
+	$(BIN)/python -m benchmarks.first_hour
 	$(BIN)/python -m benchmarks.start --plain $(VENV)/plain/bin/python
 
 $(VENV)/bin/python:

@@ -361,6 +361,16 @@ def test_a_file_beside_the_network_that_is_imported_as_if_installed_is_told_from
         load_network(Bundle(folder))
 
 
+def test_a_package_that_a_made_bundle_lacks_is_named_with_what_brings_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_bundle(tmp_path, "model")
+    (folder / "network.py").write_text(f"import tokenizers\n{(folder / 'network.py').read_text()}")
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(BundleError, match=r"tokenizers is not installed; pip install 'mcdropout\[texts\]' mends it"):
+        load_network(Bundle(folder))
+
+
 def test_a_network_may_be_spread_over_files_and_two_bundles_do_not_share_them(tmp_path: Path) -> None:
     for name, width in (("one", 5), ("two", 6)):
         folder = tmp_path / name

@@ -19,6 +19,10 @@ class _FromSource(SourceFileLoader):
         raise OSError("no bytecode is kept")
 
 
+_EXTRAS = {"tokenizers": "texts", "PIL": "images"}
+"""What brings packages that bundles import, such as those that `mcdropout init` makes."""
+
+
 def import_file(path: Path, model: str) -> ModuleType:
     """Import a bundle's file under a name of its own, so that `from .layers import ...` works in it."""
     for place in (path.parent, *(inner for inner in path.parent.rglob("*") if inner.is_dir())):
@@ -40,6 +44,11 @@ def import_file(path: Path, model: str) -> ModuleType:
             spec.loader.exec_module(code)
         except ModuleNotFoundError as error:
             missing = (error.name or "").partition(".")[0]
+            if missing in _EXTRAS:
+                raise BundleError(
+                    f"{path}: cannot be imported: {missing} is not installed; pip install 'mcdropout[{_EXTRAS[missing]}]' "
+                    "mends it"
+                ) from error
             if not missing or not ((path.parent / f"{missing}.py").is_file() or (path.parent / missing).is_dir()):
                 raise
             raise BundleError(
