@@ -65,7 +65,7 @@ def compiled_here(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def compile_or_refuse_here(bundle: Bundle, into: Path, *_: object) -> None:
+def compile_or_refuse_here(bundle: Bundle, into: Path, *_: object, **__: object) -> None:
     """What `compile_bundle` does, in this process."""
     outcome, error = compile_in_this_process(bundle.folder, into)
     if outcome == "needs_pytorch":

@@ -88,7 +88,7 @@ def init_here(folder, monkeypatch):
     return run
 
 
-def _compile(bundle, into):
+def _compile(bundle, into, told):
     into.mkdir(exist_ok=True)
     outcome, error = compile_here(bundle.folder, into)
     if outcome != "compiled":
@@ -292,6 +292,7 @@ class TestWhatIsRefused:
             (["w.pth", "--module", "shop.nets:Net", "--shape", "4", "--argument", "width=9"], "has the shape [8, 4]"),
             (["flowers.onnx", "--weights", "w.pth"], "--weights is given for flowers.onnx, which is an ONNX model"),
             (["maps.onnx"], "'output_probability' as a sequence and not as a tensor; a tensor is accepted (from sci"),
+            (["exported.pt2", "--inject", "0.1"], "its code, as path/to/file.py:function --weights ..., or an ONNX"),
             (["line.onnx", "--inject", "0.1"], "has no layer before a last linear one to put it behind"),
             (["flowers.onnx", "--name", "../other"], "--name is '../other'; up to 100 letters"),
             (["flowers.onnx", "--task", "guess"], "--task is 'guess'; classification, binary"),

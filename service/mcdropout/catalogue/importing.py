@@ -46,8 +46,8 @@ def import_file(path: Path, model: str) -> ModuleType:
             missing = (error.name or "").partition(".")[0]
             if missing in _EXTRAS:
                 raise BundleError(
-                    f"{path}: cannot be imported: {missing} is not installed; pip install 'mcdropout[{_EXTRAS[missing]}]' "
-                    "mends it"
+                    f"{path}: cannot be imported: {missing} is not installed; "
+                    f"pip install 'mcdropout[{_EXTRAS[missing]}]' mends it"
                 ) from error
             if not missing or not ((path.parent / f"{missing}.py").is_file() or (path.parent / missing).is_dir()):
                 raise

@@ -20,6 +20,11 @@ _EXPORTED, _SCRIPTED = ".pt2", (".pt", ".ts")
 
 def draft(source: Source, ask: Ask) -> Draft:
     path = source.path
+    if source.inject is not None:
+        raise SourceError(
+            f"--inject is {source.inject:g}, and {path} is a saved program, which nothing can be put into; its code, "
+            "as path/to/file.py:function --weights ..., or an ONNX model of it is accepted"
+        )
     try:
         network = load_archive(path, bare=True)
     except UnsupportedModelError as error:
