@@ -1,6 +1,8 @@
 """Hooks: a bundle's own code that makes rows of texts and objects."""
 
+import json
 import re
+import subprocess
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from mcdropout import Client
 from mcdropout.catalogue.bundle import Bundle
 from mcdropout.catalogue.manifest import BundleError
 from tests.bundles import CLASSIFIER, TOKEN_FIELDS, TOKENS, write_bundle
 from tests.compilations import compiled
-from tests.servers import Server, serving
+from tests.servers import MCDROPOUT, Server, serving
 
 NUMBERS = """
 def rows(values):
@@ -97,6 +100,18 @@ def test_a_fault_of_the_hooks_own_is_in_the_log_and_not_in_the_answer(hooked: Se
     assert "the hook's own fault" not in answer.text
     hooked.wait_for_log("the hook's own fault")
     assert ask(hooked, "1 2 3 4").status_code == 200
+
+
+def test_the_client_and_the_command_send_texts(hooked: Server, tmp_path: Path) -> None:
+    texts = ["a bb ccc dddd e", "aa aa aa a a"]
+    wanted = hooked.client.post("/models/texts/predict?mc=5&seed=1", json={"inputs": texts}).json()["predictions"]
+    with Client(hooked.url) as client:
+        assert client.predict(texts, model="texts", mc=5, seed=1).mean.tolist() == [row["mean"] for row in wanted]
+        assert client.predict(texts[1], model="texts", mc=5, seed=1).mean.shape == (1, 3)
+    (tmp_path / "asked.txt").write_text("\n".join([texts[0], "", texts[1], ""]))
+    command = [str(MCDROPOUT), "predict", "asked.txt", "--url", hooked.url, "--model", "texts", "--mc=5", "--seed=1"]
+    done = subprocess.run([*command, "--json"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["predictions"] == wanted
 
 
 def test_a_model_says_that_it_has_one(hooked: Server) -> None:

@@ -188,6 +188,13 @@ def test_an_image_takes_the_inputs_shape_and_range(picture: Image.Image) -> None
     assert np.array_equal(sent([picture, picture], GREY), [grey[None], grey[None]])
 
 
+def test_texts_are_sent_as_they_are_to_a_model_that_takes_them() -> None:
+    for given, wanted in (("good film", ["good film"]), (["good", "seven.png"], ["good", "seven.png"])):
+        assert json.loads(body_of(given, [GREY], texts=True).content) == {"inputs": wanted}
+    with pytest.raises(UnusableInputsError, match="'good film' cannot be read as an image"):
+        body_of("good film", [GREY])
+
+
 def test_a_file_is_opened_and_turned_upright(picture: Image.Image, tmp_path: Path) -> None:
     lying = Image.Exif()
     lying[0x0112] = 6  # the camera was turned by 90 degrees

@@ -17,7 +17,8 @@ def predict(
         str,
         typer.Argument(
             help="What to predict: a JSON body, .npy, .npz (an array for each input, by its name), .csv (a row a line, "
-            "names of columns in the first or not), or an image. - is a JSON body from the standard input.",
+            "names of columns in the first or not), .txt (a text a line), or an image. - is a JSON body from the standard "
+            "input.",
         ),
     ] = _STDIN,
     url: Annotated[
@@ -111,9 +112,14 @@ def _table(path: Path) -> Any:
     return read_csv(path.read_text(encoding="utf-8-sig"))
 
 
+def _texts(path: Path) -> Any:
+    return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+
+
 _BY_SUFFIX: Mapping[str, Callable[[Path], Any]] = {
     ".json": Path.read_bytes,
     ".npy": _array,
     ".npz": _array,
     ".csv": _table,
+    ".txt": _texts,
 }

@@ -86,11 +86,12 @@ def predict(
     limit = Limit(service.timeout)
     takes: Sequence[InputDescription] | None = None
     formats: Sequence[str] = ()
+    texts = False
     if need_description(inputs):
         found = yield from _describe_ready(service, model, limit)
-        takes, formats = found.inputs, found.formats or ()
+        takes, formats, texts = found.inputs, found.formats or (), found.takes_texts
     path = "/predict" if model is None else f"{_path_of(model)}/predict"
-    body = body_of(inputs, takes, formats)
+    body = body_of(inputs, takes, formats, texts=texts)
     sent = "POST", path + query.encoded(), body.content, body.content_type
     received = yield from answered(service, *sent, limit=limit)
     document = document_of(received)

@@ -71,8 +71,8 @@ class Client:
                 arrays that differ in length where the shape has a name in it, or, of a model of several inputs, a dict
                 of these by their names. A DataFrame, a row a line: its columns by the names that the model has
                 for them, text where it takes categories, else in their order, or by the names of inputs of one value
-                each. A PIL image, or the path of one, or a list of them. NaN and None are for what
-                is missing. Bytes are a JSON body, sent as it is.
+                each. A PIL image, or the path of one, or a list of them. A text, or a list of them, where the model's
+                bundle makes rows of texts. NaN and None are for what is missing. Bytes are a JSON body, sent as it is.
             model: which; the default one where not given.
             mc: stochastic passes; 0 for the deterministic baseline, "auto" for as many as each row needs; the model's
                 default where not given.

@@ -69,6 +69,7 @@ class ModelDescription:
         passes: how many a row gets: default, maximum.
         statistics: the names of what it answers for each row.
         formats: media types of the bodies that it takes.
+        takes_texts: whether its service makes rows of texts that are sent.
         document: all that the service says, its sites, its program and their checks among it.
     """
 
@@ -85,6 +86,7 @@ class ModelDescription:
     passes: Mapping[str, int] | None
     statistics: tuple[str, ...] | None
     formats: tuple[str, ...] | None
+    takes_texts: bool
     document: Mapping[str, Any] = field(repr=False)
 
 
@@ -123,6 +125,7 @@ def read_description(document: Mapping[str, Any]) -> ModelDescription:
             passes=document.get("passes"),
             statistics=None if statistics is None else tuple(one["name"] for one in statistics),
             formats=None if formats is None else tuple(formats),
+            takes_texts=document.get("preprocess") is not None,
             document=document,
         )
     except (KeyError, TypeError, AttributeError) as error:

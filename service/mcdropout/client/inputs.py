@@ -30,20 +30,29 @@ def need_description(inputs: object) -> bool:
     return isinstance(inputs, Table) or is_frame(inputs) or is_image(inputs) or _holds_images(inputs)
 
 
-def body_of(inputs: Any, described: Sequence[InputDescription] | None = None, formats: Sequence[str] = ()) -> Body:
+def body_of(
+    inputs: Any,
+    described: Sequence[InputDescription] | None = None,
+    formats: Sequence[str] = (),
+    *,
+    texts: bool = False,
+) -> Body:
     """The body that asks for a prediction of inputs: JSON, or Arrow for a DataFrame whose columns a model names.
 
     Args:
         inputs: as `Client.predict` takes them; bytes are JSON as it is sent.
         described: what the model takes, where `need_description` says that it is needed.
         formats: the media types of the bodies that it takes.
+        texts: whether it takes texts, which are then no paths of images.
 
     Raises:
         UnusableInputsError: they cannot be sent.
     """
     if isinstance(inputs, bytes):
         return Body(inputs)
-    if need_description(inputs):
+    if texts and _is_text(inputs):
+        inputs = [inputs] if isinstance(inputs, str) else inputs
+    elif need_description(inputs):
         assert described is not None
         if is_frame(inputs) and MEDIA_TYPE in formats and (stream := _stream_of_frame(inputs, described)) is not None:
             return Body(stream, MEDIA_TYPE)
@@ -75,6 +84,12 @@ def _stream_of_frame(frame: Any, described: Sequence[InputDescription]) -> bytes
     if names is None or not len(frame) or any(one.takes_whole_numbers for one in described):
         return None
     return stream_of(frame, names)
+
+
+def _is_text(inputs: object) -> bool:
+    return isinstance(inputs, str) or (
+        isinstance(inputs, (list, tuple)) and bool(inputs) and all(isinstance(text, str) for text in inputs)
+    )
 
 
 def _holds_images(inputs: object) -> bool:
