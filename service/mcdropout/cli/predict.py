@@ -17,8 +17,8 @@ def predict(
         str,
         typer.Argument(
             help="What to predict: a JSON body, .npy, .npz (an array for each input, by its name), .csv (a row a line, "
-            "names of columns in the first or not), .txt (a text a line), or an image. - is a JSON body from the standard "
-            "input.",
+            "names of columns in the first or not), .txt (a text a line), or an image. - is a JSON body from the "
+            "standard input.",
         ),
     ] = _STDIN,
     url: Annotated[
