@@ -41,6 +41,7 @@ _MOST_SECONDS, _MOST_BYTES = 0.1, 2**26
 _LONG_PASS = 0.3  # seconds
 _SELDOM = 0.1
 _COPIES = 8  # of a row that is put beside itself
+_MOST_SECONDS_BESIDE = 3.0
 ROWS = "a row's answer does not depend on the rows beside it"
 _ACCEPTED = {
     ROWS: "a network that answers each row by itself is accepted, without a mean, a softmax or statistics over the rows"
@@ -403,7 +404,8 @@ def tried_beside_equal_rows(eager: Runtime, source: MaskSource, inputs: tuple[Ar
     them.
 
     So stand the passes of a row in a batch. A network that takes the mean over equal rows, or answers all as it does
-    the first, would mix them, though between unlike rows it does not show.
+    the first, would mix them, though between unlike rows it does not show. Of a network that takes long, that is seen
+    under the masks that tell most.
 
     Args:
         eager: the network under masks.
@@ -415,7 +417,10 @@ def tried_beside_equal_rows(eager: Runtime, source: MaskSource, inputs: tuple[Ar
     pairs = np.arange(len(taken))
     copies, among_others = pairs[:_COPIES], pairs.reshape(-1, _COPIES // 2).T.ravel()
     found, wanted = [], []
-    for masks in telling_masks(source, len(taken)):
+    finish = time.perf_counter() + _MOST_SECONDS_BESIDE
+    for masks in reversed(telling_masks(source, len(taken))):
+        if found and time.perf_counter() > finish:
+            break
         alone = each_alone(eager, source, tuple(x[taken] for x in inputs), masks)
         for some in (copies, among_others):
             own = [mask[some] if site.scope == "row" else mask for site, mask in zip(source.sites, masks, strict=True)]

@@ -8,6 +8,7 @@ from torch import nn
 
 from mcdropout.engine import Engine
 from mcdropout.engine.masks import MaskSource
+from mcdropout.engine.pytorch.module import understand
 from tests.engine.networks import Custom
 from tests.engine.traps.common import looped
 
@@ -105,6 +106,14 @@ def test_each_pass_of_a_row_is_answered_under_its_own_mask_however_seldom_units_
     found = engine.samples(X[:1], passes, seed=3)
     wanted = [engine.outputs(X[:1], source.draw([3], [0], number, 1))[0] for number in range(passes)]
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("p", [0.4, 0.002])
+@pytest.mark.parametrize("name", sorted(NETWORKS.keys() - {"only among many"}))  # what shows that is another check
+def test_one_pass_shows_it_of_a_network_that_takes_long(name, p, monkeypatch):
+    monkeypatch.setattr("mcdropout.engine.verify._MOST_SECONDS_BESIDE", -1.0)
+    subject = understand(Custom(NETWORKS[name], **{**parts(), "drop": nn.Dropout(p)}).eval(), X[:3])
+    assert subject.network.alone
 
 
 def sorted_and_put_back(self, x):
