@@ -416,7 +416,8 @@ def tried_beside_equal_rows(eager: Runtime, source: MaskSource, inputs: tuple[Ar
     taken = np.concatenate([np.zeros(_COPIES, np.int64), np.arange(_COPIES // 2)[::-1] % len(inputs[0])])
     pairs = np.arange(len(taken))
     copies, among_others = pairs[:_COPIES], pairs.reshape(-1, _COPIES // 2).T.ravel()
-    found, wanted = [], []
+    found: list[tuple[Array, ...]] = []
+    wanted: list[tuple[Array, ...]] = []
     finish = time.perf_counter() + _MOST_SECONDS_BESIDE
     for masks in reversed(telling_masks(source, len(taken))):
         if found and time.perf_counter() > finish:
