@@ -146,11 +146,15 @@ def _added(source: Source, output: str) -> dict[str, float]:
 
 
 def _check_tensors(source: Source, graph: Any) -> None:
-    """Raise SourceError for an output that is a list of mappings, as scikit-learn's classifiers give by default."""
+    """Raise SourceError for an output that is a list of mappings, as scikit-learn's classifiers give by default.
+
+    Those beside the one that is chosen may be what they like.
+    """
     for value in graph.output:
-        if not value.type.HasField("tensor_type") and value.type.WhichOneof("value") is not None:
+        kind = value.type.WhichOneof("value")
+        if source.output in (None, value.name) and kind not in (None, "tensor_type"):
             raise SourceError(
-                f"{source.text} gives {value.name!r} as a {value.type.WhichOneof('value').removesuffix('_type')} and "
+                f"{source.text} gives {value.name!r} as a {kind.removesuffix('_type')} and "
                 "not as a tensor; a tensor is accepted (from scikit-learn: to_onnx(..., options={'zipmap': False}))"
             )
 
