@@ -382,6 +382,13 @@ def test_it_is_saved_and_loaded_and_still_marked(tmp_path):
     np.testing.assert_array_equal(loaded.predict(X, 20, 5).mean, engine.predict(X, 20, 5).mean)
 
 
+def test_a_path_with_what_means_something_in_a_pattern_stands_for_itself():
+    parts = nn.ModuleDict({"block[0]": nn.Linear(4, 8), "drop[1]": nn.Dropout(0.5), "head": nn.Linear(8, 3)})
+    module = Custom(lambda self, x: self.parts["head"](self.parts["drop[1]"](self.parts["block[0]"](x))), parts=parts)
+    engine = take(module, {"parts.block[0]": 0.25}, p={"parts.drop[1]": 0.125}, include=("parts.drop[1]",))
+    assert listed(engine) == [("parts.block[0]", 0.25, True), ("parts.drop[1]", 0.125, False)]
+
+
 def findings(module, x, add):
     inspected = inspection.inspect(
         partial(understand, module, x, selection=Selection(add=add)), Reading("classification"), passes=5

@@ -98,7 +98,12 @@ class Selection:
 
     def probability(self, path: str, own: float | None) -> float | None:
         """The probability of a site whose own is `own`."""
-        return next((p for pattern, p in (self.p or {}).items() if fnmatchcase(path, pattern)), own)
+        return next((p for pattern, p in (self.p or {}).items() if matches(pattern, path)), own)
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a pattern means a name: itself, whatever is in it (`block[0]`), or what it stands for in a shell."""
+    return name == pattern or fnmatchcase(name, pattern)
 
 
 def named_like(pattern: str, names: Iterable[str]) -> str:
@@ -125,7 +130,7 @@ def _p_and_kind(pattern: str, what: object) -> tuple[float, str]:
 
 
 def _matches(patterns: tuple[str, ...], path: str) -> bool:
-    return any(fnmatchcase(path, pattern) for pattern in patterns)
+    return any(matches(pattern, path) for pattern in patterns)
 
 
 def select(
@@ -170,7 +175,7 @@ def select(
 def _check_patterns(selection: Selection, paths: set[str]) -> None:
     whose = " of the network's own" if selection.add else ""
     for pattern in selection.patterns:
-        if not any(fnmatchcase(path, pattern) for path in paths):
+        if not any(matches(pattern, path) for path in paths):
             raise InvalidInputError(
                 f"the selection names {pattern!r}, which matches the path of no site{whose}; the paths are "
                 f"{sorted(paths)}"

@@ -145,6 +145,37 @@ def test_what_cannot_be_dropped_from_is_refused(tmp_path, add, said):
         Engine.from_onnx(saved(made, tmp_path), X, "classification", selection=Selection(add=add))
 
 
+@pytest.mark.parametrize(
+    ("place", "taken_from"),
+    [("blocks[0]/Split", "u"), ("blocks[*Split", "u"), ("v", "v"), ("steps", "steps"), ("unused first", "last_step")],
+)
+def test_a_value_is_named_by_itself_or_by_its_node_whose_first_that_is_used_counts(tmp_path, place, taken_from):
+    nodes = [
+        node("Split", ["x"], ["u", "v"], name="blocks[0]/Split", axis=2, num_outputs=2),
+        node("Mul", ["u", "v"], ["steps"], name="blocks0/Split"),
+        node("Transpose", ["steps"], ["by_step"], perm=[1, 0, 2]),
+        node("LSTM", ["by_step", "taken", "kept"], ["every_step", "last_step"], name="unused first", hidden_size=5),
+        node("Squeeze", ["last_step", "zero"], ["flat"]),
+        node("MatMul", ["flat", "head"], ["y"]),
+    ]
+    made = model(
+        nodes,
+        [value("x", ["n", 4, 6])],
+        [value("y", ["n", 3])],
+        opset=18,
+        taken=numbers(1, 20, 3, seed=1),
+        kept=numbers(1, 20, 5, seed=2),
+        head=numbers(5, 3, seed=3),
+        zero=np.array([0]),
+    )
+    shapes = {"u": (4, 3), "v": (4, 3), "steps": (4, 3), "last_step": (1, 5)}
+    (site,) = taken(made, tmp_path, {place: 0.25}, numbers(3, 4, 6)).sites
+    assert site.mask_shape == shapes[taken_from]
+    assert site.name == {"steps": "blocks0/Split_dropout", "last_step": "unused first_dropout"}.get(
+        taken_from, "blocks[0]/Split_dropout"
+    )
+
+
 def test_channels_of_an_old_graph_are_refused(tmp_path):
     with pytest.raises(UnsupportedModelError, match="a graph of version 9 of the ONNX operators; 10 or later is"):
         taken(pictures(opset=9), tmp_path, {"conv": {"p": 0.4, "kind": "channel"}}, numbers(3, 2, 6, 6))

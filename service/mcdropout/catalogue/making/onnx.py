@@ -2,7 +2,6 @@
 
 import shutil
 from functools import partial
-from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +141,7 @@ def _added(source: Source, output: str) -> dict[str, float]:
             f"--inject is {source.inject:g}, and {source.text} has no layer before a last linear one to put it behind; "
             "`dropout: add:` in a model.yaml of your own names any node"
         )
-    return {escape(place): source.inject}
+    return {place: source.inject}
 
 
 def _check_tensors(source: Source, graph: Any) -> None:

@@ -60,12 +60,12 @@ def with_added(flow: Dataflow, add: Mapping[str, tuple[float, str]], arrays: Seq
 
     Args:
         flow: the graph.
-        add: for each pattern the probability and the kind; it is compared with the names of nodes and with those of the
-            values that they give first. The first pattern that matches a node counts.
+        add: for each pattern the probability and the kind; it is compared with the names of nodes, whose first value
+            that is used is dropped from, and with those of values. The first pattern that matches counts.
         arrays: example inputs.
 
     Raises:
-        InvalidInputError: a pattern matches no node.
+        InvalidInputError: a pattern matches nothing.
         UnsupportedModelError: what a node gives is no tensor that can be dropped from.
     """
     if not add:
@@ -77,19 +77,16 @@ def with_added(flow: Dataflow, add: Mapping[str, tuple[float, str]], arrays: Seq
     draft, nodes, kinds = Draft(flow), list[NodeProto](), dict[str, str]()
     called = Names(map(label, every_node(flow.nodes)))
     for node in flow.nodes:
-        if key(node) not in chosen:
-            nodes.append(node)
-            continue
-        name = key(node)
-        p, kind = chosen[name]
-        _check(node, kind, probe.types.get(name, 0), ranks.get(name), level.get(name, DATA), flow)
-        whole = draft.names.fresh(f"{name}_whole")
-        nodes.append(renamed(node, {name: whole}))
-        new = list(_dropping(draft, whole, name, p, kind, ranks[name], probe.types[name], flow.opset))
-        (dropout,) = (each for each in new if each.op_type == "Dropout")
-        dropout.name = called.fresh(f"{label(node)}_dropout")
-        kinds[key(dropout)] = kind
-        nodes += new
+        behind = {name: draft.names.fresh(f"{name}_whole") for name in node.output if name in chosen}
+        nodes.append(renamed(node, behind) if behind else node)
+        for name, whole in behind.items():
+            p, kind = chosen[name]
+            _check(node, kind, probe.types.get(name, 0), ranks.get(name), level.get(name, DATA), flow)
+            new = list(_dropping(draft, whole, name, p, kind, ranks[name], probe.types[name], flow.opset))
+            (dropout,) = (each for each in new if each.op_type == "Dropout")
+            dropout.name = called.fresh(f"{label(node)}_dropout")
+            kinds[key(dropout)] = kind
+            nodes += new
     return WithAdded(replace(flow, nodes=tuple(nodes), weights=draft.weights), kinds)
 
 
@@ -108,18 +105,29 @@ def before_last_linear(flow: Dataflow, output: str) -> str | None:
 
 
 def _chosen(flow: Dataflow, add: Mapping[str, tuple[float, str]]) -> dict[str, tuple[float, str]]:
-    """The nodes behind which dropout is added, by their keys."""
+    """The values from which is dropped: those of the names, and the first of each node that is named.
+
+    A name may have in it what means something in a pattern, as in `blocks[0]`: it stands for itself where it is one.
+    """
+    named = [(label(node), _first_used(node, flow)) for node in flow.nodes]
+    named += [(name, name) for node in flow.nodes for name in node.output if name]
     found: dict[str, tuple[float, str]] = {}
     for pattern, what in add.items():
-        matched = [node for node in flow.nodes if fnmatchcase(label(node), pattern) or fnmatchcase(key(node), pattern)]
+        matched = [value for name, value in named if name == pattern]
+        matched = matched or [value for name, value in named if fnmatchcase(name, pattern)]
         if not matched:
             raise InvalidInputError(
                 f"the selection adds dropout to {pattern!r}, which matches no node and no value of the graph; "
                 f"{named_like(pattern, map(label, flow.nodes))} accepted"
             )
-        for node in matched:
-            found.setdefault(key(node), what)
+        for name in matched:
+            found.setdefault(name, what)
     return found
+
+
+def _first_used(node: NodeProto, flow: Dataflow) -> str:
+    """The first of a node's values that something takes."""
+    return next((name for name in node.output if name in flow.consumers or name in flow.outputs), key(node))
 
 
 def _check(node: NodeProto, kind: str, type_: int, rank: int | None, level: int, flow: Dataflow) -> None:

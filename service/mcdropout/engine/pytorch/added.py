@@ -6,7 +6,6 @@ and gives it a mask; where nobody looks, nothing is dropped.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,7 @@ from mcdropout.engine.errors import InvalidInputError, UnsupportedModelError
 from mcdropout.engine.kinds import CHANNEL
 from mcdropout.engine.pytorch.calls import RandomCalls, apply_mask, handles
 from mcdropout.engine.pytorch.private.copies import Copy
-from mcdropout.engine.selection import CHANNELS_OF, named_like
+from mcdropout.engine.selection import CHANNELS_OF, matches, named_like
 from mcdropout.engine.sites import SiteOff, site_name
 
 _MOST_NAMED = 20  # modules, in a message
@@ -48,7 +47,7 @@ def added_to(copied: Copy, add: Mapping[str, tuple[float, str]]) -> dict[str, Ad
     names |= {name: paths[id(part)] for name, part in copied.module.named_modules(remove_duplicate=False)}
     found: dict[str, Added] = {}
     for pattern, (p, kind) in add.items():
-        matched = [path for name, path in names.items() if fnmatchcase(name, pattern)]
+        matched = [path for name, path in names.items() if matches(pattern, name)]
         if not matched:
             raise InvalidInputError(
                 f"the selection adds dropout to {pattern!r}, which matches no module; {named_like(pattern, names)} "
