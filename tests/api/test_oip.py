@@ -434,7 +434,7 @@ class TestDoors:
 
         def ask_much() -> httpx.Response:
             """It is let in where nothing waits; a small request may wait at that moment, and then it asks again."""
-            while (answer := ask(3000, parameters={"mc": 5000}, outputs=[{"name": "mean"}])).status_code == 503:
+            while (answer := ask(3000, parameters={"mc": 2500}, outputs=[{"name": "mean"}])).status_code == 503:
                 pass
             return answer
 
