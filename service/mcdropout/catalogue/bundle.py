@@ -59,28 +59,32 @@ class Bundle:
 
     def example(self) -> Any | None:
         """A small body as clients send it, of `example.json`; None where there is none."""
-        path = self.folder / EXAMPLE
-        try:
-            return json.loads(path.read_bytes()) if path.stat().st_size <= _SMALL_BYTES else None
-        except (OSError, ValueError):
-            return None
+        return self._small_json(EXAMPLE)
 
     def example_bytes(self) -> bytes | None:
         """The same as it stands in the file, also where it is not small; None where there is none, or a huge one."""
-        path = self.folder / EXAMPLE
-        try:
-            return path.read_bytes() if path.stat().st_size <= _MOST_BYTES else None
-        except OSError:
-            return None
+        return self._read(EXAMPLE, _MOST_BYTES)
 
     def results(self) -> dict[str, Any] | None:
         """What training measured, of `results.json`; None where there is none, or no small one."""
-        path = self.folder / RESULTS
-        try:
-            found = json.loads(path.read_bytes()) if path.stat().st_size <= _SMALL_BYTES else None
-        except (OSError, ValueError):
-            return None
+        found = self._small_json(RESULTS)
         return found if isinstance(found, dict) else None
+
+    def _small_json(self, file: str) -> Any | None:
+        """What a small file of JSON holds; None where there is none."""
+        content = self._read(file, _SMALL_BYTES)
+        try:
+            return None if content is None else json.loads(content)
+        except ValueError:
+            return None
+
+    def _read(self, file: str, most: int) -> bytes | None:
+        """A file of at most so many bytes; None where there is none."""
+        path = self.folder / file
+        try:
+            return path.read_bytes() if path.stat().st_size <= most else None
+        except OSError:
+            return None
 
     def examples(self, count: int) -> tuple[Array, ...]:
         """Rows to try the network on: those of `example.json` where the folder holds one, else random ones.

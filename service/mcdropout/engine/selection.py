@@ -27,6 +27,7 @@ class RandomCall(Protocol):
         path: of the module that it belongs to.
         key: path and number.
         raw: whether it draws numbers for the network's own code.
+        injected: whether the selection has added it.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -45,6 +46,8 @@ class RandomCall(Protocol):
     def key(self) -> tuple[str, int]: ...
     @property
     def raw(self) -> bool: ...
+    @property
+    def injected(self) -> bool: ...
 
 
 C = TypeVar("C", bound=RandomCall)
@@ -136,7 +139,9 @@ def _matches(patterns: tuple[str, ...], path: str) -> bool:
 def select(
     selection: Selection, calls: Sequence[C], *, asleep: Collection[str] = (), drawing: Collection[str] = ()
 ) -> tuple[list[C], list[SiteOff]]:
-    """The calls to switch on, with the probability that they are to have, and those that stay off.
+    """The calls to switch on, in order, with the probability that they are to have, and those that stay off.
+
+    What was added is on as it is.
 
     Args:
         selection: what is wanted.
@@ -147,10 +152,13 @@ def select(
     Raises:
         InvalidInputError: the selection names what does not exist, or a p that cannot be used.
     """
-    _check_patterns(selection, {call.path for call in calls} | set(drawing))
+    _check_patterns(selection, {call.path for call in calls if not call.injected} | set(drawing))
     on: list[C] = []
     off: list[SiteOff] = []
     for call in calls:
+        if call.injected:
+            on.append(call)
+            continue
         given = selection.probability(call.path, None)
         if given is not None and call.raw and selection.takes(call.path):
             raise InvalidInputError(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from mcdropout.engine.arrays import Array
 from mcdropout.engine.checks import Check
@@ -242,8 +243,8 @@ def _check_one_row(
     runtime: Runtime, source: MaskSource, reference: Reference, masks: Masks, beside: tuple[Array, ...]
 ) -> Check:
     """Whether the last row is answered alone as it is beside the others."""
-    own = [mask[-1:] if site.scope == "row" else mask for site, mask in zip(source.sites, masks, strict=True)]
-    alone = run_pairs(runtime, tuple(x[-1:] for x in reference.inputs), own)
+    last = slice(-1, None)
+    alone = run_pairs(runtime, tuple(x[last] for x in reference.inputs), _masks_for(source, masks, last))
     return close(ROWS, alone, tuple(out[-1:] for out in beside), reference.tolerance)
 
 
@@ -363,14 +364,17 @@ def _run_mixed(runtime: Runtime, source: MaskSource, inputs: tuple[Array, ...]) 
     return runtime.suffix(runtime.prefix(inputs), order, _masks_of(source, len(order), 0))
 
 
+def _masks_for(source: MaskSource, masks: Masks, rows: slice | npt.NDArray[np.int64]) -> Masks:
+    """The masks of some of the rows."""
+    return [mask[rows] if site.scope == "row" else mask for site, mask in zip(source.sites, masks, strict=True)]
+
+
 def each_alone(runtime: Runtime, source: MaskSource, inputs: tuple[Array, ...], masks: Masks) -> tuple[Array, ...]:
     """The outputs of every row run without the others."""
     alone: list[tuple[Array, ...]] = []
     for row in range(len(inputs[0])):
-        own = [
-            mask[row : row + 1] if site.scope == "row" else mask for site, mask in zip(source.sites, masks, strict=True)
-        ]
-        alone.append(run_pairs(runtime, tuple(x[row : row + 1] for x in inputs), own))
+        one = slice(row, row + 1)
+        alone.append(run_pairs(runtime, tuple(x[one] for x in inputs), _masks_for(source, masks, one)))
     return tuple(np.concatenate(outputs) for outputs in zip(*alone, strict=True))
 
 
@@ -424,7 +428,7 @@ def tried_beside_equal_rows(eager: Runtime, source: MaskSource, inputs: tuple[Ar
             break
         alone = each_alone(eager, source, tuple(x[taken] for x in inputs), masks)
         for some in (copies, among_others):
-            own = [mask[some] if site.scope == "row" else mask for site, mask in zip(source.sites, masks, strict=True)]
+            own = _masks_for(source, masks, some)
             found.append(run_pairs(eager, tuple(x[taken[some]] for x in inputs), own))
             wanted.append(tuple(out[some] for out in alone))
     check = close(ROWS, _one_after_another(found), _one_after_another(wanted), tolerance)

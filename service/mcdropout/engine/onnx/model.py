@@ -200,9 +200,8 @@ class GraphSubject:
 
     def findings(self) -> tuple[list[Finding], str | None]:
         """What its list of sites shows; further advice comes of a PyTorch network's modules."""
-        return findings_of_sites(
-            self.sites, self.off
-        ), "the flow of data is looked at in PyTorch networks, not in ONNX models"
+        found = findings_of_sites(self.sites, self.off)
+        return found, "the flow of data is looked at in PyTorch networks, not in ONNX models"
 
     def programs(self, target: Target) -> Iterator[Runnable | Refusal]:
         """As `Subject` says; raises UnsupportedModelError where only PyTorch is to run it."""
@@ -336,10 +335,7 @@ def _find_out(
     inside = nested(flow, _told_following(following, bound.sizing))
     added = with_added(silenced(flow, within=True), selection.added, bound.arrays)
     found = find_draws(added.flow, bound.arrays, bound.sizing, added.kinds)
-    own, injected = ([draw for draw in found.draws if draw.injected is it] for it in (False, True))
-    wanted, off = select(selection, own, drawing={*inside, *dead})
-    chosen = {draw.node: draw for draw in (*wanted, *injected)}
-    on = [chosen[draw.node] for draw in found.draws if draw.node in chosen]
+    on, off = select(selection, found.draws, drawing={*inside, *dead})
     for name, outer in inside.items():
         if selection.takes(name):
             raise UnsupportedModelError(

@@ -191,12 +191,8 @@ class _Explorer:
 
     def _select(self, selection: Selection, calls: Mapping[Key, Call]) -> tuple[list[Call], list[SiteOff]]:
         """The network's own calls that are wanted and those that are added, in order, and what stays off."""
-        added = [call for call in calls.values() if call.injected]
-        own = [call for call in calls.values() if not call.injected]
-        on, off = select(selection, own, asleep=self._asleep, drawing=self._drawing)
-        wanted = {call.key: call for call in (*on, *added)}
-        off += not_called(self._added, [call.path for call in added])
-        return [wanted[key] for key in calls if key in wanted], off
+        on, off = select(selection, list(calls.values()), asleep=self._asleep, drawing=self._drawing)
+        return on, off + not_called(self._added, [call.path for call in on if call.injected])
 
     def _eval_mode(self) -> Recording:
         """One pass in eval mode; a second must give the same."""
